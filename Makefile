@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a virtual environment with the pinned versions, and headless OpenGL.
+#   make quickstart [SEED=1] [OUT=folder]     the whole loop, 15 minutes on two cores; ends with a report
+#   make test                                 lint, types, tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+GL := $(VENV)/.gl
+
+.PHONY: quickstart test lint types format install clean
+
+quickstart: $(INSTALLED) $(GL)
+	$(BIN)/worldmodel quickstart $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
+
+test: lint types $(GL)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED) $(GL)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("worldmodel needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+# Written only once drawing works, so that it is tried again where it does not; the tests then name what is missing.
+$(GL): $(INSTALLED)
+	@bash .ci/setup_gl.sh $(BIN)/python && touch $@ || true

@@ -1,0 +1,64 @@
+"""Random shooting: draw candidates once, keep the best."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from worldmodel.agents.objective import Objective
+from worldmodel.agents.planner import (
+    ActionBounds,
+    Generators,
+    Plan,
+    Search,
+    check_correlation,
+    check_positive,
+    correlated_noise,
+    start_mean,
+)
+from worldmodel.agents.simulator import Simulator
+
+
+@dataclass(frozen=True)
+class RandomShootingConfig:
+    """Settings of random shooting."""
+
+    horizon: int = 6
+    """Model steps looked ahead."""
+    num_samples: int = 96
+    """Candidates per problem."""
+    std: float = 1.0
+    """Standard deviation of the noise, in half ranges of the action."""
+    noise_correlation: float = 0.9
+    """How much of an env action is kept in the next one: 0 white, 1 held."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "horizon", "num_samples", "std")
+        check_correlation(self.noise_correlation)
+
+
+class RandomShooting:
+    """The best of `num_samples` random candidates; the warm start is one of them."""
+
+    def __init__(self, config: RandomShootingConfig, bounds: ActionBounds) -> None:
+        self.config, self.bounds = config, bounds
+
+    def plan(
+        self,
+        simulator: Simulator,
+        state: Any,
+        objective: Objective,
+        goal: Tensor,
+        generator: Generators,
+        warm_start: Tensor | None = None,
+    ) -> Plan:
+        config, bounds = self.config, self.bounds
+        search = Search(simulator, state, objective, goal)
+        noise = correlated_noise(
+            generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation
+        )
+        candidates = bounds.clamp(bounds.center + config.std * bounds.scale * noise)
+        if warm_start is not None:
+            candidates[:, -1] = start_mean(bounds, len(goal), config.horizon, warm_start)
+        search.costs(candidates)
+        return search.result()

@@ -1,0 +1,159 @@
+"""The one interface that planners see, and the weakest thing that satisfies it.
+
+A simulator answers "what would the next frames be if I did this?" in the codec's latents. Three exist: the
+learned model (`learned.py`), MuJoCo itself (`oracle.py`) and, here, `CopyLastFrame`, which says that nothing
+ever changes. Planners and the evaluator never ask which one they hold.
+
+Axes: b problems (episodes planned at once), t context frames, s samples (candidates), h model steps, a action
+of one model step (an action block: k env actions laid end to end), n tokens of a frame, c channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class History:
+    """What has been seen so far in each of b problems, one model step apart; the newest frame is the last.
+
+    `actions[:, i]` leaves `frames[:, i]` and arrives at `frames[:, i + 1]`.
+    """
+
+    frames: np.ndarray
+    """uint8 (b, t, height, width, 3)"""
+    actions: np.ndarray
+    """float32 (b, t - 1, a)"""
+    states: np.ndarray | None = None
+    """float64 (b, state): the true physics state at the last frame; only the oracle reads it."""
+    variations: Sequence[dict[str, Any]] | None = None
+    """Factor values of each problem's episode; only the oracle reads them."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or self.frames.dtype != np.uint8:
+            raise ValueError(
+                f"frames must be uint8 (b, t, h, w, 3), got {self.frames.dtype} {self.frames.shape}"
+            )
+        if self.actions.shape[:2] != (len(self.frames), self.frames.shape[1] - 1):
+            raise ValueError(
+                f"{self.frames.shape[1]} frames need {self.frames.shape[1] - 1} actions for each of "
+                f"{len(self.frames)} problems, got actions of shape {self.actions.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def select(self, rows: np.ndarray | slice, context: int | None = None) -> "History":
+        """The given problems, with only the newest `context` frames (all of them if None)."""
+        first = 0 if context is None else max(0, self.frames.shape[1] - context)
+        index = np.arange(len(self))[rows]
+        return History(
+            frames=self.frames[index, first:],
+            actions=self.actions[index, first:],
+            states=None if self.states is None else self.states[index],
+            variations=None if self.variations is None else [self.variations[i] for i in index],
+        )
+
+
+class Simulator(Protocol):
+    """Anything that can predict the latents of future frames for candidate actions."""
+
+    def encode(self, history: History) -> Any:
+        """Whatever `rollout` needs to know about b problems; computed once, shared by all candidates."""
+
+    def encode_goal(self, frames: np.ndarray) -> Tensor:
+        """Latents (b, n, c) of goal frames uint8 (b, height, width, 3)."""
+
+    def rollout(self, state: Any, candidates: Tensor) -> Tensor:
+        """Latents (b, s, h, n, c) float32 of the frames that candidates (b, s, h, a) float32 lead to."""
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames uint8 (..., height, width, 3) of latents (..., n, c); for eyes, not for planning."""
+
+
+class Codec(Protocol):
+    """The part of a codec that simulators use."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames float (b, 3, height, width) in [0, 1] -> latents (b, n, c)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (b, n, c) -> frames float (b, 3, height, width) in [0, 1]."""
+
+
+@torch.inference_mode()
+def encode_frames(
+    codec: Codec, frames: np.ndarray, device: torch.device | str = "cpu", chunk: int = 256
+) -> Tensor:
+    """Latents (..., n, c) float32 of frames uint8 (..., height, width, 3), `chunk` frames at a time."""
+    lead, flat = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
+    parts = []
+    for start in range(0, len(flat), chunk):
+        pixels = torch.from_numpy(np.ascontiguousarray(flat[start : start + chunk])).to(device)
+        parts.append(codec.encode(rearrange(pixels, "b h w c -> b c h w").float() / 255).float())
+    return torch.cat(parts).unflatten(0, lead)
+
+
+@torch.inference_mode()
+def decode_latents(codec: Codec, latents: Tensor, chunk: int = 256) -> np.ndarray:
+    """Frames uint8 (..., height, width, 3) of latents (..., n, c), `chunk` frames at a time."""
+    flat = latents.flatten(0, -3)
+    parts = []
+    for start in range(0, len(flat), chunk):
+        pixels = codec.decode(flat[start : start + chunk]).clamp(0, 1) * 255
+        parts.append(rearrange(pixels.round().to(torch.uint8).cpu(), "b c h w -> b h w c"))
+    return torch.cat(parts).unflatten(0, latents.shape[:-2]).numpy()
+
+
+class CopyLastFrame:
+    """A control: the world stands still, whatever is done.
+
+    Every candidate then costs the same, so a planner over it executes one sample of its own proposal: this
+    measures what the planner's noise reaches without any model.
+    """
+
+    def __init__(self, codec: Codec, device: torch.device | str = "cpu") -> None:
+        self.codec, self.device = codec, device
+
+    def encode(self, history: History) -> Tensor:
+        """Latents (b, n, c) of the newest frame."""
+        return encode_frames(self.codec, history.frames[:, -1], self.device)
+
+    def encode_goal(self, frames: np.ndarray) -> Tensor:
+        return encode_frames(self.codec, frames, self.device)
+
+    def rollout(self, state: Tensor, candidates: Tensor) -> Tensor:
+        """The newest frame again at every step; a view, no memory is used for the copies."""
+        samples, horizon = candidates.shape[1:3]
+        return repeat(state, "b n c -> b s h n c", s=samples, h=horizon)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        return decode_latents(self.codec, latents)
+
+
+class ShuffledActions:
+    """A control: the same simulator, told the actions of another candidate.
+
+    If planning with it works as well as with the simulator itself, the score does not come from the actions.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+
+    def encode(self, history: History) -> Any:
+        return self.simulator.encode(history)
+
+    def encode_goal(self, frames: np.ndarray) -> Tensor:
+        return self.simulator.encode_goal(frames)
+
+    def rollout(self, state: Any, candidates: Tensor) -> Tensor:
+        """Futures of the neighbouring candidate: sample s is told the actions of sample s + 1."""
+        return self.simulator.rollout(state, candidates.roll(-1, dims=1))
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        return self.simulator.decode(latents)

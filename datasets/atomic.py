@@ -1,0 +1,72 @@
+"""Files that are there whole or not at all: written under a temporary name, flushed to the disk, renamed."""
+
+import errno
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers that mean there is no room for the file."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`; after a crash at any moment the old content or the new one is there.
+
+    Raises:
+        OSError: from the system, after the temporary file is removed.
+    """
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_and_rename(temporary: Path, path: Path) -> None:
+    """Flushes a finished file to the disk, gives it its name, and flushes the folder."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class BlackHoleFile(io.FileIO):
+    """A file that swallows writes after the first one that failed, and remembers the failure in `error`.
+
+    HDF5 cannot close a file whose last writes failed (it crashes the process when it exits), so on a full disk it must
+    believe that all went well until it has let go. The owner looks at `error` and throws the file away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes all of `data`, or nothing once a write has failed."""
+        view = memoryview(data).cast("B")
+        written = 0
+        try:
+            while written < len(view) and self.error is None:
+                written += super().write(view[written:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Changes the size, or does nothing once a write has failed."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0

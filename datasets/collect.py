@@ -1,0 +1,172 @@
+"""Collection: worker processes play episodes, each finished one is kept as a part, all parts are merged into one file.
+
+    1. lock     `<out>.parts/` belongs to one process at a time and to one set of arguments (`config.json`)
+    2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
+    3. merge    the parts become `<out>`, atomically, and are deleted
+
+Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and however often the
+collection was killed on the way: run it again with the same arguments and it goes on.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.parts import load_part, part_path
+from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.store import EpisodeStore, write_episodes
+from worldmodel.datasets.workers import WorkerPool
+from worldmodel.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CollectResult:
+    """What a collection did."""
+
+    path: Path
+    episodes: int
+    frames: int
+    new_episodes: int
+    """Episodes recorded by this call; the others were there already."""
+    seconds: float
+    """Time this call took, start of the workers and merging included."""
+
+
+def collect(config: CollectConfig) -> CollectResult:
+    """Records the episodes that are missing and writes the file.
+
+    Raises:
+        UserError: unknown task or factor; the file exists with other arguments; another process collects it; the disk is
+            full; a worker died, or its first frame does not come.
+        KeyboardInterrupt: on Ctrl-C; finished episodes are kept.
+    """
+    start = time.perf_counter()
+    if config.path.exists():
+        _refuse_other_recipe(config, EpisodeStore(config.path).meta.get("recipe"), config.path)
+        logger.info("%s is complete already", config.path)
+        return _result(config, 0, start)
+    with _own_parts(config) as parts:
+        missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i))]
+        if len(missing) < config.episodes:
+            logger.info(
+                "%s: %d of %d episodes are there, going on",
+                parts,
+                config.episodes - len(missing),
+                config.episodes,
+            )
+        meta = _play(config, parts, missing)
+        write_episodes(config.path, (load_part(part_path(parts, i)) for i in range(config.episodes)), meta)
+        shutil.rmtree(parts)
+    return _result(config, len(missing), start)
+
+
+def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
+    with EpisodeStore(config.path) as store:
+        return CollectResult(
+            config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start
+        )
+
+
+def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, Any]:
+    """Records the missing episodes; returns the meta data of the file."""
+    with (
+        WorkerPool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
+        tqdm(
+            total=config.episodes, initial=config.episodes - len(missing), unit="episode", disable=None
+        ) as bar,
+    ):
+        task_facts = pool.wait_until_ready()
+        frames, start = 0, time.perf_counter()
+        for num_frames in pool.record(missing):
+            frames += num_frames
+            bar.update()
+            bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
+    recipe = config.recipe()
+    return {
+        "env_id": config.env,
+        "seed": config.seed,
+        "package_version": recipe["package_version"],
+        "recipe": recipe,
+    } | task_facts
+
+
+@contextlib.contextmanager
+def _own_parts(config: CollectConfig) -> Iterator[Path]:
+    """The folder of parts, locked for this process and checked to belong to the same arguments."""
+    parts = config.path.with_name(config.path.name + ".parts")
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        lock = os.open(parts / "lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise UserError(f"cannot write to {parts}: {error.strerror}") from error
+    try:
+        _take_lock(lock, parts)
+        for leftover in parts.glob("*.tmp-*"):
+            leftover.unlink(missing_ok=True)
+        recipe_path = parts / "config.json"
+        if recipe_path.exists():
+            _refuse_other_recipe(config, json.loads(recipe_path.read_text()), parts)
+        else:
+            write_atomic(recipe_path, json.dumps(config.recipe(), indent=2).encode())
+        try:
+            yield parts
+        finally:
+            if parts.exists() and not any(
+                parts.glob("episode_*.h5")
+            ):  # a start that failed leaves nothing behind
+                shutil.rmtree(parts)
+    finally:
+        os.close(lock)
+
+
+def _take_lock(lock: int, parts: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(parts / "lock")
+    except BlockingIOError as error:
+        raise UserError(
+            f"{parts} is in use by another collection; wait for it or choose another --out"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{parts} was finished by another collection just now; run the command again"
+        ) from error
+
+
+def _refuse_other_recipe(config: CollectConfig, found: dict[str, Any] | None, path: Path) -> None:
+    """Raises UserError unless `found` is what this configuration would record."""
+    if found is None:
+        raise UserError(f"{path} was not made by `worldmodel collect`; choose another --out")
+    different = [name for name, value in config.recipe().items() if found.get(name) != value]
+    if different:
+        was = ", ".join(f"{name}={found.get(name)}" for name in different)
+        now = ", ".join(f"{name}={config.recipe()[name]}" for name in different)
+        raise UserError(
+            f"{path} was collected with {was}, not {now}; choose another --out, or remove it to start over"
+        )
+
+
+def _is_whole(part: Path) -> bool:
+    """True when a part can be read; one that cannot (the power failed) is removed and will be recorded again."""
+    if not part.exists():
+        return False
+    try:
+        load_part(part)
+    except (OSError, KeyError, ValueError):
+        logger.warning("%s is damaged, its episode is recorded again", part)
+        part.unlink()
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""Documents: what the model is trained on. A document is a tuple of segments, each a text, a frame or an action.
+
+A document knows no token and no latent: text is text, frames are uint8, actions are float32. `predict` says whether the model
+is to learn to produce the segment; a segment that is only given (a picture to be captioned, a question) has it off.
+Actions are always given.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldmodel.datasets.episode import Clip
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text."""
+
+    text: str
+    predict: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture: uint8 (H, W, 3)."""
+
+    pixels: np.ndarray
+    predict: bool
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when the pixels are not uint8 (H, W, 3)."""
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+            raise ValueError(f"a frame is uint8 (H, W, 3), got {self.pixels.dtype} {self.pixels.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """The actions of one model step, as numbers and in words."""
+
+    vector: np.ndarray
+    """float32 (d,), d = action block * action size."""
+    text: str
+
+
+Segment = Text | Frame | Action
+Document = tuple[Segment, ...]
+
+
+def text_document(text: str) -> Document:
+    """Text to be continued."""
+    return (Text(text),)
+
+
+def caption_document(frame: np.ndarray, caption: str) -> Document:
+    """Picture to text: a frame (uint8, H W 3) is given, its caption is learnt."""
+    return (Frame(frame, predict=False), Text(caption))
+
+
+def image_document(caption: str, frame: np.ndarray) -> Document:
+    """Text to picture: a caption is given, its frame (uint8, H W 3) is learnt."""
+    return (Text(caption, predict=False), Frame(frame, predict=True))
+
+
+def question_document(frame: np.ndarray, question: str, answer: str) -> Document:
+    """A frame (uint8, H W 3) and a question are given, the answer is learnt."""
+    return (Frame(frame, predict=False), Text(question, predict=False), Text(answer))
+
+
+def video_document(clip: Clip) -> Document:
+    """Frames alone, t + 1 of them, all learnt."""
+    return tuple(Frame(pixels, predict=True) for pixels in clip.frames)
+
+
+def action_video_document(clip: Clip) -> Document:
+    """Frame, action, frame, action, ..., frame: t + 1 frames, all learnt, and the t actions between them."""
+    segments: list[Segment] = [Frame(clip.frames[0], predict=True)]
+    for vector, text, pixels in zip(clip.actions, clip.action_texts, clip.frames[1:], strict=True):
+        segments += [Action(vector, text), Frame(pixels, predict=True)]
+    return tuple(segments)

@@ -1,0 +1,78 @@
+"""The layout of an episode file: its columns, its version, and the checks that it passes when it is opened."""
+
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  (importing it registers the zstd filter, for reading too)
+import numpy as np
+
+from worldmodel.errors import UserError
+
+SCHEMA_VERSION = 1
+FORMAT = "worldmodel-episodes"
+FRAMES_PER_CHUNK = 16
+CHUNK_CACHE_BYTES = 32 * 2**20
+
+FRAME_COLUMNS = ("frames", "proprio", "state", "features", "success")
+FRAME_TEXTS = ("captions", "questions", "answers")
+EPISODE_COLUMNS = ("ep_len", "ep_offset", "seed", "goal_state")
+EPISODE_TEXTS = ("policy", "variation")
+TEXTS = (*FRAME_TEXTS, "action_texts", *EPISODE_TEXTS)
+NUMBERS = (*FRAME_COLUMNS, "actions", *EPISODE_COLUMNS)
+
+
+def open_file(path: Path) -> h5py.File:
+    """Opens an episode file for reading.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, foreign, of another schema version or not whole.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `worldmodel collect --out {path}` makes one")
+    try:
+        # An episode file never changes once it has its name, so no lock is needed (some file systems have none).
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
+    except OSError as error:
+        raise UserError(
+            f"{path} is truncated, damaged or not HDF5; collect it again or give another file"
+        ) from error
+    try:
+        _check(path, file)
+    except UserError:
+        file.close()
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        file.close()
+        raise UserError(f"{path} is damaged; collect it again or give another file") from error
+    return file
+
+
+def _check(path: Path, file: h5py.File) -> None:
+    if file.attrs.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is HDF5 of another program; give an episode file (`worldmodel collect` makes them)"
+        )
+    version = file.attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has episode schema version {version}, this version reads {SCHEMA_VERSION}; collect it again or "
+            "use the package version that wrote it"
+        )
+    lengths, offsets = file["ep_len"][:], file["ep_offset"][:]
+    for name, rows in _expected_rows(lengths).items():
+        found = file[name].shape[0] if name in file else "no"
+        if found != rows:
+            raise UserError(f"{path} is not a whole episode file: {name} has {found} rows, expected {rows}")
+    if not np.array_equal(offsets, np.cumsum(lengths + 1) - lengths - 1):
+        raise UserError(f"{path} is not a whole episode file: ep_offset does not follow from ep_len")
+
+
+def _expected_rows(lengths: np.ndarray) -> dict[str, int]:
+    """Number of rows of each column of a file whose episodes have these numbers of actions."""
+    actions, episodes = int(lengths.sum()), len(lengths)
+    frames = actions + episodes
+    rows = (
+        dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
+    )
+    rows |= {f"{name}/end": frames for name in FRAME_TEXTS} | {"action_texts/end": actions}
+    return rows | {f"{name}/end": episodes for name in EPISODE_TEXTS}

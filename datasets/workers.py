@@ -1,0 +1,168 @@
+"""Worker processes of a collection: each owns one task and records the episodes it is sent.
+
+Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at once; and a
+worker whose parent is killed ends by itself.
+"""
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from worldmodel.datasets.atomic import DISK_FULL
+from worldmodel.datasets.parts import part_path, save_part
+from worldmodel.datasets.recording import CollectConfig, record_episode, reset_options
+from worldmodel.envs import make_task
+from worldmodel.errors import UserError
+
+SENT_AHEAD = 2
+"""Episodes a worker has in hand, so that it never waits for the parent."""
+
+
+class WorkerPool:
+    """Spawned workers; use as a context manager: `wait_until_ready`, then `record`."""
+
+    def __init__(self, config: CollectConfig, parts: Path, count: int) -> None:
+        context = get_context("spawn")
+        self._config = config
+        self._parts = parts
+        self._processes: dict[connection.Connection, Any] = {}
+        self._stage: dict[connection.Connection, str] = {}
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._processes[ours] = process
+            self._stage[ours] = "starting"
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Waits until every worker has drawn a frame; returns facts about the task for the file's meta data."""
+        facts: dict[str, Any] = {}
+        waiting = set(self._processes)
+        deadline = time.monotonic() + self._config.start_timeout
+        while waiting:
+            ready = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise UserError(self._hung(next(iter(waiting))))
+            for pipe in ready:
+                kind, content = self._receive(pipe)
+                if kind == "ready":
+                    facts = content
+                    waiting.remove(pipe)
+                else:
+                    self._stage[pipe] = content
+        return facts
+
+    def record(self, episodes: list[int]) -> Iterator[int]:
+        """Records these episodes, in any order; yields the number of frames of each as its part is written."""
+        queue = iter(episodes)
+        for pipe in list(self._processes) * SENT_AHEAD:
+            self._send_next(pipe, queue)
+        for _ in episodes:
+            pipe = connection.wait(self._processes)[0]
+            _, num_frames = self._receive(pipe)
+            self._send_next(pipe, queue)
+            yield num_frames
+
+    def _send_next(self, pipe: Any, queue: Iterator[int]) -> None:
+        index = next(queue, None)
+        if index is None:
+            return
+        try:
+            pipe.send(index)
+        except BrokenPipeError as error:
+            raise UserError(self._died(self._processes[pipe])) from error
+
+    def _receive(self, pipe: Any) -> tuple[str, Any]:
+        try:
+            kind, content = pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise UserError(self._died(self._processes[pipe])) from error
+        if kind == "refused":
+            raise UserError(content)
+        if kind == "failed":
+            raise RuntimeError(f"a collection worker failed:\n{content}")
+        return kind, content
+
+    def _died(self, process: Any) -> str:
+        process.join(timeout=10)
+        return (
+            f"collection worker {process.name} ended with exit code {process.exitcode} (-9: killed, perhaps for want of memory: "
+            "try fewer --workers; 1 at the start: a script must call collect() under `if __name__ == '__main__':`); finished "
+            f"episodes are kept in {self._parts}, the same command goes on"
+        )
+
+    def _hung(self, pipe: Any) -> str:
+        backend = os.environ.get("MUJOCO_GL", "unset")
+        return (
+            f"no first frame of {self._config.env} within {self._config.start_timeout:g} s, a worker hangs while "
+            f"{self._stage[pipe]}; with MUJOCO_GL {backend}, try MUJOCO_GL=osmesa or MUJOCO_GL=egl, or a longer --start-timeout"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for pipe, process in self._processes.items():
+            if error is not None:
+                process.kill()
+            pipe.close()  # a worker that waits for an episode ends when its pipe does
+        for process in self._processes.values():
+            process.join()
+
+
+def _work(pipe: connection.Connection, config: CollectConfig, parts: Path) -> None:
+    """Main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software rendering: one thread per process is fastest
+    try:
+        _serve(pipe, config, parts)
+    except UserError as error:
+        pipe.send(("refused", str(error)))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            pipe.send(("failed", traceback.format_exc()))
+            return
+        pipe.send(
+            (
+                "refused",
+                f"{parts}: {error.strerror}; finished episodes are kept, make room and run the same command",
+            )
+        )
+    except Exception:
+        pipe.send(("failed", traceback.format_exc()))
+
+
+def _serve(pipe: connection.Connection, config: CollectConfig, parts: Path) -> None:
+    pipe.send(("stage", "making the task"))
+    task = make_task(config.env, image_size=config.image_size)
+    pipe.send(("stage", "drawing its first frame"))
+    task.reset(seed=0, options=reset_options(config.variation))
+    facts = {"feature_names": list(task.feature_names), "image_size": config.image_size}
+    pipe.send(("ready", facts))
+    while True:
+        try:
+            index = pipe.recv()
+        except EOFError:  # all episodes are recorded
+            task.close()
+            return
+        episode = record_episode(task, config, index)
+        save_part(part_path(parts, index), episode)
+        pipe.send(("done", len(episode.frames)))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent process"
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,341 @@
+"""`MujocoTask`: what every world of the suite answers.
+
+A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state can be read and
+restored bit for bit, and everything it says (captions, answers, success) is computed from that state.
+
+A concrete task fills in the class attributes and the seven small methods under "For a task to define".
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+
+from worldmodel.envs.language import Attribute, format_action, make_questions, parse_action, read_attributes
+from worldmodel.envs.rendering import Renderer, apply_fast_preset
+from worldmodel.envs.variation import Factor, Value, resolve
+from worldmodel.errors import UserError
+
+Observation = dict[str, np.ndarray]
+Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
+
+STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
+_BOUND_TOLERANCE = 1e-6
+
+
+class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
+    """Base class of all tasks.
+
+    Observation: `pixels` uint8 (H, W, 3) and `proprio` float32 (p,) in [-PROPRIO_LIMIT, PROPRIO_LIMIT].
+    Action: float32 (a,) in [-1, 1]. Reward: the negative distance to the goal. Terminated: at success.
+    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3), `goal_state` float64 (n,),
+    `features` float32 (f,) and `variation` (factor -> value).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    PROPRIO_LIMIT: ClassVar[float] = 3.0
+    action_names: ClassVar[tuple[str, ...]]
+    feature_names: ClassVar[tuple[str, ...]]
+    proprio_size: ClassVar[int]
+    success_threshold: ClassVar[float]
+    max_episode_steps: ClassVar[int] = 50
+    attributes: ClassVar[Mapping[str, Attribute]]
+    factors: ClassVar[Mapping[str, Factor]]
+
+    def __init__(self, render_mode: str = "rgb_array", image_size: int = 64, frame_skip: int = 10) -> None:
+        """Build the scene.
+
+        Args:
+            render_mode: Only "rgb_array".
+            image_size: Height and width of a frame in pixels, 16 to 2048.
+            frame_skip: Physics steps in one environment step.
+
+        Raises:
+            UserError: for a value outside these.
+        """
+        if render_mode != "rgb_array":
+            raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
+        if not 16 <= image_size <= 2048:
+            raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
+        if frame_skip < 1:
+            raise UserError(f"frame_skip={frame_skip}: expected at least 1")
+        self.render_mode = render_mode
+        self.image_size = image_size
+        self.frame_skip = frame_skip
+
+        spec = mujoco.MjSpec()
+        apply_fast_preset(spec)
+        self.build(spec)
+        self.model: mujoco.MjModel = spec.compile()
+        self.data = mujoco.MjData(self.model)
+        self._scratch = mujoco.MjData(self.model)  # any other state is looked at here; `data` is never disturbed
+        self._renderer: Renderer | None = None
+        self._frame: np.ndarray | None = None
+        self._state_size = mujoco.mj_stateSize(self.model, STATE)
+
+        frame_shape, proprio_shape = (image_size, image_size, 3), (self.proprio_size,)
+        self.observation_space = spaces.Dict(
+            {
+                "pixels": spaces.Box(0, 255, frame_shape, np.uint8),
+                "proprio": spaces.Box(-self.PROPRIO_LIMIT, self.PROPRIO_LIMIT, proprio_shape, np.float32),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
+        self.variation: dict[str, Value] = {name: factor.default for name, factor in self.factors.items()}
+        self.apply_variation(self.variation)
+        self._goal_state = self.get_state()
+        self._goal_frame = np.zeros(frame_shape, np.uint8)
+
+    # ---------------------------------------------------------------- For a task to define
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Add bodies, actuators and a camera called `top` to an empty scene."""
+        raise NotImplementedError
+
+    def apply_variation(self, values: dict[str, Value]) -> None:
+        """Write the value of every factor into `self.model`; nothing is recompiled."""
+        raise NotImplementedError
+
+    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
+        """A random reachable configuration, float64 (nq,)."""
+        raise NotImplementedError
+
+    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """What the body feels, (p,), from qpos (nq,) and qvel (nv,)."""
+        raise NotImplementedError
+
+    def features_of(self, position: np.ndarray) -> np.ndarray:
+        """The variables a picture shows, (f,), about [-1, 1], from qpos (nq,)."""
+        raise NotImplementedError
+
+    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
+        """The true value of every attribute, from qpos (nq,) and `self.variation`."""
+        raise NotImplementedError
+
+    def caption_of(self, phrases: dict[str, str]) -> str:
+        """The caption, from the phrase of every attribute."""
+        raise NotImplementedError
+
+    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
+        """Distance of two configurations (nq,) in the units of `success_threshold`."""
+        raise NotImplementedError
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """A scripted policy that reaches `info["goal_state"]` by looking at `info["state"]`."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- Episodes
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Seeds `np_random`; with equal options, equal seeds give equal episodes.
+            options: Any of `state` and `goal_state` (float64 (n,) from `get_state`; sampled when absent),
+                `variation` (factors to sample, or "all") and `variation_values` (factor -> value).
+
+        Raises:
+            UserError: for an unknown option or factor, or a value that does not fit.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
+        if unknown:
+            raise UserError(f"unknown reset option {unknown[0]!r}: expected any of {', '.join(RESET_OPTIONS)}")
+        self.variation = resolve(
+            self.factors, options.get("variation", ()), options.get("variation_values", {}), self.np_random
+        )
+        self.apply_variation(self.variation)
+
+        state, goal_state = options.get("state"), options.get("goal_state")
+        if state is None:
+            state = self.make_state(self.sample_position(self.np_random))
+            while goal_state is not None and self.is_success(state, goal_state):
+                state = self.make_state(self.sample_position(self.np_random))
+        self.set_state(state)
+        if goal_state is None:
+            goal_state = self.make_state(self._sample_goal(self.position_of(self.get_state())))
+        self._goal_state = self._checked(goal_state)
+        self._goal_frame = self.render_state(self._goal_state)
+        return self._observation(), self._info()
+
+    def _sample_goal(self, start: np.ndarray) -> np.ndarray:
+        """A configuration (nq,) well away from the start: at least twice the distance of success, plus a margin."""
+        while True:
+            goal = self.sample_position(self.np_random)
+            if self.distance_between(start, goal) >= 2.7 * self.success_threshold:
+                return goal
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply an action for `frame_skip` physics steps.
+
+        Args:
+            action: float (a,) in [-1, 1].
+
+        Raises:
+            UserError: if the action has another shape, is not finite or out of bounds.
+        """
+        self.advance(action)
+        info = self._info()
+        reward = -self.goal_distance(info["state"], self._goal_state)
+        return self._observation(), reward, info["success"], False, info
+
+    def advance(self, action: np.ndarray) -> None:
+        """The physics of `step` alone: renders nothing. Raises the same errors."""
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
+        if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
+            raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
+        self.data.ctrl[:] = np.clip(action, -1.0, 1.0)
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
+        _update_poses(self.model, self.data)
+        self._frame = None
+
+    def _observation(self) -> Observation:
+        proprio = self.proprio_of(self.data.qpos, self.data.qvel)
+        limit = self.PROPRIO_LIMIT
+        return {"pixels": self._current_frame(), "proprio": np.clip(proprio, -limit, limit).astype(np.float32)}
+
+    def _info(self) -> dict[str, Any]:
+        state = self.get_state()
+        return {
+            "state": state,
+            "success": self.is_success(state, self._goal_state),
+            "caption": self.caption(state),
+            "goal": self._goal_frame.copy(),
+            "goal_state": self._goal_state.copy(),
+            "features": self.features(state),
+            "variation": dict(self.variation),
+        }
+
+    # ---------------------------------------------------------------- State
+
+    def get_state(self) -> np.ndarray:
+        """The full physics state, float64 (n,). It does not hold the factors of variation."""
+        state = np.empty(self._state_size)
+        mujoco.mj_getState(self.model, self.data, state, STATE)
+        return state
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Restore a state from `get_state` bit for bit.
+
+        Raises:
+            UserError: if the state has another length or is not finite.
+        """
+        self._restore(self.data, state)
+        self._frame = None
+
+    def make_state(self, position: np.ndarray) -> np.ndarray:
+        """The full state (n,) at rest in the configuration `position` (nq,)."""
+        mujoco.mj_resetData(self.model, self._scratch)
+        self._scratch.qpos[:] = position
+        state = np.empty(self._state_size)
+        mujoco.mj_getState(self.model, self._scratch, state, STATE)
+        return state
+
+    def position_of(self, state: np.ndarray) -> np.ndarray:
+        """The configuration qpos (nq,) inside a full state (n,), whose first number is the time."""
+        return np.asarray(state)[1 : 1 + self.model.nq]
+
+    def _checked(self, state: np.ndarray) -> np.ndarray:
+        state = np.array(state, dtype=np.float64)
+        if state.shape != (self._state_size,):
+            raise UserError(f"state of shape {state.shape}: {type(self).__name__} expects ({self._state_size},)")
+        if not np.isfinite(state).all():
+            raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
+        return state
+
+    def _restore(self, data: mujoco.MjData, state: np.ndarray) -> None:
+        mujoco.mj_setState(self.model, data, self._checked(state), STATE)
+        _update_poses(self.model, data)
+
+    # ---------------------------------------------------------------- Pictures
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The current frame, uint8 (H, W, 3)."""
+        return self._current_frame().copy()
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays as it is."""
+        self._restore(self._scratch, state)
+        return self._draw(self._scratch)
+
+    def _current_frame(self) -> np.ndarray:
+        if self._frame is None:
+            self._frame = self._draw(self.data)
+        return self._frame
+
+    def _draw(self, data: mujoco.MjData) -> np.ndarray:
+        if self._renderer is None:
+            self._renderer = Renderer(self.model, self.image_size)
+        return self._renderer.render(data)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    # ---------------------------------------------------------------- Goals and true variables
+
+    def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
+        """Distance of two full states (n,) in the units of `success_threshold`; only the configurations count."""
+        return float(self.distance_between(self.position_of(state), self.position_of(goal_state)))
+
+    def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
+        """Whether `state` is within `success_threshold` of `goal_state`."""
+        return self.goal_distance(state, goal_state) <= self.success_threshold
+
+    def features(self, state: np.ndarray | None = None) -> np.ndarray:
+        """The physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
+        return self.features_of(self._position(state)).astype(np.float32)
+
+    def _position(self, state: np.ndarray | None) -> np.ndarray:
+        return self.data.qpos if state is None else self.position_of(state)
+
+    # ---------------------------------------------------------------- Language
+
+    @property
+    def attribute_values(self) -> dict[str, tuple[str, ...]]:
+        """Attribute -> every value it can take."""
+        return {name: tuple(attribute.phrases) for name, attribute in self.attributes.items()}
+
+    def caption(self, state: np.ndarray | None = None) -> str:
+        """A sentence that is true of a state (of the current one by default)."""
+        truth = self.attributes_of(self._position(state))
+        return self.caption_of({name: self.attributes[name].phrases[value] for name, value in truth.items()})
+
+    def caption_attributes(self, text: str) -> dict[str, str]:
+        """Attribute -> value as `text` says; what it does not mention is absent."""
+        return read_attributes(text, self.attributes)
+
+    def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
+        """(question, answer) pairs about a state; yes and no are equally likely."""
+        return make_questions(rng, self.attributes, self.attributes_of(self._position(state)))
+
+    def describe_action(self, action: np.ndarray) -> str:
+        """The action (a,) as text, e.g. `action: dx=+0.300, dy=-0.120`."""
+        return format_action(action, self.action_names)
+
+    def parse_action(self, text: str) -> np.ndarray:
+        """The inverse of `describe_action` at the printed precision: float32 (a,).
+
+        Raises:
+            UserError: if the text is malformed or out of bounds.
+        """
+        return parse_action(text, self.action_names)
+
+
+def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Bring the poses of bodies, camera and lights up to date with qpos; nothing that integration depends on changes."""
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)

@@ -1,0 +1,68 @@
+"""The console command: `worldmodel VERB [flags]`.
+
+Every other file of this folder but `console.py` is one verb. Only the module of the verb that is asked for is
+imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import worldmodel
+from worldmodel.scripts import console
+
+VERBS = {
+    "envs": "List the tasks, or show everything about one.",
+    "collect": "Record episodes of a task into a file.",
+}
+"""Verb and what it does, in the order of the data flow."""
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the verb that `args` starts with and return the exit status."""
+    if not args:
+        print(overview(), file=sys.stderr)
+        return 2
+    verb, *flags = args
+    if verb in ("-h", "--help"):
+        print(overview())
+        return 0
+    if verb == "--version":
+        print(f"worldmodel {worldmodel.__version__}")
+        return 0
+    if verb not in VERBS:
+        return console.complain("", _unknown(verb))
+    return console.run_verb(verb, lambda: importlib.import_module(f"worldmodel.scripts.{verb}").main, flags)
+
+
+def overview() -> str:
+    """The text of `worldmodel --help`."""
+    width = max(len(verb) for verb in VERBS)
+    rows = [f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: worldmodel VERB [flags]",
+            "",
+            *rows,
+            "",
+            "worldmodel VERB --help lists the flags of a verb; worldmodel --version prints the version.",
+            "Files go under WORLDMODEL_HOME (default ~/.worldmodel) unless a flag says otherwise.",
+        ]
+    )
+
+
+def _unknown(verb: str) -> str:
+    kind = "flag" if verb.startswith("-") else "verb"
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; the verbs are {', '.join(VERBS)}"
+    return f"unknown {kind} '{verb}'{hint}"
+
+
+if __name__ == "__main__":
+    main()

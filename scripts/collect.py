@@ -1,0 +1,19 @@
+"""Record episodes of a task into a file, in several worker processes; run it again to go on after a stop."""
+
+import sys
+
+from worldmodel.datasets.collect import collect
+from worldmodel.datasets.recording import CollectConfig
+from worldmodel.scripts.console import run_verb
+
+
+def main(config: CollectConfig) -> None:
+    """Record what is missing, then say what there is."""
+    result = collect(config)
+    print(f"{result.path}: {result.episodes} episodes, {result.frames} frames")
+    print(f"recorded now: {result.new_episodes} episodes in {result.seconds:.1f} s")
+    print(f"next: worldmodel codec --data {result.path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("collect", lambda: main, sys.argv[1:]))

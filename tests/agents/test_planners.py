@@ -1,0 +1,169 @@
+"""Planners on a point mass: they reach goals, stay in bounds, are repeatable and batch-independent."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.agents.toys import BOUNDS, PointMass, problem
+from worldmodel.agents.cem import CEM, CEMConfig
+from worldmodel.agents.mppi import MPPI, MPPIConfig
+from worldmodel.agents.objective import GoalCost, goal_distance
+from worldmodel.agents.planner import ActionBounds, correlated_noise, shift
+from worldmodel.agents.random_shooting import RandomShooting, RandomShootingConfig
+from worldmodel.agents.simulator import CopyLastFrame
+
+PLANNERS = {
+    "random_shooting": RandomShooting(RandomShootingConfig(horizon=4, num_samples=128), BOUNDS),
+    "cem": CEM(CEMConfig(horizon=4, num_samples=32, iterations=4, num_elites=5), BOUNDS),
+    "mppi": MPPI(MPPIConfig(horizon=4, num_samples=32, iterations=4), BOUNDS),
+}
+STARTS = [[-0.5, -0.5], [0.5, 0.3], [0.0, 0.0]]
+GOALS = [[0.1, -0.2], [0.0, 0.6], [0.4, 0.4]]
+
+
+def seeds(count):
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def run(planner, simulator, starts=STARTS, goals=GOALS, generator=None, warm_start=None):
+    history, goal_frames = problem(starts, goals)
+    return planner.plan(
+        simulator,
+        simulator.encode(history),
+        GoalCost("final"),
+        simulator.encode_goal(goal_frames),
+        generator or seeds(len(starts)),
+        warm_start,
+    )
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_plan_reaches_the_goal(name):
+    simulator = PointMass()
+    plan = run(PLANNERS[name], simulator)
+    end = simulator.rollout(torch.tensor(STARTS), plan.actions[:, None])[:, 0, -1, 0]
+    distance = (end - torch.tensor(GOALS)).norm(dim=-1)
+    assert distance.max() < (0.12 if name == "random_shooting" else 0.06)  # starts are 0.56 to 0.67 away
+    assert plan.candidates == 128
+    assert (plan.costs < 0.1 * plan.first_costs).all()
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_all_candidates_stay_in_bounds_and_use_them(name):
+    simulator = PointMass()
+    run(PLANNERS[name], simulator)
+    candidates = torch.cat([each.flatten() for each in simulator.seen])
+    assert candidates.min() == -1 and candidates.max() == 1
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_same_seed_same_plan_and_neighbours_do_not_matter(name):
+    together = run(PLANNERS[name], PointMass())
+    again = run(PLANNERS[name], PointMass())
+    alone = run(PLANNERS[name], PointMass(), STARTS[2:], GOALS[2:], seeds(3)[2:])
+    assert torch.equal(together.actions, again.actions)
+    assert torch.equal(together.actions[2:], alone.actions)
+    other = run(PLANNERS[name], PointMass(), generator=[torch.Generator().manual_seed(9)] * 3)
+    assert not torch.equal(together.actions, other.actions)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_cost_of_the_plan_is_the_simulators(name):
+    simulator = PointMass()
+    plan = run(PLANNERS[name], simulator)
+    future = simulator.rollout(torch.tensor(STARTS), plan.actions[:, None])
+    goal = torch.tensor(GOALS)[:, None]
+    torch.testing.assert_close(GoalCost("final")(future, goal)[:, 0], plan.costs, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_warm_start_is_tried(name):
+    good = run(PLANNERS["cem"], PointMass())
+    plan = run(
+        PLANNERS[name], PointMass(), generator=torch.Generator().manual_seed(5), warm_start=good.actions
+    )
+    assert (plan.costs <= good.costs + 1e-9).all()
+
+
+def test_warm_start_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"warm_start has shape \(3, 2, 4\), expected \(3, 4, 4\)"):
+        run(PLANNERS["cem"], PointMass(), warm_start=torch.zeros(3, 2, 4))
+
+
+@pytest.mark.parametrize("planner", ["cem", "mppi"])
+def test_more_iterations_find_lower_costs(planner):
+    kind, config = {"cem": (CEM, CEMConfig), "mppi": (MPPI, MPPIConfig)}[planner]
+    costs = [
+        run(kind(config(horizon=4, num_samples=32, iterations=i), BOUNDS), PointMass()).costs.mean()
+        for i in (1, 2, 4)
+    ]
+    assert all(later < earlier for earlier, later in itertools.pairwise(costs))
+
+
+def test_a_simulator_that_predicts_nan_is_named():
+    class Broken(PointMass):
+        def rollout(self, state, candidates):
+            return super().rollout(state, candidates) * float("nan")
+
+    with pytest.raises(ValueError, match="not finite"):
+        run(PLANNERS["cem"], Broken())
+
+
+def test_copy_last_frame_executes_a_sample_of_the_proposal():
+    class Codec:
+        def encode(self, frames):
+            return frames.flatten(1)[:, None]
+
+        def decode(self, latents):
+            return latents.unflatten(-1, (3, 1, 1))[:, 0]
+
+    plan = run(PLANNERS["cem"], CopyLastFrame(Codec()))
+    noise = correlated_noise(seeds(3), 3, 32, 4, BOUNDS, PLANNERS["cem"].config.noise_correlation)
+    assert torch.equal(plan.actions, BOUNDS.clamp(noise[:, 0]))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 1.0])
+def test_noise_has_unit_variance_and_the_asked_correlation(correlation):
+    noise = correlated_noise(torch.Generator().manual_seed(0), 4, 2000, 3, BOUNDS, correlation)
+    steps = noise.unflatten(-1, (BOUNDS.block, 2)).flatten(2, 3)  # (b, s, 6 env steps, 2)
+    assert noise.shape == (4, 2000, 3, 4)
+    torch.testing.assert_close(steps.std(dim=(0, 1)), torch.ones(6, 2), atol=0.05, rtol=0)
+    neighbours = (steps[:, :, 1:] * steps[:, :, :-1]).mean(dim=(0, 1))
+    torch.testing.assert_close(neighbours, torch.full((5, 2), correlation), atol=0.05, rtol=0)
+
+
+def test_shift_drops_what_was_done_and_repeats_the_end():
+    plan = torch.arange(4.0).reshape(1, 4, 1)
+    assert shift(plan, 3).flatten().tolist() == [3, 3, 3, 3]
+    assert shift(plan, 1).flatten().tolist() == [1, 2, 3, 3]
+
+
+def test_goal_cost_reductions_by_hand():
+    future = torch.tensor([2.0, 1.0, 3.0]).reshape(1, 1, 3, 1, 1)
+    goal = torch.zeros(1, 1, 1)
+    assert goal_distance(future, goal).flatten().tolist() == [4, 1, 9]
+    assert GoalCost("final")(future, goal).item() == 9
+    assert GoalCost("min")(future, goal).item() == 1
+    assert GoalCost("mean")(future, goal).item() == pytest.approx(14 / 3)
+    assert GoalCost("weighted", growth=2.0)(future, goal).item() == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
+    assert GoalCost("weighted", growth=1.0)(future, goal).item() == pytest.approx(14 / 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CEMConfig(num_elites=40), "num_elites 40 is above num_samples 32"),
+        (lambda: CEMConfig(iterations=0), "CEMConfig.iterations is 0"),
+        (lambda: MPPIConfig(temperature=0.0), "temperature is 0.0"),
+        (lambda: RandomShootingConfig(noise_correlation=1.5), "noise_correlation is 1.5"),
+        (lambda: ActionBounds((1.0,), (-1.0,)), "must be below"),
+        (lambda: ActionBounds((-1.0,), (float("inf"),)), "must be finite"),
+        (lambda: ActionBounds((-1.0,), (1.0,), block=0), "block is 0"),
+        (lambda: GoalCost("median"), "unknown reduction 'median'"),
+        (lambda: GoalCost(growth=0.0), "growth is 0.0"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,44 @@
+"""Shared by all tests: nothing is written outside pytest's folders; commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: toy tensors are slower on more threads
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Point WORLDMODEL_HOME, of this process and its children, at an empty folder."""
+    home = tmp_path_factory.mktemp("home")
+    os.environ["WORLDMODEL_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run_command(tmp_path: Path, root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_command("envs", "--help")` runs `worldmodel envs --help` in an empty folder."""
+
+    def run(*args: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "worldmodel.scripts.cli", *map(str, args)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

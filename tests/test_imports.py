@@ -1,0 +1,81 @@
+"""Imports run one way, scripts -> agents -> worldmodel -> datasets -> envs; heavy ones wait until needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LEAVES = {"errors", "home"}
+"""Modules of worldmodel/ that every folder may use; `worldmodel` itself carries the version."""
+ALLOWED = {
+    "envs": {"envs"},
+    "datasets": {"envs", "datasets"},
+    "worldmodel": {"envs", "datasets", "worldmodel"},
+    "agents": {"envs", "datasets", "worldmodel", "agents"},
+    "scripts": {"envs", "datasets", "worldmodel", "agents", "scripts"},
+}
+
+
+def imported_folders(source: str) -> set[str]:
+    """The folders of this repository that a module imports from, wherever in the module it does so."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}: write worldmodel.x"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    folders = set()
+    for name in names:
+        package, *rest = name.split(".")
+        if package == "worldmodel":
+            head = rest[0] if rest else "__version__"
+            if head not in LEAVES | {"__version__"}:
+                folders.add(head if head in ALLOWED else "worldmodel")
+        elif package in ALLOWED:
+            folders.add(f"{package} (without worldmodel.)")
+    return folders
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_folders_import_only_to_the_right(root: Path, folder: str) -> None:
+    modules = [path for path in (root / folder).rglob("*.py") if path.resolve().is_relative_to(root / folder)]
+    for path in modules:
+        wrong = imported_folders(path.read_text()) - ALLOWED[folder]
+        assert not wrong, (
+            f"{path.relative_to(root)} imports {sorted(wrong)}; {folder} may import {sorted(ALLOWED[folder])}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "folders"),
+    [
+        ("from worldmodel.envs.task import MujocoTask", {"envs"}),
+        ("from worldmodel import datasets", {"datasets"}),
+        ("from worldmodel.codec.rae import Rae", {"worldmodel"}),
+        ("from worldmodel.errors import UserError", set()),
+        ("from worldmodel import __version__", set()),
+        ("def late():\n    import worldmodel.agents.cem", {"agents"}),
+        ("from datasets.store import EpisodeStore", {"datasets (without worldmodel.)"}),
+    ],
+)
+def test_the_import_reader_sees_every_form(line: str, folders: set[str]) -> None:
+    assert imported_folders(line) == folders
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import worldmodel", "torch mujoco gymnasium numpy"),
+        ("import worldmodel.envs", "torch h5py"),
+        ("import worldmodel.datasets.collect", "torch"),
+        ("import worldmodel.scripts.cli", "torch mujoco gymnasium"),
+        ("import worldmodel.scripts.envs, worldmodel.scripts.collect", "torch"),
+    ],
+)
+def test_light_imports_stay_light(root: Path, statement: str, absent: str) -> None:
+    probe = f"import sys; {statement}; print([name for name in '{absent}'.split() if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", probe], cwd=root, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr

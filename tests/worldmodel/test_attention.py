@@ -1,0 +1,156 @@
+"""The hybrid mask, attention's backends, rotary positions and the key/value cache."""
+
+import pytest
+import torch
+from einops import repeat
+from torch import Tensor
+
+from worldmodel import attention
+from worldmodel.attention import Attention, AttentionMask, KVCache, attend, hybrid_mask, prepare_mask
+
+
+def test_mask_is_the_picture_in_its_docstring() -> None:
+    document = torch.tensor([[0, 0, 0, 0, 0, 1, -1]])
+    frame = torch.tensor([[-1, 0, 0, -1, 1, -1, -1]])
+    expected = [
+        "1......",
+        "111....",
+        "111....",
+        "1111...",
+        "11111..",
+        ".....1.",
+        "......1",
+    ]
+    rows = ["".join("1" if allowed else "." for allowed in row) for row in hybrid_mask(document, frame)[0]]
+    assert rows == expected
+
+
+def packed(seed: int, b: int = 2, n: int = 24) -> tuple[Tensor, Tensor]:
+    """Random documents and frames: ids that never repeat, so that equal ids are neighbours."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.rand(b, n, generator=generator) < 0.3
+    block = starts.cumsum(1)
+    document = torch.div(block, 4, rounding_mode="floor")
+    document[:, -3:] = -1
+    is_frame = torch.rand(b, n + 1, generator=generator).gather(1, block) < 0.6
+    return document, torch.where(is_frame & (document >= 0), block, -1)
+
+
+def inputs(b: int, n: int, heads: int = 4, groups: int = 2, d: int = 8) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(b, k, n, d, generator=generator, requires_grad=True) for k in (heads, groups, groups)]
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Attention one query at a time."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (repeat(x, "b g n d -> b (g r) n d", r=repeats) for x in (k, v))
+    out = torch.zeros_like(q)
+    for b in range(q.shape[0]):
+        for i in range(q.shape[2]):
+            keys = allowed[b, i].nonzero()[:, 0]
+            scores = torch.einsum("kd,kmd->km", q[b, :, i], k[b][:, keys]) / q.shape[-1] ** 0.5
+            out[b, :, i] = torch.einsum("km,kmd->kd", scores.softmax(-1), v[b][:, keys])
+    return out
+
+
+@pytest.mark.parametrize("backend", ["softmax", "sdpa"])
+def test_backends_equal_attention_one_query_at_a_time(backend: attention.Backend) -> None:
+    document, frame = packed(0)
+    q, k, v = inputs(*document.shape)
+    out = attend(q, k, v, prepare_mask(document, frame, backend))
+    torch.testing.assert_close(out, reference(q, k, v, hybrid_mask(document, frame)))
+
+
+def test_softmax_and_sdpa_agree_with_gradients() -> None:
+    document, frame = packed(3)
+    weight = torch.randn(2, 4, 24, 8)
+    results = []
+    for backend in ("softmax", "sdpa"):
+        parts = inputs(*document.shape)
+        out = attend(*parts, prepare_mask(document, frame, backend))
+        results.append([out, *torch.autograd.grad((out * weight).sum(), parts)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_auto_takes_softmax_for_short_and_sdpa_for_long_sequences() -> None:
+    short, long = torch.zeros(1, 16, dtype=torch.long), torch.zeros(1, attention.SOFTMAX_LIMIT + 1, dtype=torch.long)
+    assert prepare_mask(short, short).backend == "softmax"
+    assert prepare_mask(long, long).backend == "sdpa"
+
+
+def test_flex_mask_allows_what_the_hybrid_mask_allows() -> None:
+    from torch.nn.attention.flex_attention import create_mask
+
+    document, frame = packed(5)
+    mask = prepare_mask(document, frame, "flex")
+    allowed = create_mask(mask.value.mask_mod, 2, None, 24, 24, device="cpu")
+    assert torch.equal(allowed[:, 0], hybrid_mask(document, frame))
+
+
+def test_rotary_scores_depend_on_differences_of_place_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 6, 16, generator=generator)
+    places = torch.randint(0, 9, (1, 6, 3), generator=generator)
+
+    def scores(shift: Tensor) -> Tensor:
+        rotary = attention.rotary_angles(places + shift, 16, 100.0)
+        return attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2)
+
+    here = scores(torch.tensor([0, 0, 0]))
+    for axis in range(3):
+        moved = torch.zeros(3, dtype=torch.long)
+        moved[axis] = 5
+        torch.testing.assert_close(scores(moved), here, atol=1e-4, rtol=1e-4)
+    stretched = places * torch.tensor([2, 1, 1])
+    rotary = attention.rotary_angles(stretched, 16, 100.0)
+    assert not torch.allclose(attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2), here)
+
+
+def test_head_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="width 32 must divide by heads 5"):
+        Attention(32, 5, 1)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        Attention(36, 3, 3)
+
+
+def test_cached_attention_equals_one_pass() -> None:
+    """A prefix, shared by three samples each, then two pieces of suffix, the second written twice (as denoising does)."""
+    torch.manual_seed(0)
+    layer = Attention(32, 4, 2)
+    b, s, prefix, first, second = 2, 3, 5, 2, 4
+    n = prefix + first + second
+    x = torch.randn(b, s, n, 32)
+    x[:, :, :prefix] = x[:, :1, :prefix]
+    frame = torch.full((1, n), -1)
+    frame[:, -second:] = 0
+    document = torch.zeros(b * s, n, dtype=torch.long)
+    padded = torch.zeros(b * s, n, dtype=torch.bool)
+    padded[:, 3] = torch.tensor([0, 0, 0, 1, 1, 1])  # one position of the second problem's prefix is padding
+    rotary = attention.rotary_angles(torch.arange(n)[None, :, None] * torch.tensor([1, 0, 0]), 8, 100.0)
+    allowed = hybrid_mask(document, frame.expand(b * s, n)) & ~padded[:, None]
+    bias = torch.zeros(b * s, 1, n, n).masked_fill(~allowed[:, None], attention.MASKED)
+    expected = layer(x.flatten(0, 1), rotary, AttentionMask("softmax", bias))
+
+    def part(tokens: Tensor, begin: int, end: int, cache: KVCache) -> Tensor:
+        mask = hybrid_mask(document[:1, begin:end], frame[:, begin:end])[0]
+        return layer(tokens[:, begin:end], tuple(r[:, :, begin:end] for r in rotary), mask, cache, 0)
+
+    history = KVCache(depth=1, capacity=prefix)
+    clean = ~padded[::s, :prefix]
+    mask = hybrid_mask(document[:b, :prefix], frame[:, :prefix].expand(b, prefix)) & clean[:, None]
+    layer(x[:, 0, :prefix], tuple(r[:, :, :prefix] for r in rotary), mask, history, 0)
+    history.commit(clean)
+    branch = history.share(s, first + second, slice(0, b))
+    outputs = [part(x.flatten(0, 1), prefix, prefix + first, branch)]
+    branch.commit(torch.ones(b * s, first, dtype=torch.bool))
+    part(torch.randn(b * s, n, 32), prefix + first, n, branch)
+    outputs.append(part(x.flatten(0, 1), prefix + first, n, branch))
+    torch.testing.assert_close(torch.cat(outputs, 1), expected[:, prefix:])
+
+
+def test_a_full_cache_says_so() -> None:
+    cache = KVCache(depth=1, capacity=3)
+    with pytest.raises(ValueError, match="holds 3 tokens per sequence, 4 are needed"):
+        cache.write(0, torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8))

@@ -1,0 +1,260 @@
+"""Checkpoints: a trained model, its tokenizer and its codec in one folder, and the strict reading of such a folder.
+
+    config.json          schema version and every field of the model's config
+    model.safetensors    the averaged weights, float32
+    tokenizer.json       the tokenizer
+    codec/               the codec's own config.json and model.safetensors
+    card.json            what it was trained on
+
+A folder is there whole or not at all: it is written under another name and renamed. Nothing here is a pickle.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldmodel import __version__
+from worldmodel.codec.rae import RAE
+from worldmodel.errors import UserError
+from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.tokenizer import Tokenizer
+
+SCHEMA_VERSION = 1
+KIND = "worldmodel"
+
+
+@dataclass
+class Pretrained:
+    """What a checkpoint holds."""
+
+    model: WorldModel
+    tokenizer: Tokenizer
+    codec: RAE
+    card: dict[str, Any]
+
+
+def save_pretrained(
+    folder: Path | str, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]
+) -> None:
+    """Write a checkpoint folder, atomically; an older checkpoint in its place is replaced.
+
+    Raises:
+        UserError: the folder exists and is no checkpoint; or the three do not fit together.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not is_checkpoint(folder):
+        raise UserError(f"{folder} exists and holds something that is no checkpoint: name another folder")
+    with whole_folder(folder) as beside:
+        write_pretrained(beside, model, tokenizer, codec, card)
+
+
+def write_pretrained(
+    folder: Path, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]
+) -> None:
+    """Write a checkpoint's files into an existing, empty folder."""
+    check_fit(model.config, codec, tokenizer)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    tokenizer.save(folder / "tokenizer.json")
+    codec.save_pretrained(folder / "codec")
+    write_json(folder / "card.json", card)
+    record = {"schema_version": SCHEMA_VERSION, "kind": KIND, "package_version": __version__}
+    write_json(folder / "config.json", record | {"model": dataclasses.asdict(model.config)})
+
+
+def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
+    """Read a checkpoint folder; model and codec come in evaluation mode.
+
+    Raises:
+        UserError: the folder is missing, is no checkpoint, has another schema version or an unknown config; tensors are
+            missing, unexpected, of another shape or cut short; model, codec and tokenizer do not fit together.
+    """
+    folder = Path(folder)
+    config = read_model_config(folder)
+    model = WorldModel(config)
+    load_tensors(model, folder / "model.safetensors")
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    codec = RAE.from_pretrained(folder / "codec", device)
+    check_fit(config, codec, tokenizer)
+    card = read_json(folder / "card.json")
+    return Pretrained(model.to(device).eval(), tokenizer, codec, card)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder looks like one that `save_pretrained` wrote, of any schema version."""
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("kind") == KIND
+
+
+def check_fit(config: ModelConfig, codec: RAE, tokenizer: Tokenizer) -> None:
+    """Refuse a model whose inputs are not what its codec and tokenizer put out.
+
+    Raises:
+        UserError: naming the first size that differs.
+    """
+    sizes = [
+        ("tokens per frame", config.frame_tokens, codec.num_tokens, "codec"),
+        ("grid of tokens", tuple(config.grid), tuple(codec.grid), "codec"),
+        ("latent channels", config.channels, codec.channels, "codec"),
+        ("vocabulary size", config.vocab_size, tokenizer.vocab_size, "tokenizer"),
+    ]
+    for name, ours, theirs, what in sizes:
+        if ours != theirs:
+            raise UserError(
+                f"model and {what} do not fit: the model's {name} is {ours}, the {what}'s {theirs}; "
+                f"use the {what} that the model was built for"
+            )
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The model's config from a checkpoint folder.
+
+    Raises:
+        UserError: no such folder, no checkpoint, another schema version, or fields that do not match.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint folder {folder}; train one with `worldmodel pretrain`")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no checkpoint, it has no config.json; name a folder that `worldmodel pretrain` wrote")
+    record = read_json(path)
+    if record.get("kind") != KIND:
+        raise UserError(f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {record.get('schema_version')!r}, this version of worldmodel reads "
+            f"{SCHEMA_VERSION}; use the version that wrote it ({record.get('package_version')}) or train again"
+        )
+    config = rebuild(ModelConfig, record.get("model"), f"{path}: model")
+    assert isinstance(config, ModelConfig)
+    return config
+
+
+def rebuild(kind: Any, value: Any, where: str) -> Any:
+    """Rebuild a value of the annotated type `kind` from JSON: every field must be there, and no other.
+
+    Raises:
+        UserError: naming the place `where` something differs from the type.
+    """
+    if dataclasses.is_dataclass(kind):
+        types_of = typing.get_type_hints(kind)
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is {value!r}, expected the fields {', '.join(types_of)}")
+        missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
+        if missing or unknown:
+            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
+            raise UserError(f"{where} {' and '.join(parts)}; it was written by another version of worldmodel")
+        fields = {name: rebuild(inner, value[name], f"{where}.{name}") for name, inner in types_of.items()}
+        try:
+            assert isinstance(kind, type)
+            return kind(**fields)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    arguments, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType) and value is None and type(None) in arguments:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return rebuild(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
+        return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
+    if origin is typing.Literal and value in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
+    raise UserError(f"{where} is {value!r}, expected {expected}")
+
+
+def load_tensors(model: torch.nn.Module, path: Path) -> None:
+    """Fill a model from a safetensors file that has exactly its tensors.
+
+    Raises:
+        UserError: the file is missing or damaged, or a tensor is missing, unexpected or of another shape.
+    """
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the checkpoint is not whole, use another one") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): use another checkpoint") from None
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape or type": [name for name in tensors if name in expected and not _alike(tensors[name], expected[name])],
+    }
+    found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
+    if found:
+        raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint")
+    model.load_state_dict(tensors)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; when the block ends without an error it takes `folder`'s name and place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        for path in [*beside.rglob("*"), beside]:
+            sync(path)
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object, indented."""
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is not whole, use another one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): use another folder") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds {type(record).__name__}, expected a JSON object: use another folder")
+    return record

@@ -1,0 +1,1 @@
+"""Visual codecs: frames to latents and back."""

@@ -1,0 +1,126 @@
+"""What the codec is trained on: frames in memory, their episodes, the true variables, and seeded draws from them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.codec.frames import check_frames, frames_to_float
+from worldmodel.codec.ssl import FrameBatch
+from worldmodel.errors import UserError
+
+
+@dataclass(frozen=True)
+class CodecData:
+    """Frames of episodes laid end to end, and pictures that belong to no episode."""
+
+    frames: np.ndarray
+    """uint8 (M, h, w, 3), in time order within an episode."""
+    features: np.ndarray
+    """float (M, f): the true variables that the probe looks for."""
+    episode: np.ndarray
+    """int (M,): episode of each frame."""
+    train: np.ndarray
+    """int: frames to train on; whole episodes."""
+    validation: np.ndarray
+    """int: held-out frames; whole episodes."""
+    feature_names: tuple[str, ...] = ()
+    """f names; numbered when empty."""
+    extra: np.ndarray | None = None
+    """uint8 (E, h, w, 3): pictures without an episode (icons), trained on beside the frames."""
+    extra_validation: np.ndarray | None = None
+    """uint8 (K, h, w, 3): held-out pictures of the same kind."""
+
+    def __post_init__(self) -> None:
+        count = len(self.frames)
+        if not len(self.features) == len(self.episode) == count:
+            raise UserError(
+                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices "
+                "were given, but there must be one of each for every frame"
+            )
+        for name, index in (("train", self.train), ("validation", self.validation)):
+            if len(index) == 0 or index.min() < 0 or index.max() >= count:
+                raise UserError(f"the {name} split must hold indices of the {count} frames, and at least one of them")
+        shared = np.intersect1d(self.episode[self.train], self.episode[self.validation])
+        if len(shared):
+            raise UserError(f"episode {shared[0]} is in both the train and the validation split; split by episodes")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return self.feature_names or tuple(f"feature_{i}" for i in range(self.features.shape[1]))
+
+    def check(self, image_size: int) -> None:
+        """Refuses frames or pictures that are not uint8 of this size.
+
+        Raises:
+            UserError: naming shape and type.
+        """
+        for frames in (self.frames, self.extra, self.extra_validation):
+            if frames is not None:
+                check_frames(frames, image_size)
+
+    def fingerprint(self) -> str:
+        """Hash of the shapes, the splits and a sample of the frames, to tell whether a run goes on with the same data."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.frames, self.features, self.extra):
+            if array is not None:
+                digest.update(repr(array.shape).encode())
+                digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]).tobytes())
+        for array in (self.episode, self.train, self.validation):
+            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+
+class FrameSampler:
+    """Draws training batches: frames with a neighbour from the same episode, and a share of extra pictures."""
+
+    def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int) -> None:
+        self.data = data
+        self.neighbour_steps = neighbour_steps
+        self.num_extra = round(batch_size * extra_share) if data.extra is not None and len(data.extra) else 0
+        self.num_frames = batch_size - self.num_extra
+
+    def draw(self, generator: torch.Generator) -> FrameBatch:
+        """One batch on the generator's device; a pure function of the generator's state."""
+        data, device = self.data, generator.device
+        index = data.train[randint(len(data.train), self.num_frames, generator)]
+        offset = randint(2 * self.neighbour_steps + 1, self.num_frames, generator) - self.neighbour_steps
+        other = np.clip(index + offset, 0, len(data.frames) - 1)
+        other = np.where(data.episode[other] == data.episode[index], other, index)
+        frames, neighbours = data.frames[index], data.frames[other]
+        if self.num_extra and data.extra is not None:
+            extra = data.extra[randint(len(data.extra), self.num_extra, generator)]
+            frames, neighbours = np.concatenate([frames, extra]), np.concatenate([neighbours, extra])
+        return FrameBatch(frames_to_float(frames, device), frames_to_float(neighbours, device))
+
+
+class LatentSampler:
+    """Draws batches of latents and their frames for the decoder; every frame is encoded once, ahead."""
+
+    def __init__(self, sources: list[tuple[np.ndarray, Tensor, int]]) -> None:
+        """Takes per source: uint8 frames (P, h, w, 3), their latents (P, n, c), and how many of them go in a batch."""
+        self.sources = [source for source in sources if source[2] > 0]
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns latents (b, n, c) and frames (b, 3, h, w) in [0, 1] on the generator's device."""
+        latents, frames = [], []
+        for pictures, codes, count in self.sources:
+            index = randint(len(pictures), count, generator)
+            latents.append(codes[torch.from_numpy(index).to(codes.device)])
+            frames.append(frames_to_float(pictures[index], generator.device))
+        return torch.cat(latents), torch.cat(frames)
+
+
+def randint(high: int, count: int, generator: torch.Generator) -> np.ndarray:
+    """(count,) int64 in 0..high-1."""
+    return torch.randint(high, (count,), generator=generator, device=generator.device).cpu().numpy()
+
+
+def subset(index: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` of the indices, a seeded choice in rising order."""
+    if len(index) <= count:
+        return np.sort(index)
+    return np.sort(np.random.default_rng(seed).choice(index, size=count, replace=False))

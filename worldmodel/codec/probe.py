@@ -1,0 +1,129 @@
+"""What do latents know? A linear probe of the true state, and how latent distance compares with true distance.
+
+The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents rank-deficient, and
+plain least squares then fits noise. Its strength is chosen on episodes apart from those that are reported on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STRENGTHS = tuple(10.0**k for k in range(-6, 3))
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """features = (latents - mean) / std @ weights + bias, on latents flattened to (M, F)."""
+
+    mean: Tensor
+    std: Tensor
+    weights: Tensor
+    bias: Tensor
+    strength: float
+    """Chosen ridge strength, relative to the number of frames."""
+
+    def predict(self, latents: Tensor) -> np.ndarray:
+        """(M, ...) latents -> (M, f) float64 features."""
+        flat = latents.detach().cpu().flatten(1).double()
+        return (((flat - self.mean) / self.std) @ self.weights + self.bias).numpy()
+
+
+def fit_probe(
+    latents: Tensor, features: np.ndarray, choose_latents: Tensor, choose_features: np.ndarray
+) -> LinearProbe:
+    """Fits a ridge regression for each strength and keeps the one with the smallest error on the second set.
+
+    Args:
+        latents: (M, ...) latents to fit on; flattened.
+        features: (M, f) true variables.
+        choose_latents: (K, ...) latents that choose the strength; of other episodes.
+        choose_features: (K, f).
+
+    Returns:
+        The probe with the smallest mean squared error on the second set.
+    """
+    flat = latents.detach().cpu().flatten(1).double()
+    target = torch.from_numpy(np.asarray(features, dtype=np.float64))
+    mean, std = flat.mean(dim=0), flat.std(dim=0).clamp_min(1e-6)
+    flat, bias = (flat - mean) / std, target.mean(dim=0)
+    values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    moment = vectors.T @ (flat.T @ (target - bias) / len(flat))
+    probes = [
+        LinearProbe(mean, std, vectors @ (moment / (values.clamp_min(0) + strength)[:, None]), bias, strength)
+        for strength in STRENGTHS
+    ]
+    errors = [np.square(probe.predict(choose_latents) - choose_features).mean() for probe in probes]
+    return probes[int(np.argmin(errors))]
+
+
+def probe_report(
+    probe: LinearProbe, latents: Tensor, features: np.ndarray, names: tuple[str, ...]
+) -> dict[str, object]:
+    """Held-out quality of a probe.
+
+    Args:
+        probe: fitted on other episodes.
+        latents: (M, ...) held-out latents.
+        features: (M, f) true variables.
+        names: f names.
+
+    Returns:
+        `r2` and `error` (root mean squared, in feature units) averaged over the features that vary, `error_of_range`
+        (the error over the feature's range), the chosen `strength`, and `features`: the same by name.
+    """
+    residual = np.square(probe.predict(latents) - features).mean(axis=0)
+    variance, span = features.var(axis=0), np.ptp(features, axis=0)
+    rows = {
+        name: {
+            "r2": float(1 - residual[i] / variance[i]),
+            "error": float(np.sqrt(residual[i])),
+            "error_of_range": float(np.sqrt(residual[i]) / span[i]),
+        }
+        for i, name in enumerate(names)
+        if variance[i] > 1e-8
+    }
+    means = {key: mean_of([row[key] for row in rows.values()]) for key in ("r2", "error", "error_of_range")}
+    return {**means, "strength": probe.strength, "features": rows}
+
+
+def mean_of(values: list[float]) -> float:
+    """Mean, or 0 for no values (nothing varied, so nothing could be told apart)."""
+    return float(np.mean(values)) if values else 0.0
+
+
+def goal_distance_report(latents: Tensor, features: np.ndarray, pairs: int, seed: int) -> dict[str, float]:
+    """How well latent distance stands in for true distance, the way a planner with a goal frame uses it.
+
+    Args:
+        latents: (M, n, c) held-out latents.
+        features: (M, f) true variables.
+        pairs: number of random pairs of frames.
+        seed: of the pairs.
+
+    Returns:
+        `spearman` rank correlation between mean squared latent distance and Euclidean feature distance over random pairs,
+        and `spearman_near`, over the third of the pairs that is truly closest.
+    """
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, len(features), size=(2, pairs))
+    latent = (latents[first] - latents[second]).flatten(1).square().mean(dim=1).double().cpu().numpy()
+    true = np.linalg.norm(features[first].astype(np.float64) - features[second], axis=1)
+    near = true <= np.quantile(true, 1 / 3)
+    return {"spearman": spearman(latent, true), "spearman_near": spearman(latent[near], true[near])}
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation of two equally long vectors; ties share their mean rank; 0 when one of them is constant."""
+    ranks = np.stack([mean_ranks(first), mean_ranks(second)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    scale = np.sqrt(np.square(ranks).sum(axis=1).prod())
+    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """(M,) -> (M,) float64 ranks from 0; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse]

@@ -1,0 +1,57 @@
+"""Where and in which number format to compute.
+
+Weights, optimizer state and moving averages are float32 everywhere; `bfloat16` means autocast around the forward pass.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from worldmodel.errors import UserError
+
+DTypeName = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` means; `auto` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: torch does not know the name, or the machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not there, torch sees {torch.cuda.device_count()} GPUs: use auto or cpu")
+    return device
+
+
+def choose_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
+    """The dtype of the forward pass; `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run in hardware (a CPU without it emulates them, up to 100 times slower)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.13
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Autocast to `dtype`, or nothing for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)

@@ -1,0 +1,95 @@
+"""Sizes of model and training that go together: one dial from two CPU cores to the paper.
+
+A preset is a value; change any field with `dataclasses.replace`, or on the command line. What the data decide (vocabulary,
+latents, action size) is filled in by `fit`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from worldmodel.codec.rae import RAE
+from worldmodel.flow import FlowConfig
+from worldmodel.model import ModelConfig
+from worldmodel.moe import MoEConfig
+from worldmodel.packing import PackingConfig
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.training import TrainConfig
+from worldmodel.transformer import TrunkConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model and how to train it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Size and kind of the model."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How to train it."""
+
+
+def tiny() -> Preset:
+    """Two CPU cores, minutes: the defaults of every config."""
+    return Preset()
+
+
+def small() -> Preset:
+    """About 25 million active parameters: a laptop's GPU, hours."""
+    trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
+    packing = PackingConfig(rows=32, length=512)
+    train = TrainConfig(
+        steps=20_000, packing=packing, lr=6e-4, warmup_steps=500, ema_decay=0.999, sample_every=1000, checkpoint_every=1000
+    )
+    return Preset(ModelConfig(trunk, vocab_size=8192), train)
+
+
+def base() -> Preset:
+    """About 100 million active parameters of a mixture of experts: one data-centre GPU, a day."""
+    moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
+    trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
+    packing = PackingConfig(rows=32, length=2048)
+    train = TrainConfig(
+        steps=100_000, packing=packing, lr=4e-4, warmup_steps=2000, ema_decay=0.9999, sample_every=2000, checkpoint_every=2000
+    )
+    return Preset(ModelConfig(trunk, vocab_size=16_384), train)
+
+
+def paper() -> Preset:
+    """The model of arXiv 2603.03276: 16 layers, 256 experts of which 16 are active (one of them the modality's own).
+
+    Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up (2608.05000) give them; the peak
+    learning rate is not published, 3e-4 is ours. Latents are SigLIP 2 So400m's at 224 pixels.
+    """
+    moe = MoEConfig(num_experts=254, top_k=15, expert_hidden=512)
+    trunk = TrunkConfig(
+        width=2048, depth=16, heads=32, kv_heads=8, hidden=8192, feed_forward="moe", moe=moe, rope_theta=500_000.0
+    )
+    model = ModelConfig(
+        trunk, FlowConfig(prediction="x"), vocab_size=128_256, frame_tokens=256, grid=(16, 16), channels=1152, action_dim=4
+    )
+    packing = PackingConfig(rows=512, length=4096)
+    train = TrainConfig(
+        steps=496_000,
+        packing=packing,
+        lr=3e-4,
+        warmup_steps=8000,
+        dtype="bfloat16",
+        ema_decay=0.9999,
+        sample_every=10_000,
+        checkpoint_every=5000,
+    )
+    return Preset(model, train)
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base": base, "paper": paper}
+
+
+def fit(config: ModelConfig, codec: RAE, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
+    """The same model for the latents of `codec`, the vocabulary of `tokenizer` and action blocks of `action_dim` numbers."""
+    return replace(
+        config,
+        vocab_size=tokenizer.vocab_size,
+        frame_tokens=codec.num_tokens,
+        grid=codec.grid,
+        channels=codec.channels,
+        action_dim=action_dim,
+    )

@@ -1,0 +1,58 @@
+"""What a run writes down while it trains: TensorBoard, and the same numbers as one JSON object a line."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Tracker:
+    """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops what was logged after its checkpoint."""
+
+    def __init__(self, run_dir: Path, start: int = 0) -> None:
+        """`start` is the number of steps done already."""
+        self.run_dir = run_dir
+        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
+        path = run_dir / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
+        beside = path.with_suffix(".tmp")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(beside, path)
+        self.lines = path.open("a", buffering=1)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log named numbers of step `step`."""
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        self.lines.write(json.dumps({"step": step, **values}) + "\n")
+
+    def images(self, step: int, name: str, frames: Tensor) -> None:
+        """Log frames (n, 3, h, w) in [0, 1] as one grid."""
+        self.board.add_images(name, frames.detach().float().clamp(0, 1).cpu(), step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self.board.close()
+        self.lines.close()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All rows of a metrics.jsonl, without a last line that a crash cut short; [] where there is no file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
