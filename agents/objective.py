@@ -6,7 +6,7 @@ compares each predicted frame with the goal frame in the codec's latents and red
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import reduce
@@ -15,21 +15,23 @@ from torch import Tensor
 from worldmodel.errors import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+Reduction = Literal["final", "mean", "min", "soonest", "weighted"]
 
 
 @dataclass(frozen=True)
 class GoalCost:
     """Mean squared distance of the predicted latents to the goal's, over tokens and channels."""
 
-    reduction: Literal["final", "mean", "min", "weighted"] = "weighted"
+    reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
-    weighted: an average in which step i counts `growth` times as much as step i - 1."""
+    soonest: average of the nearest distance so far, so that of two plans that reach the goal the faster one
+    wins. weighted: an average in which step i counts `growth` times as much as step i - 1."""
     growth: float = 2.0
     """Of `weighted` only; 1 equals mean, large values approach final. Positive."""
 
     def __post_init__(self) -> None:
-        if self.reduction not in ("final", "mean", "min", "weighted"):
-            raise UserError(f"unknown reduction '{self.reduction}': use final, mean, min or weighted")
+        if self.reduction not in get_args(Reduction):
+            raise UserError(f"unknown reduction '{self.reduction}': use {', '.join(get_args(Reduction))}")
         if self.growth <= 0:
             raise UserError(f"growth is {self.growth}, must be positive")
 
@@ -43,6 +45,8 @@ class GoalCost:
                 return error.min(dim=-1).values
             case "mean":
                 return error.mean(dim=-1)
+            case "soonest":
+                return error.cummin(dim=-1).values.mean(dim=-1)
         weights = self.growth ** torch.arange(error.shape[-1], dtype=error.dtype, device=error.device)
         return error @ (weights / weights.sum())
 

@@ -156,9 +156,10 @@ class TaskWorkers:
         for connection in self._connections:
             connection.close()  # a worker ends when its pipe closes
         for process in self._processes:
-            process.join(timeout=5)
+            process.join(timeout=2)
             if process.is_alive():
-                process.terminate()
+                process.kill()  # it may hang in the GL driver, deaf to SIGTERM
+                process.join()
         self._connections, self._processes = [], []
 
     def render(self, states: np.ndarray, variations: Sequence[dict[str, Any]] | None = None) -> np.ndarray:

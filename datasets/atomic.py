@@ -44,8 +44,8 @@ def _sync(path: Path) -> None:
 class BlackHoleFile(io.FileIO):
     """A file that swallows writes after the first one that failed, and remembers the failure in `error`.
 
-    HDF5 cannot close a file whose last writes failed (it crashes the process when it exits), so on a full disk it must
-    believe that all went well until it has let go. The owner looks at `error` and throws the file away.
+    HDF5 cannot close a file whose last writes failed (it crashes the process at exit), so on a full disk it
+    must believe that all went well until it has let go. The owner looks at `error` and throws the file away.
     """
 
     def __init__(self, path: Path) -> None:

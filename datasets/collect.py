@@ -1,11 +1,11 @@
-"""Collection: worker processes play episodes, each finished one is kept as a part, all parts are merged into one file.
+"""Collection: workers play episodes, each finished one becomes a part, the parts are merged into one file.
 
     1. lock     `<out>.parts/` belongs to one process at a time and to one set of arguments (`config.json`)
     2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
     3. merge    the parts become `<out>`, atomically, and are deleted
 
-Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and however often the
-collection was killed on the way: run it again with the same arguments and it goes on.
+Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and
+however often the collection was killed on the way: run it again with the same arguments and it goes on.
 """
 
 import contextlib
@@ -25,8 +25,9 @@ from tqdm import tqdm
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.parts import load_part, part_path
 from worldmodel.datasets.recording import CollectConfig
-from worldmodel.datasets.store import EpisodeStore, write_episodes
+from worldmodel.datasets.store import EpisodeStore
 from worldmodel.datasets.workers import WorkerPool
+from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ def collect(config: CollectConfig) -> CollectResult:
     """Records the episodes that are missing and writes the file.
 
     Raises:
-        UserError: unknown task or factor; the file exists with other arguments; another process collects it; the disk is
-            full; a worker died, or its first frame does not come.
+        UserError: unknown task or factor; the file exists with other arguments; another process collects it;
+            the disk is full; a worker died, or its first frame does not come.
         KeyboardInterrupt: on Ctrl-C; finished episodes are kept.
     """
     start = time.perf_counter()
@@ -160,7 +161,7 @@ def _refuse_other_recipe(config: CollectConfig, found: dict[str, Any] | None, pa
 
 
 def _is_whole(part: Path) -> bool:
-    """True when a part can be read; one that cannot (the power failed) is removed and will be recorded again."""
+    """True when a part can be read; one that cannot (the power failed) is removed, to be recorded again."""
     if not part.exists():
         return False
     try:

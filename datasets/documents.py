@@ -1,8 +1,8 @@
-"""Documents: what the model is trained on. A document is a tuple of segments, each a text, a frame or an action.
+"""Documents: what the model is trained on, tuples of segments, each a text, a frame or an action.
 
-A document knows no token and no latent: text is text, frames are uint8, actions are float32. `predict` says whether the model
-is to learn to produce the segment; a segment that is only given (a picture to be captioned, a question) has it off.
-Actions are always given.
+A document knows no token and no latent: text is text, frames are uint8, actions are float32. `predict` says
+whether the model is to learn to produce the segment; a segment that is only given (a picture to be captioned,
+a question) has it off. Actions are always given.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Records: an `Episode` is one recorded trajectory, a `Clip` is a window of one.
 
-The index convention holds everywhere in this project: `actions[t]` leaves `frames[t]` and arrives at `frames[t + 1]`, so an
-episode of T actions has T + 1 frames, and nothing is padded.
+The index convention holds everywhere in this project: `actions[t]` leaves `frames[t]` and arrives at
+`frames[t + 1]`, so an episode of T actions has T + 1 frames, and nothing is padded.
 """
 
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ class Episode:
     state: np.ndarray
     """float64 (T+1, n), the full physics state; `set_state` restores the simulation from one row."""
     features: np.ndarray
-    """float32 (T+1, f), true physical variables scaled to about [-1, 1]: what a probe looks for in a latent."""
+    """float32 (T+1, f), true physical variables of about [-1, 1]: what a probe looks for in a latent."""
     success: np.ndarray
     """bool (T+1,)."""
     captions: list[str]

@@ -1,4 +1,4 @@
-"""Pictures with captions: OpenMoji, about two thousand clean drawings that a package ships (CC BY-SA 4.0), named by Unicode."""
+"""Pictures with captions: OpenMoji, clean drawings that a package ships (CC BY-SA 4.0), named by Unicode."""
 
 import importlib.util
 import io
@@ -85,7 +85,7 @@ def render_svg(svg: str, size: int) -> np.ndarray:
 
 
 def _caption(stem: str) -> str | None:
-    """The caption of the file `<stem>.svg`, None when it is a sequence of code points, a skin tone or has no name."""
+    """Caption of `<stem>.svg`; None for a sequence of code points, a skin tone, or one without a name."""
     if "-" in stem or int(stem, 16) in SKIN_TONES:
         return None
     return unicodedata.name(chr(int(stem, 16)), "").lower() or None

@@ -1,7 +1,7 @@
 """A weighted, seeded, resumable stream of documents from several sources.
 
-Document i is a pure function of (seed, i): there is no state to save but the number of documents drawn, and ranks or worker
-processes share a stream by taking every n-th document.
+Document i is a pure function of (seed, i): there is no state to save but the number of documents drawn, and
+ranks or worker processes share a stream by taking every n-th document.
 """
 
 import itertools
@@ -24,10 +24,12 @@ class Mixture:
     """Draws documents from sources by weight.
 
     Args:
-        sources: (source, weight) pairs with different names. A weight is a share of the tokens when `measure` is given, else a
-            share of the documents; only ratios count, and a source of weight 0 is never drawn.
+        sources: (source, weight) pairs with different names. A weight is a share of the tokens when `measure`
+            is given, else a share of the documents; only ratios count, and a source of weight 0 is never
+            drawn.
         seed: of the whole stream.
-        measure: length of a document in tokens. Each source's mean length is taken over a fixed sample of its documents.
+        measure: length of a document in tokens. A source's mean length is taken over a fixed sample of
+            documents.
 
     Raises:
         UserError: no source, a weight that is negative or not finite, or none above 0.
@@ -78,9 +80,8 @@ class Mixture:
         documents = [self.sources[k].document(self._rng(_MEASURE, k, j)) for j in range(MEASURED_DOCUMENTS)]
         mean = float(np.mean([measure(document) for document in documents]))
         if not mean > 0:
-            raise UserError(
-                f"source {self.sources[k].name!r} gives documents of mean length {mean}; it needs some content"
-            )
+            name = self.sources[k].name
+            raise UserError(f"source {name!r} gives documents of mean length {mean}; it needs some content")
         return mean
 
 

@@ -1,22 +1,21 @@
-"""Recording: one episode of one task with one policy, a pure function of (seed, index); what to record, and the policies."""
+"""Recording one episode: what to record, the policies, and the loop; a pure function of (seed, index)."""
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 
 from worldmodel import __version__
 from worldmodel.datasets.episode import Episode
-from worldmodel.envs.task import MujocoTask
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 
-Policy = Callable[[dict[str, np.ndarray], dict[str, Any]], np.ndarray]
-"""(obs, info) -> float32 (a,)."""
+if TYPE_CHECKING:  # the worker processes import it when they make the task
+    from worldmodel.envs.task import MujocoTask, Policy
 
 MAX_SEED = 2**31
 
@@ -28,9 +27,9 @@ class PolicyMix:
     demonstrator: float = 0.4
     """Solves the task by looking at the true state."""
     noisy: float = 0.3
-    """The demonstrator with Gaussian noise on every action; wanders like `smooth` once it has solved the task."""
+    """The demonstrator with Gaussian noise on every action; wanders like `smooth` once the task is solved."""
     smooth: float = 0.2
-    """Random actions that change slowly (autoregressive noise): goes far, and gives the dynamics long motions."""
+    """Random actions that change slowly (autoregressive noise): goes far, with long motions."""
     random: float = 0.1
     """Every action uniform and independent."""
 
@@ -103,7 +102,7 @@ class CollectConfig:
         }
 
 
-def make_policy(name: str, task: MujocoTask, rng: np.random.Generator, noise: float) -> Policy:
+def make_policy(name: str, task: "MujocoTask", rng: np.random.Generator, noise: float) -> "Policy":
     """One of the policies of `PolicyMix`.
 
     Args:
@@ -112,7 +111,9 @@ def make_policy(name: str, task: MujocoTask, rng: np.random.Generator, noise: fl
         rng: the only source of randomness of the policy.
         noise: standard deviation of the noise of `noisy`, in units of half the action range.
     """
-    low, high = task.action_space.low, task.action_space.high
+    space = task.action_space
+    assert isinstance(space, spaces.Box), f"a task has a Box of actions, got {space}"
+    low, high = space.low, space.high
     if name == "random":
         return lambda obs, info: rng.uniform(low, high).astype(np.float32)
     if name == "smooth":
@@ -125,7 +126,9 @@ def make_policy(name: str, task: MujocoTask, rng: np.random.Generator, noise: fl
     raise ValueError(f"no policy {name!r}; there are {', '.join(asdict(PolicyMix()))}")
 
 
-def _smooth(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correlation: float = 0.9) -> Policy:
+def _smooth(
+    rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correlation: float = 0.9
+) -> "Policy":
     """First-order autoregressive noise of standard deviation 0.6 of half the range, cut at the bounds."""
     centre, half = (high + low) / 2, (high - low) / 2
     value = rng.normal(size=low.shape)
@@ -140,8 +143,8 @@ def _smooth(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correla
 
 
 def _noisy(
-    demonstrator: Policy, rng: np.random.Generator, low: np.ndarray, high: np.ndarray, noise: float
-) -> Policy:
+    demonstrator: "Policy", rng: np.random.Generator, low: np.ndarray, high: np.ndarray, noise: float
+) -> "Policy":
     wander = _smooth(rng, low, high)
     solved = False
 
@@ -156,7 +159,7 @@ def _noisy(
     return act
 
 
-def record_episode(task: MujocoTask, config: CollectConfig, index: int) -> Episode:
+def record_episode(task: "MujocoTask", config: CollectConfig, index: int) -> Episode:
     """Plays `config.max_steps` actions, on through success, and returns what was seen.
 
     Args:
@@ -202,7 +205,7 @@ def reset_options(variation: tuple[str, ...]) -> dict[str, Any]:
     return {"variation": "all" if variation == ("all",) else list(variation)}
 
 
-def _question(task: MujocoTask, rng: np.random.Generator) -> tuple[str, str]:
+def _question(task: "MujocoTask", rng: np.random.Generator) -> tuple[str, str]:
     """One of the questions about the current state, with its answer."""
     pairs = task.questions(rng)
     return pairs[int(rng.integers(len(pairs)))]

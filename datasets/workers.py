@@ -1,7 +1,7 @@
 """Worker processes of a collection: each owns one task and records the episodes it is sent.
 
-Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at once; and a
-worker whose parent is killed ends by itself.
+Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at
+once; and a worker whose parent is killed ends by itself.
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,8 +33,8 @@ class WorkerPool:
         context = get_context("spawn")
         self._config = config
         self._parts = parts
-        self._processes: dict[connection.Connection, Any] = {}
-        self._stage: dict[connection.Connection, str] = {}
+        self._processes: dict[Connection, Any] = {}
+        self._stage: dict[Connection, str] = {}
         for number in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(
@@ -45,12 +46,12 @@ class WorkerPool:
             self._stage[ours] = "starting"
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Waits until every worker has drawn a frame; returns facts about the task for the file's meta data."""
+        """Waits until every worker has drawn a frame; returns facts about the task for the meta data."""
         facts: dict[str, Any] = {}
         waiting = set(self._processes)
         deadline = time.monotonic() + self._config.start_timeout
         while waiting:
-            ready = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            ready: list[Any] = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise UserError(self._hung(next(iter(waiting))))
             for pipe in ready:
@@ -63,14 +64,14 @@ class WorkerPool:
         return facts
 
     def record(self, episodes: list[int]) -> Iterator[int]:
-        """Records these episodes, in any order; yields the number of frames of each as its part is written."""
+        """Records these episodes in any order; yields the number of frames of each as its part is written."""
         queue = iter(episodes)
         for pipe in list(self._processes) * SENT_AHEAD:
             self._send_next(pipe, queue)
         for _ in episodes:
-            pipe = connection.wait(self._processes)[0]
-            _, num_frames = self._receive(pipe)
-            self._send_next(pipe, queue)
+            ready: list[Any] = connection.wait(self._processes)
+            _, num_frames = self._receive(ready[0])
+            self._send_next(ready[0], queue)
             yield num_frames
 
     def _send_next(self, pipe: Any, queue: Iterator[int]) -> None:
@@ -96,16 +97,18 @@ class WorkerPool:
     def _died(self, process: Any) -> str:
         process.join(timeout=10)
         return (
-            f"collection worker {process.name} ended with exit code {process.exitcode} (-9: killed, perhaps for want of memory: "
-            "try fewer --workers; 1 at the start: a script must call collect() under `if __name__ == '__main__':`); finished "
-            f"episodes are kept in {self._parts}, the same command goes on"
+            f"collection worker {process.name} ended with exit code {process.exitcode} (-9: killed, perhaps "
+            "for want of memory, try fewer --workers; 1 at once: a script must call collect() under "
+            "`if __name__ == '__main__':`); "
+            f"finished episodes are kept in {self._parts}, the same command goes on"
         )
 
     def _hung(self, pipe: Any) -> str:
         backend = os.environ.get("MUJOCO_GL", "unset")
         return (
-            f"no first frame of {self._config.env} within {self._config.start_timeout:g} s, a worker hangs while "
-            f"{self._stage[pipe]}; with MUJOCO_GL {backend}, try MUJOCO_GL=osmesa or MUJOCO_GL=egl, or a longer --start-timeout"
+            f"no first frame of {self._config.env} within {self._config.start_timeout:g} s, a worker hangs "
+            f"while {self._stage[pipe]} (MUJOCO_GL is {backend}); try MUJOCO_GL=osmesa or MUJOCO_GL=egl, or "
+            "a longer --start-timeout"
         )
 
     def __enter__(self) -> Self:
@@ -120,7 +123,7 @@ class WorkerPool:
             process.join()
 
 
-def _work(pipe: connection.Connection, config: CollectConfig, parts: Path) -> None:
+def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
     """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -143,7 +146,7 @@ def _work(pipe: connection.Connection, config: CollectConfig, parts: Path) -> No
         pipe.send(("failed", traceback.format_exc()))
 
 
-def _serve(pipe: connection.Connection, config: CollectConfig, parts: Path) -> None:
+def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
     pipe.send(("stage", "making the task"))
     task = make_task(config.env, image_size=config.image_size)
     pipe.send(("stage", "drawing its first frame"))

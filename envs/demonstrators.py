@@ -20,21 +20,24 @@ def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: 
     return (command * min(1.0, speed / max(length, 1e-9))).astype(np.float32)
 
 
-def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, clearance: float) -> np.ndarray:
-    """The next way point (2,) from one side of a wall at x = 0 to the other, through a door.
+def through_door(
+    position: np.ndarray, goal: np.ndarray, door_y: float, door_slack: float, clearance: float
+) -> np.ndarray:
+    """The next way point (2,) towards a goal, in two rooms that a wall at x = 0 with one door divides.
 
     Args:
         position: (2,) now.
         goal: (2,) wanted in the end.
         door_y: Height of the door's centre.
+        door_slack: Distance from `door_y` within which the body fits through.
         clearance: Distance from the wall's plane at which the body is clear of it.
     """
-    side = np.sign(position[0]) or 1.0
-    near, far = abs(position[0]) < clearance, abs(goal[0]) < clearance
-    same_side = np.sign(goal[0]) == side
-    in_line = abs(position[1] - door_y) < 0.05
-    if same_side and not (near and far):
+    side = 1.0 if position[0] >= 0 else -1.0
+    aligned, goal_aligned = (abs(point[1] - door_y) < door_slack for point in (position, goal))
+    in_door = aligned and abs(position[0]) < clearance
+    goal_in_door = goal_aligned and abs(goal[0]) < clearance
+    if goal_in_door and aligned:
         return goal
-    if near or in_line:
-        return goal if same_side or far else np.array([-side * clearance * 1.2, door_y])
-    return np.array([side * clearance * 1.2, door_y])
+    if not goal_in_door and side * goal[0] > 0:  # the same room: leave the door first, then go straight
+        return np.array([side * 1.2 * clearance, position[1]]) if in_door else goal
+    return np.array([(-side if aligned else side) * 1.2 * clearance, door_y])

@@ -1,7 +1,7 @@
-"""Text about a task, always made from the true state: colours, captions, questions, actions written as text.
+"""Text about a task, always made from the true state: captions, questions, and actions written as text.
 
-A task lists its `Attribute`s and says which value each one has in a state. Everything else (the caption, its parser, the
-questions) follows from the phrases below, so a caption and its parser cannot drift apart.
+A task lists its `Attribute`s and says which value each one has in a state. Everything else (the caption, its
+parser, the questions) follows from their phrases, so a caption and its parser cannot drift apart.
 """
 
 import re
@@ -50,6 +50,11 @@ class Attribute:
     """Question with one `{}` for a phrase; its answer is `yes` or `no`."""
 
 
+def with_article(word: str) -> str:
+    """The word after "a" or "an"."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def read_attributes(text: str, attributes: Mapping[str, Attribute]) -> dict[str, str]:
     """Attribute -> value for every attribute that `text` mentions; the first mention counts.
 
@@ -76,7 +81,8 @@ def make_questions(
         pairs.append((attribute.question, truth[name]))
         wrong = [value for value in attribute.phrases if value != truth[name]]
         asked = truth[name] if rng.random() < 0.5 else wrong[rng.integers(len(wrong))]
-        pairs.append((attribute.yes_no.format(attribute.phrases[asked]), "yes" if asked == truth[name] else "no"))
+        answer = "yes" if asked == truth[name] else "no"
+        pairs.append((attribute.yes_no.format(attribute.phrases[asked]), answer))
     return pairs
 
 
@@ -96,8 +102,8 @@ def parse_action(text: str, names: Sequence[str]) -> np.ndarray:
         UserError: if the text has another form or a component is out of bounds.
     """
     number = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-    pattern = r"\s*action:\s*" + r"\s*,\s*".join(rf"{re.escape(name)}\s*=\s*{number}" for name in names) + r"\s*"
-    match = re.fullmatch(pattern, text)
+    components = r"\s*,\s*".join(rf"{re.escape(name)}\s*=\s*{number}" for name in names)
+    match = re.fullmatch(rf"\s*action:\s*{components}\s*", text)
     if match is None:
         example = format_action(np.zeros(len(names)), names)
         raise UserError(f"cannot read the action text {text!r}: expected the form {example!r}")

@@ -1,10 +1,12 @@
 """Headless rendering that is fast on a CPU.
 
-MuJoCo's stock settings (a 4096 x 4096 shadow map, fine tessellation, reflections) cost 10 to 100 times the frame itself
-under a software rasteriser. `apply_fast_preset` turns them off and lights the scene evenly, which gives clean flat colours.
-Multisampling stays on at small sizes' modest cost: the blended edge pixels say where an object is to a fraction of a pixel.
+MuJoCo's stock settings (a 4096 x 4096 shadow map, fine tessellation, reflections) cost 10 to 100 times the frame
+itself under a software rasteriser. `apply_fast_preset` turns them off and lights the scene evenly, which gives clean
+flat colours. Multisampling stays on: the blended pixels at an edge say where it is to a fraction of a pixel.
 """
 
+import atexit
+import weakref
 from typing import Any
 
 import mujoco
@@ -14,10 +16,10 @@ from worldmodel.envs.headless import choose_backend, no_rendering
 
 
 def apply_fast_preset(spec: mujoco.MjSpec) -> None:
-    """Make a scene cheap to draw, in place, before it is compiled: even light, no shadows, few polygons, 4 samples."""
+    """Make a scene cheap to draw, in place, before it is compiled: even light, no shadows, few polygons."""
     quality, headlight = spec.visual.quality, spec.visual.headlight
     quality.shadowsize, quality.offsamples = 0, 4
-    quality.numslices, quality.numstacks, quality.numquads = 24, 4, 1
+    quality.numslices, quality.numstacks, quality.numquads = 24, 2, 1
     headlight.ambient, headlight.diffuse, headlight.specular = [1.0] * 3, [0.0] * 3, [0.0] * 3
 
 
@@ -30,6 +32,14 @@ def _make_gl_context(size: int) -> Any:
     else:
         from mujoco.glfw import GLContext
     return GLContext(size, size)
+
+
+_open_renderers: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for renderer in list(_open_renderers):
+        renderer.close()
 
 
 class Renderer:
@@ -47,10 +57,12 @@ class Renderer:
         """
         self._context: mujoco.MjrContext | None = None
         self._model = model
-        model.vis.global_.offwidth = model.vis.global_.offheight = size  # the frame buffer is no larger than the picture
+        model.vis.global_.offwidth = model.vis.global_.offheight = size  # of the frame buffer
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), dtype=np.uint8)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE"):  # these cost time even when unused
+            self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = 0
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = int(mujoco.mjtCamera.mjCAMERA_FIXED)
@@ -61,6 +73,8 @@ class Renderer:
             self._context = mujoco.MjrContext(model, int(mujoco.mjtFontScale.mjFONTSCALE_50))
         except Exception as error:  # PyOpenGL, EGL and MuJoCo each raise types of their own
             raise no_rendering(error) from error
+        _open_renderers.add(self)
+        atexit.register(_close_all)  # here, so that it runs before the exit function that EGL has registered
         mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
@@ -80,3 +94,7 @@ class Renderer:
             self._context.free()
             self._gl.free()
             self._context = None
+
+    def __del__(self) -> None:
+        """Free the context while it is current: otherwise OpenGL would delete objects of another renderer."""
+        self.close()

@@ -1,9 +1,9 @@
 """`MujocoTask`: what every world of the suite answers.
 
-A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state can be read and
-restored bit for bit, and everything it says (captions, answers, success) is computed from that state.
+A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state can be
+read and restored bit for bit, and everything it says (captions, answers, success) is computed from that state.
 
-A concrete task fills in the class attributes and the seven small methods under "For a task to define".
+A concrete task fills in the class attributes and the small methods under "For a task to define".
 """
 
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
 
     Observation: `pixels` uint8 (H, W, 3) and `proprio` float32 (p,) in [-PROPRIO_LIMIT, PROPRIO_LIMIT].
     Action: float32 (a,) in [-1, 1]. Reward: the negative distance to the goal. Terminated: at success.
-    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3), `goal_state` float64 (n,),
-    `features` float32 (f,) and `variation` (factor -> value).
+    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3), `goal_state`
+    float64 (n,), `features` float32 (f,) and `variation` (factor -> value).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -43,6 +43,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
     feature_names: ClassVar[tuple[str, ...]]
     proprio_size: ClassVar[int]
     success_threshold: ClassVar[float]
+    min_goal_distance: ClassVar[float]
     max_episode_steps: ClassVar[int] = 50
     attributes: ClassVar[Mapping[str, Attribute]]
     factors: ClassVar[Mapping[str, Factor]]
@@ -73,7 +74,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
         self.build(spec)
         self.model: mujoco.MjModel = spec.compile()
         self.data = mujoco.MjData(self.model)
-        self._scratch = mujoco.MjData(self.model)  # any other state is looked at here; `data` is never disturbed
+        self._scratch = mujoco.MjData(self.model)  # other states are looked at here, not in `data`
         self._renderer: Renderer | None = None
         self._frame: np.ndarray | None = None
         self._state_size = mujoco.mj_stateSize(self.model, STATE)
@@ -90,6 +91,11 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
         self.apply_variation(self.variation)
         self._goal_state = self.get_state()
         self._goal_frame = np.zeros(frame_shape, np.uint8)
+
+    @property
+    def step_seconds(self) -> float:
+        """Simulated time of one environment step."""
+        return float(self.model.opt.timestep * self.frame_skip)
 
     # ---------------------------------------------------------------- For a task to define
 
@@ -148,10 +154,9 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
         options = options or {}
         unknown = sorted(set(options) - set(RESET_OPTIONS))
         if unknown:
-            raise UserError(f"unknown reset option {unknown[0]!r}: expected any of {', '.join(RESET_OPTIONS)}")
-        self.variation = resolve(
-            self.factors, options.get("variation", ()), options.get("variation_values", {}), self.np_random
-        )
+            raise UserError(f"no reset option {unknown[0]!r}: expected one of {', '.join(RESET_OPTIONS)}")
+        variation, values = options.get("variation", ()), options.get("variation_values", {})
+        self.variation = resolve(self.factors, variation, values, self.np_random)
         self.apply_variation(self.variation)
 
         state, goal_state = options.get("state"), options.get("goal_state")
@@ -167,10 +172,10 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
         return self._observation(), self._info()
 
     def _sample_goal(self, start: np.ndarray) -> np.ndarray:
-        """A configuration (nq,) well away from the start: at least twice the distance of success, plus a margin."""
+        """A configuration (nq,) at least `min_goal_distance` away from the start."""
         while True:
             goal = self.sample_position(self.np_random)
-            if self.distance_between(start, goal) >= 2.7 * self.success_threshold:
+            if self.distance_between(start, goal) >= self.min_goal_distance:
                 return goal
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -202,7 +207,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
     def _observation(self) -> Observation:
         proprio = self.proprio_of(self.data.qpos, self.data.qvel)
         limit = self.PROPRIO_LIMIT
-        return {"pixels": self._current_frame(), "proprio": np.clip(proprio, -limit, limit).astype(np.float32)}
+        return {"pixels": self.render(), "proprio": np.clip(proprio, -limit, limit).astype(np.float32)}
 
     def _info(self) -> dict[str, Any]:
         state = self.get_state()
@@ -248,7 +253,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
     def _checked(self, state: np.ndarray) -> np.ndarray:
         state = np.array(state, dtype=np.float64)
         if state.shape != (self._state_size,):
-            raise UserError(f"state of shape {state.shape}: {type(self).__name__} expects ({self._state_size},)")
+            raise UserError(f"state of shape {state.shape}: this task expects ({self._state_size},)")
         if not np.isfinite(state).all():
             raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
         return state
@@ -259,19 +264,16 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
 
     # ---------------------------------------------------------------- Pictures
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """The current frame, uint8 (H, W, 3)."""
-        return self._current_frame().copy()
-
-    def render_state(self, state: np.ndarray) -> np.ndarray:
-        """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays as it is."""
-        self._restore(self._scratch, state)
-        return self._draw(self._scratch)
-
-    def _current_frame(self) -> np.ndarray:
         if self._frame is None:
             self._frame = self._draw(self.data)
-        return self._frame
+        return self._frame.copy()
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
+        self._restore(self._scratch, state)
+        return self._draw(self._scratch)
 
     def _draw(self, data: mujoco.MjData) -> np.ndarray:
         if self._renderer is None:
@@ -287,7 +289,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
     # ---------------------------------------------------------------- Goals and true variables
 
     def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
-        """Distance of two full states (n,) in the units of `success_threshold`; only the configurations count."""
+        """Distance of two full states (n,) in the units of `success_threshold`; velocities do not count."""
         return float(self.distance_between(self.position_of(state), self.position_of(goal_state)))
 
     def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
@@ -335,7 +337,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
 
 
 def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Bring the poses of bodies, camera and lights up to date with qpos; nothing that integration depends on changes."""
+    """Bring the poses of bodies, camera and lights up to date with qpos; no input of the integrator changes."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)

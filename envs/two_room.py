@@ -6,13 +6,14 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.demonstrators import move_towards, through_door
-from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
 from worldmodel.envs.variation import Factor, Value
 
 WALL_HALF = 0.05
-WALL_HEIGHT = 0.3
-STEP_SECONDS = 0.1
+SHADOW = 0.035
+"""How far shadows reach down and to the right. They are drawn as flat geoms: cheaper than a shadow map."""
+SHADOW_SHADE = 0.86
 VELOCITY_GAIN = 20.0
 """Force per velocity error on a disc of mass 1: the velocity follows the command within 1/20 s."""
 
@@ -21,8 +22,8 @@ class TwoRoom(MujocoTask):
     """A disc in two rooms that a door joins.
 
     ## Description
-    The arena is [-1, 1] x [-1, 1]. A wall at x = 0 has one door. The disc pushes against walls and slides along them. Start and
-    goal are uniform over the free space, at least 0.4 apart.
+    The arena is [-1, 1] x [-1, 1]. A wall at x = 0 has one door. The disc pushes against walls and slides along
+    them. Start and goal are uniform over the free space, at least 0.4 apart.
 
     ## Action Space
     `dx`, `dy` in [-1, 1]: wanted velocity; 1 moves the disc 0.15 in a step of 0.1 s (factor `disc.speed`).
@@ -41,6 +42,7 @@ class TwoRoom(MujocoTask):
     feature_names = ("disc.x", "disc.y")
     proprio_size = 4
     success_threshold = 0.15
+    min_goal_distance = 0.4
     attributes = {
         "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the disc?", "is the disc {}?"),
         "room": Attribute(
@@ -62,7 +64,7 @@ class TwoRoom(MujocoTask):
         "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
         "door.position": Factor("y of the door's centre", 0.0, low=-0.6, high=0.6),
         "door.width": Factor("width of the door", 0.5, low=0.42, high=0.7),
-        "light.brightness": Factor("brightness of the light", 1.0, low=0.6, high=1.0),
+        "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.2, low=2.1, high=2.6),
     }
 
@@ -71,54 +73,68 @@ class TwoRoom(MujocoTask):
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
-        box, cylinder = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
+        plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
+        cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
+        look = {"contype": 0, "conaffinity": 0}
         world = spec.worldbody
-        world.add_geom(name="floor", type=box, size=[2, 2, 0.05], pos=[0, 0, -0.4], contype=0, conaffinity=0)
-        for name, x, y, half_x, half_y in (
-            ("frame_left", -1.5, 0.0, 0.5, 2.0),
-            ("frame_right", 1.5, 0.0, 0.5, 2.0),
-            ("frame_top", 0.0, 1.5, 2.0, 0.5),
-            ("frame_bottom", 0.0, -1.5, 2.0, 0.5),
-            ("wall_top", 0.0, 0.5, WALL_HALF, 0.5),
-            ("wall_bottom", 0.0, -0.5, WALL_HALF, 0.5),
+        # Touched: the wall and four planes that look inwards.
+        for name, y in (("wall_top", 0.5), ("wall_bottom", -0.5)):
+            world.add_geom(name=name, type=box, size=[WALL_HALF, 0.5, 0.3], pos=[0, y, 0])
+            self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.5, 0.01], pos=[0, y, 0])
+        for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
+            world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
+        # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. They are drawn in
+        # this order, so that the rasteriser skips what is hidden.
+        for name, x, half, z in (
+            ("floor", SHADOW / 2, 1.0 - SHADOW / 2, -0.44),
+            ("shade", 0.0, 1.0, -0.46),
+            ("ground", 0.0, 3.0, -0.48),
         ):
-            world.add_geom(name=name, type=box, size=[half_x, half_y, WALL_HEIGHT], pos=[x, y, 0])
+            world.add_geom(name=name, type=box, size=[half, half, 0.01], pos=[x, -x, z], **look)
         disc = world.add_body(name="disc")
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             disc.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
             motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
             motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
             motor.biasprm[2] = -VELOCITY_GAIN
-        # A sphere meets the walls exactly like a disc in the plane, with analytic contacts; the cylinder is what is seen.
-        sphere = int(mujoco.mjtGeom.mjGEOM_SPHERE)
+        # Touched: a sphere, which meets the walls like a disc but with analytic contacts. Seen: a cylinder.
         disc.add_geom(name="hull", type=sphere, size=[0.14, 0, 0], mass=1.0, condim=1, group=3)
-        disc.add_geom(name="disc", type=cylinder, size=[0.14, 0.1, 0], mass=0.0, contype=0, conaffinity=0)
+        disc.add_geom(name="disc", type=cylinder, size=[0.14, 0.1, 0], mass=0.0, **look)
+        self._add_shadow(disc, "disc", type=cylinder, size=[0.14, 0.01, 0], pos=[0, 0, 0], mass=0.0)
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
         world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.2)
 
+    @staticmethod
+    def _add_shadow(body: Any, name: str, pos: list[float], **geom: Any) -> None:
+        """A dark copy on the floor, a little below and to the right: cheaper than a shadow map, and flat."""
+        pos = [pos[0] + SHADOW, pos[1] - SHADOW, -0.425]
+        body.add_geom(name=f"{name}_shadow", pos=pos, contype=0, conaffinity=0, **geom)
+
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colours, sizes, the door, the light and the camera into the model."""
-        model, number = self.model, {k: v for k, v in values.items() if isinstance(v, float)}
-        walls = ("frame_left", "frame_right", "frame_top", "frame_bottom", "wall_top", "wall_bottom")
+        model = self.model
+        floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
+        model.geom_rgba[:, :3] = floor * SHADOW_SHADE
+        model.geom("floor").rgba[:3] = floor
         model.geom("disc").rgba[:3] = OBJECT_COLORS[str(values["disc.color"])]
-        model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
-        for name in walls:
+        for name in ("ground", "wall_top", "wall_bottom"):
             model.geom(name).rgba[:3] = WALL_COLORS[str(values["wall.color"])]
-        for name in ("hull", "disc"):
-            model.geom(name).size[0] = number["disc.radius"]
-            model.geom(name).rbound[:] = number["disc.radius"] * 1.5
-        model.actuator_gainprm[:, 0] = VELOCITY_GAIN * number["disc.speed"]
-        low = number["door.position"] - number["door.width"] / 2
-        high = number["door.position"] + number["door.width"] / 2
-        self._place_wall("wall_bottom", -1.0, low)
-        self._place_wall("wall_top", high, 1.0)
-        model.vis.headlight.ambient[:] = number["light.brightness"]
-        model.cam_fovy[:] = number["camera.extent"]
-
-    def _place_wall(self, name: str, low: float, high: float) -> None:
-        geom = self.model.geom(name)
-        geom.pos[1], geom.size[1] = (low + high) / 2, (high - low) / 2
-        geom.rbound[:] = np.linalg.norm(geom.size)
+        for name in ("hull", "disc", "disc_shadow"):
+            model.geom(name).size[0] = float(values["disc.radius"])
+            model.geom(name).rbound[:] = 1.5 * float(values["disc.radius"])
+        model.actuator_gainprm[:, 0] = VELOCITY_GAIN * float(values["disc.speed"])
+        door, half_width = float(values["door.position"]), float(values["door.width"]) / 2
+        for name, low, high in (
+            ("wall_bottom", -1.0, door - half_width),
+            ("wall_top", door + half_width, 1.0),
+            ("wall_bottom_shadow", -1.0, door - half_width - SHADOW),
+            ("wall_top_shadow", door + half_width - SHADOW, 1.0),
+        ):
+            geom = model.geom(name)
+            geom.pos[1], geom.size[1] = (low + high) / 2, (high - low) / 2
+            geom.rbound[:] = np.linalg.norm(geom.size)
+        model.vis.headlight.ambient[:] = float(values["light.brightness"])
+        model.cam_fovy[:] = float(values["camera.extent"])
 
     def _number(self, name: str) -> float:
         return float(self.variation[name])
@@ -133,15 +149,15 @@ class TwoRoom(MujocoTask):
                 return point
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """x, y and the velocities in units of a full action."""
+        """Position, and velocity in units of a full action."""
         return np.concatenate([position, velocity / self._number("disc.speed")])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """x and y of the disc."""
+        """Position of the disc."""
         return position.copy()
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colour; the room of the disc's centre, "door" within its radius of the wall's plane; which third of the height."""
+        """Colour; room ("door" within a radius of the wall's plane); third of the height."""
         x, y = position
         room = "door" if abs(x) < self._number("disc.radius") else "left" if x < 0 else "right"
         height = "top" if y > 1 / 3 else "bottom" if y < -1 / 3 else "middle"
@@ -149,8 +165,7 @@ class TwoRoom(MujocoTask):
 
     def caption_of(self, phrases: dict[str, str]) -> str:
         """E.g. "a red disc in the left room, near the top"."""
-        article = "an" if phrases["color"][0] in "aeiou" else "a"
-        return f"{article} {phrases['color']} disc {phrases['room']}, {phrases['height']}"
+        return f"{with_article(phrases['color'])} disc {phrases['room']}, {phrases['height']}"
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
         """Euclidean."""
@@ -163,8 +178,9 @@ class TwoRoom(MujocoTask):
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
             position, goal = self.position_of(info["state"]), self.position_of(info["goal_state"])
             values = info["variation"]
+            slack = values["door.width"] / 2 - values["disc.radius"] + 0.02
             clearance = WALL_HALF + values["disc.radius"] + 0.02
-            target = through_door(position, goal, values["door.position"], clearance)
-            return move_towards(position, target, values["disc.speed"] * STEP_SECONDS, speed)
+            target = through_door(position, goal, values["door.position"], slack, clearance)
+            return move_towards(position, target, values["disc.speed"] * self.step_seconds, speed)
 
         return policy

@@ -66,6 +66,8 @@ def resolve(
     Raises:
         UserError: for an unknown factor or a value that it does not allow.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"variation_values={values!r}: expected a dictionary, factor name -> value")
     if isinstance(variation, str) and variation != "all":
         raise UserError(f"variation={variation!r}: expected a list of factor names or 'all'")
     sampled = set(factors) if "all" in variation else set(variation)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not fr
     from worldmodel.envs.task import MujocoTask
 
 COLUMNS = 6
+STEPS = 3
 LABEL_HEIGHT = 16
 
 
@@ -61,20 +61,11 @@ def main(config: EnvsConfig) -> None:
 
 def print_table() -> None:
     """One line for each task."""
-    rows = [("task", "action", "pixels", "proprio", "factors", "description")]
+    rows: list[tuple[str, ...]] = [("task", "action", "pixels", "proprio", "factors", "description")]
     for env_id in task_ids():
         task = make_task(env_id)
-        spaces = task.observation_space
-        rows.append(
-            (
-                env_id,
-                _shape(task.action_space),
-                _shape(spaces["pixels"]),
-                _shape(spaces["proprio"]),
-                str(len(task.factors)),
-                describe(task),
-            )
-        )
+        sizes = (len(task.action_names), pixels_of(task), task.proprio_size, len(task.factors))
+        rows.append((env_id, *map(str, sizes), describe(task)))
     print_columns(rows)
     print("\neverything about one: worldmodel envs --task ID")
 
@@ -83,57 +74,62 @@ def print_task(env_id: str, task: "MujocoTask", seed: int) -> None:
     """All that a user of the task wants to know, with an example of each sentence it can say."""
     rng = np.random.default_rng(seed)
     _, info = task.reset(seed=seed)
-    action = task.action_space.low + (task.action_space.high - task.action_space.low) * rng.random(
-        task.action_space.shape
-    )
+    action = rng.uniform(-1, 1, len(task.action_names))
     question, answer = task.questions(rng)[0]
-    spaces = task.observation_space
+    facts = {
+        "action": f"{len(action)} numbers in [-1, 1], as text '{task.describe_action(action)}'",
+        "pixels": f"{pixels_of(task)} uint8",
+        "proprio": f"{task.proprio_size} float32",
+        "state": f"{info['state'].size} float64, the whole physics",
+        "features": ", ".join(task.feature_names),
+        "success": f"distance to the goal at most {task.success_threshold:g}",
+        "time limit": f"{task.max_episode_steps} steps",
+        "caption": info["caption"],
+        "question": f"{question} {answer}",
+    }
     print(f"{env_id}: {describe(task)}\n")
-    print_columns(
-        [
-            (
-                "action",
-                f"{_shape(task.action_space)} numbers in [-1, 1], as text '{task.describe_action(action)}'",
-            ),
-            ("pixels", f"{_shape(spaces['pixels'])} uint8"),
-            ("proprio", f"{_shape(spaces['proprio'])} float32"),
-            ("state", f"{info['state'].size} float64, the whole physics"),
-            ("features", ", ".join(task.feature_names)),
-            ("success", f"distance to the goal at most {task.success_threshold:g}"),
-            ("time limit", f"{task.max_episode_steps} steps"),
-            ("caption", info["caption"]),
-            ("question", f"{question} {answer}"),
-        ]
-    )
+    print_columns(list(facts.items()))
     rows = [("factor", "default", "values", "description")]
-    rows += [
-        (name, str(factor.default), values_of(factor), factor.description)
-        for name, factor in task.factors.items()
-    ]
+    rows += [(name, str(f.default), values_of(f), f.description) for name, f in task.factors.items()]
     print()
     print_columns(rows)
 
 
 def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
-    """A row of pictures without variation, one for each factor alone, one for all; a column is a seed."""
+    """A row of pictures without variation, one for each factor alone, one for all; a column is a seed.
+
+    All pictures of a column have the same seed and are taken after the same actions, so that factors of the
+    physics show too.
+    """
     task = make_task(env_id, image_size=image_size)
     rows: dict[str, list[str]] = {"no variation": []}
     rows |= {name: [name] for name in task.factors}
     rows |= {"all": list(task.factors)}
     sheet = Image.new("RGB", (COLUMNS * image_size, len(rows) * (image_size + LABEL_HEIGHT)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (label, variation) in enumerate(rows.items()):
+    for row, (label, names) in enumerate(rows.items()):
         top = row * (image_size + LABEL_HEIGHT)
         draw.text((4, top + 2), label, fill="black")
         for column in range(COLUMNS):
-            observation, _ = task.reset(seed=seed + column, options={"variation": variation})
-            sheet.paste(Image.fromarray(observation["pixels"]), (column * image_size, top + LABEL_HEIGHT))
+            rng = np.random.default_rng(seed + column)
+            action = rng.choice([-1.0, 1.0], task.action_space.shape)
+            values = {name: task.factors[name].sample(rng) for name in names}
+            task.reset(seed=seed + column, options={"variation_values": values})
+            for _ in range(STEPS):
+                task.advance(action)
+            sheet.paste(Image.fromarray(task.render()), (column * image_size, top + LABEL_HEIGHT))
+    task.close()
     return sheet
 
 
 def describe(task: "MujocoTask") -> str:
     """The first line of the task's docstring."""
     return (type(task).__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
+def pixels_of(task: "MujocoTask") -> str:
+    """Height, width and channels of a frame."""
+    return f"{task.image_size}x{task.image_size}x3"
 
 
 def values_of(factor: Factor) -> str:
@@ -148,10 +144,6 @@ def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _shape(space: gymnasium.Space) -> str:
-    return "x".join(map(str, space.shape or ()))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ s sequences that share one prefix.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
 MASKED = -1e9
+SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
 SOFTMAX_LIMIT = 512  # up to this length a plain softmax is faster than SDPA on a CPU
 
 
@@ -211,12 +213,12 @@ def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
         cos, sin (b, 1, n, head_width / 2).
     """
     pairs = head_width // 2
-    place = positions.float()
     side = pairs // 4
-    parts = [(place[..., 0], pairs - 2 * side), (place[..., 1], side), (place[..., 2], side)]
-    angles = torch.cat(
-        [p[..., None] * theta ** (-torch.arange(count, device=p.device) / count) for p, count in parts], dim=-1
-    )
+    steps = torch.arange(pairs - 2 * side, device=positions.device)
+    along_time = theta ** (-steps / len(steps))
+    across_frame = 2 * math.pi / SHORTEST_WAVE * 2.0 ** -torch.arange(side, device=positions.device)
+    frequencies = (along_time, across_frame, across_frame)
+    angles = torch.cat([positions[..., axis, None] * f for axis, f in enumerate(frequencies)], dim=-1)
     return angles.cos()[:, None], angles.sin()[:, None]
 
 
@@ -253,8 +255,8 @@ class Attention(nn.Module):
         """x (b, n, width) -> (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
         qkv = rearrange(self.qkv(x), "b n (k d) -> b k n d", d=self.head_width)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q = rotate(self.query_norm(q), *rotary).to(v.dtype)
-        k = rotate(self.key_norm(k), *rotary).to(v.dtype)
+        q = rotate(self.query_norm(q.float()), *rotary).to(v.dtype)  # norms in float32 under autocast too, like their weights
+        k = rotate(self.key_norm(k.float()), *rotary).to(v.dtype)
         if cache is None:
             assert isinstance(mask, AttentionMask)
             out = attend(q, k, v, mask)

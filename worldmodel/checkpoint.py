@@ -84,11 +84,11 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    model = WorldModel(config)
-    load_tensors(model, folder / "model.safetensors")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     codec = RAE.from_pretrained(folder / "codec", device)
     check_fit(config, codec, tokenizer)
+    model = WorldModel(config)
+    load_tensors(model, folder / "model.safetensors")
     card = read_json(folder / "card.json")
     return Pretrained(model.to(device).eval(), tokenizer, codec, card)
 
@@ -129,10 +129,14 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise UserError(f"there is no checkpoint folder {folder}; train one with `worldmodel pretrain`")
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder} is no checkpoint, it has no config.json; name a folder that `worldmodel pretrain` wrote")
+        raise UserError(
+            f"{folder} is no checkpoint, it has no config.json; name a folder that `worldmodel pretrain` wrote"
+        )
     record = read_json(path)
     if record.get("kind") != KIND:
-        raise UserError(f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder")
+        raise UserError(
+            f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder"
+        )
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {record.get('schema_version')!r}, this version of worldmodel reads "
@@ -155,7 +159,9 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} is {value!r}, expected the fields {', '.join(types_of)}")
         missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
         if missing or unknown:
-            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
+            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [
+                f"has the unknown {', '.join(unknown)}"
+            ] * bool(unknown)
             raise UserError(f"{where} {' and '.join(parts)}; it was written by another version of worldmodel")
         fields = {name: rebuild(inner, value[name], f"{where}.{name}") for name, inner in types_of.items()}
         try:
@@ -176,7 +182,11 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and type(value) is kind:
         return value
-    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
+    expected = (
+        f"one of {', '.join(map(repr, arguments))}"
+        if origin is typing.Literal
+        else str(getattr(kind, "__name__", kind))
+    )
     raise UserError(f"{where} is {value!r}, expected {expected}")
 
 
@@ -196,11 +206,15 @@ def load_tensors(model: torch.nn.Module, path: Path) -> None:
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape or type": [name for name in tensors if name in expected and not _alike(tensors[name], expected[name])],
+        "of another shape or type": [
+            name for name in tensors if name in expected and not _alike(tensors[name], expected[name])
+        ],
     }
     found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
     if found:
-        raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint")
+        raise UserError(
+            f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint"
+        )
     model.load_state_dict(tensors)
 
 

@@ -31,6 +31,9 @@ class FlowConfig:
     """Latent size at which no shift is needed (RAE, arXiv 2510.11690, section 4)."""
     logit_normal: bool = True
     """Draw the unshifted level logit-normal(0, 1), as RAE does; otherwise uniform."""
+    shrink_input: bool = True
+    """With x-prediction, scale noised latents by t / (t^2 + (1 - t)^2), the best linear guess of unit-variance clean latents, before
+    they enter the network: noise that says nothing fades out instead of drowning the context that the frame follows from."""
     minimum_noise: float = 0.05
     """Floor of 1 - t where a velocity is computed from predicted clean latents."""
 
@@ -68,6 +71,13 @@ def sample_time(count: int, alpha: float, logit_normal: bool, generator: torch.G
 def interpolate(z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Noised latents z_t; z and noise (..., n, c), t broadcastable to them."""
     return torch.lerp(noise, z, t)
+
+
+def network_input(z_t: Tensor, t: Tensor, config: FlowConfig) -> Tensor:
+    """What the network is shown of z_t; `t` broadcastable to it. At t = 1 these are the clean latents in any case."""
+    if config.prediction == "v" or not config.shrink_input:
+        return z_t
+    return z_t * (t / (t.square() + (1 - t).square()))
 
 
 def velocity_from(prediction: Tensor, z_t: Tensor, t: Tensor, config: FlowConfig) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worldmodel.attention import Backend, prepare_mask
 from worldmodel.errors import UserError
-from worldmodel.flow import FlowConfig, interpolate, sample_time, velocity_from, velocity_target
+from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time, velocity_from, velocity_target
 from worldmodel.moe import TokenGroups
 from worldmodel.packing import IGNORE, VISION, PackedBatch
 from worldmodel.transformer import Trunk, TrunkConfig
@@ -65,6 +65,7 @@ class WorldModel(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.latent_in = nn.Linear(config.channels, width)
         self.action_in = nn.Linear(config.action_dim, width)
+        self.patch_embedding = nn.Parameter(0.5 * torch.randn(config.frame_tokens, width))
         self.time_in = TimeEmbedding(width)
         self.trunk = Trunk(config.trunk)
         self.latent_out = nn.Linear(width, config.channels)
@@ -82,7 +83,8 @@ class WorldModel(nn.Module):
 
     def embed_frames(self, z_t: Tensor, t: Tensor) -> Tensor:
         """Noised latents (f, p, c) and their flow times (f,) -> (f, p, d)."""
-        return self.latent_in(z_t) + rearrange(self.time_in(t), "f d -> f 1 d")
+        seen = network_input(z_t, rearrange(t, "f -> f 1 1"), self.config.flow)
+        return self.latent_in(seen) + self.patch_embedding + rearrange(self.time_in(t), "f d -> f 1 d")
 
     def embed(self, batch: PackedBatch, z_t: Tensor, t: Tensor) -> Tensor:
         """All positions of a batch (b, n, d), with frames' latents z_t (f, p, c) at flow times t (f,)."""

@@ -6,6 +6,7 @@ its text; which of the two is drawn per document, so that one checkpoint serves 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch with its tensors on `device`."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return PackedBatch(**moved)
 
     @property
@@ -280,7 +281,13 @@ def collate(
         vectors[i, : len(vector)] = vector
     pixels = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
     return PackedBatch(
-        *(torch.from_numpy(x) for x in (token_id, modality, document_id, frame_id, action_id, position, text_target)),
+        token_id=torch.from_numpy(token_id),
+        modality=torch.from_numpy(modality),
+        document_id=torch.from_numpy(document_id),
+        frame_id=torch.from_numpy(frame_id),
+        action_id=torch.from_numpy(action_id),
+        position=torch.from_numpy(position),
+        text_target=torch.from_numpy(text_target),
         frames=torch.from_numpy(pixels),
         clean=torch.tensor(clean, dtype=torch.bool),
         actions=torch.from_numpy(vectors),

@@ -37,7 +37,13 @@ def small() -> Preset:
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512)
     train = TrainConfig(
-        steps=20_000, packing=packing, lr=6e-4, warmup_steps=500, ema_decay=0.999, sample_every=1000, checkpoint_every=1000
+        steps=20_000,
+        packing=packing,
+        lr=6e-4,
+        warmup_steps=500,
+        ema_decay=0.999,
+        sample_every=1000,
+        checkpoint_every=1000,
     )
     return Preset(ModelConfig(trunk, vocab_size=8192), train)
 
@@ -48,7 +54,13 @@ def base() -> Preset:
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048)
     train = TrainConfig(
-        steps=100_000, packing=packing, lr=4e-4, warmup_steps=2000, ema_decay=0.9999, sample_every=2000, checkpoint_every=2000
+        steps=100_000,
+        packing=packing,
+        lr=4e-4,
+        warmup_steps=2000,
+        ema_decay=0.9999,
+        sample_every=2000,
+        checkpoint_every=2000,
     )
     return Preset(ModelConfig(trunk, vocab_size=16_384), train)
 
@@ -61,10 +73,23 @@ def paper() -> Preset:
     """
     moe = MoEConfig(num_experts=254, top_k=15, expert_hidden=512)
     trunk = TrunkConfig(
-        width=2048, depth=16, heads=32, kv_heads=8, hidden=8192, feed_forward="moe", moe=moe, rope_theta=500_000.0
+        width=2048,
+        depth=16,
+        heads=32,
+        kv_heads=8,
+        hidden=8192,
+        feed_forward="moe",
+        moe=moe,
+        rope_theta=500_000.0,
     )
     model = ModelConfig(
-        trunk, FlowConfig(prediction="x"), vocab_size=128_256, frame_tokens=256, grid=(16, 16), channels=1152, action_dim=4
+        trunk,
+        FlowConfig(prediction="x"),
+        vocab_size=128_256,
+        frame_tokens=256,
+        grid=(16, 16),
+        channels=1152,
+        action_dim=4,
     )
     packing = PackingConfig(rows=512, length=4096)
     train = TrainConfig(

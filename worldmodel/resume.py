@@ -1,11 +1,11 @@
-"""A run's folder: one process at a time, one configuration, and training states that a run goes on from exactly.
+"""A run's folder: one process at a time, one configuration, and states that training goes on from exactly.
 
-    run/config.json                      what the run was asked to do
-    run/checkpoints/step_000100/         a checkpoint (`checkpoint.py`: averaged weights, tokenizer, codec, card)
-    run/checkpoints/step_000100/training weights, averages and optimizer, by `torch.distributed.checkpoint`
-    run/checkpoints/step_000100/progress.json   step, place in the data, counts
+    config.json                         what the run was asked to do
+    checkpoints/step_000100/            a checkpoint as in `checkpoint.py`, with the averaged weights, and
+        training/                       weights, averages and optimizers, by `torch.distributed.checkpoint`
+        progress.json                   step, place in the data, counts
 
-Tensors are sharded and loaded in place, so the same files serve one process and, later, many.
+Tensors are saved in shards and loaded in place, so the same files serve one process and, later, many.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from worldmodel.checkpoint import read_json, write_json
 from worldmodel.errors import UserError
+from worldmodel.optimizer import optimizer_tensors
 
 SCHEMA_VERSION = 1
 KIND = "run"
@@ -38,6 +39,29 @@ class Progress:
     positions: dict[str, int] = field(default_factory=dict)  # trained on so far, per source
     seconds: float = 0.0  # spent in steps
 
+    def advance(self, packer: dict[str, Any], sources: dict[str, int], seconds: float) -> None:
+        """Count one step: the packer's state after it, its positions per source, its time."""
+        self.step, self.packer, self.seconds = self.step + 1, packer, self.seconds + seconds
+        for name, positions in sources.items():
+            self.positions[name] = self.positions.get(name, 0) + positions
+
+
+@dataclass
+class State:
+    """Everything that the next step depends on."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    progress: Progress
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, averages and the optimizers' state by name, sharing memory with their owners."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        moments = optimizer_tensors(self.model, self.optimizers)
+        return tensors | {f"optimizer.{name}": tensor for name, tensor in moments.items()}
+
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
@@ -51,7 +75,9 @@ def locked(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"the run folder {run_dir} is in use by another process: wait for it, or name another") from None
+            raise UserError(
+                f"the run folder {run_dir} is in use by another process: wait for it, or name another"
+            ) from None
         yield
 
 
@@ -70,11 +96,15 @@ def claim(run_dir: Path, record: dict[str, Any]) -> None:
         return
     found = read_json(path)
     if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
+        raise UserError(
+            f"{path} belongs to something else or to another version of worldmodel: name another run folder"
+        )
     before, now = flatten(found), flatten(record)
     different = [name for name in now | before if before.get(name) != now.get(name)]
     if different:
-        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
+        shown = ", ".join(
+            f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4]
+        )
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
         raise UserError(
             f"the run folder {run_dir} holds a run with other settings: {shown}{more}; "
@@ -113,43 +143,32 @@ def prune(run_dir: Path, keep: int) -> None:
         shutil.rmtree(leftover)
 
 
-def write_state(
-    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
+def write_state(folder: Path, state: State) -> None:
     """Write everything that the next step depends on into a checkpoint folder."""
     with one_process():
-        dcp.save(training_tensors(model, average, optimizer), checkpoint_id=folder / "training", no_dist=True)
-    write_json(folder / "progress.json", vars(progress))
+        dcp.save(state.tensors(), checkpoint_id=folder / "training", no_dist=True)
+    write_json(folder / "progress.json", vars(state.progress))
 
 
-def read_state(
-    folder: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Fill model, average and optimizer in place from a checkpoint folder.
+def read_state(folder: Path, state: State) -> None:
+    """Fill `state` in place from a checkpoint folder.
 
     Raises:
         UserError: the folder is damaged.
     """
     try:
         with one_process():
-            dcp.load(training_tensors(model, average, optimizer), checkpoint_id=folder / "training", no_dist=True)
+            dcp.load(state.tensors(), checkpoint_id=folder / "training", no_dist=True)
     except dcp.CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        raise UserError(f"{folder} is damaged ({cause}): remove it to go on from the checkpoint before it") from None
+        message = f"{folder} is damaged ({cause}): remove it to go on from the checkpoint before it"
+        raise UserError(message) from None
     record = read_json(folder / "progress.json")
     if record.keys() != vars(Progress()).keys():
-        raise UserError(f"{folder} is of another version of worldmodel: remove it to go on from the one before it")
-    return Progress(**record)
-
-
-def training_tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, averages and the optimizer's moments by name, sharing memory with their owners."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    return tensors
+        raise UserError(
+            f"{folder} is of another version of worldmodel: remove it to go on from the one before it"
+        )
+    state.progress = Progress(**record)
 
 
 @contextlib.contextmanager

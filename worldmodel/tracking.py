@@ -10,7 +10,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker:
-    """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops what was logged after its checkpoint."""
+    """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops what was logged after its checkpoint.
+
+    Attributes:
+        last: the newest row of metrics.jsonl, {} before the first.
+    """
 
     def __init__(self, run_dir: Path, start: int = 0) -> None:
         """`start` is the number of steps done already."""
@@ -22,12 +26,14 @@ class Tracker:
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
         self.lines = path.open("a", buffering=1)
+        self.last: dict[str, float] = kept[-1] if kept else {}
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log named numbers of step `step`."""
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self.lines.write(json.dumps({"step": step, **values}) + "\n")
+        self.last = {"step": step, **values}
+        self.lines.write(json.dumps(self.last) + "\n")
 
     def images(self, step: int, name: str, frames: Tensor) -> None:
         """Log frames (n, 3, h, w) in [0, 1] as one grid."""
@@ -56,3 +62,34 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+class Meter:
+    """Means over the steps since the last row."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.tokens, self.seconds, self.waited = 0, 0.0, 0.0
+
+    def add(self, values: dict[str, float], tokens: int, seconds: float, waited: float) -> None:
+        """Count one step: named values, positions trained on, its time and the part of it spent waiting for data."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+        self.tokens, self.seconds, self.waited = (
+            self.tokens + tokens,
+            self.seconds + seconds,
+            self.waited + waited,
+        )
+
+    def row(self) -> dict[str, float]:
+        """The means, speed and share of time spent waiting; starts over."""
+        row = {name: sum(values) / len(values) for name, values in self.values.items()}
+        row |= {"tokens_per_second": self.tokens / self.seconds, "data_wait": self.waited / self.seconds}
+        self.__init__()  # type: ignore[misc]
+        return row
+
+
+def shares(positions: dict[str, int]) -> dict[str, float]:
+    """Share of each source in all positions so far."""
+    total = sum(positions.values())
+    return {f"share/{name}": count / total for name, count in sorted(positions.items())}

@@ -6,16 +6,15 @@ run it again with the same arguments and the same number of threads, and on a CP
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,18 +28,16 @@ from worldmodel.checkpoint import check_fit, whole_folder, write_pretrained
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
+from worldmodel.feeding import BatchStream, FrameEncoder
 from worldmodel.model import WorldModel
-from worldmodel.optimizer import Ema, build_optimizer, learning_rate
+from worldmodel.optimizer import Ema, OptimizerName, build_optimizers, schedule, set_rate
 from worldmodel.packing import PackedBatch, Packer, PackingConfig
 from worldmodel.precision import DTypeName, autocast, choose_device, choose_dtype
-from worldmodel.resume import Progress, claim, locked, newest_checkpoint, prune, read_state, write_state
+from worldmodel.resume import Progress, State, claim, locked, newest_checkpoint, prune, read_state, write_state
 from worldmodel.tokenizer import Tokenizer
-from worldmodel.tracking import Tracker
+from worldmodel.tracking import Meter, Tracker, shares
 
 logger = logging.getLogger(__name__)
-
-ENCODE_FRAMES = 32  # at once: one size, whatever was cached, gives the same bits
-CACHE_BYTES = 2**31
 
 OnSample = Callable[[int, WorldModel, Tracker], None]
 
@@ -53,14 +50,18 @@ class TrainConfig:
     """Optimizer steps."""
     packing: PackingConfig = field(default_factory=PackingConfig)
     """Shape of a batch."""
+    optimizer: OptimizerName = "adamw"
+    """adamw: for all weights; muon: for the trunk's matrices, AdamW for the rest."""
     lr: float = 1e-3
-    """Peak learning rate: linear warm-up, then a cosine down to final_lr_share of it."""
+    """Peak learning rate of AdamW: linear warm-up, then a cosine down to final_lr_share of it."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon, on the same schedule."""
     warmup_steps: int = 50
     """Steps of warm-up."""
     final_lr_share: float = 0.1
     """Learning rate of the last step, as a share of the peak."""
     weight_decay: float = 0.1
-    """AdamW's decoupled weight decay, of matrices only."""
+    """Decoupled weight decay, of matrices only."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments."""
     gradient_clip: float = 1.0
@@ -88,7 +89,7 @@ class TrainConfig:
         for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "gradient_clip"):
+        for name in ("lr", "muon_lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
@@ -138,9 +139,15 @@ def train(
     run_dir = Path(run_dir)
     check_fit(model.config, codec, tokenizer)
     if packer.config != config.packing:
-        raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
+        raise ValueError(
+            f"the packer was built with {packer.config}, but the training config has {config.packing}"
+        )
     with locked(run_dir):
-        record = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(model.config), "data": describe_data(packer)}
+        record = {
+            "train": dataclasses.asdict(config),
+            "model": dataclasses.asdict(model.config),
+            "data": describe_data(packer),
+        }
         claim(run_dir, record)
         return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop or threading.Event())
 
@@ -160,158 +167,74 @@ def _run(
     model.to(device).train()
     encoder = FrameEncoder(codec.to(device).eval(), device, config.cache_latents)
     average = Ema(model, config.ema_decay)
-    optimizer = build_optimizer(model, config.lr, config.weight_decay, config.betas)
-    progress, newest = Progress(packer=packer.state_dict()), newest_checkpoint(run_dir)
+    rates = (config.lr, config.muon_lr)
+    optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, dtype)
+    state = State(model, average.model, optimizers, Progress(packer=packer.state_dict()))
+    newest = newest_checkpoint(run_dir)
     if newest is not None:
-        progress = read_state(newest, model, average.model, optimizer)
-        packer.load_state_dict(progress.packer)
         logger.info("going on from %s", newest)
-    start, meter, metrics = progress.step, Meter(), {}
+        read_state(newest, state)
+        packer.load_state_dict(state.progress.packer)
+    progress, meter = state.progress, Meter()
+    shown: tuple[PackedBatch, Tensor] | None = None  # the batch and latents of the last step
     with (
-        Tracker(run_dir, start) as tracker,
+        Tracker(run_dir, progress.step) as tracker,
         BatchStream(packer) as stream,
-        tqdm(total=config.steps, initial=start, unit="step", desc="train", disable=None) as bar,
+        tqdm(total=config.steps, initial=progress.step, unit="step", desc="train", disable=None) as bar,
     ):
         while True:
             # what is due after `step` steps
             step = progress.step
             finished, stopped = step >= config.steps, stop.is_set()
             folder = run_dir / "checkpoints" / f"step_{step:06d}"
-            if (finished or stopped or (step and step % config.checkpoint_every == 0)) and not folder.exists():
-                card = {"progress": vars(progress), "metrics": metrics, "device": str(device), "dtype": str(dtype)}
+            due = finished or stopped or (step > 0 and step % config.checkpoint_every == 0)
+            if due and not folder.exists():
+                card = {"train": dataclasses.asdict(config), "metrics": tracker.last, **vars(progress)}
                 with whole_folder(folder) as beside:
-                    write_pretrained(beside, average.model, tokenizer, codec, card | {"train": dataclasses.asdict(config)})
-                    write_state(beside, model, average.model, optimizer, progress)
+                    write_pretrained(beside, average.model, tokenizer, codec, card)
+                    write_state(beside, state)
                 prune(run_dir, config.keep_checkpoints)
-                encoder.forget()  # a run that goes on from here begins with nothing cached, and must get the same bits
-            if config.sample_every and step > start and (finished or step % config.sample_every == 0):
-                if not batch.clean.all():
-                    pictures = one_step_samples(average.model, codec, batch, latents)
-                    tracker.images(step, "samples/truth_above_one_step", pictures)
+                encoder.forget()  # a run that goes on from here has nothing cached, and must get the same bits
+            due = config.sample_every > 0 and (finished or step % config.sample_every == 0)
+            if due and shown is not None:
+                tracker.images(step, "samples/truth_above_one_step", one_step_samples(average.model, codec, *shown))
                 if on_sample is not None:
                     with torch.no_grad():
                         on_sample(step, average.model, tracker)
             if finished or stopped:
-                break
+                return TrainResult(folder, step, finished, tracker.last)
 
             # one step
             began = time.perf_counter()
             batch = stream.next()
             waited = time.perf_counter() - began
-            rate = learning_rate(step, config.steps, config.lr, config.warmup_steps, config.final_lr_share)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            share = schedule(step, config.steps, config.warmup_steps, config.final_lr_share)
+            set_rate(optimizers, share)
             latents = encoder.encode(batch.frames)
             batch = batch.to(device)
             with autocast(device, dtype):
                 loss, parts = model.loss(batch, latents, step_generator(config.seed, step))
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             norm = clip_grad_norm_(model.parameters(), config.gradient_clip)
-            check_finite(step + 1, loss, norm, parts, batch, run_dir)
-            optimizer.step()
+            losses = {f"loss/{name}": value.item() for name, value in {"total": loss, **parts}.items()}
+            losses["gradient_norm"] = norm.item()
+            check_finite(step + 1, losses, batch, run_dir)
+            for optimizer in optimizers:
+                optimizer.step()
             model.trunk.update_balance()
             average.update(model, step)
             seconds = time.perf_counter() - began
 
             # count and log it
-            progress.step += 1
-            progress.packer = stream.state
-            progress.seconds += seconds
-            for name, positions in batch.sources.items():
-                progress.positions[name] = progress.positions.get(name, 0) + positions
-            tokens = int((batch.document_id >= 0).sum())
-            losses = {f"loss/{name}": value.item() for name, value in {"total": loss, **parts}.items()}
-            meter.add({**losses, "gradient_norm": norm.item(), "filled": batch.filled}, tokens, seconds, waited)
+            shown, tokens = (batch, latents), int((batch.document_id >= 0).sum())
+            progress.advance(stream.state, batch.sources, seconds)
+            meter.add(losses | {"filled": batch.filled}, tokens, seconds, waited)
             bar.update()
             if progress.step % config.log_every == 0 or progress.step == config.steps:
-                metrics = meter.row() | {"learning_rate": rate} | shares(progress.positions)
+                metrics = meter.row() | {"learning_rate": share * config.lr} | shares(progress.positions)
                 tracker.scalars(progress.step, metrics)
-                bar.set_postfix({k.removeprefix("loss/"): f"{v:.3f}" for k, v in metrics.items() if k.startswith("loss/")})
-    return TrainResult(folder, step, finished, metrics)
-
-
-class BatchStream:
-    """The packer, one batch ahead in a thread; `state` is the packer's state after the batch handed out last."""
-
-    def __init__(self, packer: Packer) -> None:
-        self.packer, self.state = packer, packer.state_dict()
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="packer")
-        self.pending = self.worker.submit(self._draw)
-
-    def _draw(self) -> tuple[PackedBatch, dict[str, Any]]:
-        return self.packer.next_batch(), self.packer.state_dict()
-
-    def next(self) -> PackedBatch:
-        """The next batch, waiting for it if need be."""
-        batch, self.state = self.pending.result()
-        self.pending = self.worker.submit(self._draw)
-        return batch
-
-    def __enter__(self) -> "BatchStream":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.worker.shutdown(wait=True, cancel_futures=True)
-        self.packer.load_state_dict(self.state)
-
-
-class FrameEncoder:
-    """The frozen codec in front of the model, with a memory of the frames that it has encoded."""
-
-    def __init__(self, codec: RAE, device: torch.device, cache: bool) -> None:
-        self.codec, self.device, self.cache = codec, device, cache
-        self.known: dict[bytes, Tensor] = {}
-
-    def forget(self) -> None:
-        """Drop everything that is cached."""
-        self.known.clear()
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (f, h, w, 3) uint8 -> latents (f, p, c) on the device."""
-        if not self.cache or not len(frames):
-            return self._encode(frames)
-        keys = [hashlib.blake2b(frame.numpy(), digest_size=16).digest() for frame in frames]
-        new = {key: i for i, key in enumerate(keys) if key not in self.known}
-        self.known.update(zip(new, self._encode(frames[list(new.values())]), strict=True))
-        latents = torch.stack([self.known[key] for key in keys])
-        if len(self.known) * latents[0].nbytes > CACHE_BYTES:
-            self.forget()
-        return latents
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        parts = [self.codec.encode(frames_to_float(part, self.device)) for part in frames.split(ENCODE_FRAMES) if len(part)]
-        return torch.cat(parts) if parts else torch.zeros(0, self.codec.num_tokens, self.codec.channels, device=self.device)
-
-
-class Meter:
-    """Means over the steps since the last row."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.tokens, self.seconds, self.waited = 0, 0.0, 0.0
-
-    def add(self, values: dict[str, float], tokens: int, seconds: float, waited: float) -> None:
-        """Count one step: named values, positions trained on, its time and the part of it spent waiting for data."""
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-        self.tokens, self.seconds, self.waited = self.tokens + tokens, self.seconds + seconds, self.waited + waited
-
-    def row(self) -> dict[str, float]:
-        """The means, speed and share of time spent waiting; starts over."""
-        row = {name: sum(values) / len(values) for name, values in self.values.items()}
-        row |= {"tokens_per_second": self.tokens / self.seconds, "data_wait": self.waited / self.seconds}
-        self.__init__()  # type: ignore[misc]
-        return row
-
-
-def shares(positions: dict[str, int]) -> dict[str, float]:
-    """Share of each source in all positions so far."""
-    total = sum(positions.values())
-    return {f"share/{name}": count / total for name, count in sorted(positions.items())}
+                bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in metrics.items() if k.startswith("loss/")})
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -323,30 +246,33 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def describe_data(packer: Packer) -> dict[str, Any]:
     """What the batches are drawn from, for the run's config."""
     names = [source.name for source in packer.mixture.sources]
-    return {"seed": packer.mixture.seed, "sources": dict(zip(names, packer.mixture.probabilities.tolist(), strict=True))}
+    return {
+        "seed": packer.mixture.seed,
+        "sources": dict(zip(names, packer.mixture.probabilities.tolist(), strict=True)),
+    }
 
 
-def check_finite(
-    step: int, loss: Tensor, norm: Tensor, parts: dict[str, Tensor], batch: PackedBatch, run_dir: Path
-) -> None:
+def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_dir: Path) -> None:
     """Stop before weights are spoilt.
 
     Raises:
-        UserError: the loss or the gradient is NaN or infinite.
+        UserError: a loss or the gradient's norm is NaN or infinite.
     """
-    if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+    if all(math.isfinite(value) for value in losses.values()):
         return
-    losses = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+    values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     newest = newest_checkpoint(run_dir)
+    kept = f"the last checkpoint is {newest}" if newest else "there is no checkpoint yet"
     raise UserError(
-        f"step {step}: the loss ({losses}) or the norm of its gradient ({norm.item():.4g}) is not finite, on a batch of "
-        f"{', '.join(sorted(batch.sources)) or 'unnamed sources'}; {f'{newest} is the last good state' if newest else 'no checkpoint was written yet'}: "
-        "train with a lower lr, or look for broken values in these sources"
+        f"step {step} is not finite ({values}) on a batch of {', '.join(sorted(batch.sources)) or 'unnamed'} documents; "
+        f"{kept}; train with a lower lr, or look for broken values in these sources"
     )
 
 
 @torch.no_grad()
-def one_step_samples(model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
+def one_step_samples(
+    model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8
+) -> Tensor:
     """Up to `count` predicted frames of a batch, then what the model makes of each in one flow step from pure noise.
 
     Args:

@@ -145,6 +145,7 @@ def test_goal_cost_reductions_by_hand():
     assert goal_distance(future, goal).flatten().tolist() == [4, 1, 9]
     assert GoalCost("final")(future, goal).item() == 9
     assert GoalCost("min")(future, goal).item() == 1
+    assert GoalCost("soonest")(future, goal).item() == pytest.approx((4 + 1 + 1) / 3)
     assert GoalCost("mean")(future, goal).item() == pytest.approx(14 / 3)
     assert GoalCost("weighted", growth=2.0)(future, goal).item() == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
     assert GoalCost("weighted", growth=1.0)(future, goal).item() == pytest.approx(14 / 3)

@@ -75,7 +75,10 @@ def test_softmax_and_sdpa_agree_with_gradients() -> None:
 
 
 def test_auto_takes_softmax_for_short_and_sdpa_for_long_sequences() -> None:
-    short, long = torch.zeros(1, 16, dtype=torch.long), torch.zeros(1, attention.SOFTMAX_LIMIT + 1, dtype=torch.long)
+    short, long = (
+        torch.zeros(1, 16, dtype=torch.long),
+        torch.zeros(1, attention.SOFTMAX_LIMIT + 1, dtype=torch.long),
+    )
     assert prepare_mask(short, short).backend == "softmax"
     assert prepare_mask(long, long).backend == "sdpa"
 
@@ -105,7 +108,9 @@ def test_rotary_scores_depend_on_differences_of_place_only() -> None:
         torch.testing.assert_close(scores(moved), here, atol=1e-4, rtol=1e-4)
     stretched = places * torch.tensor([2, 1, 1])
     rotary = attention.rotary_angles(stretched, 16, 100.0)
-    assert not torch.allclose(attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2), here)
+    assert not torch.allclose(
+        attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2), here
+    )
 
 
 def test_head_sizes_that_do_not_fit_are_refused() -> None:

@@ -41,7 +41,9 @@ def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | 
     )
 
 
-def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0) -> WorldModel:
+def model(
+    feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0
+) -> WorldModel:
     torch.manual_seed(seed)
     return WorldModel(model_config(feed_forward, flow)).eval()
 
@@ -108,7 +110,9 @@ def packer(seed: int = 0, config: PackingConfig = PACKING) -> Packer:
     return Packer(Mixture(sources, seed), tokenizer(), GRID, 2, config)
 
 
-def pack(*rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0) -> PackedBatch:
+def pack(
+    *rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0
+) -> PackedBatch:
     rng = np.random.default_rng(seed)
     tokens = [[tokenise(document, tokenizer(), GRID, config, rng) for document in row] for row in rows]
     return collate(tokens, length, tokenizer().pad_id, 2)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from worldmodel.datasets.documents import (
+    Action,
+    Frame,
+    Text,
+    action_video_document,
+    caption_document,
+    image_document,
+    question_document,
+    text_document,
+    video_document,
+)
+from worldmodel.datasets.episode import Clip
+
+FRAMES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
+CLIP = Clip(FRAMES, np.array([[0.1, 0.2], [0.3, 0.4]], np.float32), ["first", "second"], start=0, episode=0)
+
+
+def test_action_video_alternates_and_predicts_frames_alone() -> None:
+    document = action_video_document(CLIP)
+    assert [type(segment) for segment in document] == [Frame, Action, Frame, Action, Frame]
+    for t in range(3):
+        frame = document[2 * t]
+        assert isinstance(frame, Frame) and frame.predict
+        np.testing.assert_array_equal(frame.pixels, FRAMES[t])
+    for t, text in enumerate(["first", "second"]):
+        action = document[2 * t + 1]
+        assert isinstance(action, Action) and action.text == text
+        np.testing.assert_array_equal(action.vector, CLIP.actions[t])
+
+
+def test_video_is_its_frames() -> None:
+    document = video_document(CLIP)
+    assert len(document) == 3
+    assert all(isinstance(segment, Frame) and segment.predict for segment in document)
+
+
+def test_what_is_given_is_not_predicted() -> None:
+    frame = FRAMES[0]
+
+    def outline(document: tuple) -> list:
+        return [(s.text, s.predict) if isinstance(s, Text) else ("frame", s.predict) for s in document]
+
+    assert outline(text_document("hello")) == [("hello", True)]
+    assert outline(caption_document(frame, "a disc")) == [("frame", False), ("a disc", True)]
+    assert outline(image_document("a disc", frame)) == [("a disc", False), ("frame", True)]
+    assert outline(question_document(frame, "where?", "left")) == [
+        ("frame", False),
+        ("where?", False),
+        ("left", True),
+    ]
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3), np.float32), np.zeros((3, 4, 4, 3), np.uint8)])
+def test_frame_is_one_uint8_picture(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        Frame(pixels, predict=True)

@@ -1,0 +1,199 @@
+"""Checkpoints: what is saved comes back, and a folder that is not right is refused in one sentence."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.worldmodel import toys
+from worldmodel.checkpoint import from_pretrained, save_pretrained, whole_folder
+from worldmodel.codec.rae import RAE
+from worldmodel.errors import UserError
+from worldmodel.flow import FlowConfig
+from worldmodel.model import WorldModel
+
+CARD = {"trained_on": {"videos": 12, "captions": 3}, "note": "toy"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A good checkpoint."""
+    path = tmp_path / "checkpoint"
+    save_pretrained(path, toys.model("moe"), toys.tokenizer(), toys.codec(), CARD)
+    return path
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("flow", [FlowConfig(), FlowConfig(prediction="v", shift=2, logit_normal=False)])
+def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
+    model, codec, tokenizer = toys.model("moe", flow), toys.codec(), toys.tokenizer()
+    model.trunk.blocks[0].feed_forward.balance_bias += 1
+    save_pretrained(tmp_path / "a" / "b", model.train(), tokenizer, codec, CARD)
+    found = from_pretrained(tmp_path / "a" / "b")
+    assert found.model.config == model.config
+    assert not found.model.training
+    assert found.card == CARD
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], tensor), name
+    frames = torch.rand(2, 3, toys.IMAGE, toys.IMAGE)
+    assert torch.equal(found.codec.encode(frames), codec.encode(frames))
+    assert found.tokenizer.encode(toys.WORDS) == tokenizer.encode(toys.WORDS)
+    assert found.tokenizer.vocab_size == tokenizer.vocab_size
+    batch, none = toys.pack([toys.Sentences().document(np.random.default_rng(0))]), toys.random_latents(0)
+    assert torch.equal(
+        model.eval()(batch, none, none[:, 0, 0])[0], found.model(batch, none, none[:, 0, 0])[0]
+    )
+
+
+def test_a_checkpoint_is_these_files(folder: Path) -> None:
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    own = {"config.json", "model.safetensors", "tokenizer.json", "card.json"}
+    assert files == own | {"codec/config.json", "codec/model.safetensors"}
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"], "nothing temporary is left"
+
+
+def test_an_older_checkpoint_is_replaced(folder: Path) -> None:
+    save_pretrained(folder, toys.model("shared", seed=1), toys.tokenizer(), toys.codec(), {"note": "newer"})
+    assert from_pretrained(folder).card == {"note": "newer"}
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds something that is no checkpoint"):
+        save_pretrained(tmp_path, toys.model(), toys.tokenizer(), toys.codec(), CARD)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: RAE, path: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(RAE, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_pretrained(folder, toys.model(seed=1), toys.tokenizer(), toys.codec(), {})
+    monkeypatch.undo()
+    assert from_pretrained(folder).card == CARD
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_new_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), whole_folder(tmp_path / "new") as beside:
+        (beside / "half").write_text("x")
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"there is no checkpoint folder {tmp_path}/none"):
+        from_pretrained(tmp_path / "none")
+    with pytest.raises(UserError, match="no config.json"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(kind="rae"), "describes 'rae', not a worldmodel checkpoint"),
+        (lambda r: r.update(schema_version=2), "schema version 2, this version of worldmodel reads 1"),
+        (lambda r: r.pop("schema_version"), "schema version None"),
+        (lambda r: r.pop("model"), "model is None, expected the fields trunk, flow"),
+        (lambda r: r["model"].pop("channels"), "model misses channels"),
+        (lambda r: r["model"]["trunk"].update(wings=2), "model.trunk has the unknown wings"),
+        (lambda r: r["model"]["trunk"].update(width="32"), "model.trunk.width is '32', expected int"),
+        (lambda r: r["model"]["trunk"].update(width=True), "model.trunk.width is True, expected int"),
+        (
+            lambda r: r["model"]["trunk"].update(feed_forward="big"),
+            "expected one of 'shared', 'modality', 'moe'",
+        ),
+        (lambda r: r["model"].update(grid=[2]), r"model.grid is \[2\], expected"),
+        (lambda r: r["model"]["flow"].update(shift=-1), "model.flow: shift must be positive, got -1"),
+        (lambda r: r["model"].update(channels=4000), "width 32 is below the latents' 4000 channels"),
+        (
+            lambda r: r["model"].update(frame_tokens=1, grid=[1, 1]),
+            "model and codec do not fit: .*tokens per frame is 1",
+        ),
+        (lambda r: r["model"]["trunk"].update(hidden=48, feed_forward="shared"), "tensors: 4 missing"),
+    ],
+)
+def test_a_wrong_config_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(folder / "config.json", change)
+    with pytest.raises(UserError, match=message) as error:
+        from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_config_is_refused(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text[:100])
+    with pytest.raises(UserError, match="config.json is damaged"):
+        from_pretrained(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds list, expected a JSON object"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("latent_in.bias"), r"1 missing \(first: latent_in.bias\)"),
+        (lambda t: t.update(extra=torch.zeros(2)), r"1 unexpected \(first: extra\)"),
+        (
+            lambda t: t.update({"latent_in.bias": torch.zeros(3)}),
+            r"1 of another shape or type \(first: latent_in.bias\)",
+        ),
+        (
+            lambda t: t.update({"latent_in.bias": torch.zeros(32, dtype=torch.float16)}),
+            "1 of another shape or type",
+        ),
+    ],
+)
+def test_wrong_tensors_are_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=message):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_a_truncated_file_is_refused(folder: Path, share: float) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match="model.safetensors is damaged"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "tokenizer.json", "codec/config.json", "codec/model.safetensors", "card.json"],
+)
+def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=Path(name).name):
+        from_pretrained(folder)
+
+
+def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = WorldModel(replace(toys.model_config(), channels=12))
+    with pytest.raises(UserError, match="the model's latent channels is 12, the codec's 8"):
+        save_pretrained(tmp_path / "x", model, toys.tokenizer(), toys.codec(), CARD)
+    assert list(tmp_path.iterdir()) == []

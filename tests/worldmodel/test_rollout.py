@@ -1,0 +1,255 @@
+"""Using the model: with the cache and without it the same futures, texts and pictures come out."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel import toys
+from worldmodel.flow import FlowConfig, sample
+from worldmodel.model import WorldModel
+from worldmodel.moe import FeedForwardKind
+from worldmodel.packing import Tokens, collate
+from worldmodel.rollout import (
+    Rollout,
+    RolloutConfig,
+    Session,
+    continue_text,
+    describe_frames,
+    draw_pictures,
+    text_piece,
+    write_text,
+)
+
+P, C = 4, toys.CHANNELS
+PROMPTS = ["a red disc is near the top", "a blue", "then it moves right by half a step"]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def hidden_of(model: WorldModel, tokens: Tokens, latents: Sequence[Tensor], t: Sequence[float]) -> Tensor:
+    """Hidden states (n, d) of one document from scratch, with its frames' latents (p, c) and flow times."""
+    batch = collate([[tokens]], len(tokens), toys.tokenizer().pad_id, 2)
+    z = torch.stack(list(latents)) if latents else torch.zeros(0, P, C)
+    return model(batch, z, torch.tensor(t))[0][0]
+
+
+def document(*segments: str | None | Tensor) -> Tokens:
+    """A text (str), a frame (None), or an action vector (a,), in order."""
+    tokens, tokenizer = Tokens(), toys.tokenizer()
+    for segment in segments:
+        if isinstance(segment, str):
+            tokens.add_text(tokenizer.encode(segment), predict=False)
+        elif segment is None:
+            tokens.add_frame(
+                torch.zeros(toys.IMAGE, toys.IMAGE, 3, dtype=torch.uint8).numpy(), True, (2, 2), tokenizer
+            )
+        else:
+            tokens.add_action_vector(segment.numpy(), tokenizer.pad_id)
+    return tokens
+
+
+def velocity_of_last(
+    model: WorldModel, tokens: Tokens, clean: Sequence[Tensor], z: Tensor, t: float
+) -> Tensor:
+    """Velocity (p, c) of a document's last frame, the others being clean."""
+    hidden = hidden_of(model, tokens, [*clean, z], [1.0] * len(clean) + [t])
+    frame = [i for i, kind in enumerate(tokens.modality) if kind == 1][-P:]
+    return model.denoise(hidden[frame][None], z[None], torch.tensor([t]))[0]
+
+
+def greedy(model: WorldModel, latents: Sequence[Tensor], *segments: str | None) -> str:
+    """The likeliest continuation of a document, 8 tokens at most, from scratch for every token."""
+    tokens, tokenizer, written = document(*segments), toys.tokenizer(), []
+    for _ in range(8):
+        logits = model.text_out(hidden_of(model, tokens, latents, [1.0] * len(latents))[-1])
+        logits[[tokenizer.pad_id, tokenizer.boi_id, tokenizer.eoi_id]] = -torch.inf
+        token = int(logits.argmax())
+        if token == tokenizer.eos_id:
+            break
+        written.append(token)
+        tokens.add_text([token], predict=False)
+    return tokenizer.decode(written)
+
+
+def problems(b: int, t: int, s: int, h: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Histories of latents and actions, and candidates, printed exactly by `toys.describe`."""
+    g = generator(7)
+    actions = [
+        torch.randint(-999, 1000, shape, generator=g) / 1000 for shape in ((b, t - 1, 2), (b, s, h, 2))
+    ]
+    return torch.randn(b, t, P, C, generator=g), actions[0], actions[1]
+
+
+@torch.no_grad()
+def futures_from_scratch(
+    model: WorldModel, history: Tensor, actions: Tensor, candidates: Tensor, num_steps: int, form: str
+) -> Tensor:
+    """What `Rollout` should return: every flow step is a whole forward pass over the document so far."""
+    b, s, h, _ = candidates.shape
+    noise = torch.randn(b, h, P, C, generator=generator(3))
+    futures = torch.zeros(b, s, h, P, C)
+    for i in range(b):
+        for j in range(s):
+            frames, taken = list(history[i]), [*actions[i], *candidates[i, j]]
+            for step in range(h):
+                forms = [toys.describe(a) if form == "text" else a for a in taken[: len(frames)]]
+                tokens = document(None, *(segment for action in forms for segment in (action, None)))
+                clean = list(frames)
+                frames.append(
+                    sample(
+                        lambda z, t, tokens=tokens, clean=clean: velocity_of_last(model, tokens, clean, z, t),
+                        noise[i, step],
+                        num_steps,
+                        model.flow_shift,
+                    )
+                )
+            futures[i, j] = torch.stack(frames[-h:])
+    return futures
+
+
+@pytest.mark.parametrize("form", ["vector", "text"])
+@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize(
+    ("history", "horizon", "kind"), [(1, 3, "modality"), (3, 1, "shared"), (2, 2, "moe")]
+)
+def test_cached_rollout_equals_uncached(
+    form: str, num_steps: int, history: int, horizon: int, kind: FeedForwardKind
+) -> None:
+    model = toys.model(kind)
+    latents, actions, candidates = problems(2, history, 3, horizon)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps, form), toys.describe)
+    futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    expected = futures_from_scratch(model, latents, actions, candidates, num_steps, form)
+    assert futures.shape == (2, 3, horizon, P, C)
+    torch.testing.assert_close(futures, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cached_rollout_equals_uncached_with_velocity_prediction() -> None:
+    model = toys.model(flow=FlowConfig(prediction="v"))
+    latents, actions, candidates = problems(1, 2, 2, 2)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps=2))
+    futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    expected = futures_from_scratch(model, latents, actions, candidates, 2, "vector")
+    torch.testing.assert_close(futures, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rollouts_do_not_change_the_history_and_differ_by_their_actions() -> None:
+    latents, actions, candidates = problems(2, 2, 3, 2)
+    candidates[:, 2] = candidates[:, 0]
+    rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
+    session = rollout.encode(latents, actions)
+    first, again = (rollout.rollout(session, candidates, generator()) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first[:, 2], first[:, 0])  # same actions, same noise
+    assert (first[:, 1] - first[:, 0]).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_chunks_of_problems_do_not_matter(most: int) -> None:
+    latents, actions, candidates = problems(3, 1, 2, 2)
+    model, results = toys.model(), []
+    for limit in (512, most):
+        rollout = Rollout(model, toys.tokenizer(), RolloutConfig(max_sequences=limit))
+        results.append(rollout.rollout(rollout.encode(latents, actions), candidates, generator()))
+    torch.testing.assert_close(*results)
+
+
+def test_short_actions_are_padded_with_zeros() -> None:
+    latents, _, candidates = problems(1, 1, 2, 2)
+    candidates[..., 1] = 0
+    rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
+    session = rollout.encode(latents, torch.zeros(1, 0, 2))
+    full, short = (rollout.rollout(session, c, generator()) for c in (candidates, candidates[..., :1]))
+    torch.testing.assert_close(full, short)
+
+
+def test_bad_arguments_are_refused() -> None:
+    rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
+    with pytest.raises(ValueError, match="2 frames need 1 actions between them, got 2"):
+        rollout.encode(torch.zeros(1, 2, P, C), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="needs `describe`"):
+        Rollout(toys.model(), toys.tokenizer(), RolloutConfig(action_form="text"))
+
+
+@torch.no_grad()
+def test_padded_prompts_write_what_each_prompt_alone_would() -> None:
+    model = toys.model()
+    together = continue_text(model, toys.tokenizer(), PROMPTS, max_tokens=8)
+    assert together == [
+        continue_text(model, toys.tokenizer(), [prompt], max_tokens=8)[0] for prompt in PROMPTS
+    ]
+    assert together == [greedy(model, [], prompt) for prompt in PROMPTS]
+    assert len(set(together)) > 1
+
+
+@torch.no_grad()
+def test_captions_and_answers_equal_uncached() -> None:
+    model, latents = toys.model(), toys.random_latents(3)
+    assert describe_frames(model, toys.tokenizer(), latents, max_tokens=8) == [
+        greedy(model, [z], None) for z in latents
+    ]
+    answers = describe_frames(model, toys.tokenizer(), latents, PROMPTS, max_tokens=8)
+    assert answers == [greedy(model, [z], None, prompt) for z, prompt in zip(latents, PROMPTS, strict=True)]
+
+
+def favour(model: WorldModel, token: int) -> WorldModel:
+    """A model that writes one token whatever it reads."""
+    model.trunk.norm = Constant()
+    with torch.no_grad():
+        model.text_out.weight.zero_()
+        model.text_out.weight[token] = 1.0
+    return model
+
+
+class Constant(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+
+def test_writing_stops_at_the_end_of_text_and_never_shows_marks() -> None:
+    tokenizer = toys.tokenizer()
+    assert continue_text(favour(toys.model(), tokenizer.eos_id), tokenizer, PROMPTS, 5) == ["", "", ""]
+    letter = tokenizer.encode("a")[0]
+    assert continue_text(favour(toys.model(), letter), tokenizer, PROMPTS, 5) == ["aaaaa"] * 3
+    for mark in (tokenizer.boi_id, tokenizer.eoi_id, tokenizer.pad_id):
+        model = favour(toys.model(), mark)
+        with torch.no_grad():
+            model.text_out.weight[letter] = 0.5
+        assert continue_text(model, tokenizer, PROMPTS[:1], 5) == ["aaaaa"]
+
+
+def test_sampled_text_repeats_with_its_seed() -> None:
+    def write(seed: int, temperature: float) -> list[str]:
+        tokenizer, model = toys.tokenizer(), toys.model()
+        piece = text_piece(PROMPTS, tokenizer, torch.device("cpu"))
+        session = Session.start(model, 3, piece.ids.shape[1] + 8)
+        return write_text(session, piece, tokenizer, 8, temperature, generator(seed))
+
+    assert write(0, 1.0) == write(0, 1.0) != write(1, 1.0)
+    assert write(0, 1e-4) == continue_text(toys.model(), toys.tokenizer(), PROMPTS, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_pictures_equal_uncached_sampling(guidance: float) -> None:
+    """Guidance 1 is the conditional model alone; above 1, the caption's effect is exaggerated."""
+    model, captions = toys.model(), PROMPTS[:2]
+    drawn = draw_pictures(model, toys.tokenizer(), captions, generator(5), num_steps=4, guidance=guidance)
+    noise = torch.randn(2, P, C, generator=generator(5))
+    for i, caption in enumerate(captions):
+        with_caption, without = document(caption, None), document(None)
+
+        def velocity(z: Tensor, t: float, yes: Tokens = with_caption, no: Tokens = without) -> Tensor:
+            conditional = velocity_of_last(model, yes, [], z, t)
+            if guidance == 1.0:
+                return conditional
+            free = velocity_of_last(model, no, [], z, t)
+            return free + guidance * (conditional - free)
+
+        torch.testing.assert_close(
+            drawn[i], sample(velocity, noise[i], 4, model.flow_shift), atol=1e-4, rtol=1e-4
+        )

@@ -1,0 +1,383 @@
+"""Training: it learns, it logs, it stops cleanly, and a run that was killed goes on bit for bit."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from tests.worldmodel import toys
+from worldmodel.checkpoint import from_pretrained
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+from worldmodel.moe import FeedForwardKind
+from worldmodel.packing import PackedBatch, Packer
+from worldmodel.resume import locked, read_state, training_tensors
+from worldmodel.optimizer import Ema, build_optimizers
+from worldmodel.tracking import Tracker, read_metrics
+from worldmodel.training import BatchStream, FrameEncoder, TrainConfig, TrainResult, stop_on_signals, train
+
+CONFIG = TrainConfig(
+    steps=6,
+    packing=toys.PACKING,
+    lr=3e-3,
+    warmup_steps=2,
+    dtype="float32",
+    device="cpu",
+    log_every=1,
+    sample_every=0,
+    checkpoint_every=3,
+)
+
+
+def run(
+    run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any
+) -> TrainResult:
+    arguments = {"model": toys.model(kind, seed=seed), "packer": toys.packer(config=config.packing)} | extra
+    return train(codec=toys.codec(), tokenizer=toys.tokenizer(), config=config, run_dir=run_dir, **arguments)
+
+
+def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> dict[str, Tensor]:
+    """All tensors of a training state."""
+    model = toys.model(kind)
+    average = Ema(model, 0.9).model
+    optimizers = build_optimizers(model, config.optimizer, 1.0, 1.0, 0.0, (0.9, 0.95))
+    read_state(folder, model, average, optimizers)
+    return {name: tensor.clone() for name, tensor in training_tensors(model, average, optimizers).items()}
+
+
+def losses(run_dir: Path) -> list[dict[str, float]]:
+    """Everything logged that does not depend on the clock."""
+    clocked = ("tokens_per_second", "data_wait")
+    return [
+        {k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def assert_same_run(
+    a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG
+) -> None:
+    """Weights, averages, optimizer state, place in the data and losses are equal bit for bit."""
+    folders = [run_dir / "checkpoints" / f"step_{step:06d}" for run_dir in (a, b)]
+    mine, theirs = (state(folder, kind, config) for folder in folders)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+    progress = [json.loads((folder / "progress.json").read_text()) for folder in folders]
+    assert all(progress[0][key] == progress[1][key] for key in ("step", "packer", "positions"))
+    assert losses(a) == losses(b)
+    assert len(losses(a)) == step
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_after(batches: int, packer: Packer) -> Packer:
+    """A packer that fails once it has given so many batches."""
+    given, original = [], packer.next_batch
+
+    def next_batch() -> PackedBatch:
+        if len(given) == batches:
+            raise Crash
+        given.append(1)
+        return original()
+
+    packer.next_batch = next_batch  # type: ignore[method-assign]
+    return packer
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("moe", {}),
+        ("modality", {"optimizer": "muon", "cache_latents": False}),
+        ("shared", {"checkpoint_every": 2, "keep_checkpoints": 1}),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, kind: FeedForwardKind, changes: dict[str, Any]
+) -> None:
+    config = replace(CONFIG, **changes)
+    whole = run(tmp_path / "whole", config, kind)
+    with pytest.raises(Crash):
+        run(tmp_path / "broken", config, kind, packer=crash_after(5, toys.packer()))
+    resumed = run(tmp_path / "broken", config, kind, seed=1)  # the fresh model's weights do not matter
+    assert whole.finished and resumed.finished
+    assert resumed.checkpoint == tmp_path / "broken" / "checkpoints" / "step_000006"
+    assert_same_run(tmp_path / "whole", tmp_path / "broken", 6, kind, config)
+
+
+def test_a_run_that_was_asked_to_stop_saves_and_goes_on(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    stop, model = threading.Event(), toys.model("moe")
+    original, steps = model.loss, []
+
+    def loss(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 2:
+            stop.set()
+        return original(*arguments)
+
+    model.loss = loss  # type: ignore[method-assign]
+    result = run(tmp_path / "stopped", model=model, stop=stop)
+    assert (result.step, result.finished, result.checkpoint.name) == (2, False, "step_000002")
+    result = run(tmp_path / "stopped")
+    assert (result.step, result.finished) == (6, True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped", 6)
+
+
+def block(step: int, model: WorldModel, tracker: Tracker) -> None:
+    """A sample that never ends."""
+    while True:
+        time.sleep(1)
+
+
+def train_and_hang(run_dir: Path, config: TrainConfig) -> None:
+    """Runs in a process of its own: ten steps, of which the first eight are in checkpoints."""
+    torch.set_num_threads(1)
+    run(run_dir, config, on_sample=block)
+
+
+def test_a_run_killed_with_sigkill_goes_on(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=12, checkpoint_every=4, sample_every=10)
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_and_hang, args=(tmp_path / "killed", config)
+    )
+    process.start()
+    rows, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
+    while len(read_metrics(rows)) < 10:
+        assert process.is_alive() and time.monotonic() < deadline, "the run ended or hangs before step 10"
+        time.sleep(0.05)
+    with pytest.raises(UserError, match="is in use by another process"):
+        run(tmp_path / "killed", config)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (tmp_path / "killed" / "checkpoints" / ".step_000010.1.tmp").mkdir()  # as if killed while saving
+    run(tmp_path / "killed", config)
+    run(tmp_path / "whole", config)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", 12)
+    assert sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()) == [
+        "step_000008",
+        "step_000012",
+    ]
+
+
+def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, log_every=10, sample_every=20, checkpoint_every=1000)
+    calls: list[int] = []
+
+    def on_sample(step: int, model: WorldModel, tracker: Tracker) -> None:
+        assert not model.training and not torch.is_grad_enabled()
+        assert tracker.run_dir == tmp_path
+        calls.append(step)
+
+    result = run(tmp_path, config, on_sample=on_sample)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert result.metrics == rows[-1]
+    assert rows[-1]["loss/text"] < 0.8 * rows[0]["loss/text"]
+    names = {
+        "loss/total",
+        "loss/text",
+        "loss/flow",
+        "loss/router",
+        "gradient_norm",
+        "learning_rate",
+        "filled",
+    }
+    sources = {"share/videos", "share/sentences", "share/captions", "share/drawings"}
+    assert names | sources | {"tokens_per_second", "data_wait"} <= rows[-1].keys()
+    assert sum(rows[-1][name] for name in sources) == pytest.approx(1)
+    assert 0 <= rows[-1]["data_wait"] <= 1 and rows[-1]["tokens_per_second"] > 0
+    assert rows[-1]["learning_rate"] == pytest.approx(0.1 * config.lr)
+    assert calls == [20, 40]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/total")] == [10, 20, 30, 40]
+    assert [event.step for event in board.Images("samples/truth_above_one_step")] == [20, 40]
+
+
+def test_a_checkpoint_holds_the_averaged_model_and_its_card(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    found, tensors = from_pretrained(result.checkpoint), state(result.checkpoint)
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, tensors[f"average.{name}"]), name
+    weight = "trunk.blocks.0.attention.qkv.weight"
+    assert not torch.equal(tensors[f"average.{weight}"], tensors[f"model.{weight}"])
+    assert found.card["progress"]["step"] == 6
+    assert set(found.card["progress"]["positions"]) == {"videos", "sentences", "captions", "drawings"}
+    assert found.card["train"]["lr"] == CONFIG.lr
+
+
+def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    again = run(tmp_path, packer=crash_after(1, toys.packer()), seed=1)
+    assert again == first
+
+
+def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, checkpoint_every=1, keep_checkpoints=2))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step_000005",
+        "step_000006",
+    ]
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match=f"the run folder {tmp_path} is in use"):
+        run(tmp_path)
+    assert run(tmp_path).finished
+
+
+def test_a_run_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
+    other = replace(CONFIG, lr=0.5, packing=replace(toys.PACKING, rows=4))
+    with pytest.raises(
+        UserError, match="train.packing.rows was 3 and is now 4, train.lr was 0.003 and is now 0.5"
+    ) as error:
+        run(tmp_path, other)
+    assert "steps" not in str(error.value)
+    with pytest.raises(UserError, match="model.trunk.feed_forward was 'moe' and is now 'shared'"):
+        run(tmp_path, kind="shared")
+    with pytest.raises(UserError, match="data.seed was 0 and is now 5"):
+        run(tmp_path, packer=toys.packer(seed=5))
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"kind": "rae", "schema_version": 1}')
+    with pytest.raises(UserError, match="belongs to something else"):
+        run(tmp_path)
+
+
+def spoil(model: WorldModel, at: int, what: Callable[[Tensor], Tensor]) -> WorldModel:
+    """A model whose loss is changed from step `at` on."""
+    original, steps = model.loss, []
+
+    def loss(*arguments: Any) -> Any:
+        steps.append(1)
+        total, parts = original(*arguments)
+        return (what(total) if len(steps) >= at else total), parts
+
+    model.loss = loss  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda loss: loss * torch.nan,
+        lambda loss: loss + (loss - loss.detach()).sqrt(),  # a finite loss with an infinite gradient
+    ],
+)
+def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(
+    tmp_path: Path, what: Callable[[Tensor], Tensor]
+) -> None:
+    with pytest.raises(
+        UserError, match=r"step 5: the loss .* is not finite, .*captions.*step_000003 is the last good"
+    ) as error:
+        run(tmp_path, model=spoil(toys.model("moe"), 5, what))
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
+    assert all(
+        torch.isfinite(tensor).all() for tensor in state(tmp_path / "checkpoints" / "step_000003").values()
+    )
+    assert run(tmp_path).finished
+
+
+def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    folder = tmp_path / "checkpoints" / "step_000006"
+    shard = next((folder / "training").glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(
+        UserError, match="step_000006 is damaged .*: remove it to go on from the checkpoint before it"
+    ):
+        run(tmp_path)
+
+
+def test_a_codec_or_packer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the packer was built with"):
+        run(tmp_path, packer=toys.packer(config=replace(toys.PACKING, rows=1)))
+    model = WorldModel(replace(toys.model_config(), channels=12))
+    with pytest.raises(UserError, match="latent channels is 12, the codec's 8"):
+        run(tmp_path, model=model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_in_bfloat16_keeps_float32_weights(tmp_path: Path) -> None:
+    model = toys.model("moe")
+    result = run(tmp_path, replace(CONFIG, steps=2, dtype="bfloat16"), model=model)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    single = run(tmp_path / "float32", replace(CONFIG, steps=2))
+    assert result.metrics["loss/total"] == pytest.approx(single.metrics["loss/total"], rel=0.05)
+    assert result.metrics["loss/total"] != single.metrics["loss/total"]
+
+
+@pytest.mark.parametrize("field", ["steps", "log_every", "checkpoint_every", "keep_checkpoints"])
+def test_counts_must_be_positive(field: str) -> None:
+    with pytest.raises(UserError, match=f"{field} must be at least 1, got 0"):
+        TrainConfig(**{field: 0})
+
+
+def test_the_stream_is_the_packer_and_its_state_that_of_the_last_batch() -> None:
+    plain, packer = toys.packer(), toys.packer()
+    with BatchStream(packer) as stream:
+        for _ in range(3):
+            expected, batch = plain.next_batch(), stream.next()
+            assert torch.equal(batch.token_id, expected.token_id)
+            assert stream.state == plain.state_dict()
+    assert packer.state_dict() == plain.state_dict()
+
+
+def test_the_streams_errors_reach_the_loop() -> None:
+    with BatchStream(crash_after(1, toys.packer())) as stream:
+        stream.next()
+        with pytest.raises(Crash):
+            stream.next()
+
+
+def test_frames_are_encoded_once_until_forgotten() -> None:
+    codec, sizes = toys.codec(), []
+    original = codec.encode
+    codec.encode = lambda frames: sizes.append(len(frames)) or original(frames)  # type: ignore[method-assign, func-returns-value]
+    frames = torch.randint(0, 256, (5, toys.IMAGE, toys.IMAGE, 3), dtype=torch.uint8)
+    repeated = frames[[0, 1, 0, 2]]
+    encoder, plain = (FrameEncoder(codec, torch.device("cpu"), cache) for cache in (True, False))
+    expected = plain.encode(repeated)
+    sizes.clear()
+    torch.testing.assert_close(encoder.encode(repeated), expected)
+    assert sizes == [3]
+    torch.testing.assert_close(encoder.encode(frames), plain.encode(frames))
+    assert sizes == [3, 2, 5]
+    encoder.encode(frames)
+    assert sizes == [3, 2, 5]
+    encoder.forget()
+    encoder.encode(frames)
+    assert sizes == [3, 2, 5, 5]
+    assert encoder.encode(frames[:0]).shape == (0, 4, toys.CHANNELS)
+
+
+def test_signals_ask_to_stop_and_then_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) is before
