@@ -30,13 +30,13 @@ from worldmodel.errors import UserError
 class CEMConfig:
     """Settings of the cross-entropy method."""
 
-    horizon: int = 6
+    horizon: int = 5
     """Model steps looked ahead."""
     num_samples: int = 32
     """Candidates per iteration and problem."""
-    iterations: int = 3
+    iterations: int = 2
     """Rounds of sampling and refitting."""
-    num_elites: int = 5
+    num_elites: int = 4
     """Best candidates that the next mean and spread are fitted to; they stay in the race."""
     std: float = 1.0
     """Standard deviation of the first samples, in half ranges of the action."""

@@ -23,7 +23,7 @@ from worldmodel.errors import UserError
 class MPCConfig:
     """Settings of receding-horizon control."""
 
-    replan_every: int = 3
+    replan_every: int = 1
     """Model steps of a plan that are carried out before the next plan."""
     context: int = 1
     """Newest frames that the simulator sees."""

@@ -30,11 +30,11 @@ from worldmodel.errors import UserError
 class MPPIConfig:
     """Settings of MPPI."""
 
-    horizon: int = 6
+    horizon: int = 5
     """Model steps looked ahead."""
     num_samples: int = 32
     """Candidates per iteration and problem."""
-    iterations: int = 3
+    iterations: int = 2
     """Rounds of sampling and averaging."""
     num_elites: int = 8
     """Best candidates that take part in the average."""

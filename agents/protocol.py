@@ -34,8 +34,8 @@ class ManifestConfig:
     """Env steps between start and goal in their episode."""
     budget: int = 50
     """Env steps that a controller has."""
-    min_distance: float = 0.0
-    """Pairs nearer than this (task units) are dropped as too easy; 0 keeps all that are not solved."""
+    min_distance: float = 3.0
+    """Pairs nearer than this many success thresholds are dropped as too easy; 1 keeps all that are not solved."""
     seed: int = 0
     """Of the draw."""
 
@@ -80,7 +80,7 @@ class Manifest:
     budget: int
     """Env steps that a controller has."""
     min_distance: float
-    """Nearer pairs were dropped."""
+    """In success thresholds; nearer pairs were dropped."""
     success_threshold: float
     """Distance in task units at which the task calls it success."""
     seed: int
@@ -196,7 +196,7 @@ def make_manifest(
         drawn += 1
         if task.is_success(*states):
             solved += 1
-        elif distance < config.min_distance:
+        elif distance < config.min_distance * task.success_threshold:
             near += 1
         else:
             start_state, goal_state = (tuple(state.tolist()) for state in states)
@@ -204,7 +204,7 @@ def make_manifest(
     if len(problems) < config.problems:
         raise UserError(
             f"only {len(problems)} of {config.problems} problems found in {len(episodes)} held-out episodes "
-            f"({drawn} pairs drawn, {solved} already solved, {near} nearer than {config.min_distance}): "
+            f"({drawn} pairs drawn, {solved} already solved, {near} nearer than {config.min_distance} success thresholds): "
             "collect more episodes, or lower problems, goal_offset or min_distance"
         )
     return Manifest(

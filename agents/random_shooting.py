@@ -23,9 +23,9 @@ from worldmodel.agents.simulator import Simulator
 class RandomShootingConfig:
     """Settings of random shooting."""
 
-    horizon: int = 6
+    horizon: int = 5
     """Model steps looked ahead."""
-    num_samples: int = 96
+    num_samples: int = 64
     """Candidates per problem."""
     std: float = 1.0
     """Standard deviation of the noise, in half ranges of the action."""

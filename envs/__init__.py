@@ -1,4 +1,4 @@
-"""Worlds: MuJoCo tasks behind one contract (`MujocoTask`). Importing this package registers their gymnasium ids."""
+"""Worlds: MuJoCo tasks behind one contract (`MujocoTask`). Importing this package registers their ids."""
 
 import difflib
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ def task_ids() -> list[str]:
 
 
 def make_task(env_id: str, **kwargs: Any) -> "MujocoTask":
-    """Build a task without gymnasium's wrappers: no time limit (see `task.max_episode_steps`), the whole contract.
+    """Build a task without gymnasium's wrappers, so without a time limit (see `task.max_episode_steps`).
 
     Args:
         env_id: One of `task_ids()`.

@@ -1,4 +1,7 @@
-"""Which OpenGL draws the pictures on a machine without a display. Imports no mujoco: its import already reads `MUJOCO_GL`."""
+"""Which OpenGL draws the pictures on a machine without a display.
+
+This file imports no mujoco at the top: that import already reads `MUJOCO_GL`.
+"""
 
 import ctypes.util
 import importlib
@@ -8,7 +11,7 @@ from worldmodel.errors import UserError
 
 
 def choose_backend() -> str:
-    """The GL backend to use: `MUJOCO_GL` where it is set; else glfw on a display, egl without one, osmesa without EGL.
+    """The GL backend to use: `MUJOCO_GL` if set; else glfw on a display, egl without one, osmesa without EGL.
 
     The choice is written to `MUJOCO_GL`, so that mujoco and worker processes make the same one.
     """
@@ -22,8 +25,8 @@ def choose_backend() -> str:
 def no_rendering(error: Exception) -> UserError:
     """The one message for every way in which OpenGL can be missing."""
     return UserError(
-        f"cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}): install a headless OpenGL with "
-        "`apt-get install libosmesa6 libegl1 libgl1-mesa-dri` and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+        f"cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}): install a headless OpenGL "
+        "with `apt-get install libosmesa6 libegl1 libgl1-mesa-dri` and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
     )
 
 

@@ -43,7 +43,7 @@ class Attribute:
     """One property of a scene that can be said, read back and asked about."""
 
     phrases: dict[str, str]
-    """Value -> the words that say it in a caption; no phrase may contain another one of the same attribute."""
+    """Value -> the words that say it in a caption; no phrase contains another of this attribute."""
     question: str
     """Open question; its answer is the value."""
     yes_no: str

@@ -19,20 +19,20 @@ class Reacher(MujocoTask):
     """An arm with a shoulder in the middle of the picture, an elbow and a hand.
 
     ## Description
-    The shoulder turns without limit, the elbow from -2.6 to 2.6 rad. Start and goal poses are uniform, at least
-    0.6 rad apart. The goal is a pose of the whole arm, not a place of the hand.
+    The shoulder turns without limit, the elbow from -2.6 to 2.6 rad. Start and goal poses are uniform and at
+    least 0.6 rad apart. The goal is a pose of the whole arm, not a place of the hand.
 
     ## Action Space
     `shoulder`, `elbow` in [-1, 1]: wanted joint velocities; 1 turns a joint 0.2 rad in a step of 0.1 s
     (factor `arm.speed`).
 
     ## Observation Space
-    `pixels`; `proprio` = cos and sin of the shoulder, elbow / 2.6, and both velocities divided by that of a full
-    action.
+    `pixels`; `proprio` = cos and sin of the shoulder, elbow / 2.6, and both velocities divided by that of a
+    full action.
 
     ## Rewards
-    The negative distance of the pose to the goal's: Euclidean over the two angles in rad, the shoulder's taken
-    the short way.
+    The negative distance of the pose to the goal's: Euclidean over the two angles in rad, the shoulder's
+    taken the short way.
 
     ## Episode End
     Terminated within 0.2 rad of the goal; truncated after 50 steps.
@@ -171,7 +171,7 @@ class Reacher(MujocoTask):
         return float(np.linalg.norm(_turn(position, goal)))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Turns both joints straight to the goal, the shoulder the short way, at a cruising speed of its own."""
+        """Turns both joints straight to the goal, the shoulder the short way, at a speed of its own."""
         speed = float(rng.uniform(0.7, 1.0))
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
@@ -182,7 +182,7 @@ class Reacher(MujocoTask):
 
 
 def _turn(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """The angles (2,) from a pose to a goal: the shoulder's in [-pi, pi); the elbow cannot turn all the way."""
+    """The angles (2,) from a pose to a goal: the shoulder's in [-pi, pi); the elbow cannot turn round."""
     turn = goal - position
     turn[0] = (turn[0] + np.pi) % (2 * np.pi) - np.pi
     return turn

@@ -1,7 +1,7 @@
 """`MujocoTask`: what every world of the suite answers.
 
-A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state can be
-read and restored bit for bit, and everything it says (captions, answers, success) is computed from that state.
+A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state
+can be read and restored bit for bit, and everything it says (captions, answers, success) is computed from it.
 
 A concrete task fills in the class attributes and the small methods under "For a task to define".
 """
@@ -27,13 +27,13 @@ RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
 _BOUND_TOLERANCE = 1e-6
 
 
-class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
+class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     """Base class of all tasks.
 
     Observation: `pixels` uint8 (H, W, 3) and `proprio` float32 (p,) in [-PROPRIO_LIMIT, PROPRIO_LIMIT].
     Action: float32 (a,) in [-1, 1]. Reward: the negative distance to the goal. Terminated: at success.
-    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3), `goal_state`
-    float64 (n,), `features` float32 (f,) and `variation` (factor -> value).
+    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3),
+    `goal_state` float64 (n,), `features` float32 (f,) and `variation` (factor -> value).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -337,7 +337,7 @@ class MujocoTask(gymnasium.Env[Observation, np.ndarray]):
 
 
 def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Bring the poses of bodies, camera and lights up to date with qpos; no input of the integrator changes."""
+    """Bring the poses of bodies, camera and lights up to date with qpos; the integrator sees no change."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)

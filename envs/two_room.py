@@ -22,8 +22,8 @@ class TwoRoom(MujocoTask):
     """A disc in two rooms that a door joins.
 
     ## Description
-    The arena is [-1, 1] x [-1, 1]. A wall at x = 0 has one door. The disc pushes against walls and slides along
-    them. Start and goal are uniform over the free space, at least 0.4 apart.
+    The arena is [-1, 1] x [-1, 1]. A wall at x = 0 has one door. The disc pushes against walls and slides
+    along them. Start and goal are uniform over the free space, at least 0.4 apart.
 
     ## Action Space
     `dx`, `dy` in [-1, 1]: wanted velocity; 1 moves the disc 0.15 in a step of 0.1 s (factor `disc.speed`).
@@ -69,7 +69,7 @@ class TwoRoom(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor, frame, wall with a door, disc on two slides, camera above."""
+        """Floor, bounds, wall with a door, disc on two slides, camera above."""
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -83,14 +83,14 @@ class TwoRoom(MujocoTask):
             self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.5, 0.01], pos=[0, y, 0])
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
             world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
-        # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. They are drawn in
-        # this order, so that the rasteriser skips what is hidden.
-        for name, x, half, z in (
+        # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. This is the
+        # order of drawing, so that the rasteriser skips what is hidden.
+        for name, shift, half, z in (
             ("floor", SHADOW / 2, 1.0 - SHADOW / 2, -0.44),
             ("shade", 0.0, 1.0, -0.46),
             ("ground", 0.0, 3.0, -0.48),
         ):
-            world.add_geom(name=name, type=box, size=[half, half, 0.01], pos=[x, -x, z], **look)
+            world.add_geom(name=name, type=box, size=[half, half, 0.01], pos=[shift, -shift, z], **look)
         disc = world.add_body(name="disc")
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             disc.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)

@@ -15,6 +15,10 @@ from worldmodel.scripts import console
 VERBS = {
     "envs": "List the tasks, or show everything about one.",
     "collect": "Record episodes of a task into a file.",
+    "codec": "Train the visual codec: frames to latents and back.",
+    "pretrain": "Train the model on action video, captions, questions, text and pictures at once.",
+    "dream": "Predict a held-out episode from its actions, and write a video of truth beside prediction.",
+    "generate": "Continue a sentence, caption frames, draw pictures for captions.",
 }
 """Verb and what it does, in the order of the data flow."""
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a trained model, its tokenizer and its codec in one folder, and the strict reading of such a folder.
+"""Checkpoints: a trained model, its tokenizer and its codec in one folder, and its strict reading.
 
     config.json          schema version and every field of the model's config
     model.safetensors    the averaged weights, float32
@@ -79,8 +79,8 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
     """Read a checkpoint folder; model and codec come in evaluation mode.
 
     Raises:
-        UserError: the folder is missing, is no checkpoint, has another schema version or an unknown config; tensors are
-            missing, unexpected, of another shape or cut short; model, codec and tokenizer do not fit together.
+        UserError: the folder is missing, is no checkpoint, has another schema version or an unknown config;
+            tensors are missing, unexpected, of another shape or cut short; the parts do not fit together.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -130,7 +130,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{folder} is no checkpoint, it has no config.json; name a folder that `worldmodel pretrain` wrote"
+            f"{folder} is no checkpoint, it has no config.json; name one that `worldmodel pretrain` wrote"
         )
     record = read_json(path)
     if record.get("kind") != KIND:
@@ -140,7 +140,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {record.get('schema_version')!r}, this version of worldmodel reads "
-            f"{SCHEMA_VERSION}; use the version that wrote it ({record.get('package_version')}) or train again"
+            f"{SCHEMA_VERSION}; use the one that wrote it ({record.get('package_version')}) or train again"
         )
     config = rebuild(ModelConfig, record.get("model"), f"{path}: model")
     assert isinstance(config, ModelConfig)
@@ -224,7 +224,7 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; when the block ends without an error it takes `folder`'s name and place."""
+    """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)

@@ -17,7 +17,7 @@ CACHE_BYTES = 2**31
 
 
 class BatchStream:
-    """The packer, one batch ahead in a thread; `state` is the packer's state after the batch handed out last."""
+    """The packer, one batch ahead in a thread; `state` is the packer's after the batch handed out last."""
 
     def __init__(self, packer: Packer) -> None:
         self.packer, self.state = packer, packer.state_dict()

@@ -1,4 +1,4 @@
-"""Optimizers and which weights each of them takes, the learning-rate schedule, and a moving average of the weights."""
+"""Which optimizer takes which weights, the learning-rate schedule, and a moving average of the weights."""
 
 import copy
 import math
@@ -24,9 +24,10 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together move every weight once.
 
-    `adamw`: AdamW for all; matrices decay, while norms, biases and embedding tables do not. `muon`: Muon for the matrices of
-    the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate under `peak`. The state is there from
-    the start, as zeros: a checkpoint then has the same tensors at every step, also where a weight has had no gradient yet.
+    `adamw`: AdamW for all; matrices decay, while norms, biases and embedding tables do not. `muon`: Muon for
+    the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate
+    under `peak`. The state is there from the start, as zeros: a checkpoint then has the same tensors at every
+    step, also where a weight has had no gradient yet.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     hidden, matrices, others = [], [], []
@@ -60,7 +61,7 @@ def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
 
 
 def schedule(step: int, steps: int, warmup_steps: int, final_share: float) -> float:
-    """Share of the peak learning rate at step `step` (0 is the first): linear warm-up, then half a cosine to `final_share`."""
+    """Share of the peak rate at `step` (0 is the first): linear warm-up, then a cosine to `final_share`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
@@ -79,8 +80,8 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 class Ema(Generic[Model]):
     """Exponential moving average of a model's weights; `model` is a copy in evaluation mode that holds them.
 
-    The decay grows from 0.1 to its final value as (1 + step) / (10 + step), so that the first, random weights are
-    forgotten soon.
+    The decay grows from 0.1 to its final value as (1 + step) / (10 + step), so that the first weights are
+    soon forgotten.
     """
 
     def __init__(self, model: Model, decay: float) -> None:

@@ -1,6 +1,7 @@
 """Where and in which number format to compute.
 
-Weights, optimizer state and moving averages are float32 everywhere; `bfloat16` means autocast around the forward pass.
+Weights, optimizer state and moving averages are always float32; `bfloat16` means autocast around the forward
+pass.
 """
 
 import contextlib
@@ -34,14 +35,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """The dtype of the forward pass; `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    """The forward pass's dtype; `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run in hardware (a CPU without it emulates them, up to 100 times slower)."""
+    """Whether bfloat16 matrix products run in hardware (a CPU without them is up to 100 times slower)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.13

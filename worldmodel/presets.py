@@ -1,7 +1,7 @@
 """Sizes of model and training that go together: one dial from two CPU cores to the paper.
 
-A preset is a value; change any field with `dataclasses.replace`, or on the command line. What the data decide (vocabulary,
-latents, action size) is filled in by `fit`.
+A preset is a value; change any field with `dataclasses.replace`, or on the command line. What the data decide
+(vocabulary, latents, action size) is filled in by `fit`.
 """
 
 from collections.abc import Callable
@@ -66,10 +66,11 @@ def base() -> Preset:
 
 
 def paper() -> Preset:
-    """The model of arXiv 2603.03276: 16 layers, 256 experts of which 16 are active (one of them the modality's own).
+    """The model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
 
-    Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up (2608.05000) give them; the peak
-    learning rate is not published, 3e-4 is ours. Latents are SigLIP 2 So400m's at 224 pixels.
+    Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up
+    (2608.05000) give them; the peak learning rate is not published, 3e-4 is ours. Latents are SigLIP 2
+    So400m's at 224 pixels.
     """
     moe = MoEConfig(num_experts=254, top_k=15, expert_hidden=512)
     trunk = TrunkConfig(
@@ -109,7 +110,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base"
 
 
 def fit(config: ModelConfig, codec: RAE, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
-    """The same model for the latents of `codec`, the vocabulary of `tokenizer` and action blocks of `action_dim` numbers."""
+    """The same model for these latents, this vocabulary and action blocks of `action_dim` numbers."""
     return replace(
         config,
         vocab_size=tokenizer.vocab_size,

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker:
-    """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops what was logged after its checkpoint.
+    """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops the rows after its checkpoint.
 
     Attributes:
         last: the newest row of metrics.jsonl, {} before the first.
@@ -72,7 +72,7 @@ class Meter:
         self.tokens, self.seconds, self.waited = 0, 0.0, 0.0
 
     def add(self, values: dict[str, float], tokens: int, seconds: float, waited: float) -> None:
-        """Count one step: named values, positions trained on, its time and the part of it spent waiting for data."""
+        """Count one step: named values, positions trained on, its time, and its wait for data."""
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
         self.tokens, self.seconds, self.waited = (

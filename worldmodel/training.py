@@ -1,7 +1,8 @@
-"""Training: one loop from packed batches to checkpoints, which a killed run goes on with as if nothing had happened.
+"""Training: one loop from batches to checkpoints, from which a killed run goes on as if nothing had happened.
 
-What step i does is a function of the weights, the packer's state and (seed, i) alone; the first two are in every checkpoint. So
-run it again with the same arguments and the same number of threads, and on a CPU it continues bit for bit.
+What step i does is a function of the weights, the packer's state and (seed, i) alone; the first two are in
+every checkpoint. So run it again with the same arguments and number of threads, and on a CPU it continues bit
+for bit.
 """
 
 import contextlib
@@ -33,7 +34,16 @@ from worldmodel.model import WorldModel
 from worldmodel.optimizer import Ema, OptimizerName, build_optimizers, schedule, set_rate
 from worldmodel.packing import PackedBatch, Packer, PackingConfig
 from worldmodel.precision import DTypeName, autocast, choose_device, choose_dtype
-from worldmodel.resume import Progress, State, claim, locked, newest_checkpoint, prune, read_state, write_state
+from worldmodel.resume import (
+    Progress,
+    State,
+    claim,
+    locked,
+    newest_checkpoint,
+    prune,
+    read_state,
+    write_state,
+)
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tracking import Meter, Tracker, shares
 
@@ -75,7 +85,7 @@ class TrainConfig:
     device: str = "auto"
     """auto: the first GPU, else the CPU."""
     cache_latents: bool = True
-    """Keep latents of frames seen since the last checkpoint (up to 2 GiB) instead of encoding a frame again."""
+    """Keep latents of frames seen since the last checkpoint, up to 2 GiB, instead of encoding them again."""
     log_every: int = 10
     """Steps between two rows of metrics."""
     sample_every: int = 200
@@ -133,8 +143,8 @@ def train(
         stop: set it from outside, and the run saves and returns after the step it is in.
 
     Raises:
-        UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do not fit; a loss is
-            not finite (the last checkpoint stays as it is).
+        UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
+            not fit; a loss is not finite (the last checkpoint stays as it is).
     """
     run_dir = Path(run_dir)
     check_fit(model.config, codec, tokenizer)
@@ -194,10 +204,12 @@ def _run(
                     write_pretrained(beside, average.model, tokenizer, codec, card)
                     write_state(beside, state)
                 prune(run_dir, config.keep_checkpoints)
-                encoder.forget()  # a run that goes on from here has nothing cached, and must get the same bits
+                encoder.forget()  # a run that goes on from here has nothing cached, and gets the same bits
             due = config.sample_every > 0 and (finished or step % config.sample_every == 0)
             if due and shown is not None:
-                tracker.images(step, "samples/truth_above_one_step", one_step_samples(average.model, codec, *shown))
+                if not shown[0].clean.all():
+                    pictures = one_step_samples(average.model, codec, *shown)
+                    tracker.images(step, "samples/truth_above_one_step", pictures)
                 if on_sample is not None:
                     with torch.no_grad():
                         on_sample(step, average.model, tracker)
@@ -263,8 +275,9 @@ def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_di
     values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     newest = newest_checkpoint(run_dir)
     kept = f"the last checkpoint is {newest}" if newest else "there is no checkpoint yet"
+    sources = ", ".join(sorted(batch.sources)) or "unnamed documents"
     raise UserError(
-        f"step {step} is not finite ({values}) on a batch of {', '.join(sorted(batch.sources)) or 'unnamed'} documents; "
+        f"step {step} is not finite ({values}) on a batch of {sources}; "
         f"{kept}; train with a lower lr, or look for broken values in these sources"
     )
 
@@ -273,7 +286,7 @@ def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_di
 def one_step_samples(
     model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8
 ) -> Tensor:
-    """Up to `count` predicted frames of a batch, then what the model makes of each in one flow step from pure noise.
+    """Up to `count` predicted frames of a batch, then what one flow step from pure noise makes of each.
 
     Args:
         model: in evaluation mode.
@@ -298,7 +311,10 @@ def one_step_samples(
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once. Main thread only."""
+    """An event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
+
+    For a program's main thread.
+    """
     event = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -73,7 +73,7 @@ def test_planning_solves_what_controls_do_not(planner):
     assert scores["oracle"].success_rate == 1 and scores["learned"].success_rate == 1
     assert scores["random"].success_rate <= 0.25 and scores["copy_last_frame"].success_rate <= 0.5
     assert scores["oracle"].interval[0] > scores["random"].interval[1]
-    assert all(distance <= 0.25 for distance in scores["oracle"].final_distance)
+    assert all(distance <= 0.35 for distance in scores["oracle"].final_distance)
     assert scores["oracle"].plans < scores["random"].plans == 12 * 4
 
 

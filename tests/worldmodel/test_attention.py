@@ -121,7 +121,7 @@ def test_head_sizes_that_do_not_fit_are_refused() -> None:
 
 
 def test_cached_attention_equals_one_pass() -> None:
-    """A prefix, shared by three samples each, then two pieces of suffix, the second written twice (as denoising does)."""
+    """A prefix shared by three samples each, then two pieces, the second written twice as denoising does."""
     torch.manual_seed(0)
     layer = Attention(32, 4, 2)
     b, s, prefix, first, second = 2, 3, 5, 2, 4

@@ -1,4 +1,4 @@
-"""The smallest model that has everything: 8-pixel patches, four tokens a frame, two blocks; and documents for it."""
+"""The smallest model that has everything (four tokens a frame, two blocks), and documents for it."""
 
 import functools
 
@@ -18,7 +18,10 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.transformer import TrunkConfig
 
 IMAGE, GRID, CHANNELS = 16, (2, 2), 8
-WORDS = "a red disc is near the top left of the blue room and moves right by half a step then stops. action: dx=+0.300, dy=-0.120"
+WORDS = (
+    "a red disc is near the top left of the blue room and moves right by half a step then stops. "
+    "action: dx=+0.300, dy=-0.120"
+)
 
 
 @functools.cache

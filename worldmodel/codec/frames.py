@@ -1,4 +1,4 @@
-"""Frames between their two forms: uint8 (..., h, w, 3) in files and environments, float (..., 3, h, w) in the codec."""
+"""Frames in their two forms: uint8 (..., h, w, 3) in files and environments, float (..., 3, h, w) in the codec."""
 
 import numpy as np
 import torch
@@ -16,24 +16,24 @@ def check_frames(frames: np.ndarray, image_size: int) -> None:
     """
     if frames.dtype != np.uint8 or frames.ndim < 3 or frames.shape[-3:] != (image_size, image_size, 3):
         raise UserError(
-            f"frames are {frames.dtype} of shape {tuple(frames.shape)}, but this codec takes uint8 frames of shape "
-            f"(..., {image_size}, {image_size}, 3); collect or resize them at {image_size} pixels"
+            f"frames are {frames.dtype} of shape {tuple(frames.shape)}, but this codec takes uint8 frames "
+            f"of shape (..., {image_size}, {image_size}, 3); collect or resize them at {image_size} pixels"
         )
 
 
 def frames_to_float(frames: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 (..., h, w, 3) in 0..255 -> float32 (..., 3, h, w) in [0, 1]."""
+    """From uint8 (..., h, w, 3) in 0..255 to float32 (..., 3, h, w) in [0, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
     return rearrange(tensor.to(device), "... h w c -> ... c h w").contiguous().float() / 255.0
 
 
 def frames_to_uint8(frames: Tensor) -> np.ndarray:
-    """float (..., 3, h, w) -> uint8 (..., h, w, 3); values outside [0, 1] are clamped, others rounded."""
+    """From float (..., 3, h, w) to uint8 (..., h, w, 3); values outside [0, 1] are clamped, others rounded."""
     levels = (frames.detach().float().clamp(0, 1) * 255.0).round().to(torch.uint8)
     return rearrange(levels, "... c h w -> ... h w c").cpu().numpy()
 
 
 def psnr(first: Tensor, second: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two equally shaped tensors in [0, 1]; 100 dB when they are equal."""
+    """Peak signal-to-noise ratio in dB of two tensors in [0, 1]; 100 dB when they are equal."""
     error = (first.double() - second.double()).square().mean().item()
     return float(-10.0 * np.log10(max(error, 1e-10)))

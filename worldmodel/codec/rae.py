@@ -1,10 +1,10 @@
-"""Representation Autoencoder: a frozen encoder, fixed latent statistics, a trained decoder (RAE, arXiv 2510.11690).
+"""Representation Autoencoder: a frozen encoder, fixed latent statistics, a decoder (RAE, arXiv 2510.11690).
 
-    frames -> encoder (frozen) -> layer norm without affine -> per-position, per-channel normalisation -> latents
-    latents -> ViT decoder -> frames
+    frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel -> latents
+    latents -> the normalisation undone -> ViT decoder -> frames
 
-The decoder is trained on latents with noise added, so that it also paints latents that a generative model got nearly right.
-`encode` never adds noise.
+The decoder is trained on latents with noise added, so that it also paints latents that a generative model got nearly
+right. `encode` never adds noise.
 
 Axes: b batch, t time, c channels, h w pixels, n tokens of a frame.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,11 +41,16 @@ class RAEConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Shape of the decoder."""
     noise: float = 0.8
-    """tau: the decoder is trained on latents plus noise of standard deviation tau * U(0, 1), drawn per frame."""
+    """tau: the decoder is trained on latents plus noise of deviation tau * U(0, 1), drawn per frame."""
+    goal_features: int = 6
+    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
 
     def __post_init__(self) -> None:
         if self.noise < 0:
             raise UserError(f"noise is {self.noise}, but a standard deviation cannot be negative")
+        largest = self.encoder.num_tokens * self.encoder.channels
+        if not 1 <= self.goal_features <= largest:
+            raise UserError(f"goal_features is {self.goal_features}, but it must lie between 1 and {largest}")
 
 
 class RAE(nn.Module):
@@ -60,6 +65,7 @@ class RAE(nn.Module):
 
     mean: Tensor
     std: Tensor
+    goal_map: Tensor
 
     def __init__(self, config: RAEConfig) -> None:
         super().__init__()
@@ -69,6 +75,7 @@ class RAE(nn.Module):
         shape = (config.encoder.num_tokens, config.encoder.channels)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("goal_map", torch.zeros(shape[0] * shape[1], config.goal_features))
 
     @property
     def image_size(self) -> int:
@@ -111,7 +118,7 @@ class RAE(nn.Module):
         return (self.encoder(frames).float() - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, n, c) to frames (b, 3, h, w) in [0, 1]; differentiable in the latents inside that range.
+        """Latents (b, n, c) to frames (b, 3, h, w) in [0, 1]; differentiable inside that range.
 
         Raises:
             UserError: for latents of another shape.
@@ -121,10 +128,17 @@ class RAE(nn.Module):
                 f"latents have shape {tuple(latents.shape)}, but this codec decodes "
                 f"(batch, {self.num_tokens}, {self.channels})"
             )
-        return self.decoder(latents).float().clamp(0, 1)
+        return self.decoder(latents * self.std + self.mean).float().clamp(0, 1)
+
+    def goal_features(self, latents: Tensor) -> Tensor:
+        """A linear map of latents (..., n, c) to (..., g), in which squared distance counts steps.
+
+        Plain distance between latents is flat far from a goal; this one falls on the way there. Differentiable.
+        """
+        return rearrange(latents, "... n c -> ... (n c)") @ self.goal_map
 
     def encode_frames(self, frames: np.ndarray, batch_size: int = 256) -> Tensor:
-        """uint8 frames (..., h, w, 3), any number of leading axes, to latents (..., n, c) on the codec's device.
+        """Frames as files hold them, uint8 (..., h, w, 3), to latents (..., n, c) on the codec's device.
 
         Raises:
             UserError: for frames of another size or type.
@@ -143,21 +157,27 @@ class RAE(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
+    def set_goal_map(self, goal_map: Tensor) -> None:
+        """Sets the (n * c, g) map of `goal_features`."""
+        self.goal_map.copy_(goal_map)
+
     def decoder_loss(
-        self, latents: Tensor, frames: Tensor, generator: torch.Generator
+        self, latents: Tensor, frames: Tensor, scale: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L1 + L2 of frames painted from noisy latents.
+        """L1 + L2 of frames painted from noisy latents, each relative to painting the mean picture of the source.
 
         Args:
             latents: (b, n, c) from `encode`.
             frames: (b, 3, h, w) in [0, 1].
+            scale: (b, 2) mean absolute and mean squared error of the mean picture of each frame's source.
             generator: of the noise, on the latents' device.
         """
-        shape, device = (len(latents), 1, 1), latents.device
-        sigma = self.config.noise * torch.rand(shape, generator=generator, device=device)
-        noise = torch.randn(latents.shape, generator=generator, device=device)
-        painted = self.decoder(latents + sigma * noise).float()
-        absolute, squared = F.l1_loss(painted, frames), F.mse_loss(painted, frames)
+        device = latents.device
+        sigma = self.config.noise * torch.rand(len(latents), 1, 1, generator=generator, device=device)
+        noisy = latents + sigma * torch.randn(latents.shape, generator=generator, device=device)
+        error = self.decoder(noisy * self.std + self.mean) - frames
+        absolute = (error.abs().mean(dim=(1, 2, 3)) / scale[:, 0]).mean()
+        squared = (error.square().mean(dim=(1, 2, 3)) / scale[:, 1]).mean()
         return absolute + squared, {"l1": absolute.detach(), "l2": squared.detach()}
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -187,7 +207,7 @@ class RAE(nn.Module):
         """Reads what `save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            UserError: for a missing or foreign folder, another schema version, a damaged file, or missing tensors.
+            UserError: for a missing or foreign folder, another schema version, a damaged file, missing tensors.
         """
         folder = Path(folder)
         codec = cls(read_config(folder))
@@ -195,7 +215,7 @@ class RAE(nn.Module):
         try:
             tensors = load_file(path)
         except FileNotFoundError:
-            raise UserError(f"{folder} has a config.json but no model.safetensors; train the codec again") from None
+            raise UserError(f"{path} is missing, although its config.json is there; train the codec again") from None
         except SafetensorError as error:
             raise UserError(f"{path} is damaged ({error}); train the codec again") from None
         expected = codec.state_dict()
@@ -206,8 +226,8 @@ class RAE(nn.Module):
         )
         if wrong:
             raise UserError(
-                f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another shape "
-                f"(first: {wrong[0]}); train the codec again"
+                f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another "
+                f"shape (first: {wrong[0]}); train the codec again"
             )
         codec.load_state_dict(tensors)
         return codec.to(device).eval()
@@ -223,12 +243,12 @@ def read_config(folder: Path) -> RAEConfig:
     try:
         record: Any = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} holds no codec (no config.json); make one with `worldmodel codec`") from None
+        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); train the codec again") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
         kind = record.get("kind") if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{path} describes {kind!r}, not a codec of kind {KIND!r}; name a folder that holds one")
+        raise UserError(f"{path} describes {kind!r}, not a codec of kind {KIND!r}; name another folder")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel reads "

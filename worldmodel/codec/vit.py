@@ -1,7 +1,7 @@
-"""A small vision transformer in both directions: frames -> latents (encoder) and latents -> frames (decoder).
+"""A small vision transformer in both directions: frames -> latents (encoder), latents -> frames (decoder).
 
-Plain modules in reading order: configs, positions, block, encoder, decoder. Everything is trained from scratch;
-which objective trains the encoder is the business of `ssl.py`.
+Plain modules in reading order: configs, positions, block, encoder, decoder. Everything is trained from scratch; which
+objective trains the encoder is the business of `ssl.py`.
 
 Axes: b batch, c channels, h w pixels, n tokens of a frame (row by row), d width, k heads.
 """
@@ -29,7 +29,7 @@ class EncoderConfig:
     """Channels of one latent token; keep it at or below the width of the model that predicts the latents."""
     width: int = 128
     """Width of the transformer."""
-    depth: int = 4
+    depth: int = 3
     """Number of transformer blocks."""
     heads: int = 4
     """Attention heads."""
@@ -61,7 +61,7 @@ class DecoderConfig:
 
     width: int = 128
     """Width of the transformer."""
-    depth: int = 3
+    depth: int = 2
     """Number of transformer blocks."""
     heads: int = 4
     """Attention heads."""
@@ -87,7 +87,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
     Args:
         grid: rows and columns.
-        width: channels of a position, a multiple of 4: a quarter each for sin(row), cos(row), sin(column), cos(column).
+        width: channels of a position, a multiple of 4: a quarter each for the sines and cosines of row and column.
 
     Returns:
         (n, width) float32, tokens row by row.
@@ -133,7 +133,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames -> latents that are layer-normed per token, without learned scale or shift (RAE, arXiv 2510.11690)."""
+    """Frames -> latents, layer-normed per token without learned scale or shift (RAE, arXiv 2510.11690)."""
 
     positions: Tensor
 
@@ -166,7 +166,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents -> frames, one token to one patch; the output is not clamped."""
+    """Latents -> frames, one token to one patch; the output is not clamped.
+
+    It paints what differs from a learned background, and starts as the background alone: with the mean picture there,
+    training does not spend its first hundred steps on walls that never change.
+    """
 
     positions: Tensor
 
@@ -177,18 +181,20 @@ class Decoder(nn.Module):
         self.register_buffer("positions", sincos_positions(encoder.grid, config.width), persistent=False)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 3 * encoder.patch_size**2))
+        self.background = nn.Parameter(torch.full((3, encoder.image_size, encoder.image_size), 0.5))
         self.apply(init_linear)
+        nn.init.zeros_(self.head[-1].weight)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, n, c) -> (b, 3, h, w), about [0, 1]."""
-        return self.transform(self.embed(latents))
+        return self.paint(self.embed(latents))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Runs the blocks on tokens that are embedded already, (b, n, d) -> (b, 3, h, w)."""
+    def paint(self, x: Tensor) -> Tensor:
+        """Frames from tokens that are embedded already, (b, n, d) -> (b, 3, h, w)."""
         x = x + self.positions
         for block in self.blocks:
             x = block(x)
-        return (unpatchify(self.head(x), self.grid, self.patch_size) + 1) / 2
+        return self.background + unpatchify(self.head(x), self.grid, self.patch_size)
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""Dream a held-out episode: an mp4 of truth above prediction, and the error by horizon beside copying the last frame."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worldmodel.agents.report import write_video
+from worldmodel.checkpoint import from_pretrained
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors
+from worldmodel.home import runs_dir
+from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.pretrain import block_of, film, held_out_episodes
+
+
+@dataclass(frozen=True)
+class DreamVerbConfig:
+    """Which model dreams which episodes."""
+
+    checkpoint: Path
+    """Checkpoint folder, from worldmodel pretrain."""
+    data: Path
+    """Episode file; its held-out episodes are dreamt."""
+    out: Path | None = None
+    """The mp4; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    """How many clips, how far."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Flow steps per frame and form of the actions."""
+    shown: int = 6
+    """Clips in the mp4."""
+
+
+def main(config: DreamVerbConfig) -> None:
+    """Dream, print the table, write the film."""
+    trained = from_pretrained(config.checkpoint)
+    store = EpisodeStore(config.data, in_memory=True)
+    episodes = held_out_episodes(trained, store)
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+    describe = None
+    if config.rollout.action_form == "text":
+        from worldmodel.agents.actions import describe_block
+
+        describe = describe_block(store.meta["env_id"], store.action_size)
+    rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
+    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream)
+    print(table(errors))
+    out = config.out or runs_dir() / "dream.mp4"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_video(out, film(errors.truth[: config.shown], errors.dream[: config.shown]), fps=4, scale=3)
+    print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")
+    print(f"next: worldmodel evaluate --checkpoint {config.checkpoint} --data {config.data}")
+
+
+def table(errors: DreamErrors) -> str:
+    """Errors by horizon as lines of text."""
+    names = {"learned": "dream", "shuffled_actions": "shuffled actions", "copy_last_frame": "copy last frame"}
+    lines = ["mean squared error of the latents (+- half of the 95 % interval)"]
+    lines.append("horizon  " + "".join(f"{title:>22}" for title in names.values()))
+    for h in range(len(errors.latent["learned"])):
+        cells = [errors.latent[name][h] for name in names]
+        lines.append(f"{h + 1:>7}  " + "".join(f"{f'{mean:.4f} +- {half:.4f}':>22}" for mean, half in cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("dream", lambda: main, sys.argv[1:]))

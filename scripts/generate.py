@@ -1,0 +1,91 @@
+"""Let a trained model write and draw: continue a sentence, caption held-out frames, draw pictures for captions."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodel.agents.language import score_language
+from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.evaluation import decode_video
+from worldmodel.home import runs_dir
+from worldmodel.rollout import continue_text, draw_pictures
+from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.pretrain import held_out_episodes
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to generate; what is left out is not done."""
+
+    checkpoint: Path
+    """Checkpoint folder, from worldmodel pretrain."""
+    text: str | None = None
+    """A sentence to continue."""
+    draw: tuple[str, ...] = ()
+    """Captions to draw pictures for."""
+    data: Path | None = None
+    """Episode file whose held-out frames are captioned and asked about."""
+    frames: int = 100
+    """How many of them."""
+    out: Path | None = None
+    """PNG of the drawn pictures; by default `drawn.png` in the runs folder of WORLDMODEL_HOME."""
+    tokens: int = 40
+    """Greatest number of tokens of text."""
+    temperature: float = 0.8
+    """Of the text; 0 takes the likeliest token."""
+    guidance: float = 3.0
+    """Of the pictures: classifier-free guidance, 1 = none."""
+    steps: int = 25
+    """Flow steps per picture."""
+    seed: int = 0
+    """Of everything that is drawn."""
+
+
+def main(config: GenerateConfig) -> None:
+    """Do what was asked for, in order."""
+    trained = from_pretrained(config.checkpoint)
+    if config.text is not None:
+        generator = torch.Generator().manual_seed(config.seed)
+        said = continue_text(
+            trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator
+        )
+        print(f"{config.text}|{said[0]}")
+    if config.draw:
+        from PIL import Image
+
+        out = config.out or runs_dir() / "drawn.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pictures = draw(trained, config.draw, config.seed, config.steps, config.guidance)
+        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(out)
+        print(f"{out}: {len(pictures)} pictures, from left to right as asked")
+    if config.data is not None:
+        store = EpisodeStore(config.data, in_memory=True)
+        episodes = held_out_episodes(trained, store)
+        score = score_language(
+            trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed
+        )
+        for (true, written), (question, right, said_) in list(zip(score.captions, score.answers, strict=True))[:5]:
+            print(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}")
+        for accuracy in score.accuracies:
+            low, high = accuracy.interval
+            print(
+                f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}] of {accuracy.total}, "
+                f"chance {accuracy.chance:.1%}"
+            )
+
+
+def draw(
+    trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0
+) -> np.ndarray:
+    """Pictures for captions: uint8 (b, height, width, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    latents = draw_pictures(trained.model, trained.tokenizer, captions, generator, steps, guidance)
+    return decode_video(trained.codec, latents[:, None])[:, 0]
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("generate", lambda: main, sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Plan with a trained model on a few held-out problems and write what happened as an mp4, the goal on the right."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from worldmodel.agents.evaluate import EvaluateConfig, side_by_side
+from worldmodel.agents.protocol import ManifestConfig, make_manifest
+from worldmodel.agents.report import write_video
+from worldmodel.checkpoint import from_pretrained
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.home import runs_dir
+from worldmodel.rollout import RolloutConfig
+from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.evaluate import score
+from worldmodel.scripts.pretrain import block_of, held_out_episodes
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Which model plans for what."""
+
+    checkpoint: Path
+    """Checkpoint folder, from worldmodel pretrain."""
+    data: Path
+    """Episode file; starts and goals come from its held-out episodes."""
+    out: Path | None = None
+    """The mp4; by default `plan.mp4` in the runs folder of WORLDMODEL_HOME."""
+    problems: ManifestConfig = field(default_factory=lambda: ManifestConfig(problems=4))
+    """Which problems to draw."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Planner, objective, receding horizon."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Flow steps per frame and form of the actions."""
+    oracle: bool = False
+    """Plan with the true simulator instead of the model."""
+
+
+def main(config: PlanConfig) -> None:
+    """Plan, say how it went, write the film."""
+    trained = from_pretrained(config.checkpoint)
+    store = EpisodeStore(config.data, in_memory=True)
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+    manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
+    settings = replace(config.evaluate, videos=len(manifest.problems), stop_when_solved=True)
+    name = "oracle" if config.oracle else "learned"
+    (result,), goals = score(trained, manifest, block, settings, config.rollout, 2, (name,))
+    for i, steps in enumerate(result.steps_to_success):
+        outcome = f"reached the goal after {steps} env steps" if steps is not None else "did not reach the goal"
+        print(f"problem {i}: {outcome}; distance {result.final_distance[i]:.3f} at the end")
+    print(f"{result.seconds_per_plan:.3f} s per plan")
+    films = [side_by_side(frames, goals[i]) for i, frames in sorted(result.frames.items())]
+    longest = max(len(film) for film in films)
+    padded = [np.concatenate([film, np.repeat(film[-1:], longest - len(film), 0)]) for film in films]
+    out = config.out or runs_dir() / "plan.mp4"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_video(out, np.concatenate(padded, axis=1), fps=4, scale=3)
+    print(f"{out}: one row per problem, the goal on the right")
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("plan", lambda: main, sys.argv[1:]))

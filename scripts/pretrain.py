@@ -1,0 +1,149 @@
+"""Pretrain the unified model from scratch on action video, video, captions, questions, text and pictures at once."""
+
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from worldmodel.checkpoint import Pretrained
+from worldmodel.codec.rae import RAE
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
+from worldmodel.home import runs_dir
+from worldmodel.model import WorldModel
+from worldmodel.packing import Packer, tokenise
+from worldmodel.presets import Preset, base, fit, paper, small, tiny
+from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.scripts.console import run_verb
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.tracking import Tracker
+from worldmodel.training import OnSample, TrainResult, stop_on_signals, train
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What to train on, and how. Every field of model and training is a flag behind the preset: `... small --preset.train.lr 3e-4`."""
+
+    data: tuple[Path, ...]
+    """Episode files, from worldmodel collect."""
+    codec: Path
+    """Folder of the codec, from worldmodel codec."""
+    out: Path | None = None
+    """Run folder; by default `pretrain` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
+    vocab_size: int = 2048
+    """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Shares of the sources."""
+    preset: (
+        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny())]
+        | Annotated[Preset, tyro.conf.subcommand("small", default=small())]
+        | Annotated[Preset, tyro.conf.subcommand("base", default=base())]
+        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper())]
+    ) = field(default_factory=tiny)
+    """Sizes of model and training to start from."""
+
+
+def main(config: PretrainConfig) -> None:
+    """Train or continue, then say where the checkpoint is."""
+    out = config.out or runs_dir() / "pretrain"
+    codec = RAE.from_pretrained(config.codec)
+    data = open_standard(config.data, config.mixture)
+    with stop_on_signals() as stop:
+        result = pretrain(data, codec, config.preset, config.vocab_size, out, stop=stop)
+    if not result.finished:
+        print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}")
+        return
+    print(f"{result.checkpoint}: checkpoint written after {result.step} steps")
+    print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {config.data[0]}")
+
+
+def pretrain(
+    data: StandardData, codec: RAE, preset: Preset, vocab_size: int, out: Path, **options: object
+) -> TrainResult:
+    """Tokenizer, mixture, model and training on opened data; goes on where `out` left off.
+
+    `options` go to `worldmodel.training.train`.
+    """
+    texts = data.tokenizer_texts()
+    if not texts:
+        raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
+    tokenizer = Tokenizer.train(texts, vocab_size)
+    packing, seed = preset.train.packing, preset.train.seed
+    rng = np.random.default_rng(seed)
+    mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, codec.grid, packing, rng)))
+    action_dim = data.config.action_block * max(store.action_size for store in data.stores)
+    torch.manual_seed(seed)
+    model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
+    packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
+    sampler = dream_sampler(data, codec, tokenizer)
+    card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores]}
+    return train(model, codec, packer, tokenizer, preset.train, out, sampler, card=card, **options)  # type: ignore[arg-type]
+
+
+def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: int = 64) -> OnSample:
+    """Logs one-step and open-loop errors beside copying, and a film of truth above dream, while the model trains."""
+    from worldmodel.evaluation import DreamConfig, dream_errors
+
+    store, episodes, block = data.stores[0], data.held_out_episodes[0], data.config.action_block
+    longest = int(store.lengths[np.array(episodes)].max()) // block
+    context = min(2, longest)
+    config = DreamConfig(clips=clips, context=context, horizon=max(1, min(8, longest - context + 1)))
+
+    def sample(step: int, model: WorldModel, tracker: Tracker) -> None:
+        errors = dream_errors(Rollout(model, tokenizer, RolloutConfig()), codec, store, episodes, block, config)
+        last = config.horizon
+        values = {}
+        for name, by_horizon in errors.latent.items():
+            values[f"dream/latent_mse_1/{name}"] = by_horizon[0][0]
+            values[f"dream/latent_mse_{last}/{name}"] = by_horizon[-1][0]
+        tracker.scalars(step, values)
+        tracker.video(step, "samples/truth_above_dream", film(errors.truth[:4], errors.dream[:4]))
+
+    return sample
+
+
+def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
+    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side: uint8 (t + h, 2 height, b width, 3).
+
+    While the context is shown both rows are true.
+    """
+    context = truth.shape[1] - dream.shape[1]
+    below = np.concatenate([truth[:, :context], dream], axis=1)
+    rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
+    return np.concatenate(rows, axis=1)
+
+
+def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) -> int:
+    """Environment actions per model step of a model whose action blocks hold `action_dim` numbers.
+
+    Raises:
+        UserError: the model was not trained for such actions.
+    """
+    if action_dim % action_size:
+        raise UserError(
+            f"the model of {checkpoint} takes {action_dim} numbers per action block, which is no multiple of the "
+            f"{action_size} numbers of an action in {data}"
+        )
+    return action_dim // action_size
+
+
+def held_out_episodes(trained: Pretrained, store: EpisodeStore) -> list[int]:
+    """Episodes of `store` that the model of a checkpoint has not been trained on: its card says how it split files."""
+    split = trained.card.get("mixture", {})
+    default = MixtureConfig()
+    return store.split(split.get("split_seed", default.split_seed), split.get("held_out", default.held_out))[1]
+
+
+def with_seed(preset: Preset, seed: int) -> Preset:
+    """The same preset with another seed."""
+    return replace(preset, train=replace(preset.train, seed=seed))
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("pretrain", lambda: main, sys.argv[1:]))
