@@ -23,7 +23,7 @@ from worldmodel.agents.intervals import wilson
 from worldmodel.agents.learned import LatentDynamics, LearnedSimulator
 from worldmodel.agents.mpc import Controller, MPCConfig, MPCController, RandomController
 from worldmodel.agents.mppi import MPPI, MPPIConfig
-from worldmodel.agents.objective import GoalCost
+from worldmodel.agents.objective import GoalCost, make_objective
 from worldmodel.agents.oracle import OracleSimulator
 from worldmodel.agents.planner import ActionBounds, Planner
 from worldmodel.agents.protocol import Manifest
@@ -42,7 +42,7 @@ class EvaluateConfig:
     planner: PlannerConfig = field(default_factory=CEMConfig)
     """Search over action sequences."""
     objective: GoalCost = field(default_factory=GoalCost)
-    """Cost of predicted latents."""
+    """Cost of predicted frames."""
     mpc: MPCConfig = field(default_factory=MPCConfig)
     """How much of a plan is carried out."""
     stop_when_solved: bool = True
@@ -240,7 +240,7 @@ class _Record:
     def __init__(self, manifest: Manifest, workers: TaskWorkers, config: EvaluateConfig) -> None:
         self.workers, self.config = workers, config
         self.variations = [problem.variation for problem in manifest.problems]
-        self.states, self.goal_states = manifest.states()
+        self.states, self.goal_states = manifest.states
         self.goals = workers.render(self.goal_states, self.variations)
         self.model_steps = manifest.budget // workers.block
         self.step = 0

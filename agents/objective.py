@@ -1,7 +1,7 @@
 """What a plan should achieve, as a cost of predicted latents.
 
-An objective is any callable `(future (b, s, h, n, c), goal (b, n, c)) -> (b, s)`, lower is better. `GoalCost`
-compares each predicted frame with the goal frame in the codec's latents and reduces over the horizon.
+An objective is any callable `(future (b, s, h, n, c), goal (b, n, c)) -> (b, s)`, lower is better. `GoalCost` says how far
+each predicted frame is from the goal frame and how that is reduced over the horizon; `make_objective` makes it one.
 """
 
 from collections.abc import Callable
@@ -9,19 +9,24 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from einops import reduce
+from einops import rearrange
 from torch import Tensor
 
+from worldmodel.agents.simulator import Codec
 from worldmodel.errors import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["final", "mean", "min", "soonest", "weighted"]
+Space = Literal["steps", "latents"]
 
 
 @dataclass(frozen=True)
 class GoalCost:
-    """Mean squared distance of the predicted latents to the goal's, over tokens and channels."""
+    """Mean squared distance of predicted frames to the goal frame, over a horizon."""
 
+    space: Space = "steps"
+    """steps: distance in the codec's goal features, which falls on the way to the goal. latents: over all tokens
+    and channels, which is flat far from the goal."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
     soonest: average of the nearest distance so far, so that of two plans that reach the goal the faster one
@@ -30,14 +35,14 @@ class GoalCost:
     """Of `weighted` only; 1 equals mean, large values approach final. Positive."""
 
     def __post_init__(self) -> None:
-        if self.reduction not in get_args(Reduction):
-            raise UserError(f"unknown reduction '{self.reduction}': use {', '.join(get_args(Reduction))}")
+        for name, value, known in (("reduction", self.reduction, Reduction), ("space", self.space, Space)):
+            if value not in get_args(known):
+                raise UserError(f"unknown {name} '{value}': use {', '.join(get_args(known))}")
         if self.growth <= 0:
             raise UserError(f"growth is {self.growth}, must be positive")
 
-    def __call__(self, future: Tensor, goal: Tensor) -> Tensor:
-        """Costs (b, s) of futures (b, s, h, n, c) for goals (b, n, c)."""
-        error = goal_distance(future, goal)
+    def reduce(self, error: Tensor) -> Tensor:
+        """Costs (b, s) of distances (b, s, h)."""
         match self.reduction:
             case "final":
                 return error[..., -1]
@@ -51,6 +56,19 @@ class GoalCost:
         return error @ (weights / weights.sum())
 
 
+def make_objective(config: GoalCost, codec: Codec) -> Objective:
+    """The objective that a configuration describes, for latents of this codec."""
+
+    def objective(future: Tensor, goal: Tensor) -> Tensor:
+        if config.space == "steps":
+            future, goal = codec.goal_features(future), codec.goal_features(goal)
+        else:
+            future, goal = rearrange(future, "b s h n c -> b s h (n c)"), rearrange(goal, "b n c -> b (n c)")
+        return config.reduce(goal_distance(future, goal))
+
+    return objective
+
+
 def goal_distance(future: Tensor, goal: Tensor) -> Tensor:
-    """Distance (b, s, h) of each predicted frame (b, s, h, n, c) to the goal (b, n, c)."""
-    return reduce((future - goal[:, None, None]).square(), "b s h n c -> b s h", "mean")
+    """Mean squared distance (b, s, h) of features (b, s, h, f) to the goal's (b, f)."""
+    return (future - rearrange(goal, "b f -> b 1 1 f")).square().mean(dim=-1)

@@ -121,6 +121,7 @@ class Manifest:
             )
         return _from_json(path, content)
 
+    @property
     def states(self) -> tuple[np.ndarray, np.ndarray]:
         """Start and goal states, float64 (b, state) each."""
         return (

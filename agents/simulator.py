@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor
+
+from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class Codec(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (b, n, c) -> frames float (b, 3, height, width) in [0, 1]."""
 
+    def goal_features(self, latents: Tensor) -> Tensor:
+        """Latents (..., n, c) -> (..., g), where squared distance is meant to count steps."""
+
 
 @torch.inference_mode()
 def encode_frames(
@@ -94,8 +99,7 @@ def encode_frames(
     lead, flat = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
     parts = []
     for start in range(0, len(flat), chunk):
-        pixels = torch.from_numpy(np.ascontiguousarray(flat[start : start + chunk])).to(device)
-        parts.append(codec.encode(rearrange(pixels, "b h w c -> b c h w").float() / 255).float())
+        parts.append(codec.encode(frames_to_float(flat[start : start + chunk], device)).float())
     return torch.cat(parts).unflatten(0, lead)
 
 
@@ -103,11 +107,8 @@ def encode_frames(
 def decode_latents(codec: Codec, latents: Tensor, chunk: int = 256) -> np.ndarray:
     """Frames uint8 (..., height, width, 3) of latents (..., n, c), `chunk` frames at a time."""
     flat = latents.flatten(0, -3)
-    parts = []
-    for start in range(0, len(flat), chunk):
-        pixels = codec.decode(flat[start : start + chunk]).clamp(0, 1) * 255
-        parts.append(rearrange(pixels.round().to(torch.uint8).cpu(), "b c h w -> b h w c"))
-    return torch.cat(parts).unflatten(0, latents.shape[:-2]).numpy()
+    frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(chunk)])
+    return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
 
 
 class CopyLastFrame:

@@ -56,18 +56,15 @@ def collect(config: CollectConfig) -> CollectResult:
     """
     start = time.perf_counter()
     if config.path.exists():
-        _refuse_other_recipe(config, EpisodeStore(config.path).meta.get("recipe"), config.path)
+        with EpisodeStore(config.path) as store:
+            _refuse_other_recipe(config, store.meta.get("recipe"), config.path)
         logger.info("%s is complete already", config.path)
         return _result(config, 0, start)
     with _own_parts(config) as parts:
         missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i))]
         if len(missing) < config.episodes:
-            logger.info(
-                "%s: %d of %d episodes are there, going on",
-                parts,
-                config.episodes - len(missing),
-                config.episodes,
-            )
+            there = config.episodes - len(missing)
+            logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
         meta = _play(config, parts, missing)
         write_episodes(config.path, (load_part(part_path(parts, i)) for i in range(config.episodes)), meta)
         shutil.rmtree(parts)
@@ -83,11 +80,10 @@ def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectRe
 
 def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, Any]:
     """Records the missing episodes; returns the meta data of the file."""
+    there = config.episodes - len(missing)
     with (
         WorkerPool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
-        tqdm(
-            total=config.episodes, initial=config.episodes - len(missing), unit="episode", disable=None
-        ) as bar,
+        tqdm(total=config.episodes, initial=there, unit="episode", disable=None) as bar,
     ):
         task_facts = pool.wait_until_ready()
         frames, start = 0, time.perf_counter()
@@ -115,22 +111,32 @@ def _own_parts(config: CollectConfig) -> Iterator[Path]:
         raise UserError(f"cannot write to {parts}: {error.strerror}") from error
     try:
         _take_lock(lock, parts)
-        for leftover in parts.glob("*.tmp-*"):
-            leftover.unlink(missing_ok=True)
-        recipe_path = parts / "config.json"
-        if recipe_path.exists():
-            _refuse_other_recipe(config, json.loads(recipe_path.read_text()), parts)
-        else:
-            write_atomic(recipe_path, json.dumps(config.recipe(), indent=2).encode())
+        _claim(parts, config)
         try:
             yield parts
         finally:
-            if parts.exists() and not any(
-                parts.glob("episode_*.h5")
-            ):  # a start that failed leaves nothing behind
+            if parts.exists() and not _has_episodes(parts):  # a start that failed leaves nothing behind
                 shutil.rmtree(parts)
     finally:
         os.close(lock)
+
+
+def _claim(parts: Path, config: CollectConfig) -> None:
+    """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
+    recipe_path = parts / "config.json"
+    try:
+        for leftover in parts.glob("*.tmp-*"):
+            leftover.unlink(missing_ok=True)
+        if _has_episodes(parts):
+            _refuse_other_recipe(config, json.loads(recipe_path.read_text()), parts)
+        else:
+            write_atomic(recipe_path, json.dumps(config.recipe(), indent=2).encode())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot use {parts}: {error}") from error
+
+
+def _has_episodes(parts: Path) -> bool:
+    return any(parts.glob("episode_*.h5"))
 
 
 def _take_lock(lock: int, parts: Path) -> None:

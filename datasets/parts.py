@@ -1,8 +1,8 @@
 """Parts: a scratch file per finished episode, so that a killed collection loses only the episodes in flight.
 
-Everything but the frames and the numbers of each frame is one JSON text here (Python writes floats so that they
-read back the same): HDF5 takes a quarter of a millisecond to create a column, and a part is written once, read once
-and deleted.
+Everything but the frames and the numbers of each frame is one JSON text here (Python writes floats so that
+they read back the same): HDF5 takes a quarter of a millisecond to create a column, and a part is written
+once, read once and deleted.
 """
 
 import json

@@ -154,7 +154,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         options = options or {}
         unknown = sorted(set(options) - set(RESET_OPTIONS))
         if unknown:
-            raise UserError(f"no reset option {unknown[0]!r}: expected one of {', '.join(RESET_OPTIONS)}")
+            raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
         variation, values = options.get("variation", ()), options.get("variation_values", {})
         self.variation = resolve(self.factors, variation, values, self.np_random)
         self.apply_variation(self.variation)

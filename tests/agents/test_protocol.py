@@ -89,7 +89,7 @@ def test_a_saved_manifest_is_the_same_to_the_bit(store, tmp_path):
     manifest.save(tmp_path / "manifest.json")
     loaded = Manifest.load(tmp_path / "manifest.json")
     assert loaded == manifest
-    starts, goals = loaded.states()
+    starts, goals = loaded.states
     assert starts.dtype == np.float64 and starts.shape == goals.shape == (3, 2)
 
 

@@ -189,6 +189,15 @@ def test_parts_of_other_arguments_are_left_alone(tmp_path: Path) -> None:
     assert part_path(folder, 0).read_text() == "a part"
 
 
+def test_parts_without_an_episode_do_not_bind(tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    folder = tmp_path / "a.h5.parts"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(small(out, noise=0.25).recipe()))
+    assert collect(small(out, episodes=1, workers=1)).episodes == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
 def test_two_collections_of_one_file_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     folder = tmp_path / "a.h5.parts"

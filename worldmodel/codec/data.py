@@ -1,4 +1,4 @@
-"""What the codec is trained on: frames in memory, their episodes, the true variables, and seeded draws from them."""
+"""What the codec is trained on: frames, their episodes, the true variables, and seeded draws from them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -37,15 +37,19 @@ class CodecData:
         count = len(self.frames)
         if not len(self.features) == len(self.episode) == count:
             raise UserError(
-                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices "
-                "were given, but there must be one of each for every frame"
+                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices were "
+                "given, but there must be one of each for every frame"
             )
         for name, index in (("train", self.train), ("validation", self.validation)):
             if len(index) == 0 or index.min() < 0 or index.max() >= count:
-                raise UserError(f"the {name} split must hold indices of the {count} frames, and at least one of them")
+                raise UserError(
+                    f"the {name} split must hold at least one index, all below the {count} frames"
+                )
         shared = np.intersect1d(self.episode[self.train], self.episode[self.validation])
         if len(shared):
-            raise UserError(f"episode {shared[0]} is in both the train and the validation split; split by episodes")
+            raise UserError(
+                f"episode {shared[0]} is in the train and the validation split; split by episodes"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ class CodecData:
                 check_frames(frames, image_size)
 
     def fingerprint(self) -> str:
-        """Hash of the shapes, the splits and a sample of the frames, to tell whether a run goes on with the same data."""
+        """Hash of the shapes, the splits and a sample of the frames: does a run go on with the same data?"""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.frames, self.features, self.extra):
             if array is not None:
@@ -77,11 +81,17 @@ class CodecData:
 class FrameSampler:
     """Draws training batches: frames with a neighbour from the same episode, and a share of extra pictures."""
 
-    def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int) -> None:
+    def __init__(
+        self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0
+    ) -> None:
         self.data = data
         self.neighbour_steps = neighbour_steps
-        self.num_extra = round(batch_size * extra_share) if data.extra is not None and len(data.extra) else 0
+        self.num_extra = extra_count(data, batch_size, extra_share)
         self.num_frames = batch_size - self.num_extra
+        scales = [mean_picture(data.frames[subset(data.train, 1024, 0)])[1].expand(self.num_frames, 2)]
+        if data.extra is not None and self.num_extra:
+            scales.append(mean_picture(data.extra[:1024])[1].expand(self.num_extra, 2))
+        self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> FrameBatch:
         """One batch on the generator's device; a pure function of the generator's state."""
@@ -94,24 +104,47 @@ class FrameSampler:
         if self.num_extra and data.extra is not None:
             extra = data.extra[randint(len(data.extra), self.num_extra, generator)]
             frames, neighbours = np.concatenate([frames, extra]), np.concatenate([neighbours, extra])
-        return FrameBatch(frames_to_float(frames, device), frames_to_float(neighbours, device))
+        scale = self.scale.to(device)
+        return FrameBatch(frames_to_float(frames, device), frames_to_float(neighbours, device), scale)
 
 
 class LatentSampler:
-    """Draws batches of latents and their frames for the decoder; every frame is encoded once, ahead."""
+    """Draws latents and their frames for the decoder; every frame is encoded once, ahead."""
 
     def __init__(self, sources: list[tuple[np.ndarray, Tensor, int]]) -> None:
-        """Takes per source: uint8 frames (P, h, w, 3), their latents (P, n, c), and how many of them go in a batch."""
+        """Takes per source: uint8 frames (P, h, w, 3), latents (P, n, c), and how many of them go in a batch."""
         self.sources = [source for source in sources if source[2] > 0]
+        scales = [mean_picture(frames[:1024])[1].expand(count, 2) for frames, _, count in self.sources]
+        self.scale = torch.cat(scales)  # (b, 2)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns latents (b, n, c) and frames (b, 3, h, w) in [0, 1] on the generator's device."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns latents (b, n, c), frames (b, 3, h, w) and scale (b, 2) on the generator's device."""
         latents, frames = [], []
         for pictures, codes, count in self.sources:
             index = randint(len(pictures), count, generator)
             latents.append(codes[torch.from_numpy(index).to(codes.device)])
             frames.append(frames_to_float(pictures[index], generator.device))
-        return torch.cat(latents), torch.cat(frames)
+        return torch.cat(latents), torch.cat(frames), self.scale.to(generator.device)
+
+
+def extra_count(data: CodecData, batch_size: int, extra_share: float) -> int:
+    """How many of a batch are extra pictures: none when there are none, else at least one."""
+    if data.extra is None or len(data.extra) == 0 or extra_share == 0:
+        return 0
+    return min(batch_size - 1, max(1, round(batch_size * extra_share)))
+
+
+def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The mean of uint8 frames (M, h, w, 3), and what it costs to paint nothing else.
+
+    Returns:
+        (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames, at least
+        1e-3 and 1e-5, so that frames which are all equal do no harm.
+    """
+    pictures = frames_to_float(frames)
+    mean = pictures.mean(dim=0)
+    absolute, squared = (pictures - mean).abs().mean(), (pictures - mean).square().mean()
+    return mean, torch.stack([absolute.clamp_min(1e-3), squared.clamp_min(1e-5)])
 
 
 def randint(high: int, count: int, generator: torch.Generator) -> np.ndarray:
@@ -124,3 +157,11 @@ def subset(index: np.ndarray, count: int, seed: int) -> np.ndarray:
     if len(index) <= count:
         return np.sort(index)
     return np.sort(np.random.default_rng(seed).choice(index, size=count, replace=False))
+
+
+def whole_episodes(index: np.ndarray, episode: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of whole episodes, a seeded choice in rising order: as many as fit into `count` frames, at least one."""
+    order = np.random.default_rng(seed).permutation(np.unique(episode[index]))
+    lengths = np.array([(episode[index] == one).sum() for one in order])
+    kept = order[: max(1, int((np.cumsum(lengths) <= count).sum()))]
+    return np.sort(index[np.isin(episode[index], kept)])

@@ -1,7 +1,7 @@
 """One training loop for every stage of the codec, with checkpoints that resume bit for bit.
 
-A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state is saved with the
-module and the optimizer in a single safetensors file that is written beside and renamed, so a crash leaves the last one.
+A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state is saved with
+the module and the optimizer in a single safetensors file that is written beside and renamed: a crash leaves the last one.
 """
 
 import logging
@@ -30,7 +30,7 @@ Loss = Callable[[torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 class FitConfig:
     """How a stage is optimised."""
 
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate: linear warm-up, then cosine to a tenth."""
     warmup: int = 50
     """Steps of warm-up."""
@@ -102,9 +102,10 @@ def fit(
             for key, value in scalars.items():
                 writer.add_scalar(f"codec/{name}/{key}", value.item(), step)
         if (step + 1) % config.checkpoint_every == 0 or step == steps - 1:
-            save_checkpoint(checkpoint, step + 1, time.perf_counter() - started, parameters, optimizer, generator)
+            seconds = time.perf_counter() - started
+            save_checkpoint(checkpoint, step + 1, seconds, parameters, optimizer, generator)
     module.eval()
-    return time.perf_counter() - started if first < steps else seconds
+    return seconds
 
 
 def learning_rate(step: int, steps: int, config: FitConfig) -> float:
@@ -162,5 +163,5 @@ def load_checkpoint(
                     "exp_avg_sq": tensors[f"optimizer.exp_avg_sq.{name}"].to(parameter.device),
                 }
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is no checkpoint of this training ({error}); remove it to start again") from None
+        raise UserError(f"{path} is no checkpoint of this run ({error}); remove it to start again") from None
     return step, seconds

@@ -1,7 +1,7 @@
-"""What do latents know? A linear probe of the true state, and how latent distance compares with true distance.
+"""What do latents know? A linear probe of the true state, and latent distance beside true distance.
 
-The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents rank-deficient, and
-plain least squares then fits noise. Its strength is chosen on episodes apart from those that are reported on.
+The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents rank-deficient,
+and plain least squares then fits noise. Its strength is chosen on episodes apart from those that are reported on.
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.codec.metric import spread_columns
+
 STRENGTHS = tuple(10.0**k for k in range(-6, 3))
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """features = (latents - mean) / std @ weights + bias, on latents flattened to (M, F)."""
+    """features = (latents - mean) / std @ weights + bias, on flattened latents."""
 
     mean: Tensor
     std: Tensor
     weights: Tensor
     bias: Tensor
     strength: float
-    """Chosen ridge strength, relative to the number of frames."""
+    """Ridge strength, relative to the number of frames."""
 
     def predict(self, latents: Tensor) -> np.ndarray:
         """(M, ...) latents -> (M, f) float64 features."""
-        flat = latents.detach().cpu().flatten(1).double()
+        flat = flatten_latents(latents)
         return (((flat - self.mean) / self.std) @ self.weights + self.bias).numpy()
+
+
+def flatten_latents(latents: Tensor) -> Tensor:
+    """(M, ...) -> (M, F) float64 on the CPU; of very long latents evenly spread entries."""
+    flat = latents.detach().cpu().flatten(1)
+    return flat[:, spread_columns(flat.shape[1])].double()
 
 
 def fit_probe(
@@ -44,7 +52,7 @@ def fit_probe(
     Returns:
         The probe with the smallest mean squared error on the second set.
     """
-    flat = latents.detach().cpu().flatten(1).double()
+    flat = flatten_latents(latents)
     target = torch.from_numpy(np.asarray(features, dtype=np.float64))
     mean, std = flat.mean(dim=0), flat.std(dim=0).clamp_min(1e-6)
     flat, bias = (flat - mean) / std, target.mean(dim=0)
@@ -70,8 +78,8 @@ def probe_report(
         names: f names.
 
     Returns:
-        `r2` and `error` (root mean squared, in feature units) averaged over the features that vary, `error_of_range`
-        (the error over the feature's range), the chosen `strength`, and `features`: the same by name.
+        `r2`, `error` (root mean squared, in feature units) and `error_of_range` (the error over the feature's range),
+        each averaged over the features that vary; the chosen `strength`; and `features`: the same by name.
     """
     residual = np.square(probe.predict(latents) - features).mean(axis=0)
     variance, span = features.var(axis=0), np.ptp(features, axis=0)
@@ -93,29 +101,29 @@ def mean_of(values: list[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-def goal_distance_report(latents: Tensor, features: np.ndarray, pairs: int, seed: int) -> dict[str, float]:
-    """How well latent distance stands in for true distance, the way a planner with a goal frame uses it.
+def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed: int) -> dict[str, float]:
+    """How well the distance of vectors stands in for true distance, the way a planner with a goal frame uses it.
 
     Args:
-        latents: (M, n, c) held-out latents.
+        vectors: (M, ...) held-out latents or goal features.
         features: (M, f) true variables.
         pairs: number of random pairs of frames.
         seed: of the pairs.
 
     Returns:
-        `spearman` rank correlation between mean squared latent distance and Euclidean feature distance over random pairs,
-        and `spearman_near`, over the third of the pairs that is truly closest.
+        `spearman`: rank correlation of mean squared distance and Euclidean feature distance over random pairs;
+        `spearman_near`: the same over the third of the pairs that is truly closest.
     """
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, len(features), size=(2, pairs))
-    latent = (latents[first] - latents[second]).flatten(1).square().mean(dim=1).double().cpu().numpy()
+    distance = (vectors[first] - vectors[second]).flatten(1).square().mean(dim=1).double().cpu().numpy()
     true = np.linalg.norm(features[first].astype(np.float64) - features[second], axis=1)
     near = true <= np.quantile(true, 1 / 3)
-    return {"spearman": spearman(latent, true), "spearman_near": spearman(latent[near], true[near])}
+    return {"spearman": spearman(distance, true), "spearman_near": spearman(distance[near], true[near])}
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two equally long vectors; ties share their mean rank; 0 when one of them is constant."""
+    """Rank correlation of two vectors; ties share their mean rank; 0 when one of them is constant."""
     ranks = np.stack([mean_ranks(first), mean_ranks(second)])
     ranks -= ranks.mean(axis=1, keepdims=True)
     scale = np.sqrt(np.square(ranks).sum(axis=1).prod())

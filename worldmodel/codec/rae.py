@@ -215,7 +215,9 @@ class RAE(nn.Module):
         try:
             tensors = load_file(path)
         except FileNotFoundError:
-            raise UserError(f"{path} is missing, although its config.json is there; train the codec again") from None
+            raise UserError(
+                f"{path} is missing, although its config.json is there; train the codec again"
+            ) from None
         except SafetensorError as error:
             raise UserError(f"{path} is damaged ({error}); train the codec again") from None
         expected = codec.state_dict()
@@ -243,7 +245,9 @@ def read_config(folder: Path) -> RAEConfig:
     try:
         record: Any = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`") from None
+        raise UserError(
+            f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); train the codec again") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:

@@ -1,22 +1,18 @@
 """Trains a codec: one encoder per objective, a probe to choose between them, then the decoder of the chosen one.
 
-    frames -> encoder by MAE    \\
-                                  probe of the true state -> the better encoder, frozen -> statistics -> decoder
-    frames -> encoder by VICReg /
+    frames -> encoder by MAE    -\\
+                                  probe of the true state -> one encoder, frozen -> latent statistics -> decoder
+    frames -> encoder by VICReg -/
 
 Everything lands in one folder: run.json (what was asked), checkpoints/ while it trains, tensorboard/, then config.json,
 model.safetensors and report.json. The same call on the same folder goes on where it stopped, bit for bit on a CPU.
 """
 
 import dataclasses
-import fcntl
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.codec.data import CodecData, FrameSampler, LatentSampler, subset
+from worldmodel.codec.data import (
+    CodecData,
+    FrameSampler,
+    LatentSampler,
+    extra_count,
+    mean_picture,
+    subset,
+    whole_episodes,
+)
 from worldmodel.codec.fitting import FitConfig, fit
-from worldmodel.codec.frames import frames_to_float, psnr
-from worldmodel.codec.probe import LinearProbe, fit_probe, goal_distance_report, probe_report
+from worldmodel.codec.folder import claim, write_json
+from worldmodel.codec.measure import measure_latents, measure_reconstruction
+from worldmodel.codec.metric import goal_projection
+from worldmodel.codec.probe import LinearProbe
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.ssl import JointConfig, JointEmbedding, MaskedAutoencoder, MaskedConfig
-from worldmodel.codec.vit import DecoderConfig, Encoder, EncoderConfig
+from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,25 +55,29 @@ class CodecConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Shape of the decoder."""
     objectives: tuple[Objective, ...] = ("mae", "vicreg")
-    """Self-supervised objectives to try; the linear probe chooses among them."""
+    """Self-supervised objectives to try, the preferred one first."""
+    margin: float = 0.1
+    """A later objective is chosen only if its probe error is smaller by this share: ties go to the first."""
     masked: MaskedConfig = field(default_factory=MaskedConfig)
     """Of the objective mae."""
     joint: JointConfig = field(default_factory=JointConfig)
     """Of the objective vicreg."""
-    encoder_steps: int = 500
-    """Training steps of each objective."""
-    decoder_steps: int = 800
+    decoder_steps: int = 700
     """Training steps of the decoder."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Frames in a batch."""
-    extra_share: float = 0.2
-    """Share of a batch taken from the extra pictures, when there are any."""
+    extra_share: float = 0.1
+    """Share of extra pictures, when there are any, in batches and in the latent statistics."""
     noise: float = 0.8
     """tau of the decoder's noise augmentation."""
+    goal_features: int = 6
+    """Number of goal features."""
+    goal_ridge: float = 0.2
+    """Noise that goal features must stand, as a share of the latents' variance within episodes."""
     probe_frames: int = 8192
-    """Largest number of frames that the latent statistics and the probe are computed on."""
+    """Largest number of frames that statistics, goal features and the probe are computed on."""
     decoder_frames: int = 32768
-    """Largest number of frames kept encoded in memory for the decoder."""
+    """Largest number of frames, and of extra pictures, kept encoded in memory for the decoder."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Optimisation of every stage."""
     seed: int = 0
@@ -76,14 +86,24 @@ class CodecConfig:
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in ("mae", "vicreg")]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise UserError(f"objectives are {self.objectives}, but they must be one or both of 'mae' and 'vicreg'")
-        if self.encoder_steps < 1 or self.decoder_steps < 1 or self.batch_size < 2:
             raise UserError(
-                f"encoder_steps {self.encoder_steps} and decoder_steps {self.decoder_steps} must be at least 1, "
-                f"batch_size {self.batch_size} at least 2"
+                f"objectives are {self.objectives}, but they must be one or both of 'mae', 'vicreg'"
             )
-        if not 0 <= self.extra_share < 1:
-            raise UserError(f"extra_share is {self.extra_share}, but it must lie in [0, 1)")
+        if self.decoder_steps < 1 or self.batch_size < 2:
+            raise UserError(
+                f"decoder_steps {self.decoder_steps} must be at least 1 and batch_size {self.batch_size} at least 2"
+            )
+        if not 0 <= self.extra_share < 1 or not 0 <= self.margin < 1:
+            raise UserError(f"extra_share {self.extra_share} and margin {self.margin} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A codec with a trained encoder; its decoder is trained only if it is chosen."""
+
+    codec: RAE
+    probe: LinearProbe
+    report: dict[str, Any]
 
 
 def train_codec(
@@ -106,119 +126,124 @@ def train_codec(
         The codec, frozen and in evaluation mode, and the report that also lies in `out/report.json`.
 
     Raises:
-        UserError: when frames have the wrong size, when `out` holds something else or another run, or is in use.
+        UserError: when frames have the wrong size, or `out` holds something else or another run, or is in use.
     """
     out, device = Path(out), torch.device(device)
     data.check(config.encoder.image_size)
-    with claim(out, config, data):
+    run = {"config": dataclasses.asdict(config), "data": data.fingerprint()}
+    with claim(out, run):
         if (out / "report.json").exists():
             logger.info("%s holds a finished codec", out)
-            return RAE.from_pretrained(out, device), json.loads((out / "report.json").read_text())
+            return freeze(RAE.from_pretrained(out, device)), json.loads((out / "report.json").read_text())
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
-            candidates = {name: train_encoder(name, config, data, out, device, writer) for name in config.objectives}
-            chosen = max(candidates, key=lambda name: candidates[name].report["probe"]["r2"])
-            logger.info("the probe chooses %s among %s", chosen, ", ".join(candidates))
-            codec = candidates[chosen].codec
-            seconds = train_decoder(codec, config, data, out, writer)
-            report = {
-                "chosen": chosen,
-                "objectives": {name: candidate.report for name, candidate in candidates.items()},
-                "reconstruction": reconstruction_report(codec, candidates[chosen].probe, config, data, writer),
-                "decoder_seconds": seconds,
-                "seconds": time.perf_counter() - started,
-                "latents": {"num_tokens": codec.num_tokens, "channels": codec.channels},
-                "parameters": {"encoder": count(codec.encoder), "decoder": count(codec.decoder)},
-                "frames": {"train": len(data.train), "validation": len(data.validation)},
-                "config": dataclasses.asdict(config),
+            candidates = {
+                name: train_encoder(name, config, data, out, device, writer) for name in config.objectives
             }
-        codec.requires_grad_(False).save_pretrained(out)
+            chosen = choose(candidates, config.margin)
+            codec, probe = candidates[chosen].codec, candidates[chosen].probe
+            seconds = train_decoder(codec, config, data, out, writer)
+            reconstruction = measure_reconstruction(codec, probe, data, config.seed, writer)
+        report = {
+            "chosen": chosen,
+            "objectives": {name: candidate.report for name, candidate in candidates.items()},
+            "reconstruction": reconstruction,
+            "decoder_seconds": seconds,
+            "seconds": time.perf_counter() - started,
+            "latents": {"num_tokens": codec.num_tokens, "channels": codec.channels},
+            "parameters": {"encoder": count(codec.encoder), "decoder": count(codec.decoder)},
+            "frames": {"train": len(data.train), "validation": len(data.validation)},
+            "config": dataclasses.asdict(config),
+        }
+        freeze(codec).save_pretrained(out)
         write_json(out / "report.json", report)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return codec, report
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A trained encoder inside a codec whose decoder is still untrained."""
-
-    codec: RAE
-    probe: LinearProbe
-    report: dict[str, Any]
-
-
 def train_encoder(
-    name: Objective, config: CodecConfig, data: CodecData, out: Path, device: torch.device, writer: SummaryWriter
+    name: Objective,
+    config: CodecConfig,
+    data: CodecData,
+    out: Path,
+    device: torch.device,
+    writer: SummaryWriter,
 ) -> Candidate:
-    """Trains one encoder by one objective, sets the latent statistics and measures the latents."""
+    """Trains one encoder by one objective, sets statistics and goal features, and measures the latents."""
     seed = config.seed * 10 + (1 if name == "mae" else 2)
+    background, _ = mean_picture(data.frames[subset(data.train, 1024, config.seed)])
+    objective: MaskedAutoencoder | JointEmbedding
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        objective: MaskedAutoencoder | JointEmbedding
+        rae = RAEConfig(config.encoder, config.decoder, config.noise, config.goal_features)
+        codec = RAE(rae).to(device).eval()
         if name == "mae":
-            objective = MaskedAutoencoder(config.encoder, config.masked)
-        else:
-            objective = JointEmbedding(config.encoder, config.joint)
-        codec = RAE(RAEConfig(config.encoder, config.decoder, config.noise)).to(device).eval()
-    objective.to(device)
-    sampler = FrameSampler(data, config.batch_size, config.extra_share, config.joint.neighbour_steps)
+            objective = MaskedAutoencoder(config.encoder, config.decoder, config.masked).to(device)
+            objective.decoder.set_background(background)
+            steps, sampler = config.masked.steps, FrameSampler(data, config.batch_size, config.extra_share)
+        else:  # extra pictures have no neighbours, and beside them the frames would look all alike
+            objective = JointEmbedding(config.encoder, config.joint).to(device)
+            steps = config.joint.steps
+            sampler = FrameSampler(data, config.batch_size, 0.0, config.joint.neighbour_steps)
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return objective(sampler.draw(generator), generator)
+
     checkpoint = out / "checkpoints" / f"{name}.safetensors"
-    seconds = fit(
-        name,
-        objective,
-        lambda generator: objective(sampler.draw(generator), generator),
-        config.encoder_steps,
-        seed,
-        config.fit,
-        checkpoint,
-        writer,
-    )
+    seconds = fit(name, objective, loss, steps, seed, config.fit, checkpoint, writer)
     codec.encoder.load_state_dict(objective.encoder.state_dict())
-    probe, report = measure_latents(codec, config, data)
-    for key, value in {**report["probe"], **report["goal_distance"]}.items():
+    if isinstance(objective, MaskedAutoencoder):
+        codec.decoder.load_state_dict(objective.decoder.state_dict())
+    else:
+        codec.decoder.set_background(background)
+    calibrate(codec, config, data)
+    probe, report = measure_latents(codec, data, config.probe_frames, config.seed)
+    logger.info("%s: probe error %.4f", name, report["probe"]["error"])
+    for key, value in report["probe"].items():
         if isinstance(value, float):
-            writer.add_scalar(f"codec/{name}/probe_{key}", value, config.encoder_steps)
-    return Candidate(codec, probe, {**report, "seconds": seconds})
+            writer.add_scalar(f"codec/{name}/probe_{key}", value, steps)
+    return Candidate(codec, probe, {**report, "steps": steps, "seconds": seconds})
 
 
-def measure_latents(codec: RAE, config: CodecConfig, data: CodecData) -> tuple[LinearProbe, dict[str, Any]]:
-    """Sets the codec's latent statistics from training frames; probes its latents on held-out ones."""
-    train = subset(data.train, config.probe_frames, config.seed)
-    held_out = subset(data.validation, config.probe_frames // 2, config.seed)
-    raw = codec.encode_frames(data.frames[train])
-    codec.set_statistics(*latent_statistics(raw))
-    latents, held_out_latents = codec.encode_frames(data.frames[train]), codec.encode_frames(data.frames[held_out])
-    episodes = np.unique(data.episode[train])
-    choose = np.isin(data.episode[train], episodes[:: max(2, min(8, len(episodes)))])
-    probe = fit_probe(latents[~choose], data.features[train[~choose]], latents[choose], data.features[train[choose]])
-    report = {
-        "probe": probe_report(probe, held_out_latents, data.features[held_out], data.names),
-        "goal_distance": goal_distance_report(held_out_latents, data.features[held_out], 5000, config.seed),
-        "step_ratio": step_ratio(held_out_latents, data.episode[held_out], held_out, config.seed),
-    }
-    if data.extra is not None and len(data.extra):
-        report["extra_std"] = codec.encode_frames(data.extra[:512]).std().item()
-    return probe, report
+def choose(candidates: dict[Objective, Candidate], margin: float) -> Objective:
+    """The objective with the smallest held-out probe error; a later one must be better by the margin."""
+    errors = {name: candidate.report["probe"]["error"] for name, candidate in candidates.items()}
+    chosen, *others = errors
+    for name in others:
+        if errors[name] < (1 - margin) * errors[chosen]:
+            chosen = name
+    logger.info("the probe chooses %s among %s", chosen, errors)
+    return chosen
 
 
-def latent_statistics(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, n, c) encoder outputs -> (n, c) mean and standard deviation per position and channel, eps 1e-5 (RAE)."""
-    variance, mean = torch.var_mean(raw.double(), dim=0, correction=0)
-    return mean.float(), (variance + 1e-5).sqrt().float()
+def calibrate(codec: RAE, config: CodecConfig, data: CodecData) -> None:
+    """Sets the latent statistics, then the goal features, from training frames of whole episodes."""
+    index = whole_episodes(data.train, data.episode, config.probe_frames, config.seed)
+    moments = [raw_moments(codec, data.frames[index])]
+    shares = [1.0]
+    if extra_count(data, config.batch_size, config.extra_share) and data.extra is not None:
+        every = np.arange(len(data.extra))
+        moments.append(raw_moments(codec, data.extra[subset(every, config.probe_frames, config.seed)]))
+        shares = [1 - config.extra_share, config.extra_share]
+    mean = sum(share * first for share, (first, _) in zip(shares, moments, strict=True))
+    square = sum(share * second for share, (_, second) in zip(shares, moments, strict=True))
+    assert isinstance(mean, Tensor) and isinstance(square, Tensor), "there is at least one source"
+    codec.set_statistics(mean.float(), (square - mean.square() + 1e-5).sqrt().float())
+    latents = codec.encode_frames(data.frames[index])
+    codec.set_goal_map(goal_projection(latents, data.episode[index], config.goal_features, config.goal_ridge))
 
 
-def step_ratio(latents: Tensor, episode: np.ndarray, index: np.ndarray, seed: int) -> float:
-    """Latent distance of consecutive frames over that of random ones; small means smooth along a trajectory."""
-    pairs = np.flatnonzero((np.diff(index) == 1) & (np.diff(episode) == 0))
-    other = np.random.default_rng(seed).permutation(len(latents))
-    near = (latents[pairs] - latents[pairs + 1]).square().mean().item() if len(pairs) else 0.0
-    return near / max((latents - latents[other]).square().mean().item(), 1e-12)
+def raw_moments(codec: RAE, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(n, c) mean and mean square of the encoder's output, float64, whatever statistics the codec has."""
+    raw = (codec.encode_frames(frames) * codec.std + codec.mean).double()
+    return raw.mean(dim=0), raw.square().mean(dim=0)
 
 
-def train_decoder(codec: RAE, config: CodecConfig, data: CodecData, out: Path, writer: SummaryWriter) -> float:
+def train_decoder(
+    codec: RAE, config: CodecConfig, data: CodecData, out: Path, writer: SummaryWriter
+) -> float:
     """Trains the decoder on latents of the frozen encoder; returns the seconds it took."""
-    device = codec.mean.device
-    num_extra = round(config.batch_size * config.extra_share) if data.extra is not None and len(data.extra) else 0
+    num_extra = extra_count(data, config.batch_size, config.extra_share)
     frames = data.frames[subset(data.train, config.decoder_frames, config.seed)]
     sources = [(frames, codec.encode_frames(frames), config.batch_size - num_extra)]
     if data.extra is not None and num_extra:
@@ -230,83 +255,14 @@ def train_decoder(codec: RAE, config: CodecConfig, data: CodecData, out: Path, w
         return codec.decoder_loss(*sampler.draw(generator), generator)
 
     checkpoint = out / "checkpoints" / "decoder.safetensors"
-    return fit("decoder", codec, loss, config.decoder_steps, config.seed * 10 + 3, config.fit, checkpoint, writer)
+    return fit(
+        "decoder", codec, loss, config.decoder_steps, config.seed * 10 + 3, config.fit, checkpoint, writer
+    )
 
 
-@torch.no_grad()
-def reconstruction_report(
-    codec: RAE, probe: LinearProbe, config: CodecConfig, data: CodecData, writer: SummaryWriter
-) -> dict[str, Any]:
-    """How well held-out frames are painted, beside the mean training frame as control.
-
-    Returns:
-        `psnr` in dB; `psnr_moving` over the pixels that differ from the mean frame; `psnr_mean_frame`, `psnr_moving_mean_frame`
-        of the control; `psnr_noise_05` from latents with noise of standard deviation 0.5; `probe_error_repainted`: error of
-        the probe on painted frames that were encoded again (is the thing where it should be?), in feature units;
-        `psnr_extra` for held-out extra pictures.
-    """
-    device = codec.mean.device
-    index = subset(data.validation, 1024, config.seed)
-    frames = frames_to_float(data.frames[index], device)
-    mean = frames_to_float(data.frames[subset(data.train, 1024, config.seed)], device).mean(dim=0).expand_as(frames)
-    latents = codec.encode(frames)
-    painted = codec.decode(latents)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
-    moving = ((frames - mean).abs().amax(dim=1, keepdim=True) > 0.1).expand_as(frames)
-    again = probe_report(probe, codec.encode(painted), data.features[index], data.names)
-    report = {
-        "psnr": psnr(painted, frames),
-        "psnr_moving": psnr(painted[moving], frames[moving]) if moving.any() else None,
-        "psnr_mean_frame": psnr(mean, frames),
-        "psnr_moving_mean_frame": psnr(mean[moving], frames[moving]) if moving.any() else None,
-        "psnr_noise_05": psnr(codec.decode(latents + 0.5 * noise), frames),
-        "probe_error_repainted": again["error"],
-    }
-    shown = [torch.cat([frames[:8], painted[:8]])]
-    if data.extra_validation is not None and len(data.extra_validation):
-        extra = frames_to_float(data.extra_validation[:1024], device)
-        extra_painted = codec.decode(codec.encode(extra))
-        report["psnr_extra"] = psnr(extra_painted, extra)
-        shown.append(torch.cat([extra[:8], extra_painted[:8]]))
-    for name, pictures in zip(("frames", "extra"), shown, strict=False):
-        writer.add_images(f"codec/{name}_above_painted_below", pictures, config.decoder_steps)
-    return report
-
-
-@contextmanager
-def claim(out: Path, config: CodecConfig, data: CodecData) -> Iterator[None]:
-    """Holds the folder for this run, and checks that what lies there is this run.
-
-    Raises:
-        UserError: when another process uses it, or when it holds something else.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder for the codec")
-    foreign = out.exists() and any(p.name != ".lock" for p in out.iterdir()) and not (out / "run.json").exists()
-    if foreign:
-        raise UserError(f"{out} holds something else (no run.json); name an empty or new folder for the codec")
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out} is in use by another process; wait for it or name another folder") from None
-        run = json.loads(json.dumps({"config": dataclasses.asdict(config), "data": data.fingerprint()}))
-        if not (out / "run.json").exists():
-            write_json(out / "run.json", run)
-        elif json.loads((out / "run.json").read_text()) != run:
-            raise UserError(
-                f"{out} holds a codec run with another configuration or other data (see run.json); "
-                "name another folder, or the same arguments to go on with it"
-            )
-        yield
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+def freeze(codec: RAE) -> RAE:
+    """The codec itself, with no parameter that wants a gradient."""
+    return codec.requires_grad_(False).eval()
 
 
 def count(module: nn.Module) -> int:

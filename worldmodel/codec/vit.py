@@ -92,7 +92,9 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     Returns:
         (n, width) float32, tokens row by row.
     """
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    frequencies = torch.exp(
+        -math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width // 4)
+    )
     rows = torch.arange(grid[0], dtype=torch.float64)[:, None] * frequencies  # (rows, width/4)
     columns = torch.arange(grid[1], dtype=torch.float64)[:, None] * frequencies
     row_part = repeat(torch.cat([rows.sin(), rows.cos()], dim=-1), "i d -> (i j) d", j=grid[1])
@@ -180,7 +182,9 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder.channels, config.width)
         self.register_buffer("positions", sincos_positions(encoder.grid, config.width), persistent=False)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
-        self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 3 * encoder.patch_size**2))
+        self.head = nn.Sequential(
+            nn.LayerNorm(config.width), nn.Linear(config.width, 3 * encoder.patch_size**2)
+        )
         self.background = nn.Parameter(torch.full((3, encoder.image_size, encoder.image_size), 0.5))
         self.apply(init_linear)
         nn.init.zeros_(self.head[-1].weight)
@@ -188,6 +192,11 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """(b, n, c) -> (b, 3, h, w), about [0, 1]."""
         return self.paint(self.embed(latents))
+
+    def set_background(self, picture: Tensor) -> None:
+        """Starts from a (3, h, w) picture in [0, 1]."""
+        with torch.no_grad():
+            self.background.copy_(picture)
 
     def paint(self, x: Tensor) -> Tensor:
         """Frames from tokens that are embedded already, (b, n, d) -> (b, 3, h, w)."""

@@ -1,0 +1,305 @@
+"""The whole loop in minutes: collect, train codec and model, dream, write and draw, plan, and a report of it all.
+
+Every stage leaves its files in one folder and is skipped or continued when the same command runs again.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from worldmodel.agents.evaluate import EvaluateConfig, Score, scores_to_json, side_by_side
+from worldmodel.agents.language import LanguageScore, score_language
+from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report, write_video
+from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
+from worldmodel.codec.frames import frames_to_float, frames_to_uint8
+from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.collect import collect
+from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
+from worldmodel.home import runs_dir
+from worldmodel.presets import Preset, tiny
+from worldmodel.resume import claim, locked
+from worldmodel.rollout import Rollout, RolloutConfig, continue_text
+from worldmodel.scripts import evaluate as evaluation
+from worldmodel.scripts.codec import codec_data
+from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.dream import table
+from worldmodel.scripts.generate import draw
+from worldmodel.scripts.pretrain import film, pretrain, with_seed
+from worldmodel.tracking import read_metrics
+from worldmodel.training import stop_on_signals
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that")
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Sizes of every stage; the defaults take about ten minutes on two CPU cores."""
+
+    out: Path | None = None
+    """Folder of everything; by default `quickstart-<seed>` in the runs folder of WORLDMODEL_HOME."""
+    seed: int = 0
+    """Of data, weights, training, problems and planning."""
+    env: str = "worldmodel/TwoRoom-v0"
+    """Task."""
+    episodes: int = 500
+    """Episodes to collect."""
+    steps: int = 40
+    """Actions per episode."""
+    variation: tuple[str, ...] = ("disc.color",)
+    """Factors of variation to sample in each episode."""
+    workers: int = 2
+    """Processes that collect and simulate."""
+    vocab_size: int = 1024
+    """Largest vocabulary of the tokenizer."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Shares of the sources."""
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    """The codec and its training."""
+    preset: Preset = field(default_factory=tiny)
+    """The model and its training."""
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    """Clips to dream."""
+    language_frames: int = 200
+    """Held-out frames to caption and ask about."""
+    problems: ManifestConfig = field(default_factory=lambda: ManifestConfig(problems=56))
+    """Planning problems."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Planner, objective, receding horizon."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Flow steps per frame while dreaming and planning."""
+
+
+@dataclass
+class Results:
+    """What the report is made of."""
+
+    data: StandardData
+    trained: Pretrained
+    codec_report: dict[str, Any]
+    dream: DreamErrors
+    text: TextScore
+    continued: dict[str, str]
+    language: LanguageScore
+    drawn: dict[str, np.ndarray]
+    manifest: Manifest
+    scores: list[Score]
+    goals: np.ndarray
+    seconds: dict[str, float]
+
+
+def main(config: QuickstartConfig) -> None:
+    """Run what is missing and end with the table of success rates."""
+    out = config.out or runs_dir() / f"quickstart-{config.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
+        results = run(config, out)
+        if results is None:
+            return
+        record = write(config, results, out)
+    print(table(results.dream))
+    print()
+    for accuracy in results.language.accuracies:
+        low, high = accuracy.interval
+        print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}], chance {accuracy.chance:.1%}")
+    print()
+    print(evaluation.as_text(results.scores))
+    print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
+    print(f"next: worldmodel generate --checkpoint {out / 'checkpoint'} --text 'Our economy'")
+
+
+def run(config: QuickstartConfig, out: Path) -> Results | None:
+    """All stages in order; None if training was asked to stop."""
+    seconds: dict[str, float] = {}
+    with stage("collect", seconds):
+        collected = collect(
+            CollectConfig(
+                config.env,
+                out / "episodes.h5",
+                config.episodes,
+                config.seed,
+                config.workers,
+                max_steps=config.steps,
+                variation=config.variation,
+            )
+        )
+        data = open_standard([collected.path], config.mixture)
+    with stage("codec", seconds):
+        codec, codec_report = train_codec(
+            replace(config.codec, seed=config.seed), codec_data(data), out / "codec", tensorboard=out / "tensorboard"
+        )
+    with stage("pretrain", seconds), stop_on_signals() as stop:
+        trained_to = pretrain(
+            data, codec, with_seed(config.preset, config.seed), config.vocab_size, out / "pretrain", stop=stop
+        )
+    if not trained_to.finished:
+        print(f"stopped after training step {trained_to.step}; the same command goes on from there")
+        return None
+    trained = from_pretrained(trained_to.checkpoint)
+    model, tokenizer = trained.model, trained.tokenizer
+    save_pretrained(out / "checkpoint", model, tokenizer, trained.codec, trained.card)
+    store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
+    with stage("dream", seconds):
+        rollout = Rollout(model, tokenizer, config.rollout)
+        dream = dream_errors(rollout, trained.codec, store, held_out, block, replace(config.dream, seed=config.seed))
+    with stage("language", seconds):
+        text = score_text(model, tokenizer, [doc[:1000] for doc in data.held_out_texts])
+        said = continue_text(model, tokenizer, PROMPTS, max_tokens=30)
+        language = score_language(
+            model, tokenizer, trained.codec, store, held_out, config.language_frames, config.seed
+        )
+        captions = list(dict.fromkeys(true for true, _ in language.captions))[:6]
+        drawn = dict(zip(captions, draw(trained, tuple(captions), config.seed), strict=True))
+    with stage("plan", seconds):
+        manifest = make_manifest(store, held_out, "episodes.h5", replace(config.problems, seed=config.seed))
+        manifest.save(out / "manifest.json")
+        scores, goals = evaluation.score(
+            trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
+        )
+    continued = dict(zip(PROMPTS, said, strict=True))
+    return Results(
+        data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, seconds
+    )
+
+
+@contextmanager
+def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Announce a stage and measure it."""
+    logger.info("== %s", name)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+    logger.info("   %s took %.0f s", name, seconds[name])
+
+
+def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, Any]:
+    """Films, report.html and report.json; returns the latter's content."""
+    write_video(out / "dream.mp4", film(results.dream.truth[:6], results.dream.dream[:6]), fps=4, scale=3)
+    for score in results.scores:
+        for i, frames in sorted(score.frames.items())[:3]:
+            write_video(out / f"plan_{score.name}_{i}.mp4", side_by_side(frames, results.goals[i]), fps=4)
+    record = {
+        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "planning": scores_to_json(results.manifest, results.scores, config.evaluate),
+        "dream": results.dream.to_json(),
+        "text": asdict(results.text),
+        "continued": results.continued,
+        "language": [accuracy.to_json() for accuracy in results.language.accuracies],
+        "codec": results.codec_report,
+        "seconds": results.seconds,
+    }
+    write_report(out / "report.html", sections(results, out), f"worldmodel quickstart, seed {config.seed}", record)
+    return record
+
+
+def sections(results: Results, out: Path) -> list[Section]:
+    """The report from the question it answers to the details."""
+    return [
+        *evaluation.sections(results.scores, results.goals),
+        *dream_sections(results.dream, out),
+        *language_sections(results),
+        *training_sections(results, out),
+        Table(
+            "Where the time went",
+            ("stage", "seconds"),
+            [[name, f"{value:.0f}"] for name, value in results.seconds.items()],
+            "Stages that were already done when the command ran again count only what they took this time.",
+        ),
+    ]
+
+
+def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
+    """Film and errors by horizon."""
+    curves = {
+        name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values])
+        for name, values in dream.latent.items()
+    }
+    return [
+        Video(
+            "Dreams of held-out episodes",
+            (out / "dream.mp4").read_bytes(),
+            "Truth above, dream below; the dream sees the first frames and the actions only.",
+            width=768,
+        ),
+        Picture("The same frame by frame", strip(dream), "Each pair of rows is truth above dream.", scale=1),
+        Curves("Dream error", curves, "model steps ahead", "mean squared error of the latents"),
+    ]
+
+
+def strip(dream: DreamErrors, clips: int = 3) -> np.ndarray:
+    """Frames of a few clips in time, truth above dream: uint8 picture."""
+    context = dream.truth.shape[1] - dream.dream.shape[1]
+    rows = []
+    for truth, dreamt in zip(dream.truth[:clips], dream.dream[:clips], strict=True):
+        rows += [np.concatenate(list(truth), 1), np.concatenate([*truth[:context], *dreamt], 1)]
+    return np.concatenate(rows, 0)
+
+
+def language_sections(results: Results) -> list[Section]:
+    """Captions, answers, drawn pictures, continued text."""
+    language = results.language
+    captions = [
+        [true, written, f"{question} {right}", said]
+        for (true, written), (question, right, said) in zip(language.captions[:8], language.answers[:8], strict=True)
+    ]
+    accuracies = [
+        [a.name, f"{a.rate:.1%}", f"{a.interval[0]:.1%} - {a.interval[1]:.1%}", f"{a.chance:.1%}"]
+        for a in language.accuracies
+    ]
+    text = results.text
+    return [
+        Row("Pictures drawn for captions", [Picture("", pixels, caption) for caption, pixels in results.drawn.items()]),
+        Table("What the model says of held-out frames", ("true", "said", "asked", "answered"), captions),
+        Table("Share of right answers", ("what", "right", "95 % interval", "chance"), accuracies),
+        Text(
+            "Text",
+            "\n\n".join(f"{prompt}|{said}" for prompt, said in results.continued.items())
+            + f"\n\nHeld-out text: {text.model:.3f} bits per byte; a unigram model {text.unigram:.3f}.",
+        ),
+    ]
+
+
+def training_sections(results: Results, out: Path) -> list[Section]:
+    """Losses, the codec, what was drawn from the mixture."""
+    rows = read_metrics(out / "pretrain" / "metrics.jsonl")
+    losses = {
+        name: ([row["step"] for row in rows if name in row], [row[name] for row in rows if name in row])
+        for name in ("loss/text", "loss/flow", "loss/flow_high_noise")
+    }
+    shares = [[k.removeprefix("share/"), f"{v:.1%}"] for k, v in rows[-1].items() if k.startswith("share/")]
+    store, codec = results.data.stores[0], results.trained.codec
+    frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
+    painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames))))
+    pair = rearrange(np.stack([frames, painted]), "two b h w c -> (two h) (b w) c")
+    candidates = results.codec_report["candidates"]
+    probes = [[name, c["probe"]["r2"]] for name, c in candidates.items()]
+    psnr = results.codec_report["reconstruction"]["psnr"]
+    return [
+        Curves("Training", losses, "step", "loss", log_y=True),
+        Table("Share of each source in the tokens", ("source", "share"), sorted(shares)),
+        Table(
+            "Encoders tried",
+            ("objective", "R^2 of a linear probe of the true state"),
+            probes,
+            f"Chosen: {results.codec_report['chosen']}. Its decoder: PSNR {psnr:.1f} dB on held-out frames.",
+        ),
+        Picture("Codec: held-out frames above their reconstructions", pair),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("quickstart", lambda: main, sys.argv[1:]))
