@@ -150,13 +150,14 @@ def make_controllers(
             simulators["learned_shuffled_actions"] = ShuffledActions(learned)
         simulators["learned"] = learned
     simulators["oracle"] = OracleSimulator(workers, codec, device)
+    objective = make_objective(config.objective, codec)
     controllers: dict[str, Controller] = {
         "random": RandomController(bounds, config.mpc.replan_every),
         "random_held": RandomController(bounds, config.mpc.replan_every, held=True),
     }
     for name, simulator in simulators.items():
         controllers[name] = MPCController(
-            simulator, make_planner(config.planner, bounds), config.objective, config.mpc
+            simulator, make_planner(config.planner, bounds), objective, config.mpc
         )
     return controllers
 

@@ -89,7 +89,9 @@ def score_language(
     written_attributes = [task.caption_attributes(text) for text in written]
     for name in task.attribute_values:
         pairs = [
-            (t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t
+            (t[name], w.get(name, ""))
+            for t, w in zip(true_attributes, written_attributes, strict=True)
+            if name in t
         ]
         if pairs:
             accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*pairs, strict=True))))

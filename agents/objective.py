@@ -1,7 +1,8 @@
 """What a plan should achieve, as a cost of predicted latents.
 
-An objective is any callable `(future (b, s, h, n, c), goal (b, n, c)) -> (b, s)`, lower is better. `GoalCost` says how far
-each predicted frame is from the goal frame and how that is reduced over the horizon; `make_objective` makes it one.
+An objective is any callable `(future (b, s, h, n, c), goal (b, n, c)) -> (b, s)`, lower is better. `GoalCost`
+says how the distance of each predicted frame to the goal frame is measured and reduced over the horizon;
+`make_objective` makes a callable of it.
 """
 
 from collections.abc import Callable
@@ -25,12 +26,15 @@ class GoalCost:
     """Mean squared distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "steps"
-    """steps: distance in the codec's goal features, which falls on the way to the goal. latents: over all tokens
-    and channels, which is flat far from the goal."""
+    """steps: distance in the codec's goal features, which falls on the way to the goal. latents: over all
+    tokens and channels, which is flat far from the goal."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
-    soonest: average of the nearest distance so far, so that of two plans that reach the goal the faster one
-    wins. weighted: an average in which step i counts `growth` times as much as step i - 1."""
+    soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two plans
+    that reach the goal the faster wins, yet a way around a wall beats standing still before it.
+    weighted: an average in which step i counts `growth` times as much as step i - 1."""
+    hurry: float = 0.3
+    """Of `soonest` only; 0 equals min, large values run straight at the goal."""
     growth: float = 2.0
     """Of `weighted` only; 1 equals mean, large values approach final. Positive."""
 
@@ -38,8 +42,10 @@ class GoalCost:
         for name, value, known in (("reduction", self.reduction, Reduction), ("space", self.space, Space)):
             if value not in get_args(known):
                 raise UserError(f"unknown {name} '{value}': use {', '.join(get_args(known))}")
-        if self.growth <= 0:
-            raise UserError(f"growth is {self.growth}, must be positive")
+        if self.growth <= 0 or self.hurry < 0:
+            raise UserError(
+                f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative"
+            )
 
     def reduce(self, error: Tensor) -> Tensor:
         """Costs (b, s) of distances (b, s, h)."""
@@ -51,7 +57,8 @@ class GoalCost:
             case "mean":
                 return error.mean(dim=-1)
             case "soonest":
-                return error.cummin(dim=-1).values.mean(dim=-1)
+                nearest = error.cummin(dim=-1).values
+                return nearest[..., -1] + self.hurry * nearest.mean(dim=-1)
         weights = self.growth ** torch.arange(error.shape[-1], dtype=error.dtype, device=error.device)
         return error @ (weights / weights.sum())
 

@@ -35,7 +35,7 @@ class ManifestConfig:
     budget: int = 50
     """Env steps that a controller has."""
     min_distance: float = 3.0
-    """Pairs nearer than this many success thresholds are dropped as too easy; 1 keeps all that are not solved."""
+    """Pairs nearer than this many success thresholds are dropped; 1 keeps all that are not solved."""
     seed: int = 0
     """Of the draw."""
 
@@ -205,7 +205,7 @@ def make_manifest(
     if len(problems) < config.problems:
         raise UserError(
             f"only {len(problems)} of {config.problems} problems found in {len(episodes)} held-out episodes "
-            f"({drawn} pairs drawn, {solved} already solved, {near} nearer than {config.min_distance} success thresholds): "
+            f"({drawn} drawn, {solved} already solved, {near} nearer than {config.min_distance} thresholds): "
             "collect more episodes, or lower problems, goal_offset or min_distance"
         )
     return Manifest(

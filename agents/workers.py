@@ -119,7 +119,7 @@ class TaskWorkers:
     ) -> None:
         self.env_id, self.image_size, self.block, self.timeout = env_id, image_size, block, timeout
         self._frame_shape = (image_size, image_size, 3)
-        self.action_space = make_task(
+        self.action_space: spaces.Box = make_task(
             env_id, image_size=image_size
         ).action_space  # also refuses an unknown id, at once
         self._runner = TaskRunner(env_id, image_size, block) if workers == 0 else None
@@ -143,7 +143,7 @@ class TaskWorkers:
     @property
     def action_dim(self) -> int:
         """Length of a model step's action: `block` env actions."""
-        return self.block * int(np.prod(self.action_space.shape))
+        return self.block * len(self.action_space.low)
 
     def __enter__(self) -> "TaskWorkers":
         return self

@@ -160,6 +160,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         self.apply_variation(self.variation)
 
         state, goal_state = options.get("state"), options.get("goal_state")
+        goal_state = None if goal_state is None else self._checked(goal_state)
         if state is None:
             state = self.make_state(self.sample_position(self.np_random))
             while goal_state is not None and self.is_success(state, goal_state):
@@ -167,7 +168,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         self.set_state(state)
         if goal_state is None:
             goal_state = self.make_state(self._sample_goal(self.position_of(self.get_state())))
-        self._goal_state = self._checked(goal_state)
+        self._goal_state = goal_state
         self._goal_frame = self.render_state(self._goal_state)
         return self._observation(), self._info()
 

@@ -18,7 +18,7 @@ VERBS = {
     "codec": "Train the visual codec: frames to latents and back.",
     "pretrain": "Train the model on action video, captions, questions, text and pictures at once.",
     "dream": "Predict a held-out episode from its actions, and write a video of truth beside prediction.",
-    "plan": "Solve one held-out problem by planning, and write a video of it.",
+    "plan": "Solve a few held-out problems by planning, and write one video of them.",
     "evaluate": "Success rates of planning on held-out problems, beside the controls.",
     "generate": "Continue a sentence, caption frames, draw pictures for captions.",
     "quickstart": "The whole loop at once: collect, train, evaluate, report.",

@@ -10,6 +10,7 @@ Tensors are saved in shards and loaded in place, so the same files serve one pro
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import warnings
@@ -88,7 +89,7 @@ def claim(run_dir: Path, record: dict[str, Any]) -> None:
         UserError: the folder holds a run with other settings, or something else.
     """
     path = run_dir / "config.json"
-    record = {"schema_version": SCHEMA_VERSION, "kind": KIND, **record}
+    record = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, "kind": KIND, **record}))
     if not path.exists():
         beside = path.with_suffix(".tmp")
         write_json(beside, record)
@@ -113,13 +114,13 @@ def claim(run_dir: Path, record: dict[str, Any]) -> None:
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names; tuples as lists, as in JSON."""
+    """Nested objects as one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+            flat[prefix + name] = value
     return flat
 
 

@@ -1,8 +1,8 @@
 """Text to ids and back: byte-level BPE, trained on the texts of a run.
 
-Any string comes back exactly, since every byte has an id. Digits stay single, so that a number in an action or an answer is
-always written with the same few ids. The special ids are fixed and can never come out of text: a user who types "<boi>" gets
-the ids of those five characters.
+Any string comes back exactly, since every byte has an id. Digits stay single, so that a number in an action
+or an answer is always written with the same few ids. The special ids are fixed and can never come out of
+text: a user who types "<boi>" gets the ids of those five characters.
 """
 
 import os
@@ -49,7 +49,8 @@ class Tokenizer:
             vocab_size: largest number of ids, at least 260; little text gives fewer.
 
         Raises:
-            UserError: when vocab_size is too small for the bytes and the special ids, or a text is not valid unicode.
+            UserError: when vocab_size is too small for the bytes and the special ids, or a text is not
+                valid unicode.
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise UserError(

@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+import imageio.v3 as iio
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -13,7 +16,7 @@ class Tracker:
     """`<run>/tensorboard` and `<run>/metrics.jsonl`; a resumed run drops the rows after its checkpoint.
 
     Attributes:
-        last: the newest row of metrics.jsonl, {} before the first.
+        last: the newest value of every name logged so far, and the step of the last row.
     """
 
     def __init__(self, run_dir: Path, start: int = 0) -> None:
@@ -26,18 +29,28 @@ class Tracker:
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
         self.lines = path.open("a", buffering=1)
-        self.last: dict[str, float] = kept[-1] if kept else {}
+        self.last: dict[str, float] = {name: value for row in kept for name, value in row.items()}
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log named numbers of step `step`."""
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self.last = {"step": step, **values}
-        self.lines.write(json.dumps(self.last) + "\n")
+        row = {"step": step, **values}
+        self.lines.write(json.dumps(row) + "\n")
+        self.last = self.last | row
 
     def images(self, step: int, name: str, frames: Tensor) -> None:
         """Log frames (n, 3, h, w) in [0, 1] as one grid."""
         self.board.add_images(name, frames.detach().float().clamp(0, 1).cpu(), step)
+
+    def video(self, step: int, name: str, frames: np.ndarray, fps: int = 6) -> None:
+        """Log a film, uint8 (t, height, width, 3), as an animated picture."""
+        gif = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
+        height, width = frames.shape[1:3]
+        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self.board._get_file_writer().add_summary(
+            Summary(value=[Summary.Value(tag=name, image=picture)]), step
+        )
 
     def close(self) -> None:
         """Flush and close both files."""

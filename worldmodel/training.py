@@ -117,7 +117,7 @@ class TrainResult:
     finished: bool
     """False if the run was asked to stop; the same arguments continue it."""
     metrics: dict[str, float]
-    """The row of metrics logged last."""
+    """The newest value of everything that was logged."""
 
 
 def train(
@@ -129,6 +129,7 @@ def train(
     run_dir: Path | str,
     on_sample: OnSample | None = None,
     stop: threading.Event | None = None,
+    card: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
@@ -141,6 +142,7 @@ def train(
         run_dir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
         on_sample: called with the step, the averaged model (evaluation mode, no gradients) and the tracker.
         stop: set it from outside, and the run saves and returns after the step it is in.
+        card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
@@ -157,9 +159,11 @@ def train(
             "train": dataclasses.asdict(config),
             "model": dataclasses.asdict(model.config),
             "data": describe_data(packer),
+            "card": card or {},
         }
         claim(run_dir, record)
-        return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop or threading.Event())
+        stop = stop or threading.Event()
+        return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop, record)
 
 
 def _run(
@@ -171,6 +175,7 @@ def _run(
     run_dir: Path,
     on_sample: OnSample | None,
     stop: threading.Event,
+    record: dict[str, Any],
 ) -> TrainResult:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
@@ -199,7 +204,7 @@ def _run(
             folder = run_dir / "checkpoints" / f"step_{step:06d}"
             due = finished or stopped or (step > 0 and step % config.checkpoint_every == 0)
             if due and not folder.exists():
-                card = {"train": dataclasses.asdict(config), "metrics": tracker.last, **vars(progress)}
+                card = {"train": record["train"], "metrics": tracker.last, **vars(progress), **record["card"]}
                 with whole_folder(folder) as beside:
                     write_pretrained(beside, average.model, tokenizer, codec, card)
                     write_state(beside, state)

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from tests.agents.toys import BOUNDS, PointCodec, PointMass, PointWorkers
+from tests.agents.toys import BOUNDS, SPEED, PointCodec, PointMass, PointWorkers
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.evaluate import (
     EvaluateConfig,
@@ -64,7 +65,7 @@ def test_planning_solves_what_controls_do_not(planner):
     workers = PointWorkers()
     controllers = make_controllers(config, BOUNDS, workers, PointCodec())
     controllers["learned"] = MPCController(
-        PointMass(), make_planner(planner, BOUNDS), config.objective, config.mpc
+        PointMass(), make_planner(planner, BOUNDS), controllers["oracle"].objective, config.mpc
     )
     scores = {
         score.name: score for score in evaluate(far_manifest(), controllers, workers, config, progress=False)
@@ -163,6 +164,17 @@ def test_goal_stands_beside_the_frames():
 
 
 def test_objective_of_the_configuration_is_used():
-    config = EvaluateConfig(objective=GoalCost("min"))
-    controllers = make_controllers(config, BOUNDS, PointWorkers(), PointCodec())
-    assert controllers["oracle"].objective == GoalCost("min")
+    future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
+    costs = []
+    for objective in (GoalCost("steps", "min"), GoalCost("latents", "final")):
+        config = EvaluateConfig(objective=objective)
+        oracle = make_controllers(config, BOUNDS, PointWorkers(), PointCodec())["oracle"]
+        costs.append(oracle.objective(future, goal))
+    torch.testing.assert_close(costs[1], (future[:, :, -1] - goal[:, None]).square().mean((2, 3)))
+    nearest = (future - goal[:, None, None]).square().mean((3, 4)).min(dim=2).values
+    torch.testing.assert_close(costs[0], nearest / SPEED**2)
+
+
+def test_executing_more_than_is_planned_is_refused():
+    with pytest.raises(UserError, match="replan_every is 6, above the planner's horizon 5"):
+        EvaluateConfig(planner=CEMConfig(horizon=5), mpc=MPCConfig(replan_every=6))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.toys import BOUNDS, PointMass, problem
+from tests.agents.toys import BOUNDS, PointCodec, PointMass, problem
 from worldmodel.agents.cem import CEM, CEMConfig
 from worldmodel.agents.mpc import MPCConfig, MPCController, RandomController
-from worldmodel.agents.objective import GoalCost
+from worldmodel.agents.objective import GoalCost, make_objective
 from worldmodel.agents.planner import shift
 
 PLANNER = CEM(CEMConfig(horizon=4, num_samples=16, iterations=2), BOUNDS)
@@ -30,7 +30,8 @@ class Recorder:
 def start(config, starts=((0.0, 0.0), (0.2, 0.2), (-0.3, 0.1)), goals=((0.5, 0.0), (0.0, 0.0), (0.3, 0.3))):
     history, goal_frames = problem([list(each) for each in starts], [list(each) for each in goals])
     recorder = Recorder()
-    controller = MPCController(PointMass(), recorder, GoalCost("final"), config)
+    objective = make_objective(GoalCost("latents", "final"), PointCodec())
+    controller = MPCController(PointMass(), recorder, objective, config)
     controller.reset(goal_frames, [0, 1, 2])
     return controller, recorder, history
 

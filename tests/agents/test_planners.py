@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from tests.agents.toys import BOUNDS, PointMass, problem
+from tests.agents.toys import BOUNDS, SPEED, PointCodec, PointMass, problem
 from worldmodel.agents.cem import CEM, CEMConfig
 from worldmodel.agents.mppi import MPPI, MPPIConfig
-from worldmodel.agents.objective import GoalCost, goal_distance
+from worldmodel.agents.objective import GoalCost, make_objective
 from worldmodel.agents.planner import ActionBounds, correlated_noise, shift
 from worldmodel.agents.random_shooting import RandomShooting, RandomShootingConfig
 from worldmodel.agents.simulator import CopyLastFrame
@@ -18,6 +18,7 @@ PLANNERS = {
     "cem": CEM(CEMConfig(horizon=4, num_samples=32, iterations=4, num_elites=5), BOUNDS),
     "mppi": MPPI(MPPIConfig(horizon=4, num_samples=32, iterations=4), BOUNDS),
 }
+FINAL = make_objective(GoalCost("latents", "final"), PointCodec())
 STARTS = [[-0.5, -0.5], [0.5, 0.3], [0.0, 0.0]]
 GOALS = [[0.1, -0.2], [0.0, 0.6], [0.4, 0.4]]
 
@@ -31,7 +32,7 @@ def run(planner, simulator, starts=STARTS, goals=GOALS, generator=None, warm_sta
     return planner.plan(
         simulator,
         simulator.encode(history),
-        GoalCost("final"),
+        FINAL,
         simulator.encode_goal(goal_frames),
         generator or seeds(len(starts)),
         warm_start,
@@ -74,7 +75,7 @@ def test_cost_of_the_plan_is_the_simulators(name):
     plan = run(PLANNERS[name], simulator)
     future = simulator.rollout(torch.tensor(STARTS), plan.actions[:, None])
     goal = torch.tensor(GOALS)[:, None]
-    torch.testing.assert_close(GoalCost("final")(future, goal)[:, 0], plan.costs, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(FINAL(future, goal)[:, 0], plan.costs, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -140,15 +141,27 @@ def test_shift_drops_what_was_done_and_repeats_the_end():
 
 
 def test_goal_cost_reductions_by_hand():
-    future = torch.tensor([2.0, 1.0, 3.0]).reshape(1, 1, 3, 1, 1)
-    goal = torch.zeros(1, 1, 1)
-    assert goal_distance(future, goal).flatten().tolist() == [4, 1, 9]
-    assert GoalCost("final")(future, goal).item() == 9
-    assert GoalCost("min")(future, goal).item() == 1
-    assert GoalCost("soonest")(future, goal).item() == pytest.approx((4 + 1 + 1) / 3)
-    assert GoalCost("mean")(future, goal).item() == pytest.approx(14 / 3)
-    assert GoalCost("weighted", growth=2.0)(future, goal).item() == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
-    assert GoalCost("weighted", growth=1.0)(future, goal).item() == pytest.approx(14 / 3)
+    future = torch.tensor([2.0, 1.0, 3.0]).reshape(1, 1, 3, 1, 1) * torch.ones(1, 1, 3, 2, 5)
+
+    def cost(reduction, **settings):
+        objective = make_objective(GoalCost("latents", reduction, **settings), PointCodec())
+        return objective(future, torch.zeros(1, 2, 5)).item()
+
+    assert cost("final") == 9
+    assert cost("min") == 1
+    assert cost("soonest", hurry=0.0) == 1
+    assert cost("soonest", hurry=0.5) == pytest.approx(1 + 0.5 * (4 + 1 + 1) / 3)
+    assert cost("mean") == pytest.approx(14 / 3)
+    assert cost("weighted") == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
+    assert cost("weighted", growth=1.0) == pytest.approx(14 / 3)
+
+
+def test_goal_cost_in_steps_uses_the_codecs_goal_features():
+    future, goal = torch.rand(3, 4, 5, 1, 2), torch.rand(3, 1, 2)
+    steps = make_objective(GoalCost("steps", "mean"), PointCodec())(future, goal)
+    latents = make_objective(GoalCost("latents", "mean"), PointCodec())(future, goal)
+    assert steps.shape == (3, 4)
+    torch.testing.assert_close(steps, latents / SPEED**2)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +174,8 @@ def test_goal_cost_reductions_by_hand():
         (lambda: ActionBounds((1.0,), (-1.0,)), "must be below"),
         (lambda: ActionBounds((-1.0,), (float("inf"),)), "must be finite"),
         (lambda: ActionBounds((-1.0,), (1.0,), block=0), "block is 0"),
-        (lambda: GoalCost("median"), "unknown reduction 'median'"),
+        (lambda: GoalCost(reduction="median"), "unknown reduction 'median': use final, mean"),
+        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use steps, latents"),
         (lambda: GoalCost(growth=0.0), "growth is 0.0"),
     ],
 )

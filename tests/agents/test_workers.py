@@ -24,7 +24,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def world():
-    """One task, three start states (the first moving), goals, and actions (3 problems, 5 samples, 4 steps)."""
+    """A task, three moving starts, goals, actions (3 problems, 5 samples, 4 steps)."""
     task = make_task(ENV, image_size=SIZE)
     starts, goals = [], []
     for seed in range(3):

@@ -58,6 +58,9 @@ class PointCodec:
     def encode(self, frames: Tensor) -> Tensor:
         return rearrange(frames[:, :2] * 2.55 - 1, "b c 1 1 -> b 1 c")
 
+    def goal_features(self, latents: Tensor) -> Tensor:
+        return latents.flatten(-2) / SPEED
+
     def decode(self, latents: Tensor) -> Tensor:
         return torch.nn.functional.pad(
             rearrange((latents + 1) / 2.55, "b 1 c -> b c 1 1"), (0, 0, 0, 0, 0, 1)

@@ -66,7 +66,7 @@ def test_hand_is_where_the_picture_has_it(task: MujocoTask) -> None:
         ((0.5, 0.0), "a blue arm, straight, with its hand in the upper right"),
         ((-0.5, -1.0), "a blue arm, bent, with its hand in the lower right"),
         ((2.5, 0.6), "a blue arm, straight, with its hand in the upper left"),
-        ((-2.5, -2.0), "a blue arm, folded, with its hand in the lower left"),
+        ((-2.5, 2.0), "a blue arm, folded, with its hand in the lower left"),
     ],
 )
 def test_caption_wording(task: MujocoTask, pose: tuple[float, float], caption: str) -> None:

@@ -233,9 +233,9 @@ def test_bad_options_are_refused(task: MujocoTask, options: dict[str, Any], mess
         ({"frame_skip": 0}, "frame_skip=0"),
     ],
 )
-def test_bad_arguments_are_refused(env_id: str, arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(task: MujocoTask, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_task(env_id, **arguments)
+        type(task)(**arguments)
 
 
 # ---------------------------------------------------------------- Actions

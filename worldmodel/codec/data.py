@@ -138,8 +138,8 @@ def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
     """The mean of uint8 frames (M, h, w, 3), and what it costs to paint nothing else.
 
     Returns:
-        (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames, at least
-        1e-3 and 1e-5, so that frames which are all equal do no harm.
+        (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames,
+        at least 1e-3 and 1e-5, so that frames which are all equal do no harm.
     """
     pictures = frames_to_float(frames)
     mean = pictures.mean(dim=0)

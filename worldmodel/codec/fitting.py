@@ -1,7 +1,8 @@
 """One training loop for every stage of the codec, with checkpoints that resume bit for bit.
 
-A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state is saved with
-the module and the optimizer in a single safetensors file that is written beside and renamed: a crash leaves the last one.
+A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state
+is saved with the module and the optimizer in a single safetensors file that is written beside and renamed:
+a crash leaves the last one.
 """
 
 import logging
@@ -77,8 +78,8 @@ def fit(
     parameters = {key: value for key, value in module.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in parameters.values() if p.ndim == 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters.values() if p.ndim != 2], "weight_decay": 0.0},
         ],
         lr=config.lr,
         betas=(0.9, 0.95),

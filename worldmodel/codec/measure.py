@@ -1,4 +1,4 @@
-"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, and what it paints."""
+"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, what it paints."""
 
 from typing import Any
 
@@ -14,23 +14,24 @@ from worldmodel.codec.rae import RAE
 
 
 def measure_latents(
-    codec: RAE, data: CodecData, frames: int, seed: int
+    codec: RAE, data: CodecData, index: np.ndarray, latents: Tensor, seed: int
 ) -> tuple[LinearProbe, dict[str, Any]]:
     """Fits the probe on training episodes and measures the latents on held-out ones.
 
     Args:
         codec: its statistics and goal features are set.
         data: the frames.
-        frames: at most so many training frames, and half as many held-out ones.
-        seed: of the choice of episodes and pairs.
+        index: (m,) training frames, of whole episodes.
+        latents: (m, n, c) their latents.
+        seed: of the choice of held-out episodes, at most half as many frames, and of pairs.
 
     Returns:
-        The probe, and a report: `probe`; `goal_distance` of plain latents and of goal features; `step_ratio`, the
-        distance of consecutive frames over that of random ones (small: smooth); `std` of frames and extra pictures.
+        The probe, and a report: `probe`; `goal_distance` of plain latents and of goal features;
+        `step_ratio`, the distance of consecutive frames over that of random ones (small: smooth); `std` of
+        held-out frames and extras.
     """
-    index = whole_episodes(data.train, data.episode, frames, seed)
-    held_out = whole_episodes(data.validation, data.episode, frames // 2, seed)
-    latents, test = codec.encode_frames(data.frames[index]), codec.encode_frames(data.frames[held_out])
+    held_out = whole_episodes(data.validation, data.episode, max(1, len(index) // 2), seed)
+    test = codec.encode_frames(data.frames[held_out])
     features, episode = data.features[index], data.episode[index]
     choosing = choosing_frames(episode)
     probe = fit_probe(latents[~choosing], features[~choosing], latents[choosing], features[choosing])
@@ -72,10 +73,11 @@ def measure_reconstruction(
     """How well held-out frames are painted, with the mean training frame as control.
 
     Returns:
-        `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; the same with `_mean_frame` for
-        the control; `psnr_noise_05` from latents with noise of deviation 0.5; `probe_error_repainted`: the probe's error
-        on painted frames encoded again, in feature units (is the thing where it should be?); `psnr_extra` for held-out
-        extra pictures. What has nothing to be measured on is left out.
+        `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; the same with
+        `_mean_frame` for the control; `psnr_noise_05` from latents with noise of deviation 0.5;
+        `probe_error_repainted`: the probe's error on painted frames encoded again, in feature units (is the
+        thing where it should be?); `psnr_extra` for held-out extra pictures. What has nothing to be
+        measured on is left out.
     """
     device = codec.mean.device
     index = subset(data.validation, 1024, seed)

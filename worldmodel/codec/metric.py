@@ -1,9 +1,10 @@
 """How far is it from one frame to another, in steps? A linear map of the latents, computed in closed form.
 
-Plain distance between latents saturates: once two discs touch different patches, farther is no longer farther, and a
-planner sees a flat landscape. Consecutive frames tell more: whitening the differences between them makes a distance of
-1 mean one step, and keeping only the directions that vary most within episodes keeps what moves slowly and far (slow
-feature analysis, Wiskott and Sejnowski 2002). No true state is used, and what is constant in an episode has no direction.
+Plain distance between latents saturates: once two discs touch different patches, farther is no longer
+farther, and a planner sees a flat landscape. Consecutive frames tell more: whitening the differences
+between them makes a distance of 1 mean one step, and keeping only the directions that vary most within
+episodes keeps what moves slowly and far (slow feature analysis, Wiskott and Sejnowski 2002). No true state
+is used, and what is constant in an episode has no direction.
 
 Axes: m frames, f flattened latents n * c, g goal features.
 """

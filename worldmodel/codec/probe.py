@@ -1,7 +1,8 @@
 """What do latents know? A linear probe of the true state, and latent distance beside true distance.
 
-The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents rank-deficient,
-and plain least squares then fits noise. Its strength is chosen on episodes apart from those that are reported on.
+The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents
+rank-deficient, and plain least squares then fits noise. Its strength is chosen on episodes apart from those
+that are reported on.
 """
 
 from dataclasses import dataclass
@@ -78,8 +79,9 @@ def probe_report(
         names: f names.
 
     Returns:
-        `r2`, `error` (root mean squared, in feature units) and `error_of_range` (the error over the feature's range),
-        each averaged over the features that vary; the chosen `strength`; and `features`: the same by name.
+        `r2`, `error` (root mean squared, in feature units) and `error_of_range` (the error over the
+        feature's range), each averaged over the features that vary; the chosen `strength`; and `features`:
+        the same by name.
     """
     residual = np.square(probe.predict(latents) - features).mean(axis=0)
     variance, span = features.var(axis=0), np.ptp(features, axis=0)
@@ -111,8 +113,8 @@ def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed
         seed: of the pairs.
 
     Returns:
-        `spearman`: rank correlation of mean squared distance and Euclidean feature distance over random pairs;
-        `spearman_near`: the same over the third of the pairs that is truly closest.
+        `spearman`: rank correlation of mean squared distance and Euclidean feature distance over random
+        pairs; `spearman_near`: the same over the third of the pairs that is truly closest.
     """
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, len(features), size=(2, pairs))

@@ -1,10 +1,10 @@
 """Representation Autoencoder: a frozen encoder, fixed latent statistics, a decoder (RAE, arXiv 2510.11690).
 
-    frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel -> latents
-    latents -> the normalisation undone -> ViT decoder -> frames
+    frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel ->
+    latents latents -> the normalisation undone -> ViT decoder -> frames
 
-The decoder is trained on latents with noise added, so that it also paints latents that a generative model got nearly
-right. `encode` never adds noise.
+The decoder is trained on latents with noise added, so that it also paints latents that a generative model
+got nearly right. `encode` never adds noise.
 
 Axes: b batch, t time, c channels, h w pixels, n tokens of a frame.
 """
@@ -133,7 +133,8 @@ class RAE(nn.Module):
     def goal_features(self, latents: Tensor) -> Tensor:
         """A linear map of latents (..., n, c) to (..., g), in which squared distance counts steps.
 
-        Plain distance between latents is flat far from a goal; this one falls on the way there. Differentiable.
+        Plain distance between latents is flat far from a goal; this one falls on the way there.
+        Differentiable.
         """
         return rearrange(latents, "... n c -> ... (n c)") @ self.goal_map
 
@@ -152,10 +153,10 @@ class RAE(nn.Module):
         latents = torch.cat(parts) if parts else self.mean.new_zeros(0, *self.mean.shape)
         return latents.reshape(*frames.shape[:-3], self.num_tokens, self.channels)
 
-    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Sets the (n, c) mean and standard deviation of the encoder's output that `encode` normalises with."""
+    def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Sets the (n, c) mean and variance of the encoder's output that `encode` normalises with; eps 1e-5."""
         self.mean.copy_(mean)
-        self.std.copy_(std)
+        self.std.copy_((variance + 1e-5).sqrt())
 
     def set_goal_map(self, goal_map: Tensor) -> None:
         """Sets the (n * c, g) map of `goal_features`."""
@@ -207,7 +208,8 @@ class RAE(nn.Module):
         """Reads what `save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            UserError: for a missing or foreign folder, another schema version, a damaged file, missing tensors.
+            UserError: for a missing or foreign folder, another schema version, a damaged file, missing
+                tensors.
         """
         folder = Path(folder)
         codec = cls(read_config(folder))

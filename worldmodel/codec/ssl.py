@@ -1,7 +1,7 @@
 """Two self-supervised objectives that train the same encoder from scratch: masked autoencoding, joint embedding.
 
-Both answer the same call, `objective(batch, generator) -> (loss, parts)`, and own an `encoder`. All randomness comes
-from the generator that is passed in.
+Both answer the same call, `objective(batch, generator) -> (loss, parts)`, and own an `encoder`. All
+randomness comes from the generator that is passed in.
 
 Axes: b batch, c channels, h w pixels, n tokens of a frame, m visible tokens, d width.
 """
@@ -77,10 +77,11 @@ class JointConfig:
 class MaskedAutoencoder(nn.Module):
     """Hides patches, encodes the rest, and paints the whole frame from what is left.
 
-    Unlike MAE the loss covers the visible patches too: the one thing that moves is often wholly hidden, where nothing
-    can be learnt from it, and a visible token must keep its own content for the codec's decoder anyway. The error is
-    relative to painting the mean picture of the frame's source: in plain squared error a few icons outweigh hundreds of
-    frames in which only a disc differs. The decoder has the codec's shape and is the start of the codec's own.
+    Unlike MAE the loss covers the visible patches too: the one thing that moves is often wholly hidden,
+    where nothing can be learnt from it, and a visible token must keep its own content for the codec's
+    decoder anyway. The error is relative to painting the mean picture of the frame's source: in plain
+    squared error a few icons outweigh hundreds of frames in which only a disc differs. The decoder has the
+    codec's shape and is the start of the codec's own.
     """
 
     def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig, config: MaskedConfig) -> None:
@@ -106,9 +107,9 @@ class MaskedAutoencoder(nn.Module):
 class JointEmbedding(nn.Module):
     """Pulls two views together, the second one of a neighbouring frame, and keeps the embedding from collapsing.
 
-    Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped or shifted, and
-    a disc that covers 1.5 % of a frame drowns in the usual colour jitter. What makes the views differ is time. The
-    expander sees all tokens side by side, with their places.
+    Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped
+    or shifted, and a disc that covers 1.5 % of a frame drowns in the usual colour jitter. What makes the
+    views differ is time. The expander sees all tokens side by side, with their places.
     """
 
     def __init__(self, encoder: EncoderConfig, config: JointConfig) -> None:

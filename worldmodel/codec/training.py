@@ -1,11 +1,13 @@
 """Trains a codec: one encoder per objective, a probe to choose between them, then the decoder of the chosen one.
 
     frames -> encoder by MAE    -\\
-                                  probe of the true state -> one encoder, frozen -> latent statistics -> decoder
+                                  probe of the true state -> one encoder, frozen -> latent statistics ->
+                                  decoder
     frames -> encoder by VICReg -/
 
-Everything lands in one folder: run.json (what was asked), checkpoints/ while it trains, tensorboard/, then config.json,
-model.safetensors and report.json. The same call on the same folder goes on where it stopped, bit for bit on a CPU.
+Everything lands in one folder: run.json (what was asked), checkpoints/ while it trains, tensorboard/, then
+config.json, model.safetensors and report.json. The same call on the same folder goes on where it stopped,
+bit for bit on a CPU.
 """
 
 import dataclasses
@@ -72,9 +74,9 @@ class CodecConfig:
     """tau of the decoder's noise augmentation."""
     goal_features: int = 6
     """Number of goal features."""
-    goal_ridge: float = 0.2
+    goal_ridge: float = 0.1
     """Noise that goal features must stand, as a share of the latents' variance within episodes."""
-    probe_frames: int = 8192
+    probe_frames: int = 6144
     """Largest number of frames that statistics, goal features and the probe are computed on."""
     decoder_frames: int = 32768
     """Largest number of frames, and of extra pictures, kept encoded in memory for the decoder."""
@@ -126,7 +128,8 @@ def train_codec(
         The codec, frozen and in evaluation mode, and the report that also lies in `out/report.json`.
 
     Raises:
-        UserError: when frames have the wrong size, or `out` holds something else or another run, or is in use.
+        UserError: when frames have the wrong size, or `out` holds something else or another run, or is in
+            use.
     """
     out, device = Path(out), torch.device(device)
     data.check(config.encoder.image_size)
@@ -196,8 +199,8 @@ def train_encoder(
         codec.decoder.load_state_dict(objective.decoder.state_dict())
     else:
         codec.decoder.set_background(background)
-    calibrate(codec, config, data)
-    probe, report = measure_latents(codec, data, config.probe_frames, config.seed)
+    index, latents = calibrate(codec, config, data)
+    probe, report = measure_latents(codec, data, index, latents, config.seed)
     logger.info("%s: probe error %.4f", name, report["probe"]["error"])
     for key, value in report["probe"].items():
         if isinstance(value, float):
@@ -216,27 +219,34 @@ def choose(candidates: dict[Objective, Candidate], margin: float) -> Objective:
     return chosen
 
 
-def calibrate(codec: RAE, config: CodecConfig, data: CodecData) -> None:
-    """Sets the latent statistics, then the goal features, from training frames of whole episodes."""
+def calibrate(codec: RAE, config: CodecConfig, data: CodecData) -> tuple[np.ndarray, Tensor]:
+    """Sets the latent statistics, then the goal features, from training frames of whole episodes.
+
+    Extra pictures enter the statistics with their share. Without them, where a frame hardly ever varies a
+    picture's latents would be huge; with them no latent channel of a picture has more variance than 1 over
+    the share.
+
+    Returns:
+        The indices of the frames, and their (m, n, c) latents.
+    """
     index = whole_episodes(data.train, data.episode, config.probe_frames, config.seed)
-    moments = [raw_moments(codec, data.frames[index])]
-    shares = [1.0]
-    if extra_count(data, config.batch_size, config.extra_share) and data.extra is not None:
-        every = np.arange(len(data.extra))
-        moments.append(raw_moments(codec, data.extra[subset(every, config.probe_frames, config.seed)]))
-        shares = [1 - config.extra_share, config.extra_share]
-    mean = sum(share * first for share, (first, _) in zip(shares, moments, strict=True))
-    square = sum(share * second for share, (_, second) in zip(shares, moments, strict=True))
-    assert isinstance(mean, Tensor) and isinstance(square, Tensor), "there is at least one source"
-    codec.set_statistics(mean.float(), (square - mean.square() + 1e-5).sqrt().float())
-    latents = codec.encode_frames(data.frames[index])
-    codec.set_goal_map(goal_projection(latents, data.episode[index], config.goal_features, config.goal_ridge))
+    raw = raw_latents(codec, data.frames[index])
+    mean, square = raw.mean(dim=0), raw.square().mean(dim=0)
+    if data.extra is not None and extra_count(data, config.batch_size, config.extra_share):
+        pictures = subset(np.arange(len(data.extra)), config.probe_frames, config.seed)
+        other, share = raw_latents(codec, data.extra[pictures]), config.extra_share
+        mean = (1 - share) * mean + share * other.mean(dim=0)
+        square = (1 - share) * square + share * other.square().mean(dim=0)
+    codec.set_statistics(mean, (square - mean.square()).clamp_min(0))
+    latents = ((raw.float() - codec.mean) / codec.std).float()
+    goal_map = goal_projection(latents, data.episode[index], config.goal_features, config.goal_ridge)
+    codec.set_goal_map(goal_map)
+    return index, latents
 
 
-def raw_moments(codec: RAE, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(n, c) mean and mean square of the encoder's output, float64, whatever statistics the codec has."""
-    raw = (codec.encode_frames(frames) * codec.std + codec.mean).double()
-    return raw.mean(dim=0), raw.square().mean(dim=0)
+def raw_latents(codec: RAE, frames: np.ndarray) -> Tensor:
+    """(m, n, c) float64 outputs of the encoder; the codec's statistics must still be those of a new codec."""
+    return codec.encode_frames(frames).double()
 
 
 def train_decoder(

@@ -1,7 +1,7 @@
 """A small vision transformer in both directions: frames -> latents (encoder), latents -> frames (decoder).
 
-Plain modules in reading order: configs, positions, block, encoder, decoder. Everything is trained from scratch; which
-objective trains the encoder is the business of `ssl.py`.
+Plain modules in reading order: configs, positions, block, encoder, decoder. Everything is trained from
+scratch; which objective trains the encoder is the business of `ssl.py`.
 
 Axes: b batch, c channels, h w pixels, n tokens of a frame (row by row), d width, k heads.
 """
@@ -87,7 +87,8 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
     Args:
         grid: rows and columns.
-        width: channels of a position, a multiple of 4: a quarter each for the sines and cosines of row and column.
+        width: channels of a position, a multiple of 4: a quarter each for the sines and cosines of row and
+            column.
 
     Returns:
         (n, width) float32, tokens row by row.
@@ -170,8 +171,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents -> frames, one token to one patch; the output is not clamped.
 
-    It paints what differs from a learned background, and starts as the background alone: with the mean picture there,
-    training does not spend its first hundred steps on walls that never change.
+    It paints what differs from a learned background, and starts as the background alone: with the mean
+    picture there, training does not spend its first hundred steps on walls that never change.
     """
 
     positions: Tensor
@@ -182,12 +183,11 @@ class Decoder(nn.Module):
         self.embed = nn.Linear(encoder.channels, config.width)
         self.register_buffer("positions", sincos_positions(encoder.grid, config.width), persistent=False)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
-        self.head = nn.Sequential(
-            nn.LayerNorm(config.width), nn.Linear(config.width, 3 * encoder.patch_size**2)
-        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, 3 * encoder.patch_size**2)
         self.background = nn.Parameter(torch.full((3, encoder.image_size, encoder.image_size), 0.5))
         self.apply(init_linear)
-        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, n, c) -> (b, 3, h, w), about [0, 1]."""
@@ -203,7 +203,7 @@ class Decoder(nn.Module):
         x = x + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.background + unpatchify(self.head(x), self.grid, self.patch_size)
+        return self.background + unpatchify(self.head(self.norm(x)), self.grid, self.patch_size)
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:

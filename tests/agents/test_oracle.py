@@ -1,0 +1,98 @@
+"""The oracle on the real TwoRoom: its futures are the truth, and it reaches goals that controls miss."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.agents.cem import CEMConfig
+from worldmodel.agents.evaluate import EvaluateConfig, evaluate, make_controllers
+from worldmodel.agents.objective import GoalCost
+from worldmodel.agents.oracle import OracleSimulator
+from worldmodel.agents.planner import ActionBounds
+from worldmodel.agents.protocol import Manifest, Problem
+from worldmodel.agents.simulator import History, encode_frames
+from worldmodel.agents.workers import TaskWorkers
+from worldmodel.envs import make_task
+
+ENV, SIZE, BLOCK = "worldmodel/TwoRoom-v0", 32, 4
+
+
+class DiscCodec:
+    """Sees where the default red disc is: one token, its centre of mass in [-1, 1]."""
+
+    def encode(self, frames):
+        red = (frames[:, 0] - frames[:, 1]).clamp(min=0.2) - 0.2  # (b, h, w)
+        place = torch.linspace(-1, 1, red.shape[-1])
+        centre = torch.stack([(red.sum(1) * place).sum(1), -(red.sum(2) * place).sum(1)], dim=1)
+        return (centre / red.sum((1, 2))[:, None])[:, None]
+
+    def decode(self, latents):
+        raise NotImplementedError
+
+    def goal_features(self, latents):
+        return latents.flatten(-2)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with TaskWorkers(ENV, SIZE, BLOCK, workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    """Ten pairs as the task draws them, some in different rooms."""
+    task = make_task(ENV, image_size=SIZE)
+    problems = []
+    for seed in range(10):
+        info = task.reset(seed=seed)[1]
+        distance = task.goal_distance(info["state"], info["goal_state"])
+        problems.append(
+            Problem(seed, 0, 1, tuple(info["state"]), tuple(info["goal_state"]), info["variation"], distance)
+        )
+    task.close()
+    assert any(problem.start_state[1] * problem.goal_state[1] < 0 for problem in problems)
+    return Manifest(ENV, SIZE, "test", 1, 40, 0.0, 0.15, 0, 10, 0, 0, tuple(problems))
+
+
+def test_the_codec_of_these_tests_sees_the_disc(workers, manifest):
+    starts, _ = manifest.states
+    seen = encode_frames(DiscCodec(), workers.render(starts))[:, 0]
+    np.testing.assert_allclose(seen.numpy(), starts[:, 1:3] / 1.1, atol=0.03)  # the picture is 2.2 high
+
+
+def test_futures_are_what_happens(workers, manifest):
+    starts, _ = manifest.states
+    oracle = OracleSimulator(workers, DiscCodec())
+    frames = workers.render(starts)
+    generator = torch.Generator().manual_seed(0)
+    candidates = torch.rand(10, 70, 4, 2 * BLOCK, generator=generator) * 2 - 1
+    state = oracle.encode(History(frames[:, None], np.zeros((10, 0, 8), np.float32), starts))
+    futures = oracle.rollout(state, candidates)
+    assert futures.shape == (10, 70, 4, 1, 2)
+    task = make_task(ENV, image_size=SIZE)
+    for b, s in [(0, 0), (3, 69), (9, 64)]:
+        task.reset(seed=0, options={"state": starts[b]})
+        for h in range(4):
+            for action in candidates[b, s, h].numpy().reshape(BLOCK, 2):
+                task.advance(action)
+            torch.testing.assert_close(futures[b, s, h], encode_frames(DiscCodec(), task.render()[None])[0])
+    task.close()
+
+
+def test_a_history_without_states_is_refused(workers):
+    history = History(np.zeros((1, 1, SIZE, SIZE, 3), np.uint8), np.zeros((1, 0, 8), np.float32))
+    with pytest.raises(ValueError, match="the oracle needs History.states"):
+        OracleSimulator(workers, DiscCodec()).encode(history)
+
+
+def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, manifest):
+    config = EvaluateConfig(planner=CEMConfig(horizon=5, num_samples=24), objective=GoalCost("latents"))
+    bounds = ActionBounds.of_box(workers.action_space, BLOCK)
+    controllers = make_controllers(config, bounds, workers, DiscCodec())
+    scores = {score.name: score for score in evaluate(manifest, controllers, workers, config, progress=False)}
+    assert sum(scores["oracle"].success) >= 9
+    assert sum(scores["oracle"].final_success) >= 8
+    assert max(sum(scores[name].success) for name in ("random", "copy_last_frame")) <= 5
+    assert scores["oracle"].interval[0] > scores["random"].interval[1]
+    assert np.mean(scores["oracle"].final_distance) < 0.3 * np.mean(scores["random"].final_distance)
