@@ -30,8 +30,8 @@ class GoalCost:
     tokens and channels, which is flat far from the goal."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
-    soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two plans
-    that reach the goal the faster wins, yet a way around a wall beats standing still before it.
+    soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two
+    plans that reach the goal the faster wins, yet a way around a wall beats standing still before it.
     weighted: an average in which step i counts `growth` times as much as step i - 1."""
     hurry: float = 0.3
     """Of `soonest` only; 0 equals min, large values run straight at the goal."""

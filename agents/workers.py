@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
@@ -119,9 +120,9 @@ class TaskWorkers:
     ) -> None:
         self.env_id, self.image_size, self.block, self.timeout = env_id, image_size, block, timeout
         self._frame_shape = (image_size, image_size, 3)
-        self.action_space: spaces.Box = make_task(
-            env_id, image_size=image_size
-        ).action_space  # also refuses an unknown id, at once
+        space = make_task(env_id, image_size=image_size).action_space  # also refuses an unknown id, at once
+        assert isinstance(space, spaces.Box), f"{env_id} has the action space {space}, planners need a Box"
+        self.action_space = space
         self._runner = TaskRunner(env_id, image_size, block) if workers == 0 else None
         context = multiprocessing.get_context("spawn")
         self._connections: list[Connection] = []

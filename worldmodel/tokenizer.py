@@ -54,8 +54,8 @@ class Tokenizer:
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise UserError(
-                f"vocab_size is {vocab_size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need at least "
-                f"{SMALLEST_VOCABULARY}"
+                f"vocab_size is {vocab_size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need "
+                f"at least {SMALLEST_VOCABULARY}"
             )
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and forked data workers clash
         backend = Backend(models.BPE())
@@ -140,6 +140,6 @@ def checked(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"text has a lone surrogate {text[error.start]!r} at position {error.start}; it is no unicode text"
+            f"text has a lone surrogate {text[error.start]!r} at position {error.start}; that is no text"
         ) from None
     return text

@@ -37,8 +37,8 @@ class CodecData:
         count = len(self.frames)
         if not len(self.features) == len(self.episode) == count:
             raise UserError(
-                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices were "
-                "given, but there must be one of each for every frame"
+                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices "
+                "were given, but there must be one of each for every frame"
             )
         for name, index in (("train", self.train), ("validation", self.validation)):
             if len(index) == 0 or index.min() < 0 or index.max() >= count:
@@ -79,7 +79,7 @@ class CodecData:
 
 
 class FrameSampler:
-    """Draws training batches: frames with a neighbour from the same episode, and a share of extra pictures."""
+    """Draws batches: frames with a neighbour from the same episode, and a share of extra pictures."""
 
     def __init__(
         self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0
@@ -112,7 +112,7 @@ class LatentSampler:
     """Draws latents and their frames for the decoder; every frame is encoded once, ahead."""
 
     def __init__(self, sources: list[tuple[np.ndarray, Tensor, int]]) -> None:
-        """Takes per source: uint8 frames (P, h, w, 3), latents (P, n, c), and how many of them go in a batch."""
+        """Takes per source: uint8 frames (P, h, w, 3), latents (P, n, c), and how many go in a batch."""
         self.sources = [source for source in sources if source[2] > 0]
         scales = [mean_picture(frames[:1024])[1].expand(count, 2) for frames, _, count in self.sources]
         self.scale = torch.cat(scales)  # (b, 2)
@@ -160,7 +160,7 @@ def subset(index: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def whole_episodes(index: np.ndarray, episode: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of whole episodes, a seeded choice in rising order: as many as fit into `count` frames, at least one."""
+    """Frames of whole episodes, a seeded choice in rising order: what fits into `count`, at least one episode."""
     order = np.random.default_rng(seed).permutation(np.unique(episode[index]))
     lengths = np.array([(episode[index] == one).sum() for one in order])
     kept = order[: max(1, int((np.cumsum(lengths) <= count).sum()))]

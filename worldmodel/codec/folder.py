@@ -40,8 +40,8 @@ def claim(out: Path, run: dict[str, Any]) -> Iterator[None]:
             write_json(mark, asked)
         elif read_run(mark) != asked:
             raise UserError(
-                f"{out} holds a codec run with another configuration or other data, see {mark.name} there; name "
-                "another folder, or go on with the same arguments"
+                f"{out} holds a codec run with another configuration or other data, see {mark.name} there; "
+                "name another folder, or go on with the same arguments"
             )
         yield
 

@@ -1,4 +1,4 @@
-"""Frames in their two forms: uint8 (..., h, w, 3) in files and environments, float (..., 3, h, w) in the codec."""
+"""Frames in two forms: uint8 (..., h, w, 3) in files and environments, float (..., 3, h, w) in the codec."""
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def frames_to_float(frames: np.ndarray | Tensor, device: torch.device | str = "c
 
 
 def frames_to_uint8(frames: Tensor) -> np.ndarray:
-    """From float (..., 3, h, w) to uint8 (..., h, w, 3); values outside [0, 1] are clamped, others rounded."""
+    """From float (..., 3, h, w) to uint8 (..., h, w, 3), rounded; values outside [0, 1] are clamped."""
     levels = (frames.detach().float().clamp(0, 1) * 255.0).round().to(torch.uint8)
     return rearrange(levels, "... c h w -> ... h w c").cpu().numpy()
 

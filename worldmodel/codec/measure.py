@@ -51,7 +51,7 @@ def measure_latents(
 
 
 def choosing_frames(episode: np.ndarray) -> np.ndarray:
-    """(m,) bool: frames that choose the ridge strength; every eighth episode, or the last half of a single one."""
+    """(m,) bool: frames that choose the ridge strength: every eighth episode, or half of a single one."""
     names = np.unique(episode)
     if len(names) == 1:
         return np.arange(len(episode)) >= len(episode) // 2

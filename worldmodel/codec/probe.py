@@ -104,7 +104,7 @@ def mean_of(values: list[float]) -> float:
 
 
 def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed: int) -> dict[str, float]:
-    """How well the distance of vectors stands in for true distance, the way a planner with a goal frame uses it.
+    """How well the distance of vectors stands in for true distance, as a planner with a goal frame uses it.
 
     Args:
         vectors: (M, ...) held-out latents or goal features.

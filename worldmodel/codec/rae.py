@@ -154,7 +154,7 @@ class RAE(nn.Module):
         return latents.reshape(*frames.shape[:-3], self.num_tokens, self.channels)
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Sets the (n, c) mean and variance of the encoder's output that `encode` normalises with; eps 1e-5."""
+        """Sets the (n, c) mean and variance of the encoder's output that `encode` normalises with."""
         self.mean.copy_(mean)
         self.std.copy_((variance + 1e-5).sqrt())
 
@@ -165,7 +165,7 @@ class RAE(nn.Module):
     def decoder_loss(
         self, latents: Tensor, frames: Tensor, scale: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L1 + L2 of frames painted from noisy latents, each relative to painting the mean picture of the source.
+        """L1 + L2 of frames painted from noisy latents, each relative to painting the mean picture.
 
         Args:
             latents: (b, n, c) from `encode`.
@@ -230,8 +230,8 @@ class RAE(nn.Module):
         )
         if wrong:
             raise UserError(
-                f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown or of another "
-                f"shape (first: {wrong[0]}); train the codec again"
+                f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown "
+                f"or of another shape (first: {wrong[0]}); train the codec again"
             )
         codec.load_state_dict(tensors)
         return codec.to(device).eval()
@@ -257,8 +257,8 @@ def read_config(folder: Path) -> RAEConfig:
         raise UserError(f"{path} describes {kind!r}, not a codec of kind {KIND!r}; name another folder")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel reads "
-            f"{SCHEMA_VERSION}; train the codec again or install the version that wrote it "
+            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel "
+            f"reads {SCHEMA_VERSION}; train the codec again or install the version that wrote it "
             f"({record.get('package_version')})"
         )
     try:

@@ -1,4 +1,4 @@
-"""Two self-supervised objectives that train the same encoder from scratch: masked autoencoding, joint embedding.
+"""Two self-supervised objectives that train the same encoder: masked autoencoding and joint embedding.
 
 Both answer the same call, `objective(batch, generator) -> (loss, parts)`, and own an `encoder`. All
 randomness comes from the generator that is passed in.
@@ -41,7 +41,7 @@ class MaskedConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.mask_ratio < 1:
             raise UserError(
-                f"masked: steps {self.steps} must be at least 1 and mask_ratio {self.mask_ratio} between 0 and 1"
+                f"masked: steps {self.steps} must be at least 1, mask_ratio {self.mask_ratio} between 0 and 1"
             )
 
 
@@ -69,8 +69,8 @@ class JointConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.neighbour_steps < 0 or self.expander_width < 2:
             raise UserError(
-                f"joint: steps {self.steps} must be at least 1, neighbour_steps {self.neighbour_steps} at least 0, "
-                f"expander_width {self.expander_width} at least 2"
+                f"joint: steps {self.steps} must be at least 1, neighbour_steps {self.neighbour_steps} at "
+                f"least 0, expander_width {self.expander_width} at least 2"
             )
 
 
@@ -105,7 +105,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 class JointEmbedding(nn.Module):
-    """Pulls two views together, the second one of a neighbouring frame, and keeps the embedding from collapsing.
+    """Pulls two views together, the second of a neighbouring frame, and keeps the embedding from collapsing.
 
     Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped
     or shifted, and a disc that covers 1.5 % of a frame drowns in the usual colour jitter. What makes the

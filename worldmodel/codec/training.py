@@ -1,9 +1,8 @@
-"""Trains a codec: one encoder per objective, a probe to choose between them, then the decoder of the chosen one.
+"""Trains a codec: an encoder per objective, a probe to choose between them, the decoder of the chosen one.
 
-    frames -> encoder by MAE    -\\
-                                  probe of the true state -> one encoder, frozen -> latent statistics ->
-                                  decoder
-    frames -> encoder by VICReg -/
+    frames -> encoder by MAE    +
+                                +-> probe of the true state -> one encoder, frozen -> decoder
+    frames -> encoder by VICReg +
 
 Everything lands in one folder: run.json (what was asked), checkpoints/ while it trains, tensorboard/, then
 config.json, model.safetensors and report.json. The same call on the same folder goes on where it stopped,
@@ -93,7 +92,7 @@ class CodecConfig:
             )
         if self.decoder_steps < 1 or self.batch_size < 2:
             raise UserError(
-                f"decoder_steps {self.decoder_steps} must be at least 1 and batch_size {self.batch_size} at least 2"
+                f"decoder_steps {self.decoder_steps} must be at least 1, batch_size {self.batch_size} at least 2"
             )
         if not 0 <= self.extra_share < 1 or not 0 <= self.margin < 1:
             raise UserError(f"extra_share {self.extra_share} and margin {self.margin} must lie in [0, 1)")
