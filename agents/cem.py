@@ -74,9 +74,7 @@ class CEM:
         pool, pool_costs = mean[:, None][:, :0], mean.new_zeros(len(goal), 0)  # elites so far: none
         for i in range(config.iterations):
             # sample
-            noise = correlated_noise(
-                generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation
-            )
+            noise = correlated_noise(generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation)
             candidates = bounds.clamp(mean[:, None] + std[:, None] * noise)
             if (i == 0 and warm_start is not None) or (i > 0 and i == config.iterations - 1):
                 candidates[:, -1] = mean

@@ -54,9 +54,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.mpc.replan_every > self.planner.horizon:
-            raise UserError(
-                f"replan_every is {self.mpc.replan_every}, above the planner's horizon {self.planner.horizon}"
-            )
+            raise UserError(f"replan_every is {self.mpc.replan_every}, above the planner's horizon {self.planner.horizon}")
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,7 @@ def make_controllers(
         "random_held": RandomController(bounds, config.mpc.replan_every, held=True),
     }
     for name, simulator in simulators.items():
-        controllers[name] = MPCController(
-            simulator, make_planner(config.planner, bounds), objective, config.mpc
-        )
+        controllers[name] = MPCController(simulator, make_planner(config.planner, bounds), objective, config.mpc)
     return controllers
 
 
@@ -187,14 +183,10 @@ def evaluate(
             f"the workers of {workers.env_id} at {workers.image_size} px"
         )
     if manifest.budget < workers.block:
-        raise UserError(
-            f"a budget of {manifest.budget} env steps is shorter than an action block of {workers.block}"
-        )
+        raise UserError(f"a budget of {manifest.budget} env steps is shorter than an action block of {workers.block}")
     scores = []
     for name, controller in controllers.items():
-        with tqdm(
-            total=manifest.budget // workers.block, desc=name, unit="step", disable=not progress
-        ) as bar:
+        with tqdm(total=manifest.budget // workers.block, desc=name, unit="step", disable=not progress) as bar:
             scores.append(run_controller(manifest, name, controller, workers, config, bar))
     return scores
 

@@ -88,11 +88,7 @@ def score_language(
     true_attributes = [task.caption_attributes(text) for text in true]
     written_attributes = [task.caption_attributes(text) for text in written]
     for name in task.attribute_values:
-        pairs = [
-            (t[name], w.get(name, ""))
-            for t, w in zip(true_attributes, written_attributes, strict=True)
-            if name in t
-        ]
+        pairs = [(t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t]
         if pairs:
             accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*pairs, strict=True))))
     accuracies.append(_answers(asked, answered))

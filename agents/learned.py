@@ -32,9 +32,7 @@ class LearnedSimulator:
         seed: of the sampler's noise.
     """
 
-    def __init__(
-        self, dynamics: LatentDynamics, codec: Codec, device: torch.device | str = "cpu", seed: int = 0
-    ) -> None:
+    def __init__(self, dynamics: LatentDynamics, codec: Codec, device: torch.device | str = "cpu", seed: int = 0) -> None:
         self.dynamics, self.codec, self.device, self.seed = dynamics, codec, device, seed
 
     @torch.inference_mode()

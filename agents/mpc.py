@@ -80,9 +80,7 @@ class RandomController:
 class MPCController:
     """Plans in a simulator towards a goal frame."""
 
-    def __init__(
-        self, simulator: Simulator, planner: Planner, objective: Objective, config: MPCConfig
-    ) -> None:
+    def __init__(self, simulator: Simulator, planner: Planner, objective: Objective, config: MPCConfig) -> None:
         self.simulator, self.planner, self.objective, self.config = simulator, planner, objective, config
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
@@ -96,9 +94,7 @@ class MPCController:
     def act(self, history: History, rows: np.ndarray) -> np.ndarray:
         size = self.config.problems_at_once
         parts = [
-            self._act(
-                history.select(slice(start, start + size), self.config.context), rows[start : start + size]
-            )
+            self._act(history.select(slice(start, start + size), self.config.context), rows[start : start + size])
             for start in range(0, len(rows), size)
         ]
         return np.concatenate(parts)
@@ -115,9 +111,7 @@ class MPCController:
             torch.stack(warm) if self.config.warm_start and len(warm) == len(rows) else None,
         )
         if plan.actions.shape[1] < self.config.replan_every:
-            raise UserError(
-                f"replan_every is {self.config.replan_every}, above the plan's {plan.actions.shape[1]} steps"
-            )
+            raise UserError(f"replan_every is {self.config.replan_every}, above the plan's {plan.actions.shape[1]} steps")
         rest = shift(plan.actions, self.config.replan_every)
         self._plans.update(zip(rows.tolist(), rest, strict=True))
         return plan.actions[:, : self.config.replan_every].numpy()

@@ -48,9 +48,7 @@ class MPPIConfig:
     """How much of an env action is kept in the next one: 0 white, 1 held."""
 
     def __post_init__(self) -> None:
-        check_positive(
-            self, "horizon", "num_samples", "iterations", "num_elites", "temperature", "std", "min_std"
-        )
+        check_positive(self, "horizon", "num_samples", "iterations", "num_elites", "temperature", "std", "min_std")
         check_correlation(self.noise_correlation)
         if self.num_elites > self.num_samples:
             raise UserError(f"num_elites {self.num_elites} is above num_samples {self.num_samples}")
@@ -77,9 +75,7 @@ class MPPI:
         std = config.std * bounds.scale.expand_as(mean)
         for i in range(config.iterations):
             # sample
-            noise = correlated_noise(
-                generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation
-            )
+            noise = correlated_noise(generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation)
             candidates = bounds.clamp(mean[:, None] + std[:, None] * noise)
             if (i == 0 and warm_start is not None) or (i > 0 and i == config.iterations - 1):
                 candidates[:, -1] = mean

@@ -43,9 +43,7 @@ class GoalCost:
             if value not in get_args(known):
                 raise UserError(f"unknown {name} '{value}': use {', '.join(get_args(known))}")
         if self.growth <= 0 or self.hurry < 0:
-            raise UserError(
-                f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative"
-            )
+            raise UserError(f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative")
 
     def reduce(self, error: Tensor) -> Tensor:
         """Costs (b, s) of distances (b, s, h)."""

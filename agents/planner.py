@@ -138,9 +138,7 @@ def start_mean(bounds: ActionBounds, problems: int, horizon: int, warm_start: Te
     if warm_start is None:
         return repeat(bounds.center, "a -> b h a", b=problems, h=horizon).clone()
     if warm_start.shape != (problems, horizon, bounds.dim):
-        raise ValueError(
-            f"warm_start has shape {tuple(warm_start.shape)}, expected {(problems, horizon, bounds.dim)}"
-        )
+        raise ValueError(f"warm_start has shape {tuple(warm_start.shape)}, expected {(problems, horizon, bounds.dim)}")
     return bounds.clamp(warm_start)
 
 
@@ -165,9 +163,7 @@ class Search:
         """Costs (b, s) on the CPU of candidates (b, s, h, a)."""
         costs = self.objective(self.simulator.rollout(self.state, candidates), self.goal).float().cpu()
         if costs.shape != candidates.shape[:2]:
-            raise ValueError(
-                f"the objective returned shape {tuple(costs.shape)}, expected {tuple(candidates.shape[:2])}"
-            )
+            raise ValueError(f"the objective returned shape {tuple(costs.shape)}, expected {tuple(candidates.shape[:2])}")
         if not torch.isfinite(costs).all():
             raise ValueError("a candidate's cost is not finite: the simulator predicts NaN or infinity")
         self.candidates += candidates.shape[1]

@@ -116,9 +116,7 @@ class Manifest:
             raise UserError(f'{path} is not a manifest: it lacks "kind": "{KIND}"')
         version = content.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: make it anew"
-            )
+            raise UserError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: make it anew")
         return _from_json(path, content)
 
     @property
@@ -153,23 +151,17 @@ def _check_fields(entry: dict[str, Any], record: type) -> None:
         raise ValueError(f"missing {sorted(expected - set(entry))}, unknown {sorted(set(entry) - expected)}")
 
 
-def _draw_starts(
-    store: EpisodeStore, episodes: Sequence[int], config: ManifestConfig
-) -> Iterator[tuple[int, int]]:
+def _draw_starts(store: EpisodeStore, episodes: Sequence[int], config: ManifestConfig) -> Iterator[tuple[int, int]]:
     """(episode, start frame) in random order: one of each episode, then another of each, and so on."""
     rng = np.random.default_rng(config.seed)
-    starts = {
-        int(i): rng.permutation(max(0, int(store.lengths[i]) - config.goal_offset + 1)) for i in episodes
-    }
+    starts = {int(i): rng.permutation(max(0, int(store.lengths[i]) - config.goal_offset + 1)) for i in episodes}
     for turn in range(max(map(len, starts.values()), default=0)):
         for index in rng.permutation(list(starts)).tolist():
             if turn < len(starts[index]):
                 yield index, int(starts[index][turn])
 
 
-def make_manifest(
-    store: EpisodeStore, episodes: Sequence[int], source: str, config: ManifestConfig
-) -> Manifest:
+def make_manifest(store: EpisodeStore, episodes: Sequence[int], source: str, config: ManifestConfig) -> Manifest:
     """Draw problems from held-out episodes.
 
     Each pass over the shuffled episodes draws one pair from each, so that pairs spread over as many episodes

@@ -54,9 +54,7 @@ class RandomShooting:
     ) -> Plan:
         config, bounds = self.config, self.bounds
         search = Search(simulator, state, objective, goal)
-        noise = correlated_noise(
-            generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation
-        )
+        noise = correlated_noise(generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation)
         candidates = bounds.clamp(bounds.center + config.std * bounds.scale * noise)
         if warm_start is not None:
             candidates[:, -1] = start_mean(bounds, len(goal), config.horizon, warm_start)

@@ -190,9 +190,7 @@ def _content(section: Section) -> str:
             width = section.pixels.shape[1] * section.scale
             return _figure(f"<img class='pixels' width='{width}' src='{source}'>", section.note)
         case Curves():
-            return _figure(
-                f"<img class='plot' src='{_data_uri('image/svg+xml', _plot(section))}'>", section.note
-            )
+            return _figure(f"<img class='plot' src='{_data_uri('image/svg+xml', _plot(section))}'>", section.note)
         case Intervals():
             return _figure(
                 f"<img class='plot' src='{_data_uri('image/svg+xml', _plot_intervals(section))}'>",
@@ -212,9 +210,7 @@ def _table(table: Table) -> str:
         if len(row) != len(table.headers):
             raise ValueError(f"table '{table.title}': row {row} does not have {len(table.headers)} cells")
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headers)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     note = f"<p class='note'>{html.escape(table.note)}</p>" if table.note else ""
     return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>{note}"
 

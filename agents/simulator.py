@@ -38,9 +38,7 @@ class History:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.dtype != np.uint8:
-            raise ValueError(
-                f"frames must be uint8 (b, t, h, w, 3), got {self.frames.dtype} {self.frames.shape}"
-            )
+            raise ValueError(f"frames must be uint8 (b, t, h, w, 3), got {self.frames.dtype} {self.frames.shape}")
         if self.actions.shape[:2] != (len(self.frames), self.frames.shape[1] - 1):
             raise ValueError(
                 f"{self.frames.shape[1]} frames need {self.frames.shape[1] - 1} actions for each of "
@@ -92,9 +90,7 @@ class Codec(Protocol):
 
 
 @torch.inference_mode()
-def encode_frames(
-    codec: Codec, frames: np.ndarray, device: torch.device | str = "cpu", chunk: int = 256
-) -> Tensor:
+def encode_frames(codec: Codec, frames: np.ndarray, device: torch.device | str = "cpu", chunk: int = 256) -> Tensor:
     """Latents (..., n, c) float32 of frames uint8 (..., height, width, 3), `chunk` frames at a time."""
     lead, flat = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
     parts = []

@@ -115,9 +115,7 @@ class TaskWorkers:
         RuntimeError: a worker died or stopped answering.
     """
 
-    def __init__(
-        self, env_id: str, image_size: int = 64, block: int = 1, workers: int = 2, timeout: float = 120.0
-    ) -> None:
+    def __init__(self, env_id: str, image_size: int = 64, block: int = 1, workers: int = 2, timeout: float = 120.0) -> None:
         self.env_id, self.image_size, self.block, self.timeout = env_id, image_size, block, timeout
         self._frame_shape = (image_size, image_size, 3)
         space = make_task(env_id, image_size=image_size).action_space  # also refuses an unknown id, at once
@@ -170,9 +168,7 @@ class TaskWorkers:
         def keep(problem: int, _: slice, seen: np.ndarray) -> None:
             frames[problem] = seen[0, 0]
 
-        jobs = [
-            Job(b, slice(0, 1), state, _pick(variations, b), None, None) for b, state in enumerate(states)
-        ]
+        jobs = [Job(b, slice(0, 1), state, _pick(variations, b), None, None) for b, state in enumerate(states)]
         for _ in self._answers(jobs, keep):
             pass
         return frames
@@ -279,9 +275,7 @@ class TaskWorkers:
         process.join(timeout=1)
         code = process.exitcode
         self.close()
-        return RuntimeError(
-            f"worker {worker} of {self.env_id} died (exit code {code}); was it out of memory?"
-        )
+        return RuntimeError(f"worker {worker} of {self.env_id} died (exit code {code}); was it out of memory?")
 
 
 def _pick(variations: Sequence[dict[str, Any]] | None, problem: int) -> dict[str, Any] | None:

@@ -73,9 +73,7 @@ def collect(config: CollectConfig) -> CollectResult:
 
 def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
     with EpisodeStore(config.path) as store:
-        return CollectResult(
-            config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start
-        )
+        return CollectResult(config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start)
 
 
 def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, Any]:
@@ -144,13 +142,9 @@ def _take_lock(lock: int, parts: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.stat(parts / "lock")
     except BlockingIOError as error:
-        raise UserError(
-            f"{parts} is in use by another collection; wait for it or choose another --out"
-        ) from error
+        raise UserError(f"{parts} is in use by another collection; wait for it or choose another --out") from error
     except FileNotFoundError as error:
-        raise UserError(
-            f"{parts} was finished by another collection just now; run the command again"
-        ) from error
+        raise UserError(f"{parts} was finished by another collection just now; run the command again") from error
 
 
 def _refuse_other_recipe(config: CollectConfig, found: dict[str, Any] | None, path: Path) -> None:
@@ -161,9 +155,7 @@ def _refuse_other_recipe(config: CollectConfig, found: dict[str, Any] | None, pa
     if different:
         was = ", ".join(f"{name}={found.get(name)}" for name in different)
         now = ", ".join(f"{name}={config.recipe()[name]}" for name in different)
-        raise UserError(
-            f"{path} was collected with {was}, not {now}; choose another --out, or remove it to start over"
-        )
+        raise UserError(f"{path} was collected with {was}, not {now}; choose another --out, or remove it to start over")
 
 
 def _is_whole(part: Path) -> bool:

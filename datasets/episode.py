@@ -51,19 +51,13 @@ class Episode:
         for name, dtype, ndim in _ARRAYS:
             array = getattr(self, name)
             if array.dtype != dtype or array.ndim != ndim:
-                raise ValueError(
-                    f"episode.{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {ndim}"
-                )
+                raise ValueError(f"episode.{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {ndim}")
         for name in FRAME_FIELDS:
             if len(getattr(self, name)) != num_actions + 1:
                 rows = len(getattr(self, name))
-                raise ValueError(
-                    f"episode.{name} has {rows} rows, expected {num_actions + 1} ({num_actions} actions)"
-                )
+                raise ValueError(f"episode.{name} has {rows} rows, expected {num_actions + 1} ({num_actions} actions)")
         if len(self.action_texts) != num_actions:
-            raise ValueError(
-                f"episode.action_texts has {len(self.action_texts)} rows, expected {num_actions}"
-            )
+            raise ValueError(f"episode.action_texts has {len(self.action_texts)} rows, expected {num_actions}")
         if self.frames.shape[-1] != 3:
             raise ValueError(f"episode.frames has shape {self.frames.shape}, expected (T+1, H, W, 3)")
 

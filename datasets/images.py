@@ -78,9 +78,7 @@ def render_svg(svg: str, size: int) -> np.ndarray:
     import resvg_py
     from PIL import Image
 
-    png = resvg_py.svg_to_bytes(
-        svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
-    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 

@@ -72,9 +72,7 @@ class Mixture:
 
     def _choose(self, rng: np.random.Generator) -> int:
         place = np.searchsorted(np.cumsum(self.probabilities), rng.random(), side="right")
-        return min(
-            int(place), len(self.sources) - 1
-        )  # the sum of the probabilities may fall short of 1 by a rounding
+        return min(int(place), len(self.sources) - 1)  # the sum of the probabilities may fall short of 1 by a rounding
 
     def _mean_length(self, k: int, measure: Callable[[Document], int]) -> float:
         documents = [self.sources[k].document(self._rng(_MEASURE, k, j)) for j in range(MEASURED_DOCUMENTS)]
@@ -93,9 +91,7 @@ def _check(sources: Sequence[tuple[Source, float]]) -> None:
             raise UserError(f"weight {weight} of source {source.name!r} must be a number of at least 0")
     if all(weight == 0 for _, weight in sources):
         names = ", ".join(source.name for source, _ in sources)
-        raise UserError(
-            f"all weights of the mixture are 0 ({names}); give at least one source a weight above 0"
-        )
+        raise UserError(f"all weights of the mixture are 0 ({names}); give at least one source a weight above 0")
     repeated = [name for name, count in Counter(source.name for source, _ in sources).items() if count > 1]
     if repeated:
         raise UserError(f"two sources of the mixture have the name {repeated[0]!r}; name them apart")

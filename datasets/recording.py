@@ -90,16 +90,12 @@ class CollectConfig:
     @property
     def path(self) -> Path:
         """The file that will be written."""
-        return (
-            Path(self.out) if self.out is not None else datasets_dir() / f"{self.env.rsplit('/', 1)[-1]}.h5"
-        )
+        return Path(self.out) if self.out is not None else datasets_dir() / f"{self.env.rsplit('/', 1)[-1]}.h5"
 
     def recipe(self) -> dict[str, Any]:
         """Everything the content of the file depends on, as JSON values."""
         settings = asdict(self) | {"variation": list(self.variation), "package_version": __version__}
-        return {
-            name: value for name, value in settings.items() if name not in ("out", "workers", "start_timeout")
-        }
+        return {name: value for name, value in settings.items() if name not in ("out", "workers", "start_timeout")}
 
 
 def make_policy(name: str, task: "MujocoTask", rng: np.random.Generator, noise: float) -> "Policy":
@@ -126,9 +122,7 @@ def make_policy(name: str, task: "MujocoTask", rng: np.random.Generator, noise: 
     raise ValueError(f"no policy {name!r}; there are {', '.join(asdict(PolicyMix()))}")
 
 
-def _smooth(
-    rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correlation: float = 0.9
-) -> "Policy":
+def _smooth(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correlation: float = 0.9) -> "Policy":
     """First-order autoregressive noise of standard deviation 0.6 of half the range, cut at the bounds."""
     centre, half = (high + low) / 2, (high - low) / 2
     value = rng.normal(size=low.shape)
@@ -142,9 +136,7 @@ def _smooth(
     return act
 
 
-def _noisy(
-    demonstrator: "Policy", rng: np.random.Generator, low: np.ndarray, high: np.ndarray, noise: float
-) -> "Policy":
+def _noisy(demonstrator: "Policy", rng: np.random.Generator, low: np.ndarray, high: np.ndarray, noise: float) -> "Policy":
     wander = _smooth(rng, low, high)
     solved = False
 

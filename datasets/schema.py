@@ -42,9 +42,7 @@ def open_file(path: Path) -> h5py.File:
         # An episode file never changes once it has its name: no lock is needed (some file systems have none).
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
     except OSError as error:
-        raise UserError(
-            f"{path} is truncated, damaged or not HDF5; collect it again or give another file"
-        ) from error
+        raise UserError(f"{path} is truncated, damaged or not HDF5; collect it again or give another file") from error
     try:
         _check(path, file)
     except UserError:
@@ -58,9 +56,7 @@ def open_file(path: Path) -> h5py.File:
 
 def _check(path: Path, file: h5py.File) -> None:
     if file.attrs.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is HDF5 of another program; give an episode file (`worldmodel collect` makes them)"
-        )
+        raise UserError(f"{path} is HDF5 of another program; give an episode file (`worldmodel collect` makes them)")
     version = file.attrs.get("schema_version")
     if version != SCHEMA_VERSION:
         raise UserError(
@@ -80,8 +76,6 @@ def _expected_rows(lengths: np.ndarray) -> dict[str, int]:
     """Number of rows of each column of a file whose episodes have these numbers of actions."""
     actions, episodes = int(lengths.sum()), len(lengths)
     frames = actions + episodes
-    rows = (
-        dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
-    )
+    rows = dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
     rows |= {f"{name}/end": frames for name in FRAME_TEXTS} | {"action_texts/end": actions}
     return rows | {f"{name}/end": episodes for name in EPISODE_TEXTS}

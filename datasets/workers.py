@@ -37,9 +37,7 @@ class WorkerPool:
         self._stage: dict[Connection, str] = {}
         for number in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True
-            )
+            process = context.Process(target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True)
             process.start()
             theirs.close()
             self._processes[ours] = process

@@ -49,12 +49,8 @@ class EpisodeWriter:
         self._disk = BlackHoleFile(self._temporary)
         # The metadata of this library version carries checksums too, so that a damaged file is noticed.
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), rdcc_nbytes=CHUNK_CACHE_BYTES)
-        self._file.attrs.update(
-            format=FORMAT, schema_version=SCHEMA_VERSION, meta=json.dumps(meta, sort_keys=True)
-        )
-        self._columns: dict[
-            str, h5py.Dataset
-        ] = {}  # open handles: a column keeps its last chunk cached while one is open
+        self._file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, meta=json.dumps(meta, sort_keys=True))
+        self._columns: dict[str, h5py.Dataset] = {}  # open handles: a column keeps its last chunk cached while one is open
         self._pending: dict[str, list[np.ndarray]] = {}
         self._num_bytes = dict.fromkeys(TEXTS, 0)
         self._num_rows = 0
@@ -79,18 +75,10 @@ class EpisodeWriter:
 
     def _add(self, name: str, rows: np.ndarray) -> None:
         pending = self._pending.setdefault(name, [])
-        before = (
-            pending[0].shape[1:]
-            if pending
-            else self._columns[name].shape[1:]
-            if name in self._columns
-            else rows.shape[1:]
-        )
+        before = pending[0].shape[1:] if pending else self._columns[name].shape[1:] if name in self._columns else rows.shape[1:]
         if rows.shape[1:] != before:
             number = self._num_episodes
-            raise ValueError(
-                f"episode {number}: {name} rows have shape {rows.shape[1:]}, those before {before}"
-            )
+            raise ValueError(f"episode {number}: {name} rows have shape {rows.shape[1:]}, those before {before}")
         pending.append(rows)
 
     def _add_texts(self, name: str, texts: list[str]) -> None:
@@ -118,13 +106,7 @@ class EpisodeWriter:
         self._pending = {}
 
     def _create(self, name: str, rows: np.ndarray) -> h5py.Dataset:
-        per_chunk = (
-            FRAMES_PER_CHUNK
-            if name == "frames"
-            else BYTES_PER_CHUNK
-            if name.endswith("/bytes")
-            else ROWS_PER_CHUNK
-        )
+        per_chunk = FRAMES_PER_CHUNK if name == "frames" else BYTES_PER_CHUNK if name.endswith("/bytes") else ROWS_PER_CHUNK
         return self._file.create_dataset(
             name,
             shape=(0, *rows.shape[1:]),

@@ -20,9 +20,7 @@ def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: 
     return (command * min(1.0, speed / max(length, 1e-9))).astype(np.float32)
 
 
-def through_door(
-    position: np.ndarray, goal: np.ndarray, door_y: float, door_slack: float, clearance: float
-) -> np.ndarray:
+def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_slack: float, clearance: float) -> np.ndarray:
     """The next way point (2,) towards a goal, in two rooms that a wall at x = 0 with one door divides.
 
     Args:

@@ -137,9 +137,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
 
     # ---------------------------------------------------------------- Episodes
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode.
 
         Args:

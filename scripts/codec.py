@@ -34,7 +34,7 @@ def main(config: CodecVerbConfig) -> None:
     out = config.out or checkpoints_dir() / "codec"
     data = codec_data(open_standard(config.data, config.mixture))
     _, report = train_codec(config.codec, data, out, config.device)
-    for name, candidate in report["candidates"].items():
+    for name, candidate in report["objectives"].items():
         print(f"{name}: probe R^2 {candidate['probe']['r2']:.3f}")
     print(f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames")
     print(f"{out}: codec written; its report is {out / 'report.json'}")

@@ -19,7 +19,7 @@ class DreamVerbConfig:
     """Which model dreams which episodes."""
 
     checkpoint: Path
-    """Checkpoint folder, from worldmodel pretrain."""
+    """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path
     """Episode file; its held-out episodes are dreamt."""
     out: Path | None = None

@@ -32,7 +32,7 @@ class EvaluateVerbConfig:
     """What is scored, on which problems, with which planner."""
 
     checkpoint: Path
-    """Checkpoint folder, from worldmodel pretrain."""
+    """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path
     """Episode file; starts and goals come from its held-out episodes."""
     out: Path | None = None
@@ -65,7 +65,9 @@ def main(config: EvaluateVerbConfig) -> None:
     else:
         manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
         manifest.save(out / "manifest.json")
-    scores, goals = score(trained, manifest, block, config.evaluate, config.rollout, config.workers, config.only, config.shuffled)
+    scores, goals = score(
+        trained, manifest, block, config.evaluate, config.rollout, config.workers, config.only, config.shuffled
+    )
     print(as_text(scores))
     record = scores_to_json(manifest, scores, config.evaluate)
     write_report(out / "report.html", sections(scores, goals), f"Planning on {manifest.env_id}", record)

@@ -22,7 +22,7 @@ class GenerateConfig:
     """What to generate; what is left out is not done."""
 
     checkpoint: Path
-    """Checkpoint folder, from worldmodel pretrain."""
+    """Checkpoint or run folder, from worldmodel pretrain."""
     text: str | None = None
     """A sentence to continue."""
     draw: tuple[str, ...] = ()
@@ -50,9 +50,7 @@ def main(config: GenerateConfig) -> None:
     trained = from_pretrained(config.checkpoint)
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
-        said = continue_text(
-            trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator
-        )
+        said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)
         print(f"{config.text}|{said[0]}")
     if config.draw:
         from PIL import Image
@@ -65,9 +63,7 @@ def main(config: GenerateConfig) -> None:
     if config.data is not None:
         store = EpisodeStore(config.data, in_memory=True)
         episodes = held_out_episodes(trained, store)
-        score = score_language(
-            trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed
-        )
+        score = score_language(trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed)
         for (true, written), (question, right, said_) in list(zip(score.captions, score.answers, strict=True))[:5]:
             print(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}")
         for accuracy in score.accuracies:
@@ -78,9 +74,7 @@ def main(config: GenerateConfig) -> None:
             )
 
 
-def draw(
-    trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0
-) -> np.ndarray:
+def draw(trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0) -> np.ndarray:
     """Pictures for captions: uint8 (b, height, width, 3)."""
     generator = torch.Generator().manual_seed(seed)
     latents = draw_pictures(trained.model, trained.tokenizer, captions, generator, steps, guidance)

@@ -23,7 +23,7 @@ class PlanConfig:
     """Which model plans for what."""
 
     checkpoint: Path
-    """Checkpoint folder, from worldmodel pretrain."""
+    """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path
     """Episode file; starts and goals come from its held-out episodes."""
     out: Path | None = None

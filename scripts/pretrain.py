@@ -63,9 +63,7 @@ def main(config: PretrainConfig) -> None:
     print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {config.data[0]}")
 
 
-def pretrain(
-    data: StandardData, codec: RAE, preset: Preset, vocab_size: int, out: Path, **options: object
-) -> TrainResult:
+def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, out: Path, **options: object) -> TrainResult:
     """Tokenizer, mixture, model and training on opened data; goes on where `out` left off.
 
     `options` go to `worldmodel.training.train`.

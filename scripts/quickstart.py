@@ -24,7 +24,7 @@ from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collect import collect
-from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.recording import CollectConfig, PolicyMix
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
 from worldmodel.home import runs_dir
@@ -61,6 +61,8 @@ class QuickstartConfig:
     """Actions per episode."""
     variation: tuple[str, ...] = ("disc.color",)
     """Factors of variation to sample in each episode."""
+    policies: PolicyMix = field(default_factory=lambda: PolicyMix(demonstrator=0.1, noisy=0.35, smooth=0.45, random=0.1))
+    """Who plays while collecting; a demonstrator alone stands at its goal most of the time."""
     workers: int = 2
     """Processes that collect and simulate."""
     vocab_size: int = 1024
@@ -133,6 +135,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
                 config.episodes,
                 config.seed,
                 config.workers,
+                config.policies,
                 max_steps=config.steps,
                 variation=config.variation,
             )
@@ -159,9 +162,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     with stage("language", seconds):
         text = score_text(model, tokenizer, [doc[:1000] for doc in data.held_out_texts])
         said = continue_text(model, tokenizer, PROMPTS, max_tokens=30)
-        language = score_language(
-            model, tokenizer, trained.codec, store, held_out, config.language_frames, config.seed
-        )
+        language = score_language(model, tokenizer, trained.codec, store, held_out, config.language_frames, config.seed)
         captions = list(dict.fromkeys(true for true, _ in language.captions))[:6]
         drawn = dict(zip(captions, draw(trained, tuple(captions), config.seed), strict=True))
     with stage("plan", seconds):
@@ -171,9 +172,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )
     continued = dict(zip(PROMPTS, said, strict=True))
-    return Results(
-        data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, seconds
-    )
+    return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, seconds)
 
 
 @contextmanager
@@ -225,8 +224,7 @@ def sections(results: Results, out: Path) -> list[Section]:
 def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
     """Film and errors by horizon."""
     curves = {
-        name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values])
-        for name, values in dream.latent.items()
+        name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values]) for name, values in dream.latent.items()
     }
     return [
         Video(
@@ -257,8 +255,7 @@ def language_sections(results: Results) -> list[Section]:
         for (true, written), (question, right, said) in zip(language.captions[:8], language.answers[:8], strict=True)
     ]
     accuracies = [
-        [a.name, f"{a.rate:.1%}", f"{a.interval[0]:.1%} - {a.interval[1]:.1%}", f"{a.chance:.1%}"]
-        for a in language.accuracies
+        [a.name, f"{a.rate:.1%}", f"{a.interval[0]:.1%} - {a.interval[1]:.1%}", f"{a.chance:.1%}"] for a in language.accuracies
     ]
     text = results.text
     return [
@@ -285,7 +282,7 @@ def training_sections(results: Results, out: Path) -> list[Section]:
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
     painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames))))
     pair = rearrange(np.stack([frames, painted]), "two b h w c -> (two h) (b w) c")
-    candidates = results.codec_report["candidates"]
+    candidates = results.codec_report["objectives"]
     probes = [[name, c["probe"]["r2"]] for name, c in candidates.items()]
     psnr = results.codec_report["reconstruction"]["psnr"]
     return [

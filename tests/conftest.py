@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported: toy tensors are slower on more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: toy tensors are slower on more threads
 
 
 @pytest.fixture(scope="session", autouse=True)

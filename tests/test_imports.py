@@ -44,9 +44,7 @@ def test_folders_import_only_to_the_right(root: Path, folder: str) -> None:
     modules = [path for path in (root / folder).rglob("*.py") if path.resolve().is_relative_to(root / folder)]
     for path in modules:
         wrong = imported_folders(path.read_text()) - ALLOWED[folder]
-        assert not wrong, (
-            f"{path.relative_to(root)} imports {sorted(wrong)}; {folder} may import {sorted(ALLOWED[folder])}"
-        )
+        assert not wrong, f"{path.relative_to(root)} imports {sorted(wrong)}; {folder} may import {sorted(ALLOWED[folder])}"
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,7 @@ def test_links_point_to_the_folders_beside(root: Path, folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["datasets", "agents", "scripts"])
 def test_folders_shadow_no_package_of_the_same_name(root: Path, folder: str) -> None:
-    assert not (root / folder / "__init__.py").exists(), (
-        f"{folder}/__init__.py would hide other people's '{folder}'"
-    )
+    assert not (root / folder / "__init__.py").exists(), f"{folder}/__init__.py would hide other people's '{folder}'"
 
 
 def test_every_dependency_is_pinned_inside_its_range(root: Path) -> None:
@@ -50,9 +48,7 @@ def unpacked_wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
     for name in ("worldmodel", *LINKED):
-        shutil.copytree(
-            root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     command = [
         sys.executable,
         "-m",

@@ -252,7 +252,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """x (b, n, width) -> (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
+        """X (b, n, width) -> (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
         qkv = rearrange(self.qkv(x), "b n (k d) -> b k n d", d=self.head_width)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         q = rotate(self.query_norm(q.float()), *rotary).to(v.dtype)  # norms in float32 under autocast too, like their weights

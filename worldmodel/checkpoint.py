@@ -46,9 +46,7 @@ class Pretrained:
     card: dict[str, Any]
 
 
-def save_pretrained(
-    folder: Path | str, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]
-) -> None:
+def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]) -> None:
     """Write a checkpoint folder, atomically; an older checkpoint in its place is replaced.
 
     Raises:
@@ -61,9 +59,7 @@ def save_pretrained(
         write_pretrained(beside, model, tokenizer, codec, card)
 
 
-def write_pretrained(
-    folder: Path, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]
-) -> None:
+def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]) -> None:
     """Write a checkpoint's files into an existing, empty folder."""
     check_fit(model.config, codec, tokenizer)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -76,13 +72,15 @@ def write_pretrained(
 
 
 def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a checkpoint folder; model and codec come in evaluation mode.
+    """Read a checkpoint folder, or the newest checkpoint of a run folder; model and codec come in evaluation mode.
 
     Raises:
         UserError: the folder is missing, is no checkpoint, has another schema version or an unknown config;
             tensors are missing, unexpected, of another shape or cut short; the parts do not fit together.
     """
     folder = Path(folder)
+    steps = sorted(folder.glob("checkpoints/step_*"), key=lambda step: int(step.name.removeprefix("step_")))
+    folder = steps[-1] if steps else folder
     config = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     codec = RAE.from_pretrained(folder / "codec", device)
@@ -129,14 +127,10 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise UserError(f"there is no checkpoint folder {folder}; train one with `worldmodel pretrain`")
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(
-            f"{folder} is no checkpoint, it has no config.json; name one that `worldmodel pretrain` wrote"
-        )
+        raise UserError(f"{folder} is no checkpoint, it has no config.json; name one that `worldmodel pretrain` wrote")
     record = read_json(path)
     if record.get("kind") != KIND:
-        raise UserError(
-            f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder"
-        )
+        raise UserError(f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {record.get('schema_version')!r}, this version of worldmodel reads "
@@ -159,9 +153,7 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where} is {value!r}, expected the fields {', '.join(types_of)}")
         missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
         if missing or unknown:
-            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [
-                f"has the unknown {', '.join(unknown)}"
-            ] * bool(unknown)
+            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
             raise UserError(f"{where} {' and '.join(parts)}; it was written by another version of worldmodel")
         fields = {name: rebuild(inner, value[name], f"{where}.{name}") for name, inner in types_of.items()}
         try:
@@ -182,11 +174,7 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and type(value) is kind:
         return value
-    expected = (
-        f"one of {', '.join(map(repr, arguments))}"
-        if origin is typing.Literal
-        else str(getattr(kind, "__name__", kind))
-    )
+    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
     raise UserError(f"{where} is {value!r}, expected {expected}")
 
 
@@ -212,9 +200,7 @@ def load_tensors(model: torch.nn.Module, path: Path) -> None:
     }
     found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
     if found:
-        raise UserError(
-            f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint"
-        )
+        raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint")
     model.load_state_dict(tensors)
 
 

@@ -36,9 +36,7 @@ class BatchStream:
     def __enter__(self) -> "BatchStream":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.worker.shutdown(wait=True, cancel_futures=True)
         self.packer.load_state_dict(self.state)
 
@@ -68,13 +66,5 @@ class FrameEncoder:
         return latents
 
     def _encode(self, frames: Tensor) -> Tensor:
-        parts = [
-            self.codec.encode(frames_to_float(part, self.device))
-            for part in frames.split(ENCODE_FRAMES)
-            if len(part)
-        ]
-        return (
-            torch.cat(parts)
-            if parts
-            else torch.zeros(0, self.codec.num_tokens, self.codec.channels, device=self.device)
-        )
+        parts = [self.codec.encode(frames_to_float(part, self.device)) for part in frames.split(ENCODE_FRAMES) if len(part)]
+        return torch.cat(parts) if parts else torch.zeros(0, self.codec.num_tokens, self.codec.channels, device=self.device)

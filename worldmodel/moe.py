@@ -178,7 +178,7 @@ def dispatch(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: T
 
 
 def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """rows (i, d) sorted by expert, weights (e, d, h), ends (e,) cumulative counts -> (i, h)."""
+    """Rows (i, d) sorted by expert, weights (e, d, h), ends (e,) cumulative counts -> (i, h)."""
     if torch.is_autocast_enabled(rows.device.type):
         dtype = torch.get_autocast_dtype(rows.device.type)
         rows, weights = rows.to(dtype), weights.to(dtype)

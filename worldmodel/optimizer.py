@@ -71,9 +71,7 @@ def schedule(step: int, steps: int, warmup_steps: int, final_share: float) -> fl
 def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The optimizers' state by weight and kind, sharing memory with it."""
     states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
-    named = (
-        (f"{name}.{key}", value) for name, p in model.named_parameters() for key, value in states[p].items()
-    )
+    named = ((f"{name}.{key}", value) for name, p in model.named_parameters() for key, value in states[p].items())
     return dict(named)
 
 

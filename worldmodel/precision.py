@@ -28,9 +28,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {name!r} is not there, torch sees {torch.cuda.device_count()} GPUs: use auto or cpu"
-        )
+        raise UserError(f"device {name!r} is not there, torch sees {torch.cuda.device_count()} GPUs: use auto or cpu")
     return device
 
 

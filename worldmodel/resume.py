@@ -76,9 +76,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"the run folder {run_dir} is in use by another process: wait for it, or name another"
-            ) from None
+            raise UserError(f"the run folder {run_dir} is in use by another process: wait for it, or name another") from None
         yield
 
 
@@ -97,15 +95,11 @@ def claim(run_dir: Path, record: dict[str, Any]) -> None:
         return
     found = read_json(path)
     if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} belongs to something else or to another version of worldmodel: name another run folder"
-        )
+        raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
     before, now = flatten(found), flatten(record)
     different = [name for name in now | before if before.get(name) != now.get(name)]
     if different:
-        shown = ", ".join(
-            f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4]
-        )
+        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
         raise UserError(
             f"the run folder {run_dir} holds a run with other settings: {shown}{more}; "
@@ -166,9 +160,7 @@ def read_state(folder: Path, state: State) -> None:
         raise UserError(message) from None
     record = read_json(folder / "progress.json")
     if record.keys() != vars(Progress()).keys():
-        raise UserError(
-            f"{folder} is of another version of worldmodel: remove it to go on from the one before it"
-        )
+        raise UserError(f"{folder} is of another version of worldmodel: remove it to go on from the one before it")
     state.progress = Progress(**record)
 
 

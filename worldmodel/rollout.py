@@ -354,9 +354,7 @@ def draw_pictures(
 
     def velocity(z: Tensor, t: float) -> Tensor:
         times = torch.full((b,), t, device=device)
-        with_caption, without = (
-            model.denoise(session.feed([FramePiece(z, t)], keep=0)[0], z, times) for session in sessions
-        )
+        with_caption, without = (model.denoise(session.feed([FramePiece(z, t)], keep=0)[0], z, times) for session in sessions)
         return without + guidance * (with_caption - without)
 
     return sample(velocity, noise, num_steps, model.flow_shift)

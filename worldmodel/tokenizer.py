@@ -34,11 +34,12 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         """Wraps a backend made by `train` or `load`."""
-        backend.encode_special_tokens = (
-            True  # special tokens inside a text are plain text; not stored in the file
-        )
+        backend.encode_special_tokens = True  # special tokens inside a text are plain text; not stored in the file
         self._backend = backend
         self.vocab_size: int = backend.get_vocab_size()
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Backend]]:
+        return Tokenizer, (self._backend,)  # a copy in another process must treat special tokens as text, too
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -110,17 +111,13 @@ class Tokenizer:
         try:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise UserError(
-                f"there is no tokenizer at {path}; train one, or name the file it was saved to"
-            ) from None
+            raise UserError(f"there is no tokenizer at {path}; train one, or name the file it was saved to") from None
         except UnicodeDecodeError:
             raise UserError(f"{path} is damaged, it is not UTF-8 text; train the tokenizer again") from None
         try:
             backend = Backend.from_str(text)
         except Exception as error:  # noqa: BLE001  the backend raises plain Exception for whatever it cannot parse
-            raise UserError(
-                f"{path} is damaged or no tokenizer ({error}); train the tokenizer again"
-            ) from None
+            raise UserError(f"{path} is damaged or no tokenizer ({error}); train the tokenizer again") from None
         found = tuple(backend.id_to_token(index) for index in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS or backend.get_vocab_size() < SMALLEST_VOCABULARY:
             raise UserError(
@@ -139,7 +136,5 @@ def checked(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"text has a lone surrogate {text[error.start]!r} at position {error.start}; that is no text"
-        ) from None
+        raise UserError(f"text has a lone surrogate {text[error.start]!r} at position {error.start}; that is no text") from None
     return text

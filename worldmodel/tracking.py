@@ -48,9 +48,7 @@ class Tracker:
         gif = iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0)
         height, width = frames.shape[1:3]
         picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        self.board._get_file_writer().add_summary(
-            Summary(value=[Summary.Value(tag=name, image=picture)]), step
-        )
+        self.board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
     def close(self) -> None:
         """Flush and close both files."""
@@ -60,9 +58,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 

@@ -151,9 +151,7 @@ def train(
     run_dir = Path(run_dir)
     check_fit(model.config, codec, tokenizer)
     if packer.config != config.packing:
-        raise ValueError(
-            f"the packer was built with {packer.config}, but the training config has {config.packing}"
-        )
+        raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
     with locked(run_dir):
         record = {
             "train": dataclasses.asdict(config),
@@ -288,9 +286,7 @@ def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_di
 
 
 @torch.no_grad()
-def one_step_samples(
-    model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8
-) -> Tensor:
+def one_step_samples(model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
     """Up to `count` predicted frames of a batch, then what one flow step from pure noise makes of each.
 
     Args:

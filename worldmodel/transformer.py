@@ -58,7 +58,7 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """x (b, n, d) -> (b, n, d), and the feed-forward's auxiliary loss."""
+        """X (b, n, d) -> (b, n, d), and the feed-forward's auxiliary loss."""
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
         tokens = rearrange(self.feed_forward_norm(x), "b n d -> (b n) d")
         update, auxiliary = self.feed_forward(tokens, groups)

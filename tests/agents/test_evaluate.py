@@ -57,9 +57,7 @@ class Script:
         return np.broadcast_to(part, (len(rows), *part.shape)).copy()
 
 
-@pytest.mark.parametrize(
-    "planner", [CEMConfig(horizon=4), MPPIConfig(horizon=4), RandomShootingConfig(horizon=4)]
-)
+@pytest.mark.parametrize("planner", [CEMConfig(horizon=4), MPPIConfig(horizon=4), RandomShootingConfig(horizon=4)])
 def test_planning_solves_what_controls_do_not(planner):
     config = EvaluateConfig(planner=planner, mpc=MPCConfig(replan_every=2, context=2))
     workers = PointWorkers()
@@ -67,9 +65,7 @@ def test_planning_solves_what_controls_do_not(planner):
     controllers["learned"] = MPCController(
         PointMass(), make_planner(planner, BOUNDS), controllers["oracle"].objective, config.mpc
     )
-    scores = {
-        score.name: score for score in evaluate(far_manifest(), controllers, workers, config, progress=False)
-    }
+    scores = {score.name: score for score in evaluate(far_manifest(), controllers, workers, config, progress=False)}
     assert list(scores) == ["random", "random_held", "copy_last_frame", "oracle", "learned"]
     assert scores["oracle"].success_rate == 1 and scores["learned"].success_rate == 1
     assert scores["random"].success_rate <= 0.25 and scores["copy_last_frame"].success_rate <= 0.5
@@ -82,22 +78,16 @@ def test_success_is_latched_but_final_success_is_not():
     # 0.1 per env step, two env steps per model step; the goal at x = 0.4 is met from x = 0.25 to 0.55
     actions = [[1, 0, 1, 0]] * 4
     problems = manifest([[0.0, 0.0], [0.0, 0.8]], [[0.4, 0.0], [0.4, 0.0]], budget=8)
-    [latched] = evaluate(
-        problems, {"x": Script(actions, 4)}, PointWorkers(), EvaluateConfig(), progress=False
-    )
+    [latched] = evaluate(problems, {"x": Script(actions, 4)}, PointWorkers(), EvaluateConfig(), progress=False)
     assert latched.success == [True, False] and latched.final_success == [False, False]
     assert latched.steps_to_success == [3, None]
     assert latched.final_distance == pytest.approx([0.4, np.hypot(0.4, 0.8)])
     assert latched.closest_distance == pytest.approx([0.0, 0.8], abs=1e-6)
-    [stopped] = evaluate(
-        problems, {"x": Script(actions, 2)}, PointWorkers(), EvaluateConfig(), progress=False
-    )
+    [stopped] = evaluate(problems, {"x": Script(actions, 2)}, PointWorkers(), EvaluateConfig(), progress=False)
     assert stopped.final_success == [True, False] and stopped.steps_to_success == [3, None]
 
 
-@pytest.mark.parametrize(
-    ("stop", "asked", "frames"), [(True, [[0, 1], [1], [1], [1]], 2), (False, [[0, 1]] * 4, 5)]
-)
+@pytest.mark.parametrize(("stop", "asked", "frames"), [(True, [[0, 1], [1], [1], [1]], 2), (False, [[0, 1]] * 4, 5)])
 def test_solved_problems_are_not_planned_for(stop, asked, frames):
     problems = manifest([[0.0, 0.0], [0.0, 0.8]], [[0.3, 0.0], [-0.4, 0.0]], budget=8)
     script = Script([[1, 0, 1, 0]] * 4, 1)
@@ -141,13 +131,9 @@ def test_wrong_workers_and_a_budget_below_one_block_are_refused():
 
 
 def test_json_of_scores_is_json():
-    config = EvaluateConfig(
-        planner=CEMConfig(horizon=2, num_samples=8, iterations=1), mpc=MPCConfig(replan_every=2)
-    )
+    config = EvaluateConfig(planner=CEMConfig(horizon=2, num_samples=8, iterations=1), mpc=MPCConfig(replan_every=2))
     workers, problems = PointWorkers(), far_manifest(3)
-    scores = evaluate(
-        problems, make_controllers(config, BOUNDS, workers, PointCodec()), workers, config, progress=False
-    )
+    scores = evaluate(problems, make_controllers(config, BOUNDS, workers, PointCodec()), workers, config, progress=False)
     content = json.loads(json.dumps(scores_to_json(problems, scores, config), allow_nan=False))
     assert content["protocol"]["problems"] == 3 and content["protocol"]["budget"] == 16
     assert content["config"]["planner_kind"] == "CEMConfig" and content["config"]["planner"]["horizon"] == 2

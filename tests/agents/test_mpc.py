@@ -76,9 +76,7 @@ def test_random_control_is_uniform_seeded_and_independent_of_its_neighbours():
         controller.reset(np.zeros((3, 1, 1, 3), np.uint8), [7, 8, 9])
         actions[held] = controller.act(history, np.arange(3))
         controller.reset(np.zeros((3, 1, 1, 3), np.uint8), [7, 8, 9])
-        assert np.array_equal(
-            controller.act(history.select(np.array([1])), np.array([1]))[0], actions[held][1]
-        )
+        assert np.array_equal(controller.act(history.select(np.array([1])), np.array([1]))[0], actions[held][1])
     free = actions[False].reshape(3, 1000, 2)
     assert free.min() >= -1 and free.max() <= 1
     assert np.abs(free.mean(axis=(0, 1))).max() < 0.05 and free.std() == pytest.approx(3**-0.5, abs=0.02)

@@ -47,9 +47,7 @@ def manifest():
     for seed in range(10):
         info = task.reset(seed=seed)[1]
         distance = task.goal_distance(info["state"], info["goal_state"])
-        problems.append(
-            Problem(seed, 0, 1, tuple(info["state"]), tuple(info["goal_state"]), info["variation"], distance)
-        )
+        problems.append(Problem(seed, 0, 1, tuple(info["state"]), tuple(info["goal_state"]), info["variation"], distance))
     task.close()
     assert any(problem.start_state[1] * problem.goal_state[1] < 0 for problem in problems)
     return Manifest(ENV, SIZE, "test", 1, 40, 0.0, 0.15, 0, 10, 0, 0, tuple(problems))

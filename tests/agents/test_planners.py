@@ -81,9 +81,7 @@ def test_cost_of_the_plan_is_the_simulators(name):
 @pytest.mark.parametrize("name", PLANNERS)
 def test_warm_start_is_tried(name):
     good = run(PLANNERS["cem"], PointMass())
-    plan = run(
-        PLANNERS[name], PointMass(), generator=torch.Generator().manual_seed(5), warm_start=good.actions
-    )
+    plan = run(PLANNERS[name], PointMass(), generator=torch.Generator().manual_seed(5), warm_start=good.actions)
     assert (plan.costs <= good.costs + 1e-9).all()
 
 
@@ -95,10 +93,7 @@ def test_warm_start_of_another_shape_is_refused():
 @pytest.mark.parametrize("planner", ["cem", "mppi"])
 def test_more_iterations_find_lower_costs(planner):
     kind, config = {"cem": (CEM, CEMConfig), "mppi": (MPPI, MPPIConfig)}[planner]
-    costs = [
-        run(kind(config(horizon=4, num_samples=32, iterations=i), BOUNDS), PointMass()).costs.mean()
-        for i in (1, 2, 4)
-    ]
+    costs = [run(kind(config(horizon=4, num_samples=32, iterations=i), BOUNDS), PointMass()).costs.mean() for i in (1, 2, 4)]
     assert all(later < earlier for earlier, later in itertools.pairwise(costs))
 
 

@@ -46,9 +46,7 @@ def store(monkeypatch):
 
 
 def test_problems_are_frames_of_one_held_out_episode(store):
-    manifest = make_manifest(
-        store, [1, 3, 5], "toy", ManifestConfig(problems=6, goal_offset=4, budget=8, min_distance=2.5)
-    )
+    manifest = make_manifest(store, [1, 3, 5], "toy", ManifestConfig(problems=6, goal_offset=4, budget=8, min_distance=2.5))
     assert len(manifest.problems) == 6 and manifest.success_threshold == 0.1
     assert {problem.episode for problem in manifest.problems[:3]} == {1, 3, 5}
     assert len({(problem.episode, problem.start_step) for problem in manifest.problems}) == 6
@@ -62,9 +60,7 @@ def test_problems_are_frames_of_one_held_out_episode(store):
 
 
 def test_solved_and_near_pairs_are_dropped_and_counted(store):
-    manifest = make_manifest(
-        store, [0, 1, 2, 3], "toy", ManifestConfig(problems=4, goal_offset=4, budget=8, min_distance=1.0)
-    )
+    manifest = make_manifest(store, [0, 1, 2, 3], "toy", ManifestConfig(problems=4, goal_offset=4, budget=8, min_distance=1.0))
     assert {problem.episode for problem in manifest.problems} == {1, 3}
     assert manifest.dropped_solved >= 2 and manifest.dropped_near == 0
     assert manifest.drawn == manifest.dropped_solved + 4
@@ -74,9 +70,7 @@ def test_solved_and_near_pairs_are_dropped_and_counted(store):
 
 def test_the_draw_depends_on_the_seed_only(store):
     def draw(seed):
-        return make_manifest(
-            store, [1, 3, 5, 7], "toy", ManifestConfig(problems=4, goal_offset=3, min_distance=1.0, seed=seed)
-        )
+        return make_manifest(store, [1, 3, 5, 7], "toy", ManifestConfig(problems=4, goal_offset=3, min_distance=1.0, seed=seed))
 
     assert draw(0) == draw(0) != draw(1)
 
@@ -91,9 +85,7 @@ def test_too_short_or_too_few_episodes_are_a_users_mistake(store):
 
 
 def test_a_saved_manifest_is_the_same_to_the_bit(store, tmp_path):
-    manifest = make_manifest(
-        store, [1, 3], "toy file", ManifestConfig(problems=3, goal_offset=4, min_distance=1.0)
-    )
+    manifest = make_manifest(store, [1, 3], "toy file", ManifestConfig(problems=3, goal_offset=4, min_distance=1.0))
     manifest.save(tmp_path / "manifest.json")
     loaded = Manifest.load(tmp_path / "manifest.json")
     assert loaded == manifest
@@ -126,9 +118,7 @@ DAMAGES = ["foreign", "a list", "another version", "a field missing", "a field t
 @pytest.mark.parametrize("kind", [*DAMAGES, "odd states", "a word for a number"])
 def test_damaged_manifests_are_refused(store, tmp_path, kind):
     path = tmp_path / "manifest.json"
-    make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2, goal_offset=4, min_distance=1.0)).save(
-        path
-    )
+    make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2, goal_offset=4, min_distance=1.0)).save(path)
     content, message = damage(json.loads(path.read_text()))[kind]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message) as caught:

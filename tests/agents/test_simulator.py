@@ -40,9 +40,7 @@ def test_copy_last_frame_repeats_the_newest_frame():
     state = simulator.encode(History(frames, np.zeros((2, 2, 4), np.float32)))
     future = simulator.rollout(state, torch.zeros(2, 5, 3, 4))
     assert future.shape == (2, 5, 3, 4, 18)
-    assert np.array_equal(
-        simulator.decode(future), np.broadcast_to(frames[:, -1][:, None, None], (2, 5, 3, 4, 6, 3))
-    )
+    assert np.array_equal(simulator.decode(future), np.broadcast_to(frames[:, -1][:, None, None], (2, 5, 3, 4, 6, 3)))
 
 
 def test_shuffled_actions_pairs_each_candidate_with_anothers_future():
@@ -95,7 +93,5 @@ def test_learned_simulator_is_a_function_of_its_arguments():
     assert first.shape == (1, 6, 3, 1, 2) and torch.equal(first, second)
     other = LearnedSimulator(NoisyDynamics(), PointCodec(), seed=4).rollout(state, candidates)
     assert not torch.equal(first, other)
-    torch.testing.assert_close(
-        simulator.encode_goal(frames[:, -1])[0, 0], torch.tensor([0.3, -0.4]), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(simulator.encode_goal(frames[:, -1])[0, 0], torch.tensor([0.3, -0.4]), atol=1e-5, rtol=0)
     assert np.array_equal(simulator.decode(simulator.encode_goal(frames[:, -1])), frames[:, -1])

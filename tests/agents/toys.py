@@ -62,9 +62,7 @@ class PointCodec:
         return latents.flatten(-2) / SPEED
 
     def decode(self, latents: Tensor) -> Tensor:
-        return torch.nn.functional.pad(
-            rearrange((latents + 1) / 2.55, "b 1 c -> b c 1 1"), (0, 0, 0, 0, 0, 1)
-        )
+        return torch.nn.functional.pad(rearrange((latents + 1) / 2.55, "b 1 c -> b c 1 1"), (0, 0, 0, 0, 0, 1))
 
 
 class PointWorkers:

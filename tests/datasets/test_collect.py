@@ -68,9 +68,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
     yield out.read_bytes()
 
 
-def test_killed_collection_goes_on_to_the_same_bytes(
-    uninterrupted: bytes, tmp_path: Path, root: Path
-) -> None:
+def test_killed_collection_goes_on_to_the_same_bytes(uninterrupted: bytes, tmp_path: Path, root: Path) -> None:
     out = tmp_path / "a.h5"
     process = start(root, out, workers=3)
     wait_for_parts(out, 3)
@@ -115,15 +113,11 @@ def test_killed_worker_is_one_sentence(uninterrupted: bytes, tmp_path: Path) -> 
 
     def kill_one() -> None:
         wait_for_parts(out, 2)
-        os.kill(
-            next(p.pid for p in multiprocessing.active_children() if p.name == "collect-1"), signal.SIGKILL
-        )
+        os.kill(next(p.pid for p in multiprocessing.active_children() if p.name == "collect-1"), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    with pytest.raises(
-        UserError, match="worker collect-1 ended with exit code -9 .* the same command goes on"
-    ):
+    with pytest.raises(UserError, match="worker collect-1 ended with exit code -9 .* the same command goes on"):
         collect(small(out))
     killer.join()
     assert not out.exists() and 2 <= len(parts_of(out)) < EPISODES
@@ -143,10 +137,7 @@ def test_full_disk_keeps_finished_episodes(uninterrupted: bytes, tmp_path: Path,
         assert process.returncode == 1 and "Traceback" not in errors, errors
         return errors.strip().splitlines()[-1]
 
-    assert (
-        run(3000)
-        == f"{out}.parts: File too large; finished episodes are kept, make room and run the same command"
-    )
+    assert run(3000) == f"{out}.parts: File too large; finished episodes are kept, make room and run the same command"
     assert not parts_of(out)
     assert run(40_000) == f"cannot write {out}: File too large; make room and try again"
     assert len(parts_of(out)) == EPISODES and not out.exists()
@@ -161,9 +152,7 @@ def test_finished_file_is_left_as_it_is(tmp_path: Path) -> None:
     content, modified = out.read_bytes(), out.stat().st_mtime_ns
     result = collect(replace(config, workers=5))
     assert (result.episodes, result.frames, result.new_episodes) == (2, 32, 0)
-    with pytest.raises(
-        UserError, match=r"a.h5 was collected with episodes=2, seed=0, not episodes=3, seed=1"
-    ):
+    with pytest.raises(UserError, match=r"a.h5 was collected with episodes=2, seed=0, not episodes=3, seed=1"):
         collect(replace(config, seed=1, episodes=3))
     with EpisodeStore(out) as store:
         assert store.meta["env_id"] == "worldmodel/TwoRoom-v0" and store.meta["seed"] == 0

@@ -7,9 +7,7 @@ from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.images import ImagePairs, ImagePairSource, load_openmoji, render_svg
 from worldmodel.errors import UserError
 
-HALVES = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><rect width="1" height="2" fill="red"/></svg>'
-)
+HALVES = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><rect width="1" height="2" fill="red"/></svg>'
 
 
 @pytest.fixture(scope="module")

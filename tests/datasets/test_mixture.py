@@ -54,9 +54,7 @@ def test_shares_of_documents_without_a_measure() -> None:
 def test_shares_of_tokens_with_a_measure() -> None:
     weights = {"short": 0.5, "middle": 0.3, "long": 0.2}
     spans = {"short": (1, 3), "middle": (10, 30), "long": (200, 300)}
-    mixture = Mixture(
-        [(Words(name, *spans[name]), weights[name]) for name in weights], seed=1, measure=num_words
-    )
+    mixture = Mixture([(Words(name, *spans[name]), weights[name]) for name in weights], seed=1, measure=num_words)
     words: Counter[str] = Counter()
     for i in range(6000):
         document = mixture.document(i)

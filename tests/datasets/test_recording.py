@@ -79,16 +79,9 @@ def test_questions_and_variation_are_sampled(task: MujocoTask) -> None:
     assert len(set(episode.questions)) > 2 and all(episode.answers)
     assert set(episode.variation) == set(task.factors)
     one = next(iter(task.factors))
-    fixed = [
-        record_episode(task, replace(CONFIG, variation=(one,), max_steps=1), i).variation for i in range(6)
-    ]
+    fixed = [record_episode(task, replace(CONFIG, variation=(one,), max_steps=1), i).variation for i in range(6)]
     assert len({str(variation[one]) for variation in fixed}) > 1
-    assert all(
-        variation[name] == task.factors[name].default
-        for variation in fixed
-        for name in variation
-        if name != one
-    )
+    assert all(variation[name] == task.factors[name].default for variation in fixed for name in variation if name != one)
 
 
 def test_policies_are_drawn_by_their_shares() -> None:

@@ -51,9 +51,7 @@ def test_no_frames_to_draw_is_refused(store: EpisodeStore) -> None:
         CaptionSource(store, [])
 
 
-def test_captions_questions_and_pictures_belong_together(
-    store: EpisodeStore, episodes: list[Episode]
-) -> None:
+def test_captions_questions_and_pictures_belong_together(store: EpisodeStore, episodes: list[Episode]) -> None:
     places = {episodes[i].frames[t].tobytes(): (i, t) for i in (0, 2) for t in range(len(episodes[i]) + 1)}
     rng = np.random.default_rng(0)
     seen = set()

@@ -35,9 +35,7 @@ def test_gives_back_what_was_written(store: EpisodeStore, episodes: list[Episode
     assert (store.num_frames, store.image_size, store.action_size) == (59, 16, 2)
 
 
-def test_clip_action_leaves_its_frame_and_arrives_at_the_next(
-    store: EpisodeStore, episodes: list[Episode]
-) -> None:
+def test_clip_action_leaves_its_frame_and_arrives_at_the_next(store: EpisodeStore, episodes: list[Episode]) -> None:
     clip = store.clip(2, start=13, length=4)
     np.testing.assert_array_equal(clip.frames, episodes[2].frames[13:18])
     np.testing.assert_array_equal(clip.actions, episodes[2].actions[13:17])
@@ -45,9 +43,7 @@ def test_clip_action_leaves_its_frame_and_arrives_at_the_next(
     assert (clip.episode, clip.start) == (2, 13)
 
 
-def test_clip_of_action_blocks_joins_the_actions_between_its_frames(
-    store: EpisodeStore, episodes: list[Episode]
-) -> None:
+def test_clip_of_action_blocks_joins_the_actions_between_its_frames(store: EpisodeStore, episodes: list[Episode]) -> None:
     clip = store.clip(3, start=1, length=2, action_block=3)
     np.testing.assert_array_equal(clip.frames, episodes[3].frames[[1, 4, 7]])
     np.testing.assert_array_equal(clip.actions[1], np.concatenate(episodes[3].actions[4:7]))

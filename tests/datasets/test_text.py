@@ -13,9 +13,7 @@ from worldmodel.datasets.text import TextSource, chunk_text, load_text, split_do
 from worldmodel.errors import UserError
 
 
-@given(
-    text=st.text(st.sampled_from("ab.!? \n\"'"), max_size=300), chunk=st.integers(min_value=1, max_value=40)
-)
+@given(text=st.text(st.sampled_from("ab.!? \n\"'"), max_size=300), chunk=st.integers(min_value=1, max_value=40))
 def test_chunks_fit_and_lose_only_blank_space(text: str, chunk: int) -> None:
     pieces = chunk_text(text, chunk)
     assert all(0 < len(piece) <= chunk for piece in pieces)

@@ -67,8 +67,6 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, root: Path
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
-    assert process.returncode == 0, (
-        process.stderr
-    )  # HDF5 crashes at exit after a failed write unless it is kept from it
+    assert process.returncode == 0, process.stderr  # HDF5 crashes at exit after a failed write unless it is kept from it
     assert process.stdout == f"cannot write {path}: File too large; make room and try again\n"
     assert list(tmp_path.iterdir()) == []

@@ -56,9 +56,7 @@ def test_format_action() -> None:
     assert format_action(np.array([-0.0001, 1.0]), ("dx", "dy")) == "action: dx=+0.000, dy=+1.000"
 
 
-@pytest.mark.parametrize(
-    "text", ["action: dx=+0.300, dy=-0.120", "action:dx=.3,dy=-.12", "  action: dx = 0.3 , dy = -0.12\n"]
-)
+@pytest.mark.parametrize("text", ["action: dx=+0.300, dy=-0.120", "action:dx=.3,dy=-.12", "  action: dx = 0.3 , dy = -0.12\n"])
 def test_parse_action(text: str) -> None:
     parsed = parse_action(text, ("dx", "dy"))
     assert parsed.dtype == np.float32

@@ -42,10 +42,7 @@ def test_hand_is_where_the_simulation_has_it(task: MujocoTask) -> None:
         place = task.data.geom("hand").xpos[:2]
         np.testing.assert_allclose(info["features"][4:], place, atol=1e-6)
         x, y = place
-        assert (
-            f"its hand in the {'upper' if y > 0 else 'lower'} {'right' if x > 0 else 'left'}"
-            in info["caption"]
-        )
+        assert f"its hand in the {'upper' if y > 0 else 'lower'} {'right' if x > 0 else 'left'}" in info["caption"]
         shoulder, elbow = task.position_of(info["state"])
         expected = [np.cos(shoulder), np.sin(shoulder), np.cos(elbow), np.sin(elbow)]
         np.testing.assert_allclose(info["features"][:4], expected, atol=1e-6)

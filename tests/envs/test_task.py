@@ -347,9 +347,7 @@ def test_only_listed_factors_vary_and_nothing_stays_behind(task: MujocoTask) -> 
     obs, info = task.reset(seed=0)
     assert info["variation"] == defaults
     _, info = task.reset(seed=1, options={"variation": "all"})
-    assert all(
-        info["variation"][name] != defaults[name] for name in defaults if not task.factors[name].choices
-    )
+    assert all(info["variation"][name] != defaults[name] for name in defaults if not task.factors[name].choices)
     _, info = task.reset(seed=2, options={"variation": ["floor.color", "light.brightness"]})
     assert {name for name in defaults if info["variation"][name] != defaults[name]} <= {
         "floor.color",

@@ -19,9 +19,7 @@ def task() -> Iterator[MujocoTask]:
     task.close()
 
 
-def drive(
-    task: MujocoTask, start: tuple[float, float], action: tuple[float, float], steps: int
-) -> np.ndarray:
+def drive(task: MujocoTask, start: tuple[float, float], action: tuple[float, float], steps: int) -> np.ndarray:
     """Positions (steps + 1, 2) of the disc under one held action."""
     task.reset(options={"state": task.make_state(np.array(start))})
     positions = [np.array(start)]
@@ -88,9 +86,7 @@ def test_caption_wording(task: MujocoTask) -> None:
     task.reset(options={"state": task.make_state(np.array([-0.5, 0.8])), "variation_values": values})
     assert task.caption() == "an orange disc in the left room, near the top"
     assert task.caption(task.make_state(np.zeros(2))) == "an orange disc in the doorway, near the middle"
-    assert task.caption(task.make_state(np.array([0.5, -0.8]))) == (
-        "an orange disc in the right room, near the bottom"
-    )
+    assert task.caption(task.make_state(np.array([0.5, -0.8]))) == ("an orange disc in the right room, near the bottom")
 
 
 def test_goal_distance_is_euclidean(task: MujocoTask) -> None:

@@ -83,9 +83,7 @@ def test_flags_that_do_not_parse(flags: list[str], sentence: str, capsys: pytest
         (["--planner.horizon", "0"], "horizon is 0, it must be at least 1"),
     ],
 )
-def test_values_that_the_config_refuses(
-    flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_that_the_config_refuses(flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("toy", verb_that(fail_with(AssertionError("must not run"))), flags) == 2
     assert capsys.readouterr() == ("", f"worldmodel toy: error: {sentence}\n")
 
@@ -99,9 +97,7 @@ def test_values_that_the_config_refuses(
         (FileNotFoundError("no x here"), "no x here"),
     ],
 )
-def test_mistakes_become_one_line(
-    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_become_one_line(error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("toy", verb_that(fail_with(error)), []) == 2
     assert capsys.readouterr() == ("", f"worldmodel toy: error: {sentence}\n")
 

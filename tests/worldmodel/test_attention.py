@@ -108,9 +108,7 @@ def test_rotary_scores_depend_on_differences_of_place_only() -> None:
         torch.testing.assert_close(scores(moved), here, atol=1e-4, rtol=1e-4)
     stretched = places * torch.tensor([2, 1, 1])
     rotary = attention.rotary_angles(stretched, 16, 100.0)
-    assert not torch.allclose(
-        attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2), here
-    )
+    assert not torch.allclose(attention.rotate(q, *rotary) @ attention.rotate(k, *rotary).transpose(-1, -2), here)
 
 
 def test_head_sizes_that_do_not_fit_are_refused() -> None:

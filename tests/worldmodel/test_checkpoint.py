@@ -51,9 +51,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
     assert found.tokenizer.encode(toys.WORDS) == tokenizer.encode(toys.WORDS)
     assert found.tokenizer.vocab_size == tokenizer.vocab_size
     batch, none = toys.pack([toys.Sentences().document(np.random.default_rng(0))]), toys.random_latents(0)
-    assert torch.equal(
-        model.eval()(batch, none, none[:, 0, 0])[0], found.model(batch, none, none[:, 0, 0])[0]
-    )
+    assert torch.equal(model.eval()(batch, none, none[:, 0, 0])[0], found.model(batch, none, none[:, 0, 0])[0])
 
 
 def test_a_checkpoint_is_these_files(folder: Path) -> None:
@@ -127,9 +125,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         (lambda r: r["model"]["trunk"].update(hidden=48, feed_forward="shared"), "tensors: 4 missing"),
     ],
 )
-def test_a_wrong_config_is_refused(
-    folder: Path, change: Callable[[dict[str, Any]], object], message: str
-) -> None:
+def test_a_wrong_config_is_refused(folder: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit(folder / "config.json", change)
     with pytest.raises(UserError, match=message) as error:
         from_pretrained(folder)
@@ -161,9 +157,7 @@ def test_a_damaged_config_is_refused(folder: Path) -> None:
         ),
     ],
 )
-def test_wrong_tensors_are_refused(
-    folder: Path, change: Callable[[dict[str, Any]], object], message: str
-) -> None:
+def test_wrong_tensors_are_refused(folder: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
     change(tensors)

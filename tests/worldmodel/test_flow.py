@@ -26,15 +26,11 @@ def test_shift_and_its_inverse(alpha: float) -> None:
     torch.testing.assert_close(flow.unshift_time(shifted, alpha), t)
     assert shifted[0] == 0 and shifted[-1] == 1
     assert (shifted.diff() > 0).all()
-    torch.testing.assert_close(
-        1 / shifted[1:-1] - 1, alpha * (1 / t[1:-1] - 1)
-    )  # noise over signal, times alpha
+    torch.testing.assert_close(1 / shifted[1:-1] - 1, alpha * (1 / t[1:-1] - 1))  # noise over signal, times alpha
 
 
 def test_shift_grows_with_the_latents() -> None:
-    assert FlowConfig().shift_for(256, 1152) == pytest.approx(
-        8.485, abs=1e-3
-    )  # SigLIP 2 So400m, as in the paper
+    assert FlowConfig().shift_for(256, 1152) == pytest.approx(8.485, abs=1e-3)  # SigLIP 2 So400m, as in the paper
     assert FlowConfig().shift_for(32, 128) == 1
     assert FlowConfig(shift=3.0).shift_for(256, 1152) == 3
 
@@ -43,9 +39,7 @@ def test_shift_grows_with_the_latents() -> None:
 def test_sampled_times_have_the_shifted_median(logit_normal: bool) -> None:
     t = flow.sample_time(20_000, 4.0, logit_normal, torch.Generator().manual_seed(0))
     assert 0 < t.min() and t.max() < 1
-    assert float(t.median()) == pytest.approx(
-        0.2, abs=0.01
-    )  # the median level 0.5 moves to 4 * 0.5 / (1 + 3 * 0.5) = 0.8
+    assert float(t.median()) == pytest.approx(0.2, abs=0.01)  # the median level 0.5 moves to 4 * 0.5 / (1 + 3 * 0.5) = 0.8
 
 
 def test_clean_and_velocity_predictions_mean_the_same() -> None:
@@ -67,9 +61,7 @@ def test_perfect_clean_prediction_has_no_loss_near_the_clean_end() -> None:
 
 def test_one_step_of_clean_prediction_returns_it() -> None:
     clean, config = torch.randn(3, 4, 2), FlowConfig(prediction="x")
-    out = flow.sample(
-        lambda z, t: flow.velocity_from(clean, z, torch.tensor(t), config), torch.randn(3, 4, 2), 1, 5.0
-    )
+    out = flow.sample(lambda z, t: flow.velocity_from(clean, z, torch.tensor(t), config), torch.randn(3, 4, 2), 1, 5.0)
     torch.testing.assert_close(out, clean)
 
 

@@ -34,9 +34,7 @@ def latents(batch: PackedBatch) -> Tensor:
     return toys.random_latents(len(batch.frames))
 
 
-def changed(
-    model: WorldModel, batch: PackedBatch, latents: Tensor, other: PackedBatch, changes: Tensor
-) -> Tensor:
+def changed(model: WorldModel, batch: PackedBatch, latents: Tensor, other: PackedBatch, changes: Tensor) -> Tensor:
     """Positions (b, n) whose hidden state differs between two batches."""
     t = torch.full((len(latents),), 0.5)
     with torch.no_grad():
@@ -68,9 +66,7 @@ def test_a_token_changes_what_follows_it_in_its_document_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_patch_changes_its_whole_frame_and_what_follows(
-    kind: FeedForwardKind, batch: PackedBatch, latents: Tensor
-) -> None:
+def test_a_patch_changes_its_whole_frame_and_what_follows(kind: FeedForwardKind, batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model(kind)
     for frame in range(0, len(latents), 2):
         moved = latents.clone()
@@ -119,16 +115,12 @@ def test_text_loss_is_the_mean_over_predicted_tokens(batch: PackedBatch, latents
     parts = model.loss(replace(batch, clean=torch.ones_like(batch.clean)), latents, generator())[1]
     assert set(parts) == {"text"}
     hidden, _ = model(batch, latents, torch.ones(len(latents)))
-    expected = F.cross_entropy(
-        model.text_out(hidden).flatten(0, 1), batch.text_target.flatten(), ignore_index=IGNORE
-    )
+    expected = F.cross_entropy(model.text_out(hidden).flatten(0, 1), batch.text_target.flatten(), ignore_index=IGNORE)
     torch.testing.assert_close(parts["text"], expected)
 
 
 @pytest.mark.parametrize("prediction", ["x", "v"])
-def test_flow_loss_is_the_velocity_error_of_the_noised_frames(
-    prediction: str, batch: PackedBatch, latents: Tensor
-) -> None:
+def test_flow_loss_is_the_velocity_error_of_the_noised_frames(prediction: str, batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model(flow=FlowConfig(prediction=prediction, minimum_noise=1e-6))
     seen: list[Tensor] = []
     original = model.forward

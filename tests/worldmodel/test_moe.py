@@ -19,9 +19,7 @@ def by_loop(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: Te
     return out
 
 
-def slots(
-    tokens: int, experts: int, top_k: int, width: int = 16, hidden: int = 8
-) -> tuple[list[Tensor], Tensor]:
+def slots(tokens: int, experts: int, top_k: int, width: int = 16, hidden: int = 8) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.rand(tokens, experts, generator=generator).topk(top_k).indices
     shapes = [(tokens, width), (tokens, top_k), (experts, width, 2 * hidden), (experts, hidden, width)]
@@ -30,18 +28,14 @@ def slots(
 
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("unused", [False, True])
-def test_dispatch_equals_a_loop_with_gradients(
-    grouped: bool, unused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dispatch_equals_a_loop_with_gradients(grouped: bool, unused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     (x, gates, gate_up, down), experts = slots(20, 5, 3)
     if unused:
         experts = experts % 3  # experts 3 and 4 get no token, some get one token twice
     assert moe.supports_grouped(x, gate_up)
     monkeypatch.setattr(moe, "supports_grouped", lambda rows, weights: grouped)
     if unused:
-        expected = sum(
-            by_loop(x, gates[:, i : i + 1], experts[:, i : i + 1], gate_up, down) for i in range(3)
-        )
+        expected = sum(by_loop(x, gates[:, i : i + 1], experts[:, i : i + 1], gate_up, down) for i in range(3))
     else:
         expected = by_loop(x, gates, experts, gate_up, down)
     out = moe.dispatch(x, gates, experts, gate_up, down)
@@ -56,9 +50,7 @@ def test_dispatch_equals_a_loop_with_gradients(
 def test_rows_that_the_grouped_product_cannot_take_are_looped() -> None:
     (x, gates, gate_up, down), experts = slots(20, 5, 3, width=18, hidden=7)
     assert not moe.supports_grouped(x, gate_up)
-    torch.testing.assert_close(
-        moe.dispatch(x, gates, experts, gate_up, down), by_loop(x, gates, experts, gate_up, down)
-    )
+    torch.testing.assert_close(moe.dispatch(x, gates, experts, gate_up, down), by_loop(x, gates, experts, gate_up, down))
 
 
 def test_gradients_repeat_bit_for_bit_on_several_threads() -> None:
@@ -66,9 +58,7 @@ def test_gradients_repeat_bit_for_bit_on_several_threads() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        runs = [
-            torch.autograd.grad(moe.dispatch(x, gates, experts, gate_up, down).sum(), x)[0] for _ in range(4)
-        ]
+        runs = [torch.autograd.grad(moe.dispatch(x, gates, experts, gate_up, down).sum(), x)[0] for _ in range(4)]
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(runs[0], run) for run in runs[1:])
@@ -85,9 +75,7 @@ def test_gates_are_the_chosen_experts_shares() -> None:
     torch.testing.assert_close(gates.sum(-1), torch.ones(10))
     scores = logits.softmax(-1)
     assert torch.equal(experts, scores.topk(2).indices)
-    torch.testing.assert_close(
-        gates[:, 0] / gates[:, 1], (scores.gather(1, experts)[:, 0] / scores.gather(1, experts)[:, 1])
-    )
+    torch.testing.assert_close(gates[:, 0] / gates[:, 1], (scores.gather(1, experts)[:, 0] / scores.gather(1, experts)[:, 1]))
 
 
 def test_the_bias_takes_part_in_the_choice_but_not_in_the_gate() -> None:

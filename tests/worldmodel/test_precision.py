@@ -18,9 +18,7 @@ def test_auto_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
-def test_a_cpu_has_fast_bfloat16_where_torch_sees_its_instructions(
-    feature: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cpu_has_fast_bfloat16_where_torch_sees_its_instructions(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, feature: False}, raising=False)
     assert not precision.has_fast_bfloat16(CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, feature: True}, raising=False)

@@ -44,17 +44,13 @@ def document(*segments: str | None | Tensor) -> Tokens:
         if isinstance(segment, str):
             tokens.add_text(tokenizer.encode(segment), predict=False)
         elif segment is None:
-            tokens.add_frame(
-                torch.zeros(toys.IMAGE, toys.IMAGE, 3, dtype=torch.uint8).numpy(), True, (2, 2), tokenizer
-            )
+            tokens.add_frame(torch.zeros(toys.IMAGE, toys.IMAGE, 3, dtype=torch.uint8).numpy(), True, (2, 2), tokenizer)
         else:
             tokens.add_action_vector(segment.numpy(), tokenizer.pad_id)
     return tokens
 
 
-def velocity_of_last(
-    model: WorldModel, tokens: Tokens, clean: Sequence[Tensor], z: Tensor, t: float
-) -> Tensor:
+def velocity_of_last(model: WorldModel, tokens: Tokens, clean: Sequence[Tensor], z: Tensor, t: float) -> Tensor:
     """Velocity (p, c) of a document's last frame, the others being clean."""
     hidden = hidden_of(model, tokens, [*clean, z], [1.0] * len(clean) + [t])
     frame = [i for i, kind in enumerate(tokens.modality) if kind == 1][-P:]
@@ -78,9 +74,7 @@ def greedy(model: WorldModel, latents: Sequence[Tensor], *segments: str | None) 
 def problems(b: int, t: int, s: int, h: int) -> tuple[Tensor, Tensor, Tensor]:
     """Histories of latents and actions, and candidates, printed exactly by `toys.describe`."""
     g = generator(7)
-    actions = [
-        torch.randint(-999, 1000, shape, generator=g) / 1000 for shape in ((b, t - 1, 2), (b, s, h, 2))
-    ]
+    actions = [torch.randint(-999, 1000, shape, generator=g) / 1000 for shape in ((b, t - 1, 2), (b, s, h, 2))]
     return torch.randn(b, t, P, C, generator=g), actions[0], actions[1]
 
 
@@ -113,12 +107,8 @@ def futures_from_scratch(
 
 @pytest.mark.parametrize("form", ["vector", "text"])
 @pytest.mark.parametrize("num_steps", [1, 3])
-@pytest.mark.parametrize(
-    ("history", "horizon", "kind"), [(1, 3, "modality"), (3, 1, "shared"), (2, 2, "moe")]
-)
-def test_cached_rollout_equals_uncached(
-    form: str, num_steps: int, history: int, horizon: int, kind: FeedForwardKind
-) -> None:
+@pytest.mark.parametrize(("history", "horizon", "kind"), [(1, 3, "modality"), (3, 1, "shared"), (2, 2, "moe")])
+def test_cached_rollout_equals_uncached(form: str, num_steps: int, history: int, horizon: int, kind: FeedForwardKind) -> None:
     model = toys.model(kind)
     latents, actions, candidates = problems(2, history, 3, horizon)
     rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps, form), toys.describe)
@@ -179,9 +169,7 @@ def test_bad_arguments_are_refused() -> None:
 def test_padded_prompts_write_what_each_prompt_alone_would() -> None:
     model = toys.model()
     together = continue_text(model, toys.tokenizer(), PROMPTS, max_tokens=8)
-    assert together == [
-        continue_text(model, toys.tokenizer(), [prompt], max_tokens=8)[0] for prompt in PROMPTS
-    ]
+    assert together == [continue_text(model, toys.tokenizer(), [prompt], max_tokens=8)[0] for prompt in PROMPTS]
     assert together == [greedy(model, [], prompt) for prompt in PROMPTS]
     assert len(set(together)) > 1
 
@@ -189,9 +177,7 @@ def test_padded_prompts_write_what_each_prompt_alone_would() -> None:
 @torch.no_grad()
 def test_captions_and_answers_equal_uncached() -> None:
     model, latents = toys.model(), toys.random_latents(3)
-    assert describe_frames(model, toys.tokenizer(), latents, max_tokens=8) == [
-        greedy(model, [z], None) for z in latents
-    ]
+    assert describe_frames(model, toys.tokenizer(), latents, max_tokens=8) == [greedy(model, [z], None) for z in latents]
     answers = describe_frames(model, toys.tokenizer(), latents, PROMPTS, max_tokens=8)
     assert answers == [greedy(model, [z], None, prompt) for z, prompt in zip(latents, PROMPTS, strict=True)]
 
@@ -250,6 +236,4 @@ def test_pictures_equal_uncached_sampling(guidance: float) -> None:
             free = velocity_of_last(model, no, [], z, t)
             return free + guidance * (conditional - free)
 
-        torch.testing.assert_close(
-            drawn[i], sample(velocity, noise[i], 4, model.flow_shift), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(drawn[i], sample(velocity, noise[i], 4, model.flow_shift), atol=1e-4, rtol=1e-4)

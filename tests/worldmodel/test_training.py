@@ -42,9 +42,7 @@ CONFIG = TrainConfig(
 )
 
 
-def run(
-    run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any
-) -> TrainResult:
+def run(run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any) -> TrainResult:
     arguments = {"model": toys.model(kind, seed=seed), "packer": toys.packer(config=config.packing)} | extra
     return train(codec=toys.codec(), tokenizer=toys.tokenizer(), config=config, run_dir=run_dir, **arguments)
 
@@ -61,14 +59,10 @@ def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CON
 def losses(run_dir: Path) -> list[dict[str, float]]:
     """Everything logged that does not depend on the clock."""
     clocked = ("tokens_per_second", "data_wait")
-    return [
-        {k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")]
 
 
-def assert_same_run(
-    a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG
-) -> None:
+def assert_same_run(a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> None:
     """Weights, averages, optimizer state, place in the data and losses are equal bit for bit."""
     folders = [run_dir / "checkpoints" / f"step_{step:06d}" for run_dir in (a, b)]
     mine, theirs = (state(folder, kind, config) for folder in folders)
@@ -107,9 +101,7 @@ def crash_after(batches: int, packer: Packer) -> Packer:
         ("shared", {"checkpoint_every": 2, "keep_checkpoints": 1}),
     ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, kind: FeedForwardKind, changes: dict[str, Any]
-) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, kind: FeedForwardKind, changes: dict[str, Any]) -> None:
     config = replace(CONFIG, **changes)
     whole = run(tmp_path / "whole", config, kind)
     with pytest.raises(Crash):
@@ -153,9 +145,7 @@ def train_and_hang(run_dir: Path, config: TrainConfig) -> None:
 
 def test_a_run_killed_with_sigkill_goes_on(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=12, checkpoint_every=4, sample_every=10)
-    process = multiprocessing.get_context("spawn").Process(
-        target=train_and_hang, args=(tmp_path / "killed", config)
-    )
+    process = multiprocessing.get_context("spawn").Process(target=train_and_hang, args=(tmp_path / "killed", config))
     process.start()
     rows, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
     while len(read_metrics(rows)) < 10:
@@ -211,6 +201,25 @@ def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
     assert [event.step for event in board.Images("samples/truth_above_one_step")] == [20, 40]
 
 
+def test_every_step_draws_noise_of_its_own(tmp_path: Path) -> None:
+    def seeds(run_dir: Path, config: TrainConfig) -> list[int]:
+        model, found = toys.model("moe"), []
+        original = model.loss
+
+        def loss(batch: PackedBatch, latents: Tensor, generator: torch.Generator) -> Any:
+            found.append(generator.initial_seed())
+            return original(batch, latents, generator)
+
+        model.loss = loss  # type: ignore[method-assign]
+        run(run_dir, config, model=model)
+        return found
+
+    first, again = seeds(tmp_path / "a", CONFIG), seeds(tmp_path / "b", replace(CONFIG, log_every=4))
+    assert first == again
+    assert len(set(first)) == 6
+    assert not set(first) & set(seeds(tmp_path / "c", replace(CONFIG, seed=1)))
+
+
 def test_text_alone_can_be_learnt(tmp_path: Path) -> None:
     packer = Packer(Mixture([(toys.Sentences(), 1.0)], 0), toys.tokenizer(), toys.GRID, 2, toys.PACKING)
     result = run(tmp_path, replace(CONFIG, sample_every=3), packer=packer)
@@ -256,9 +265,7 @@ def test_a_run_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
     other = replace(CONFIG, lr=0.5, packing=replace(toys.PACKING, rows=4))
-    with pytest.raises(
-        UserError, match="train.packing.rows was 3 and is now 4, train.lr was 0.003 and is now 0.5"
-    ) as error:
+    with pytest.raises(UserError, match="train.packing.rows was 3 and is now 4, train.lr was 0.003 and is now 0.5") as error:
         run(tmp_path, other)
     assert "steps" not in str(error.value)
     with pytest.raises(UserError, match="model.trunk.feed_forward was 'moe' and is now 'shared'"):
@@ -294,18 +301,14 @@ def spoil(model: WorldModel, at: int, what: Callable[[Tensor], Tensor]) -> World
         lambda loss: loss + (loss - loss.detach()).sqrt(),  # a finite loss with an infinite gradient
     ],
 )
-def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(
-    tmp_path: Path, what: Callable[[Tensor], Tensor]
-) -> None:
+def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(tmp_path: Path, what: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(
         UserError, match=r"step 5 is not finite .*nan.*captions.*the last checkpoint is .*step_000003;"
     ) as error:
         run(tmp_path, model=spoil(toys.model("moe"), 5, what))
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
-    assert all(
-        torch.isfinite(tensor).all() for tensor in state(tmp_path / "checkpoints" / "step_000003").values()
-    )
+    assert all(torch.isfinite(tensor).all() for tensor in state(tmp_path / "checkpoints" / "step_000003").values())
     assert run(tmp_path).finished
 
 
@@ -314,9 +317,7 @@ def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "step_000006"
     shard = next((folder / "training").glob("*.distcp"))
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(
-        UserError, match="step_000006 is damaged .*: remove it to go on from the checkpoint before it"
-    ):
+    with pytest.raises(UserError, match="step_000006 is damaged .*: remove it to go on from the checkpoint before it"):
         run(tmp_path)
 
 

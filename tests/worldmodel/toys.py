@@ -19,8 +19,7 @@ from worldmodel.transformer import TrunkConfig
 
 IMAGE, GRID, CHANNELS = 16, (2, 2), 8
 WORDS = (
-    "a red disc is near the top left of the blue room and moves right by half a step then stops. "
-    "action: dx=+0.300, dy=-0.120"
+    "a red disc is near the top left of the blue room and moves right by half a step then stops. action: dx=+0.300, dy=-0.120"
 )
 
 
@@ -36,17 +35,11 @@ def codec(seed: int = 0) -> RAE:
 
 
 def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None) -> ModelConfig:
-    trunk = TrunkConfig(
-        width=32, depth=2, heads=4, kv_heads=2, hidden=64, feed_forward=feed_forward, moe=MoEConfig(6, 3, 16)
-    )
-    return ModelConfig(
-        trunk, flow or FlowConfig(), tokenizer().vocab_size, GRID[0] * GRID[1], GRID, CHANNELS, action_dim=2
-    )
+    trunk = TrunkConfig(width=32, depth=2, heads=4, kv_heads=2, hidden=64, feed_forward=feed_forward, moe=MoEConfig(6, 3, 16))
+    return ModelConfig(trunk, flow or FlowConfig(), tokenizer().vocab_size, GRID[0] * GRID[1], GRID, CHANNELS, action_dim=2)
 
 
-def model(
-    feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0
-) -> WorldModel:
+def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0) -> WorldModel:
     torch.manual_seed(seed)
     return WorldModel(model_config(feed_forward, flow)).eval()
 
@@ -113,9 +106,7 @@ def packer(seed: int = 0, config: PackingConfig = PACKING) -> Packer:
     return Packer(Mixture(sources, seed), tokenizer(), GRID, 2, config)
 
 
-def pack(
-    *rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0
-) -> PackedBatch:
+def pack(*rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0) -> PackedBatch:
     rng = np.random.default_rng(seed)
     tokens = [[tokenise(document, tokenizer(), GRID, config, rng) for document in row] for row in rows]
     return collate(tokens, length, tokenizer().pad_id, 2)

@@ -37,19 +37,15 @@ class CodecData:
         count = len(self.frames)
         if not len(self.features) == len(self.episode) == count:
             raise UserError(
-                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episode indices "
+                f"{count} frames, {len(self.features)} rows of features and {len(self.episode)} episodes "
                 "were given, but there must be one of each for every frame"
             )
         for name, index in (("train", self.train), ("validation", self.validation)):
             if len(index) == 0 or index.min() < 0 or index.max() >= count:
-                raise UserError(
-                    f"the {name} split must hold at least one index, all below the {count} frames"
-                )
+                raise UserError(f"the {name} split must hold at least one index, all below the {count} frames")
         shared = np.intersect1d(self.episode[self.train], self.episode[self.validation])
         if len(shared):
-            raise UserError(
-                f"episode {shared[0]} is in the train and the validation split; split by episodes"
-            )
+            raise UserError(f"episode {shared[0]} is in the train and the validation split; split by episodes")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,16 +77,14 @@ class CodecData:
 class FrameSampler:
     """Draws batches: frames with a neighbour from the same episode, and a share of extra pictures."""
 
-    def __init__(
-        self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0
-    ) -> None:
+    def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0) -> None:
         self.data = data
         self.neighbour_steps = neighbour_steps
         self.num_extra = extra_count(data, batch_size, extra_share)
         self.num_frames = batch_size - self.num_extra
         scales = [mean_picture(data.frames[subset(data.train, 1024, 0)])[1].expand(self.num_frames, 2)]
         if data.extra is not None and self.num_extra:
-            scales.append(mean_picture(data.extra[:1024])[1].expand(self.num_extra, 2))
+            scales.append(mean_picture(data.extra)[1].expand(self.num_extra, 2))
         self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> FrameBatch:
@@ -114,7 +108,7 @@ class LatentSampler:
     def __init__(self, sources: list[tuple[np.ndarray, Tensor, int]]) -> None:
         """Takes per source: uint8 frames (P, h, w, 3), latents (P, n, c), and how many go in a batch."""
         self.sources = [source for source in sources if source[2] > 0]
-        scales = [mean_picture(frames[:1024])[1].expand(count, 2) for frames, _, count in self.sources]
+        scales = [mean_picture(frames)[1].expand(count, 2) for frames, _, count in self.sources]
         self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,13 +129,13 @@ def extra_count(data: CodecData, batch_size: int, extra_share: float) -> int:
 
 
 def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The mean of uint8 frames (M, h, w, 3), and what it costs to paint nothing else.
+    """The mean of uint8 frames (M, h, w, 3), and what painting nothing else costs; about 1024 are looked at.
 
     Returns:
         (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames,
         at least 1e-3 and 1e-5, so that frames which are all equal do no harm.
     """
-    pictures = frames_to_float(frames)
+    pictures = frames_to_float(frames[:: max(1, len(frames) // 1024)])
     mean = pictures.mean(dim=0)
     absolute, squared = (pictures - mean).abs().mean(), (pictures - mean).square().mean()
     return mean, torch.stack([absolute.clamp_min(1e-3), squared.clamp_min(1e-5)])
@@ -160,8 +154,8 @@ def subset(index: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def whole_episodes(index: np.ndarray, episode: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Frames of whole episodes, a seeded choice in rising order: what fits into `count`, at least one episode."""
-    order = np.random.default_rng(seed).permutation(np.unique(episode[index]))
-    lengths = np.array([(episode[index] == one).sum() for one in order])
-    kept = order[: max(1, int((np.cumsum(lengths) <= count).sum()))]
+    """Frames of whole episodes, a seeded choice in rising order: what fits into `count`, at least one."""
+    names, lengths = np.unique(episode[index], return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    kept = names[order[: max(1, int((np.cumsum(lengths[order]) <= count).sum()))]]
     return np.sort(index[np.isin(episode[index], kept)])

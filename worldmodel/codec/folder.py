@@ -32,9 +32,7 @@ def claim(out: Path, run: dict[str, Any]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{out} is in use by another process; wait for it or name another folder"
-            ) from None
+            raise UserError(f"{out} is in use by another process; wait for it or name another folder") from None
         asked = json.loads(json.dumps(run))
         if not mark.exists():
             write_json(mark, asked)

@@ -39,9 +39,7 @@ def flatten_latents(latents: Tensor) -> Tensor:
     return flat[:, spread_columns(flat.shape[1])].double()
 
 
-def fit_probe(
-    latents: Tensor, features: np.ndarray, choose_latents: Tensor, choose_features: np.ndarray
-) -> LinearProbe:
+def fit_probe(latents: Tensor, features: np.ndarray, choose_latents: Tensor, choose_features: np.ndarray) -> LinearProbe:
     """Fits a ridge regression for each strength and keeps the one with the smallest error on the second set.
 
     Args:
@@ -67,9 +65,7 @@ def fit_probe(
     return probes[int(np.argmin(errors))]
 
 
-def probe_report(
-    probe: LinearProbe, latents: Tensor, features: np.ndarray, names: tuple[str, ...]
-) -> dict[str, object]:
+def probe_report(probe: LinearProbe, latents: Tensor, features: np.ndarray, names: tuple[str, ...]) -> dict[str, object]:
     """Held-out quality of a probe.
 
     Args:

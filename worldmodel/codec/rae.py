@@ -125,8 +125,7 @@ class RAE(nn.Module):
         """
         if latents.ndim != 3 or latents.shape[1:] != (self.num_tokens, self.channels):
             raise UserError(
-                f"latents have shape {tuple(latents.shape)}, but this codec decodes "
-                f"(batch, {self.num_tokens}, {self.channels})"
+                f"latents have shape {tuple(latents.shape)}, but this codec decodes (batch, {self.num_tokens}, {self.channels})"
             )
         return self.decoder(latents * self.std + self.mean).float().clamp(0, 1)
 
@@ -217,9 +216,7 @@ class RAE(nn.Module):
         try:
             tensors = load_file(path)
         except FileNotFoundError:
-            raise UserError(
-                f"{path} is missing, although its config.json is there; train the codec again"
-            ) from None
+            raise UserError(f"{path} is missing, although its config.json is there; train the codec again") from None
         except SafetensorError as error:
             raise UserError(f"{path} is damaged ({error}); train the codec again") from None
         expected = codec.state_dict()
@@ -247,9 +244,7 @@ def read_config(folder: Path) -> RAEConfig:
     try:
         record: Any = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`"
-        ) from None
+        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); train the codec again") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:

@@ -40,9 +40,7 @@ class MaskedConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.mask_ratio < 1:
-            raise UserError(
-                f"masked: steps {self.steps} must be at least 1, mask_ratio {self.mask_ratio} between 0 and 1"
-            )
+            raise UserError(f"masked: steps {self.steps} must be at least 1, mask_ratio {self.mask_ratio} between 0 and 1")
 
 
 @dataclass(frozen=True)

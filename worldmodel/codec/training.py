@@ -87,13 +87,9 @@ class CodecConfig:
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in ("mae", "vicreg")]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise UserError(
-                f"objectives are {self.objectives}, but they must be one or both of 'mae', 'vicreg'"
-            )
+            raise UserError(f"objectives are {self.objectives}, but they must be one or both of 'mae', 'vicreg'")
         if self.decoder_steps < 1 or self.batch_size < 2:
-            raise UserError(
-                f"decoder_steps {self.decoder_steps} must be at least 1, batch_size {self.batch_size} at least 2"
-            )
+            raise UserError(f"decoder_steps {self.decoder_steps} must be at least 1, batch_size {self.batch_size} at least 2")
         if not 0 <= self.extra_share < 1 or not 0 <= self.margin < 1:
             raise UserError(f"extra_share {self.extra_share} and margin {self.margin} must lie in [0, 1)")
 
@@ -127,8 +123,7 @@ def train_codec(
         The codec, frozen and in evaluation mode, and the report that also lies in `out/report.json`.
 
     Raises:
-        UserError: when frames have the wrong size, or `out` holds something else or another run, or is in
-            use.
+        UserError: when frames have the wrong size, or `out` is in use or holds something else or another run.
     """
     out, device = Path(out), torch.device(device)
     data.check(config.encoder.image_size)
@@ -139,9 +134,7 @@ def train_codec(
             return freeze(RAE.from_pretrained(out, device)), json.loads((out / "report.json").read_text())
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
-            candidates = {
-                name: train_encoder(name, config, data, out, device, writer) for name in config.objectives
-            }
+            candidates = {name: train_encoder(name, config, data, out, device, writer) for name in config.objectives}
             chosen = choose(candidates, config.margin)
             codec, probe = candidates[chosen].codec, candidates[chosen].probe
             seconds = train_decoder(codec, config, data, out, writer)
@@ -248,9 +241,7 @@ def raw_latents(codec: RAE, frames: np.ndarray) -> Tensor:
     return codec.encode_frames(frames).double()
 
 
-def train_decoder(
-    codec: RAE, config: CodecConfig, data: CodecData, out: Path, writer: SummaryWriter
-) -> float:
+def train_decoder(codec: RAE, config: CodecConfig, data: CodecData, out: Path, writer: SummaryWriter) -> float:
     """Trains the decoder on latents of the frozen encoder; returns the seconds it took."""
     num_extra = extra_count(data, config.batch_size, config.extra_share)
     frames = data.frames[subset(data.train, config.decoder_frames, config.seed)]
@@ -264,9 +255,7 @@ def train_decoder(
         return codec.decoder_loss(*sampler.draw(generator), generator)
 
     checkpoint = out / "checkpoints" / "decoder.safetensors"
-    return fit(
-        "decoder", codec, loss, config.decoder_steps, config.seed * 10 + 3, config.fit, checkpoint, writer
-    )
+    return fit("decoder", codec, loss, config.decoder_steps, config.seed * 10 + 3, config.fit, checkpoint, writer)
 
 
 def freeze(codec: RAE) -> RAE:

@@ -93,9 +93,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     Returns:
         (n, width) float32, tokens row by row.
     """
-    frequencies = torch.exp(
-        -math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width // 4)
-    )
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows = torch.arange(grid[0], dtype=torch.float64)[:, None] * frequencies  # (rows, width/4)
     columns = torch.arange(grid[1], dtype=torch.float64)[:, None] * frequencies
     row_part = repeat(torch.cat([rows.sin(), rows.cos()], dim=-1), "i d -> (i j) d", j=grid[1])
@@ -213,9 +211,7 @@ def patchify(frames: Tensor, patch_size: int) -> Tensor:
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """(b, n, 3 * patch_size ** 2) -> (b, 3, h, w), the inverse of `patchify`."""
-    return rearrange(
-        patches, "b (i j) (c p q) -> b c (i p) (j q)", i=grid[0], j=grid[1], p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=grid[0], j=grid[1], p=patch_size, q=patch_size)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from worldmodel.codec.fitting import FitConfig, fit, learning_rate
+from worldmodel.errors import UserError
+
+CONFIG = FitConfig(lr=0.05, warmup=2, checkpoint_every=3)
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def fresh() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def noisy_loss(model: nn.Linear, stop_at: int | None = None):
+    """Fits y = x0 - 2 x1 on data drawn from the generator; stops in the middle if asked to."""
+    calls = []
+
+    def loss(generator):
+        calls.append(1)
+        if stop_at is not None and len(calls) > stop_at:
+            raise Interrupted
+        x = torch.randn(16, 3, generator=generator)
+        error = (model(x)[:, 0] - x[:, 0] + 2 * x[:, 1]).square().mean()
+        return error, {"squared": error.detach()}
+
+    return loss, calls
+
+
+def test_training_reaches_the_solution(tmp_path):
+    model = fresh()
+    fit("line", model, noisy_loss(model)[0], 300, 0, CONFIG, tmp_path / "line.safetensors")
+    assert model.weight[0].tolist() == pytest.approx([1, -2, 0], abs=0.05)
+    assert not model.training
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = fresh()
+    fit("line", whole, noisy_loss(whole)[0], 20, 7, CONFIG, tmp_path / "whole.safetensors")
+    first = fresh()
+    with pytest.raises(Interrupted):
+        fit("line", first, noisy_loss(first, stop_at=11)[0], 20, 7, CONFIG, tmp_path / "cut.safetensors")
+    second = fresh()
+    loss, calls = noisy_loss(second)
+    fit("line", second, loss, 20, 7, CONFIG, tmp_path / "cut.safetensors")
+    assert len(calls) == 20 - 9  # at most checkpoint_every steps were lost
+    assert torch.equal(second.weight, whole.weight) and torch.equal(second.bias, whole.bias)
+    third = fresh()
+    loss, calls = noisy_loss(third)
+    fit("line", third, loss, 20, 7, CONFIG, tmp_path / "cut.safetensors")
+    assert not calls and torch.equal(third.weight, whole.weight)  # finished: read, not trained
+
+
+def test_frozen_parameters_stay(tmp_path):
+    model = fresh()
+    model.bias.requires_grad_(False)
+    before = model.bias.clone()
+    fit("line", model, noisy_loss(model)[0], 5, 0, CONFIG, tmp_path / "line.safetensors")
+    assert torch.equal(model.bias, before)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "line.safetensors"
+    model = fresh()
+    fit("line", model, noisy_loss(model)[0], 3, 0, CONFIG, path)
+    other = nn.Linear(4, 1)
+    with pytest.raises(UserError, match="no checkpoint of this run"):
+        fit("line", other, noisy_loss(other)[0], 3, 0, CONFIG, path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="line.safetensors"):
+        fit("line", fresh(), noisy_loss(model)[0], 3, 0, CONFIG, path)
+
+
+def test_learning_rate_warms_up_and_ends_at_a_tenth():
+    config = FitConfig(lr=1.0, warmup=10)
+    rates = [learning_rate(step, 110, config) for step in range(110)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and max(rates) == 1.0
+    assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert math.isfinite(learning_rate(0, 1, config))

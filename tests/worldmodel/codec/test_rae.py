@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.rae import RAE, RAEConfig
+from worldmodel.codec.vit import DecoderConfig
+from worldmodel.errors import UserError
+
+
+@pytest.fixture
+def codec(tiny_encoder) -> RAE:
+    torch.manual_seed(0)
+    codec = RAE(RAEConfig(tiny_encoder, DecoderConfig(32, 1, 2), goal_features=3)).eval()
+    torch.nn.init.normal_(codec.decoder.head.weight, std=0.02)
+    codec.set_statistics(torch.randn(4, 8), torch.rand(4, 8) + 0.1)
+    codec.set_goal_map(torch.randn(32, 3))
+    return codec
+
+
+@pytest.fixture
+def saved(codec, tmp_path):
+    codec.save_pretrained(tmp_path / "codec")
+    return tmp_path / "codec"
+
+
+def edit_config(folder, **changes):
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | changes))
+
+
+def test_shapes_and_attributes(codec):
+    assert (codec.num_tokens, codec.channels, codec.image_size, codec.grid) == (4, 8, 16, (2, 2))
+    latents = codec.encode(torch.rand(3, 3, 16, 16))
+    frames = codec.decode(latents)
+    assert latents.shape == (3, 4, 8) and frames.shape == (3, 3, 16, 16)
+    assert frames.min() >= 0 and frames.max() <= 1
+
+
+def test_statistics_normalise_per_position_and_channel(codec):
+    frames = torch.rand(200, 3, 16, 16)
+    codec.set_statistics(torch.zeros(4, 8), torch.ones(4, 8))
+    raw = codec.encode(frames)
+    codec.set_statistics(raw.mean(dim=0), raw.var(dim=0, correction=0))
+    latents = codec.encode(frames)
+    assert latents.mean(dim=0).abs().max() < 1e-4
+    expected = (raw.var(dim=0, correction=0) / (raw.var(dim=0, correction=0) + 1e-5)).sqrt()
+    assert torch.allclose(latents.std(dim=0, correction=0), expected, atol=1e-3)
+
+
+def test_any_leading_axes_can_be_encoded_in_pieces(codec):
+    frames = np.random.default_rng(0).integers(0, 256, size=(2, 3, 16, 16, 3), dtype=np.uint8)
+    latents = codec.encode_frames(frames, batch_size=4)
+    assert latents.shape == (2, 3, 4, 8)
+    assert torch.allclose(latents[1], codec.encode(frames_to_float(frames[1])), atol=1e-5)
+    assert codec.encode_frames(frames[:0]).shape == (0, 3, 4, 8)
+
+
+def test_goal_features_are_linear_and_pass_gradients(codec):
+    latents = torch.randn(2, 5, 4, 8, requires_grad=True)
+    mapped = codec.goal_features(latents)
+    assert mapped.shape == (2, 5, 3)
+    assert torch.allclose(codec.goal_features(2 * latents), 2 * mapped, atol=1e-5)
+    mapped.square().sum().backward()
+    assert latents.grad is not None and latents.grad.abs().sum() > 0
+
+
+def test_encoding_gives_no_gradient_and_decoding_does(codec):
+    frames = torch.rand(1, 3, 16, 16, requires_grad=True)
+    latents = codec.encode(frames)
+    assert not latents.requires_grad
+    latents.requires_grad_(True)
+    codec.decode(latents).sum().backward()
+    assert latents.grad is not None and latents.grad.abs().sum() > 0
+
+
+def test_decoder_loss_trains_the_decoder_only_and_repeats_its_noise(codec):
+    frames, scale = torch.rand(4, 3, 16, 16), torch.ones(4, 2)
+    latents = codec.encode(frames)
+
+    def draw():
+        return codec.decoder_loss(latents, frames, scale, torch.Generator().manual_seed(1))[0]
+
+    loss = draw()
+    assert torch.equal(loss, draw())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in codec.decoder.parameters())
+    assert all(parameter.grad is None for parameter in codec.encoder.parameters())
+
+
+def test_what_was_saved_comes_back(codec, saved):
+    frames = torch.rand(2, 3, 16, 16)
+    again = RAE.from_pretrained(saved)
+    assert again.config == codec.config and not again.training
+    latents = codec.encode(frames)
+    assert torch.equal(again.encode(frames), latents)
+    assert torch.equal(again.decode(latents), codec.decode(latents))
+    assert torch.equal(again.goal_features(latents), codec.goal_features(latents))
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (3, 16, 16), (2, 16, 16, 3)])
+def test_frames_of_the_wrong_shape_are_refused(codec, shape):
+    with pytest.raises(UserError, match="16, 16"):
+        codec.encode(torch.rand(shape))
+
+
+def test_latents_of_the_wrong_shape_are_refused(codec):
+    with pytest.raises(UserError, match=r"\(1, 9, 8\)"):
+        codec.decode(torch.rand(1, 9, 8))
+
+
+def test_missing_and_foreign_folders_are_refused(codec, tmp_path):
+    with pytest.raises(UserError, match="holds no codec"):
+        RAE.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="not a codec"):
+        RAE.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="not a codec"):
+        codec.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'  # nothing overwritten
+    (tmp_path / "config.json").write_text('{"kind": ')
+    with pytest.raises(UserError, match="damaged"):
+        RAE.from_pretrained(tmp_path)
+
+
+def test_another_schema_version_is_refused(saved):
+    edit_config(saved, schema_version=2)
+    with pytest.raises(UserError, match="schema version 2"):
+        RAE.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("config", [{}, {"encoder": {"hight": 3}, "decoder": {}}, {"encoder": {"width": 30}}, 5])
+def test_a_config_that_makes_no_sense_is_refused(saved, config):
+    edit_config(saved, config=config)
+    with pytest.raises(UserError, match="not a valid codec config"):
+        RAE.from_pretrained(saved)
+
+
+def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    without = {name: tensor for name, tensor in tensors.items() if name != "std"}
+    for wrong in (without, tensors | {"novel": torch.ones(1)}, tensors | {"std": torch.ones(3)}):
+        save_file(wrong, path)
+        with pytest.raises(UserError, match="1 tensors .*(std|novel)"):
+            RAE.from_pretrained(saved)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        RAE.from_pretrained(saved)
+    path.unlink()
+    with pytest.raises(UserError, match="missing"):
+        RAE.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("wrong", [{"noise": -0.1}, {"goal_features": 0}, {"goal_features": 10_000}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
+        RAEConfig(**wrong)
