@@ -130,9 +130,7 @@ class TaskWorkers:
             size = SLOT_FRAMES * int(np.prod(self._frame_shape))
             buffers = [context.RawArray(ctypes.c_uint8, size) for _ in range(2)]
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, buffers, env_id, image_size, block), daemon=True, name=f"task-{i}"
-            )
+            process = context.Process(target=_work, args=(theirs, buffers, env_id, image_size, block), daemon=True, name=f"task-{i}")
             process.start()
             theirs.close()
             self._connections.append(ours)

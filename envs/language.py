@@ -69,9 +69,7 @@ def read_attributes(text: str, attributes: Mapping[str, Attribute]) -> dict[str,
     return found
 
 
-def make_questions(
-    rng: np.random.Generator, attributes: Mapping[str, Attribute], truth: Mapping[str, str]
-) -> list[tuple[str, str]]:
+def make_questions(rng: np.random.Generator, attributes: Mapping[str, Attribute], truth: Mapping[str, str]) -> list[tuple[str, str]]:
     """An open and a yes/no question per attribute with the true answers, in the order of the attributes.
 
     The phrase of a yes/no question is the true one with probability 1/2, else one of the wrong ones.

@@ -79,9 +79,7 @@ class Renderer:
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date."""
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene
-        )
+        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene)
         self._gl.make_current()
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._context)

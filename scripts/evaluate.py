@@ -65,9 +65,7 @@ def main(config: EvaluateVerbConfig) -> None:
     else:
         manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
         manifest.save(out / "manifest.json")
-    scores, goals = score(
-        trained, manifest, block, config.evaluate, config.rollout, config.workers, config.only, config.shuffled
-    )
+    scores, goals = score(trained, manifest, block, config.evaluate, config.rollout, config.workers, config.only, config.shuffled)
     print(as_text(scores))
     record = scores_to_json(manifest, scores, config.evaluate)
     write_report(out / "report.html", sections(scores, goals), f"Planning on {manifest.env_id}", record)

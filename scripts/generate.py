@@ -68,10 +68,7 @@ def main(config: GenerateConfig) -> None:
             print(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}")
         for accuracy in score.accuracies:
             low, high = accuracy.interval
-            print(
-                f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}] of {accuracy.total}, "
-                f"chance {accuracy.chance:.1%}"
-            )
+            print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}] of {accuracy.total}, chance {accuracy.chance:.1%}")
 
 
 def draw(trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0) -> np.ndarray:

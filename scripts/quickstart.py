@@ -146,9 +146,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
             replace(config.codec, seed=config.seed), codec_data(data), out / "codec", tensorboard=out / "tensorboard"
         )
     with stage("pretrain", seconds), stop_on_signals() as stop:
-        trained_to = pretrain(
-            data, codec, with_seed(config.preset, config.seed), config.vocab_size, out / "pretrain", stop=stop
-        )
+        trained_to = pretrain(data, codec, with_seed(config.preset, config.seed), config.vocab_size, out / "pretrain", stop=stop)
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None
@@ -223,9 +221,7 @@ def sections(results: Results, out: Path) -> list[Section]:
 
 def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
     """Film and errors by horizon."""
-    curves = {
-        name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values]) for name, values in dream.latent.items()
-    }
+    curves = {name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values]) for name, values in dream.latent.items()}
     return [
         Video(
             "Dreams of held-out episodes",

@@ -164,7 +164,9 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, layer: int, m
     """Attention of new tokens over the cache and over each other.
 
     Args:
-        q: (b s, k, n, d) queries of the new tokens; k, v: (b s, g, n, d).
+        q: (b s, k, n, d) queries of the new tokens.
+        k: (b s, g, n, d) their keys.
+        v: (b s, g, n, d) their values.
         cache: written to, not committed: write again to replace (each denoising step), or `commit`.
         layer: which layer of the cache.
         mask: (n, n) or (b s, n, n) bool among the new tokens, padding excluded.
@@ -200,8 +202,9 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, layer: int, m
 
 
 def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of an axial rotary embedding (arXiv 2104.09864): half of the pairs follow the sequence, a quarter the
-    row, a quarter the column.
+    """Cosines and sines of an axial rotary embedding (arXiv 2104.09864).
+
+    Half of the pairs follow the place in the sequence, a quarter the row, a quarter the column.
 
     Args:
         positions: (b, n, 3) int: place in the sequence, row and column in the frame (0, 0 outside frames). All tokens of a

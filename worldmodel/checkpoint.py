@@ -194,9 +194,7 @@ def load_tensors(model: torch.nn.Module, path: Path) -> None:
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape or type": [
-            name for name in tensors if name in expected and not _alike(tensors[name], expected[name])
-        ],
+        "of another shape or type": [name for name in tensors if name in expected and not _alike(tensors[name], expected[name])],
     }
     found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
     if found:

@@ -79,9 +79,7 @@ def dream_errors(
     clips = [sampler.draw(rng) for _ in range(config.clips)]
     truth = np.stack([clip.frames for clip in clips])  # (b, t + h, height, width, 3)
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))  # (b, t - 1 + h, a)
-    latents = rearrange(
-        codec.encode_frames(rearrange(truth, "b t h w c -> (b t) h w c")), "(b t) p c -> b t p c", b=config.clips
-    )
+    latents = rearrange(codec.encode_frames(rearrange(truth, "b t h w c -> (b t) h w c")), "(b t) p c -> b t p c", b=config.clips)
     past, future = latents[:, : config.context], latents[:, config.context :]
     session = rollout.encode(past, actions[:, : config.context - 1])
     ahead = actions[:, config.context - 1 :]

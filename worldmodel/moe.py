@@ -159,7 +159,11 @@ def dispatch(x: Tensor, gates: Tensor, experts: Tensor, gate_up: Tensor, down: T
     product (`torch.nn.functional.grouped_mm`); a loop of products where the grouped one is not supported.
 
     Args:
-        x: (j, d); gates, experts: (j, top_k); gate_up: (e, d, 2 h); down: (e, h, d).
+        x: (j, d) tokens.
+        gates: (j, top_k) weights of what comes back.
+        experts: (j, top_k) int64, whom to visit.
+        gate_up: (e, d, 2 h) first matrices of all experts.
+        down: (e, h, d) second matrices.
 
     Returns:
         (j, d).

@@ -168,9 +168,7 @@ def tokenise(
 class Packer:
     """Draws documents from a mixture and packs them; its state is two small lists, so that a run resumes on the same batches."""
 
-    def __init__(
-        self, mixture: Mixture, tokenizer: Tokenizer, grid: tuple[int, int], action_dim: int, config: PackingConfig
-    ) -> None:
+    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, grid: tuple[int, int], action_dim: int, config: PackingConfig) -> None:
         self.mixture, self.tokenizer, self.grid = mixture, tokenizer, grid
         self.action_dim, self.config = action_dim, config
         self.next_document = 0
@@ -239,9 +237,7 @@ def _cut(tokens: Tokens, length: int) -> Tokens:
     return Tokens(**{name: getattr(tokens, name)[:length] for name in lists}, time=length)
 
 
-def collate(
-    rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int, sources: dict[str, int] | None = None
-) -> PackedBatch:
+def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int, sources: dict[str, int] | None = None) -> PackedBatch:
     """Lay tokenised documents end to end, one list of them per row, and pad.
 
     Raises:

@@ -55,8 +55,7 @@ class Tokenizer:
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise UserError(
-                f"vocab_size is {vocab_size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need "
-                f"at least {SMALLEST_VOCABULARY}"
+                f"vocab_size is {vocab_size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need at least {SMALLEST_VOCABULARY}"
             )
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and forked data workers clash
         backend = Backend(models.BPE())

@@ -62,9 +62,7 @@ def test_planning_solves_what_controls_do_not(planner):
     config = EvaluateConfig(planner=planner, mpc=MPCConfig(replan_every=2, context=2))
     workers = PointWorkers()
     controllers = make_controllers(config, BOUNDS, workers, PointCodec())
-    controllers["learned"] = MPCController(
-        PointMass(), make_planner(planner, BOUNDS), controllers["oracle"].objective, config.mpc
-    )
+    controllers["learned"] = MPCController(PointMass(), make_planner(planner, BOUNDS), controllers["oracle"].objective, config.mpc)
     scores = {score.name: score for score in evaluate(far_manifest(), controllers, workers, config, progress=False)}
     assert list(scores) == ["random", "random_held", "copy_last_frame", "oracle", "learned"]
     assert scores["oracle"].success_rate == 1 and scores["learned"].success_rate == 1

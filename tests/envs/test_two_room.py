@@ -73,9 +73,7 @@ def test_words_agree_with_the_picture(task: MujocoTask) -> None:
             room = "door" if abs(x) < 0.14 else "left" if x < 0 else "right"
             assert said["room"] == answers["where is the disc: left, right or door?"] == room
             for phrase, value in (("in the left room", "left"), ("in the doorway", "door")):
-                assert answers.get(f"is the disc {phrase}?", "yes" if room == value else "no") == (
-                    "yes" if room == value else "no"
-                )
+                assert answers.get(f"is the disc {phrase}?", "yes" if room == value else "no") == ("yes" if room == value else "no")
         if abs(abs(y) - 1 / 3) > 0.03:
             height = "top" if y > 1 / 3 else "bottom" if y < -1 / 3 else "middle"
             assert said["height"] == answers["how high is the disc: top, middle or bottom?"] == height

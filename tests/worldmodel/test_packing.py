@@ -78,9 +78,7 @@ def test_documents_survive_packing() -> None:
 
 def test_an_action_is_a_vector_or_its_text() -> None:
     document = toys.action_video(RNG(1), 2)
-    (as_vector,), (as_text,) = (
-        unpack(toys.pack([document], config=replace(NEVER, text_action_share=share))) for share in (0.0, 1.0)
-    )
+    (as_vector,), (as_text,) = (unpack(toys.pack([document], config=replace(NEVER, text_action_share=share))) for share in (0.0, 1.0))
     np.testing.assert_array_equal(as_vector[1], document[1].vector)
     assert as_text[1] == document[1].text
 

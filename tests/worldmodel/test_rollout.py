@@ -79,9 +79,7 @@ def problems(b: int, t: int, s: int, h: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def futures_from_scratch(
-    model: WorldModel, history: Tensor, actions: Tensor, candidates: Tensor, num_steps: int, form: str
-) -> Tensor:
+def futures_from_scratch(model: WorldModel, history: Tensor, actions: Tensor, candidates: Tensor, num_steps: int, form: str) -> Tensor:
     """What `Rollout` should return: every flow step is a whole forward pass over the document so far."""
     b, s, h, _ = candidates.shape
     noise = torch.randn(b, h, P, C, generator=generator(3))

@@ -302,9 +302,7 @@ def spoil(model: WorldModel, at: int, what: Callable[[Tensor], Tensor]) -> World
     ],
 )
 def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(tmp_path: Path, what: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(
-        UserError, match=r"step 5 is not finite .*nan.*captions.*the last checkpoint is .*step_000003;"
-    ) as error:
+    with pytest.raises(UserError, match=r"step 5 is not finite .*nan.*captions.*the last checkpoint is .*step_000003;") as error:
         run(tmp_path, model=spoil(toys.model("moe"), 5, what))
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]

@@ -18,9 +18,7 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.transformer import TrunkConfig
 
 IMAGE, GRID, CHANNELS = 16, (2, 2), 8
-WORDS = (
-    "a red disc is near the top left of the blue room and moves right by half a step then stops. action: dx=+0.300, dy=-0.120"
-)
+WORDS = "a red disc is near the top left of the blue room and moves right by half a step then stops. action: dx=+0.300, dy=-0.120"
 
 
 @functools.cache

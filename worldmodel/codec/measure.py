@@ -13,9 +13,7 @@ from worldmodel.codec.probe import LinearProbe, fit_probe, goal_distance_report,
 from worldmodel.codec.rae import RAE
 
 
-def measure_latents(
-    codec: RAE, data: CodecData, index: np.ndarray, latents: Tensor, seed: int
-) -> tuple[LinearProbe, dict[str, Any]]:
+def measure_latents(codec: RAE, data: CodecData, index: np.ndarray, latents: Tensor, seed: int) -> tuple[LinearProbe, dict[str, Any]]:
     """Fits the probe on training episodes and measures the latents on held-out ones.
 
     Args:
@@ -67,9 +65,7 @@ def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
 
 
 @torch.no_grad()
-def measure_reconstruction(
-    codec: RAE, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter
-) -> dict[str, float]:
+def measure_reconstruction(codec: RAE, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter) -> dict[str, float]:
     """How well held-out frames are painted, with the mean training frame as control.
 
     Returns:
