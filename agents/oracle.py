@@ -47,14 +47,23 @@ class OracleSimulator:
         return encode_frames(self.codec, frames, self.device)
 
     def rollout(self, state: TrueStates, candidates: Tensor) -> Tensor:
-        """True futures, encoded while the workers render the next ones."""
+        """True futures, encoded while the workers render the next ones.
+
+        Torch leaves the workers their cores meanwhile: threads that wait for each other on a busy core are many times
+        slower than one thread.
+        """
         latents: dict[tuple[int, int], Tensor] = {}
 
         def encode(problem: int, samples: slice, frames: np.ndarray) -> None:
             latents[problem, samples.start] = encode_frames(self.codec, frames, self.device)
 
         actions = candidates.cpu().numpy().astype(np.float32)
-        self.workers.roll(state.states, actions, encode, state.variations)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads - self.workers.processes))
+        try:
+            self.workers.roll(state.states, actions, encode, state.variations)
+        finally:
+            torch.set_num_threads(threads)
         return torch.cat([latents[key] for key in sorted(latents)]).unflatten(0, candidates.shape[:2])
 
     def decode(self, latents: Tensor) -> np.ndarray:

@@ -117,6 +117,7 @@ class TaskWorkers:
 
     def __init__(self, env_id: str, image_size: int = 64, block: int = 1, workers: int = 2, timeout: float = 120.0) -> None:
         self.env_id, self.image_size, self.block, self.timeout = env_id, image_size, block, timeout
+        self.processes = workers
         self._frame_shape = (image_size, image_size, 3)
         space = make_task(env_id, image_size=image_size).action_space  # also refuses an unknown id, at once
         assert isinstance(space, spaces.Box), f"{env_id} has the action space {space}, planners need a Box"

@@ -13,6 +13,7 @@ from worldmodel.agents.protocol import Manifest, Problem
 from worldmodel.agents.simulator import History, encode_frames
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.envs import make_task
+from worldmodel.errors import UserError
 
 ENV, SIZE, BLOCK = "worldmodel/TwoRoom-v0", 32, 4
 
@@ -94,3 +95,26 @@ def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, mani
     assert max(sum(scores[name].success) for name in ("random", "copy_last_frame")) <= 5
     assert scores["oracle"].interval[0] > scores["random"].interval[1]
     assert np.mean(scores["oracle"].final_distance) < 0.3 * np.mean(scores["random"].final_distance)
+
+
+def test_torch_gets_its_threads_back(manifest):
+    starts, _ = manifest.states
+    before = torch.get_num_threads()
+    during = []
+
+    class Watch(DiscCodec):
+        def encode(self, frames):
+            during.append(torch.get_num_threads())
+            return super().encode(frames)
+
+    torch.set_num_threads(4)
+    try:
+        oracle = OracleSimulator(workers, Watch())
+        state = oracle.encode(History(workers.render(starts)[:, None], np.zeros((10, 0, 8), np.float32), starts))
+        oracle.rollout(state, torch.zeros(10, 2, 2, 2 * BLOCK))
+        assert set(during) == {2} and torch.get_num_threads() == 4
+        with pytest.raises(UserError, match="out of bounds"):
+            oracle.rollout(state, torch.full((10, 2, 2, 2 * BLOCK), 2.0))
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

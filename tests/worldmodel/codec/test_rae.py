@@ -51,6 +51,13 @@ def test_statistics_normalise_per_position_and_channel(codec):
     assert torch.allclose(latents.std(dim=0, correction=0), expected, atol=1e-3)
 
 
+def test_decoding_undoes_the_normalisation(codec):
+    frames = torch.rand(2, 3, 16, 16)
+    painted = codec.decode(codec.encode(frames))
+    codec.set_statistics(torch.randn(4, 8), torch.rand(4, 8) + 0.1)
+    assert torch.allclose(codec.decode(codec.encode(frames)), painted, atol=1e-4)
+
+
 def test_any_leading_axes_can_be_encoded_in_pieces(codec):
     frames = np.random.default_rng(0).integers(0, 256, size=(2, 3, 16, 16, 3), dtype=np.uint8)
     latents = codec.encode_frames(frames, batch_size=4)

@@ -1,0 +1,67 @@
+"""One tiny collection, codec and checkpoint, made through the console command, for the tests of the verbs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from worldmodel.scripts.cli import run
+
+TINY_CODEC = (
+    "--codec.masked.steps 2 --codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 "
+    "--codec.encoder.width 32 --codec.encoder.depth 1 --codec.encoder.channels 16 --codec.decoder.width 32 "
+    "--codec.decoder.depth 1"
+).split()
+TINY_MODEL = (
+    "preset:tiny --preset.model.channels 16 --preset.model.trunk.width 48 --preset.model.trunk.depth 1 --preset.model.trunk.heads 2 "
+    "--preset.model.trunk.kv-heads 1 --preset.model.trunk.hidden 64 --preset.train.steps 2 --preset.train.packing.rows 2 "
+    "--preset.train.sample-every 0 --preset.train.dtype float32"
+).split()
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Where everything lies; nobody changes it."""
+
+    data: Path
+    """Episodes at 64 px."""
+    small_frames: Path
+    """Episodes at 48 px."""
+    texts: Path
+    """A corpus."""
+    codec: Path
+    """A codec of 64 px."""
+    run: Path
+    """A finished training run."""
+
+    @property
+    def mixture(self) -> list[str]:
+        """Flags of a mixture that needs no package."""
+        return ["--mixture.corpora", str(self.texts), "--mixture.pictures", "0", "--mixture.held-out", "0.4"]
+
+    @property
+    def codec_flags(self) -> list[str]:
+        """What `codec` was made with."""
+        return ["codec", "--data", str(self.data), "--out", str(self.codec), *self.mixture, *TINY_CODEC]
+
+    @property
+    def pretrain_flags(self) -> list[str]:
+        """What `run` was made with; flags that are appended reach the model or its training."""
+        flags = ["--data", str(self.data), "--codec", str(self.codec), "--out", str(self.run), "--vocab-size", "300"]
+        return ["pretrain", *flags, *self.mixture, *TINY_MODEL]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Collected, encoded and trained for a few steps."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny = Tiny(*(folder / name for name in ("data.h5", "small_frames.h5", "texts.jsonl", "codec", "run")))
+    lines = [json.dumps({"text": f"The Congress met {n} times, and our economy grew."}) for n in range(20)]
+    tiny.texts.write_text("\n".join(lines))
+    collect = ["collect", "--episodes", "5", "--max-steps", "12", "--workers", "1", "--out"]
+    assert run([*collect, str(tiny.data)]) == 0
+    assert run([*collect, str(tiny.small_frames), "--image-size", "48"]) == 0
+    assert run(tiny.codec_flags) == 0
+    assert run(tiny.pretrain_flags) == 0
+    return tiny

@@ -1,0 +1,187 @@
+"""The whole loop in miniature, as a user runs it: `worldmodel quickstart`, then the same command again."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from worldmodel.agents.protocol import Manifest
+from worldmodel.checkpoint import from_pretrained
+from worldmodel.datasets.store import EpisodeStore
+
+CONTROLLERS = ["random", "random_held", "copy_last_frame", "learned", "oracle"]
+EPISODES, STEPS, CONTEXT, HORIZON, CLIPS = 6, 12, 2, 2, 3
+SMALL = (
+    f"--episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 300 --mixture.held-out 0.4 --codec.masked.steps 2 "
+    "--codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 --codec.decoder-frames 64 "
+    f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
+    "--problems.budget 6 --problems.min-distance 0.1 --preset.train.steps 4 --preset.train.packing.rows 2 "
+    "--preset.train.log-every 2 --preset.train.sample-every 2 --preset.train.checkpoint-every 2 evaluate.planner:cem-config "
+    "--evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 "
+    "--evaluate.planner.iterations 1"
+).split()
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """A finished run."""
+
+    out: Path
+    printed: str
+    arguments: list[str]
+
+
+def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worldmodel.scripts.cli", "quickstart", *arguments]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """Run once with two short corpora of its own beside the pictures and the task's language."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    lines = [json.dumps({"text": f"The Congress of the United States met {n} times."}) for n in range(40)]
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    arguments = ["--out", str(folder / "out"), "--mixture.corpora", str(folder / "texts.jsonl"), *SMALL]
+    result = quickstart(*arguments)
+    assert result.returncode == 0, result.stderr
+    return Quickstart(folder / "out", result.stdout, arguments)
+
+
+def report(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return found
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inner)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_it_ends_with_the_table_of_success_rates(done: Quickstart) -> None:
+    table = done.printed[done.printed.index("success over 2 held-out problems") :].splitlines()
+    scores = report(done.out)["planning"]["controllers"]
+    assert [score["name"] for score in scores] == CONTROLLERS
+    for line, score in zip(table[2:], scores, strict=False):
+        low, high = score["interval_95"]
+        cells = [score["name"], f"{score['success_rate']:.1%}", f"{low:.1%} - {high:.1%}"]
+        assert re.split(r"\s{2,}", line)[:3] == cells
+        assert 0 <= low <= score["success_rate"] <= high <= 1 and high - low < 1
+    assert f"Open {done.out / 'report.html'}" in done.printed
+
+
+def test_what_was_collected_and_trained_can_be_read(done: Quickstart) -> None:
+    with EpisodeStore(done.out / "episodes.h5") as store:
+        assert (len(store), store.num_frames) == (EPISODES, EPISODES * (STEPS + 1))
+    trained = from_pretrained(done.out / "checkpoint")
+    assert trained.card["step"] == 4
+    assert trained.model.config.channels == trained.codec.channels
+    sources = {"action video", "video", "caption", "captioned image", "question"}
+    assert sources < set(trained.card["positions"]) or sum(trained.card["positions"].values()) > 0
+    assert len(Manifest.load(done.out / "manifest.json").problems) == 2
+
+
+def test_films_can_be_played(done: Quickstart) -> None:
+    dream = imageio.imread(done.out / "dream.mp4", plugin="FFMPEG")
+    assert dream.shape == (CONTEXT + HORIZON, 3 * 2 * 64, 3 * CLIPS * 64, 3)
+    films = sorted(path.name for path in done.out.glob("plan_*.mp4"))
+    assert films == sorted(f"plan_{name}_{i}.mp4" for name in CONTROLLERS for i in range(2))
+    for name in films:
+        frames = imageio.imread(done.out / name, plugin="FFMPEG")
+        assert 2 <= len(frames) <= 3 and frames.shape[1:] == (4 * 64, 4 * (64 + 2 + 64), 3)
+        assert frames.std() > 10
+
+
+def test_the_page_needs_nothing_beside_it(done: Quickstart) -> None:
+    page = (done.out / "report.html").read_text()
+    references = re.findall(r"(?:src|href|srcset|poster|data)\s*=\s*['\"]([^'\"]{0,40})", page)
+    assert len(references) > 10
+    assert all(reference.startswith("data:") for reference in references)
+    assert not re.search(r"<script|<link|@import|url\(", page)
+    assert all(f">{name}<" in page for name in CONTROLLERS)
+    assert page.count("data:video/mp4") == 1 + 3 * 2
+
+
+def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
+    found = report(done.out)
+    assert set(found) == {"config", "planning", "dream", "text", "continued", "language", "codec", "seconds"}
+    assert all(math.isfinite(number) for number in numbers(found))
+    assert found["config"]["episodes"] == EPISODES
+    assert found["planning"]["protocol"]["problems"] == 2
+    for kind in ("latent_mse", "pixel_mse"):
+        assert set(found["dream"][kind]) == {"learned", "shuffled_actions", "copy_last_frame"}
+        assert all(len(by_horizon) == HORIZON for by_horizon in found["dream"][kind].values())
+    assert found["text"]["model"] > 0 and found["text"]["unigram"] > 0
+    assert {"caption, exact", "caption, color", "answer"} <= {entry["name"] for entry in found["language"]}
+    assert all({"rate", "interval", "chance", "total"} <= set(entry) for entry in found["language"])
+    assert set(found["codec"]["objectives"]) == {"mae", "vicreg"} and found["codec"]["chosen"] in ("mae", "vicreg")
+    assert set(found["seconds"]) == {"collect", "codec", "pretrain", "dream", "language", "plan"}
+
+
+def test_tensorboard_has_losses_and_pictures(done: Quickstart) -> None:
+    board = EventAccumulator(str(done.out / "pretrain" / "tensorboard"))
+    board.Reload()
+    for name in ("loss/text", "loss/flow"):
+        assert [event.step for event in board.Scalars(name)] == [2, 4]
+    assert "samples/truth_above_dream" in board.Tags()["images"]
+    codec = EventAccumulator(str(done.out / "tensorboard"))
+    codec.Reload()
+    assert "codec/mae/probe_r2" in codec.Tags()["scalars"]
+
+
+def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Quickstart) -> None:
+    before, first = digests(done.out), report(done.out)
+    again = quickstart(*done.arguments)
+    assert again.returncode == 0, again.stderr
+    after, second = digests(done.out), report(done.out)
+    kept = [name for name in before if name == "episodes.h5" or name.split("/")[0] in ("checkpoint", "codec")]
+    kept += [name for name in before if name.startswith("pretrain/checkpoints/")]
+    assert "episodes.h5" in kept and "checkpoint/model.safetensors" in kept and "codec/model.safetensors" in kept
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert "complete already" in again.stderr and "holds a finished codec" in again.stderr
+    for one, other in zip(first["planning"]["controllers"], second["planning"]["controllers"], strict=True):
+        for key in ("name", "success", "final_success", "steps_to_success", "final_distance"):
+            assert one[key] == other[key], (one["name"], key)
+    for key in ("dream", "text", "continued", "language"):
+        assert first[key] == second[key], key
+
+
+def test_another_setting_on_the_same_folder_is_refused(done: Quickstart) -> None:
+    before = digests(done.out)
+    result = quickstart(*done.arguments[:2], "--episodes", "7")
+    assert result.returncode == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"worldmodel quickstart: error: the run folder {done.out} holds a run with other settings")
+    assert f"episodes was {EPISODES} and is now 7" in quickstart(*replaced(done.arguments, "--episodes", "7")).stderr
+    assert digests(done.out) == before
+
+
+def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
+    """The same arguments with another value of one flag."""
+    place = arguments.index(flag) + 1
+    return [*arguments[:place], value, *arguments[place + 1 :]]
