@@ -43,6 +43,8 @@ class ManifestConfig:
         for name in ("problems", "goal_offset", "budget"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}, must be at least 0")
 
 
 @dataclass(frozen=True)

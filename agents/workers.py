@@ -225,6 +225,8 @@ class TaskWorkers:
                 on_frames(job.problem, job.samples, frames)
                 yield job, result
             return
+        if not self._connections:
+            raise RuntimeError(f"the workers of {self.env_id} are closed")
         todo = deque(jobs)
         running: dict[tuple[int, int], Job] = {}
         for slot in range(2):

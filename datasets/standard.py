@@ -1,5 +1,6 @@
 """The standard mixture: everything this project trains on, from episode files and packages, split into training and held-out parts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,17 @@ class MixtureConfig:
     """Share of episodes, texts and pictures that is never trained on."""
     split_seed: int = 0
     """Decides what is held out."""
+
+    def __post_init__(self) -> None:
+        for name in ("action_video", "video", "caption", "captioned_image", "question", "text", "pictures"):
+            share = getattr(self, name)
+            if not (math.isfinite(share) and share >= 0):
+                raise UserError(f"mixture share {name} is {share}, must be a number of at least 0")
+        for name, least in (("clip_length", 1), ("action_block", 1), ("text_chunk", 1), ("split_seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out is {self.held_out}, must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.home import checkpoints_dir
+from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb
 
 
@@ -26,14 +27,14 @@ class CodecVerbConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """What is held out, and whether pictures are used beside the frames."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
 def main(config: CodecVerbConfig) -> None:
     """Train or continue, then say how good it is."""
     out = config.out or checkpoints_dir() / "codec"
     data = codec_data(open_standard(config.data, config.mixture))
-    _, report = train_codec(config.codec, data, out, config.device)
+    _, report = train_codec(config.codec, data, out, choose_device(config.device))
     for name, candidate in report["objectives"].items():
         print(f"{name}: probe R^2 {candidate['probe']['r2']:.3f}")
     print(f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames")

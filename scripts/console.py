@@ -42,7 +42,7 @@ def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
         sys.stdout.flush()
     except UserError as error:
         return complain(verb, str(error))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         return complain(verb, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except BrokenPipeError:  # the reader of our output left, as in `worldmodel envs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ from pathlib import Path
 from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
@@ -30,6 +31,10 @@ class DreamVerbConfig:
     """Flow steps per frame and form of the actions."""
     shown: int = 6
     """Clips in the mp4."""
+
+    def __post_init__(self) -> None:
+        if self.shown < 1:
+            raise UserError(f"shown is {self.shown}, must be at least 1")
 
 
 def main(config: DreamVerbConfig) -> None:

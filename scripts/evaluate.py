@@ -21,6 +21,7 @@ from worldmodel.agents.report import Intervals, Row, Section, Table, Video, vide
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -92,6 +93,9 @@ def score(
         dynamics = Rollout(trained.model, trained.tokenizer, rollout, describe)
         bounds = ActionBounds.of_box(workers.action_space, block)
         controllers = make_controllers(config, bounds, workers, trained.codec, dynamics, shuffled=shuffled)
+        unknown = [name for name in only if name not in controllers]
+        if unknown:
+            raise UserError(f"there is no controller {unknown[0]!r}; there are {', '.join(controllers)}")
         chosen = {name: controller for name, controller in controllers.items() if not only or name in only}
         scores = evaluate(manifest, chosen, workers, config)
         goals = workers.render(manifest.states[1], [problem.variation for problem in manifest.problems])

@@ -10,6 +10,7 @@ import torch
 from worldmodel.agents.language import score_language
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
 from worldmodel.evaluation import decode_video
 from worldmodel.home import runs_dir
 from worldmodel.rollout import continue_text, draw_pictures
@@ -43,6 +44,15 @@ class GenerateConfig:
     """Flow steps per picture."""
     seed: int = 0
     """Of everything that is drawn."""
+
+    def __post_init__(self) -> None:
+        if self.text is None and not self.draw and self.data is None:
+            raise UserError("nothing to generate: give --text, --draw or --data")
+        for name, least in (("frames", 1), ("tokens", 1), ("steps", 1), ("temperature", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if self.out is not None and self.out.suffix != ".png":
+            raise UserError(f"--out {self.out} must end in .png")
 
 
 def main(config: GenerateConfig) -> None:

@@ -26,6 +26,7 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collect import collect
 from worldmodel.datasets.recording import CollectConfig, PolicyMix
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
 from worldmodel.home import runs_dir
 from worldmodel.presets import Preset, tiny
@@ -109,7 +110,12 @@ def main(config: QuickstartConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
-        results = run(config, out)
+        try:
+            results = run(config, out)
+        except UserError:
+            if not (out / "episodes.h5").exists():  # a mistake at the start must not bind the folder to its settings
+                (out / "config.json").unlink()
+            raise
         if results is None:
             return
         record = write(config, results, out)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from worldmodel.errors import UserError
+
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
 MASKED = -1e9
 SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
@@ -238,9 +240,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, kv_heads: int) -> None:
         super().__init__()
         if width % heads or heads % kv_heads:
-            raise ValueError(f"width {width} must divide by heads {heads}, and heads by kv_heads {kv_heads}")
+            raise UserError(f"width {width} must divide by heads {heads}, and heads by kv_heads {kv_heads}")
         if width // heads % 8:
-            raise ValueError(f"the head width {width // heads} (width / heads) must be a multiple of 8")
+            raise UserError(f"the head width {width // heads} (width / heads) must be a multiple of 8")
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)

@@ -37,7 +37,7 @@ class DreamConfig:
     """Of the draw and of the noise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("clips", 2), ("context", 1), ("horizon", 1)):
+        for name, least in (("clips", 2), ("context", 1), ("horizon", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.errors import UserError
+
 FeedForwardKind = Literal["shared", "modality", "moe"]
 
 
@@ -34,7 +36,7 @@ class MoEConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k must lie in 1..num_experts={self.num_experts}, got {self.top_k}")
+            raise UserError(f"top_k must lie in 1..num_experts={self.num_experts}, got {self.top_k}")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ class PackingConfig:
     lookahead: int = 32
     """How many documents that do not fit may wait for the next batch before this one is closed."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("length", 2), ("lookahead", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+
 
 @dataclass
 class PackedBatch:

@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from worldmodel.attention import KVCache, hybrid_mask
+from worldmodel.errors import UserError
 from worldmodel.flow import sample
 from worldmodel.model import WorldModel
 from worldmodel.moe import TokenGroups
@@ -28,6 +29,11 @@ class RolloutConfig:
     """How actions enter: as one vector position (fast) or as text (the paper's form)."""
     max_sequences: int = 512
     """Candidates rolled out at once; bounds memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "max_sequences"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 @dataclass

@@ -102,6 +102,9 @@ class TrainConfig:
         for name in ("lr", "muon_lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup_steps", "sample_every", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
@@ -152,6 +155,7 @@ def train(
     check_fit(model.config, codec, tokenizer)
     if packer.config != config.packing:
         raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
+    choose_device(config.device)  # a device that is not there must not claim the folder
     with locked(run_dir):
         record = {
             "train": dataclasses.asdict(config),

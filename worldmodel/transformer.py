@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.attention import Attention, AttentionMask, KVCache, rotary_angles
+from worldmodel.errors import UserError
 from worldmodel.moe import (
     FeedForwardKind,
     MixtureOfExperts,
@@ -37,6 +38,11 @@ class TrunkConfig:
     """Used when feed_forward is moe."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "kv_heads", "hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 class Block(nn.Module):

@@ -109,12 +109,14 @@ def test_torch_gets_its_threads_back(manifest):
 
     torch.set_num_threads(4)
     try:
-        oracle = OracleSimulator(workers, Watch())
-        state = oracle.encode(History(workers.render(starts)[:, None], np.zeros((10, 0, 8), np.float32), starts))
-        oracle.rollout(state, torch.zeros(10, 2, 2, 2 * BLOCK))
-        assert set(during) == {2} and torch.get_num_threads() == 4
-        with pytest.raises(UserError, match="out of bounds"):
-            oracle.rollout(state, torch.full((10, 2, 2, 2 * BLOCK), 2.0))
-        assert torch.get_num_threads() == 4
+        with TaskWorkers(ENV, SIZE, BLOCK, workers=2) as workers:
+            oracle = OracleSimulator(workers, Watch())
+            frames = workers.render(starts)[:, None]
+            state = oracle.encode(History(frames, np.zeros((10, 0, 2 * BLOCK), np.float32), starts))
+            oracle.rollout(state, torch.zeros(10, 2, 2, 2 * BLOCK))
+            assert set(during) == {2} and torch.get_num_threads() == 4
+            with pytest.raises(UserError, match="out of bounds"):
+                oracle.rollout(state, torch.full((10, 2, 2, 2 * BLOCK), 2.0))
+            assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

@@ -136,3 +136,5 @@ def test_closing_ends_the_processes():
     assert process.is_alive()
     workers.close()
     assert not process.is_alive()
+    with pytest.raises(RuntimeError, match="workers of worldmodel/TwoRoom-v0 are closed"):
+        workers.render(np.zeros((1, 23)))

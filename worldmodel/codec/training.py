@@ -90,6 +90,8 @@ class CodecConfig:
             raise UserError(f"objectives are {self.objectives}, but they must be one or both of 'mae', 'vicreg'")
         if self.decoder_steps < 1 or self.batch_size < 2:
             raise UserError(f"decoder_steps {self.decoder_steps} must be at least 1, batch_size {self.batch_size} at least 2")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} must be at least 0")
         if not 0 <= self.extra_share < 1 or not 0 <= self.margin < 1:
             raise UserError(f"extra_share {self.extra_share} and margin {self.margin} must lie in [0, 1)")
 

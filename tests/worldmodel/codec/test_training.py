@@ -106,6 +106,15 @@ def test_without_extras_and_with_one_objective(square_world, tiny_config, tmp_pa
     assert train.mean(dim=0).abs().max() < 1e-3  # the statistics are those of the frames alone
 
 
+def test_statistics_are_those_of_frames_and_extras_by_share(square_world, tiny_config, tmp_path):
+    codec, _ = train_codec(dataclasses.replace(tiny_config, objectives=("mae",)), square_world, tmp_path)
+    frames = codec.encode_frames(square_world.frames[square_world.train])
+    extra = codec.encode_frames(square_world.extra)
+    assert (0.75 * frames.mean(dim=0) + 0.25 * extra.mean(dim=0)).abs().max() < 1e-3
+    square = 0.75 * frames.square().mean(dim=0) + 0.25 * extra.square().mean(dim=0)
+    assert square.max() < 1 + 1e-3 and square.mean() > 0.95  # 1, less the eps
+
+
 def test_the_better_probe_wins_and_near_ties_go_to_the_first():
     def candidates(first, second):
         errors = {"mae": first, "vicreg": second}

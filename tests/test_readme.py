@@ -1,0 +1,150 @@
+"""The README is true: its commands and its Python run, its file tree is the disk's, its links lead somewhere.
+
+The commands run as they stand, in order, in one empty folder, made small by the flags that are appended here.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldmodel.scripts.cli import VERBS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+PROBLEMS = "--problems.problems 2 --problems.goal-offset 6 --problems.budget 6 --problems.min-distance 0.1"
+PLANNER = (
+    "evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 "
+    "--evaluate.planner.iterations 1"
+)
+MIXTURE = "--mixture.corpora texts.jsonl --mixture.pictures 0 --mixture.held-out 0.4"
+CODEC = (
+    "--codec.masked.steps 2 --codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 "
+    "--codec.decoder-frames 64"
+)
+TRAIN = "--preset.train.steps 4 --preset.train.sample-every 2 --preset.train.log-every 2 --preset.train.packing.rows 2"
+DREAM = "--dream.clips 2 --dream.horizon 2"
+SMALLER = {
+    "envs": "",
+    "collect": "--episodes 6 --max-steps 12 --workers 1",
+    "codec": f"{CODEC} {MIXTURE}",
+    "pretrain": f"--vocab-size 300 {MIXTURE} preset:tiny {TRAIN}",
+    "dream": DREAM,
+    "plan": f"{PROBLEMS} {PLANNER}",
+    "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
+    "generate": "--steps 2 --tokens 4 --frames 2",
+    "quickstart": (
+        f"--episodes 6 --steps 12 --workers 1 --vocab-size 300 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
+        f"{PROBLEMS} {PLANNER}"
+    ),
+}
+"""Flags that make each verb take seconds; appended, since the last of two equal flags counts."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command in the sh blocks."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def translate(words: list[str]) -> tuple[list[str], Path | None]:
+    """What to run instead of a command of the README, and the folder to run it in if that matters."""
+    match words:
+        case ["worldmodel", verb, *flags]:
+            assert verb in SMALLER, f"`worldmodel {verb}` of the README has no entry in SMALLER"
+            command = [sys.executable, "-m", "worldmodel.scripts.cli", verb, *flags, *SMALLER[verb].split()]
+            return command, None
+        case ["make", *_]:
+            return ["make", "-n", *words[1:]], ROOT
+        case ["tensorboard", *flags]:
+            return [sys.executable, "-m", "tensorboard.main", "--inspect", *flags], None
+    raise AssertionError(f"the README has a command that this test cannot run: {shlex.join(words)}")
+
+
+def outputs(words: list[str]) -> list[str]:
+    """The files and folders that a command says it writes."""
+    return [after for flag, after in zip(words, words[1:], strict=False) if flag in ("--out", "--preview")]
+
+
+def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "WORLDMODEL_HOME": str(tmp_path / "home")}
+    lines = [json.dumps({"text": f"The Congress met {n} times, and our economy grew."}) for n in range(40)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    seen = {}
+    for page in PAGES:
+        for words in commands(page):
+            command, folder = translate(words)
+            result = subprocess.run(
+                command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=300
+            )
+            name = f"{page.name}: {shlex.join(words)}"
+            assert result.returncode == 0, f"{name}\n{result.stderr}"
+            missing = [out for out in outputs(words) if not (tmp_path / out).exists()]
+            assert not missing, f"{name} did not write {missing}"
+            seen[shlex.join(words)] = result.stdout
+        for block in blocks(page, "python"):
+            run = [sys.executable, "-W", "error", "-c", block]
+            result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+            assert result.returncode == 0, f"{page.name}:\n{block}\n{result.stderr}"
+    assert "worldmodel quickstart" in seen["make quickstart"] and "pytest" in seen["make test"]
+    assert "loss/text" in seen["tensorboard --logdir run"]
+    shown = {words.split()[1] for words in seen if words.startswith("worldmodel ")}
+    assert shown == set(VERBS), "each verb has an example"
+
+
+def test_a_verb_without_an_entry_fails() -> None:
+    with pytest.raises(AssertionError, match="no entry in SMALLER"):
+        translate(["worldmodel", "fly", "--out", "x"])
+    with pytest.raises(AssertionError, match="cannot run"):
+        translate(["rm", "-r", "x"])
+
+
+def test_the_table_lists_every_verb() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rows == list(VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [target.split("#")[0] for target in targets if not target.startswith(("http", "#"))]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def tree() -> dict[str, str]:
+    """Path of every .py file in the README's tree, and its comment."""
+    found: dict[str, str] = {}
+    folders: dict[int, str] = {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        entry = re.fullmatch(r"    ( *)(\w+/|\w+\.py)  +(\S.*)", line)
+        if not entry:
+            continue
+        indent, name, comment = len(entry[1]), entry[2], entry[3]
+        path = folders.get(indent - 2, "") + name
+        if name.endswith("/"):
+            folders[indent] = path
+        else:
+            assert path not in found, f"{path} stands twice in the tree"
+            found[path] = comment
+    return found
+
+
+def test_the_tree_is_what_lies_on_disk() -> None:
+    folders = ("envs", "datasets", "worldmodel", "agents", "scripts")
+    on_disk = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder / "codec").glob("*.py")]
+    }
+    assert set(tree()) == on_disk
