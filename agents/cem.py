@@ -30,9 +30,9 @@ from worldmodel.errors import UserError
 class CEMConfig:
     """Settings of the cross-entropy method."""
 
-    horizon: int = 5
+    horizon: int = 6
     """Model steps looked ahead."""
-    num_samples: int = 32
+    num_samples: int = 24
     """Candidates per iteration and problem."""
     iterations: int = 2
     """Rounds of sampling and refitting."""

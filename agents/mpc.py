@@ -23,9 +23,9 @@ from worldmodel.errors import UserError
 class MPCConfig:
     """Settings of receding-horizon control."""
 
-    replan_every: int = 1
+    replan_every: int = 4
     """Model steps of a plan that are carried out before the next plan."""
-    context: int = 1
+    context: int = 2
     """Newest frames that the simulator sees."""
     warm_start: bool = True
     """Start each search from the rest of the last plan."""

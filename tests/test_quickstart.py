@@ -69,9 +69,7 @@ def report(out: Path) -> dict[str, Any]:
 def digests(out: Path) -> dict[str, str]:
     """Hash of every file below a folder."""
     return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*")) if path.is_file()
     }
 
 

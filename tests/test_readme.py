@@ -85,9 +85,7 @@ def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
     for page in PAGES:
         for words in commands(page):
             command, folder = translate(words)
-            result = subprocess.run(
-                command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=300
-            )
+            result = subprocess.run(command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=300)
             name = f"{page.name}: {shlex.join(words)}"
             assert result.returncode == 0, f"{name}\n{result.stderr}"
             missing = [out for out in outputs(words) if not (tmp_path / out).exists()]

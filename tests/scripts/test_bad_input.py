@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,10 +56,10 @@ def sentence(verb: str, status: int, out: str, err: str) -> str:
     assert err.endswith("\n") and "Traceback" not in err
     lines = err.replace("\r", "\n").splitlines()
     start = f"worldmodel {verb}: error: "
-    assert [line for line in lines if "error" in line.lower()] == [lines[-1]], err
+    others = [line for line in lines[:-1] if line.strip() and not re.search(r"%\||step/s|it/s|episode/s", line)]
+    assert others == [], err
     assert lines[-1].startswith(start), err
     said = lines[-1].removeprefix(start)
-    assert len(said) > 10 and not said.endswith(("'", ")")) or " " in said
     return said
 
 
@@ -95,7 +96,9 @@ def test_an_unknown_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_flag(verb: str, refused: Refused) -> None:
-    assert "--bogus" in refused(verb, "--bogus", "1")
+    needed = {"codec": ["--data", "x"], "pretrain": ["--data", "x", "--codec", "x"], "generate": ["--checkpoint", "x"]}
+    needed |= dict.fromkeys(("dream", "plan", "evaluate"), ["--checkpoint", "x", "--data", "x"])
+    assert "unrecognized options: --bogus" in refused(verb, *needed.get(verb, []), "--bogus", "1")
 
 
 @pytest.mark.parametrize("verb", ["codec", "pretrain", "dream", "plan", "evaluate", "generate"])
@@ -103,9 +106,7 @@ def test_a_flag_that_is_required(verb: str, refused: Refused) -> None:
     assert "--data" in refused(verb) or "--checkpoint" in refused(verb)
 
 
-@pytest.mark.parametrize(
-    ("verb", "flag"), [("envs", "--task"), ("collect", "--env"), ("quickstart", "--env")]
-)
+@pytest.mark.parametrize(("verb", "flag"), [("envs", "--task"), ("collect", "--env"), ("quickstart", "--env")])
 def test_an_unknown_task(verb: str, flag: str, tmp_path: Path, refused: Refused) -> None:
     out = ["--out", tmp_path / "new" / "x.h5"] if verb != "envs" else []
     said = refused(verb, flag, "worldmodel/TwoRooms-v0", *out)
@@ -276,9 +277,7 @@ def test_checkpoints_that_cannot_be_read(
 
 
 @pytest.mark.parametrize(("harm", "words"), BROKEN, ids=name_of)
-def test_codecs_that_cannot_be_read(
-    harm: Callable[[Path], None], words: str, tiny: Tiny, tmp_path: Path, refused: Refused
-) -> None:
+def test_codecs_that_cannot_be_read(harm: Callable[[Path], None], words: str, tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     shutil.copytree(tiny.codec, tmp_path / "codec")
     harm(tmp_path / "codec")
     said = refused(*replaced(tiny.pretrain_flags, codec=tmp_path / "codec", out=tmp_path / "out"))
@@ -323,9 +322,7 @@ SHARES = "action-video video caption captioned-image question text pictures".spl
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_trainings_that_cannot_be(
-    flags: list[str], words: str, tiny: Tiny, tmp_path: Path, refused: Refused
-) -> None:
+def test_trainings_that_cannot_be(flags: list[str], words: str, tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     asked = replaced(tiny.pretrain_flags, out=tmp_path / "out")
     place = len(asked) if flags[0].startswith("--preset") else asked.index("preset:tiny")
     assert words in refused(*asked[:place], *flags, *asked[place:])
@@ -349,9 +346,7 @@ def test_trainings_that_cannot_be(
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_values_that_make_no_sense(
-    verb: str, flags: list[str], words: str, tiny: Tiny, tmp_path: Path, refused: Refused
-) -> None:
+def test_values_that_make_no_sense(verb: str, flags: list[str], words: str, tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     assert words in refused(*reading(tiny, verb, tmp_path), *flags)
 
 
