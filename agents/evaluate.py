@@ -53,6 +53,9 @@ class EvaluateConfig:
     """Of the planners' and random controllers' noise."""
 
     def __post_init__(self) -> None:
+        for name in ("videos", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least 0")
         if self.mpc.replan_every > self.planner.horizon:
             raise UserError(f"replan_every is {self.mpc.replan_every}, above the planner's horizon {self.planner.horizon}")
 

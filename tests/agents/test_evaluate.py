@@ -159,6 +159,13 @@ def test_objective_of_the_configuration_is_used():
     torch.testing.assert_close(costs[0], nearest / SPEED**2)
 
 
+def test_negative_numbers_are_refused():
+    with pytest.raises(UserError, match="seed is -1"):
+        EvaluateConfig(seed=-1)
+    with pytest.raises(UserError, match="videos is -2"):
+        EvaluateConfig(videos=-2)
+
+
 def test_executing_more_than_is_planned_is_refused():
     with pytest.raises(UserError, match="replan_every is 6, above the planner's horizon 5"):
         EvaluateConfig(planner=CEMConfig(horizon=5), mpc=MPCConfig(replan_every=6))
