@@ -105,8 +105,8 @@ def _accuracy(name: str, true: list[str], said: list[str]) -> Accuracy:
 def _answers(asked: list[tuple[str, str]], answered: list[str]) -> Accuracy:
     """Chance is that of one who knows the commonest answer to every question, but does not look."""
     by_question: dict[str, list[str]] = {}
-    for question, right in asked:
-        by_question.setdefault(question, []).append(right)
+    for question, answer in asked:
+        by_question.setdefault(question, []).append(answer)
     blind = sum(Counter(answers).most_common(1)[0][1] for answers in by_question.values())
     right = sum(true == said for (_, true), said in zip(asked, answered, strict=True))
     return Accuracy("answer", right, len(asked), blind / len(asked))

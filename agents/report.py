@@ -8,7 +8,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Curves:
 
     title: str
     """Heading."""
-    curves: dict[str, tuple[Sequence[float], Sequence[float]]]
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     """x and y values of each line, by name."""
     x_label: str
     """With its unit."""

@@ -30,7 +30,7 @@ def _make_gl_context(size: int) -> Any:
     elif backend == "osmesa":
         from mujoco.osmesa import GLContext
     else:
-        import glfw  # type: ignore[import-untyped]
+        import glfw
         from mujoco.glfw import GLContext
 
         glfw.ERROR_REPORTING = "log"  # what fails is said once, by `no_rendering`
