@@ -36,8 +36,6 @@ def open_file(path: Path) -> h5py.File:
     Raises:
         UserError: the file is missing, truncated, damaged, foreign, of another schema version or not whole.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give an episode file")
     if not path.is_file():
         raise UserError(f"{path}: no such file; `worldmodel collect --out {path}` makes one")
     try:

@@ -28,8 +28,8 @@ SMALL = (
     "--codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 --codec.decoder-frames 64 "
     f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
     "--problems.budget 6 --problems.min-distance 0.1 --preset.train.steps 4 --preset.train.packing.rows 2 "
-    "--preset.train.log-every 2 --preset.train.sample-every 2 --preset.train.checkpoint-every 2 evaluate.planner:cem-config "
-    "--evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 "
+    "--preset.train.log-every 2 --preset.train.sample-every 2 --preset.train.checkpoint-every 2 "
+    "--mixture.action-block 3 --evaluate.mpc.replan-every 1 evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 "
     "--evaluate.planner.iterations 1"
 ).split()
 

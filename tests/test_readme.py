@@ -20,8 +20,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 PROBLEMS = "--problems.problems 2 --problems.goal-offset 6 --problems.budget 6 --problems.min-distance 0.1"
 PLANNER = (
-    "evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 "
-    "--evaluate.planner.iterations 1"
+    "--evaluate.mpc.replan-every 1 evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 "
+    "--evaluate.planner.num-elites 2 --evaluate.planner.iterations 1"
 )
 MIXTURE = "--mixture.corpora texts.jsonl --mixture.pictures 0 --mixture.held-out 0.4"
 CODEC = (

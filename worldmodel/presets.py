@@ -35,7 +35,7 @@ def tiny() -> Preset:
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
-        steps=700,
+        steps=560,
         packing=PackingConfig(rows=16, length=152),
         optimizer="muon",
         lr=2e-3,
@@ -43,8 +43,8 @@ def tiny() -> Preset:
         final_lr_share=0.02,
         weight_decay=0.01,
         ema_decay=0.98,
-        sample_every=350,
-        checkpoint_every=175,
+        sample_every=280,
+        checkpoint_every=140,
     )
     return Preset(ModelConfig(trunk, FlowConfig(shift=4.0)), train)
 

@@ -155,7 +155,7 @@ def a_folder(path: Path, good: Path) -> None:
     ("damage", "words"),
     [
         (missing, "no such file"),
-        (a_folder, "is a folder"),
+        (a_folder, "no such file"),
         (truncated, "truncated, damaged or not HDF5"),
         (not_hdf5, "truncated, damaged or not HDF5"),
         (of_another_program, "HDF5 of another program"),
