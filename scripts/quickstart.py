@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
+from PIL import Image
 
 from worldmodel.agents.evaluate import EvaluateConfig, Score, scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
@@ -192,6 +193,7 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, Any]:
     """Films, report.html and report.json; returns the latter's content."""
     write_video(out / "dream.mp4", film(results.dream.truth[:6], results.dream.dream[:6]), fps=4, scale=3)
+    Image.fromarray(strip(results.dream)).save(out / "dream.png")
     for score in results.scores:
         for i, frames in sorted(score.frames.items())[:3]:
             write_video(out / f"plan_{score.name}_{i}.mp4", side_by_side(frames, results.goals[i]), fps=4)

@@ -6,6 +6,7 @@ import torch
 
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.evaluate import EvaluateConfig, evaluate, make_controllers
+from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.objective import GoalCost
 from worldmodel.agents.oracle import OracleSimulator
 from worldmodel.agents.planner import ActionBounds
@@ -86,7 +87,11 @@ def test_a_history_without_states_is_refused(workers):
 
 
 def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, manifest):
-    config = EvaluateConfig(planner=CEMConfig(horizon=5, num_samples=24), objective=GoalCost("latents"))
+    config = EvaluateConfig(
+        planner=CEMConfig(horizon=5, num_samples=24, iterations=2),
+        objective=GoalCost("latents"),
+        mpc=MPCConfig(replan_every=1),
+    )
     bounds = ActionBounds.of_box(workers.action_space, BLOCK)
     controllers = make_controllers(config, bounds, workers, DiscCodec())
     scores = {score.name: score for score in evaluate(manifest, controllers, workers, config, progress=False)}

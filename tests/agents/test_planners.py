@@ -162,7 +162,7 @@ def test_goal_cost_in_steps_uses_the_codecs_goal_features():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CEMConfig(num_elites=40), "num_elites 40 is above num_samples 32"),
+        (lambda: CEMConfig(num_samples=32, num_elites=40), "num_elites 40 is above num_samples 32"),
         (lambda: CEMConfig(iterations=0), "CEMConfig.iterations is 0"),
         (lambda: MPPIConfig(temperature=0.0), "temperature is 0.0"),
         (lambda: RandomShootingConfig(noise_correlation=1.5), "noise_correlation is 1.5"),
