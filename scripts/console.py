@@ -32,8 +32,8 @@ def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
         load: Returns the verb's `main`; called here, so that a mistake found on import is reported too.
         args: The flags, without program and verb.
     """
-    # Threads that spin while they wait slow each other five-fold as soon as anything else runs on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP threads that spin long while they wait slow each other down as soon as anything else runs on the machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("worldmodel").setLevel(logging.INFO)
     try:
