@@ -34,7 +34,7 @@ class ModelConfig:
     """Latent tokens of a frame (set from the codec)."""
     grid: tuple[int, int] = (4, 4)
     """Rows and columns of a frame's latent tokens (set from the codec)."""
-    channels: int = 128
+    channels: int = 64
     """Channels of a latent token (set from the codec)."""
     action_dim: int = 2
     """Numbers in an action block; shorter actions are padded with zeros."""
