@@ -130,6 +130,8 @@ def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
         _serve(pipe, config, parts)
     except UserError as error:
         pipe.send(("refused", str(error)))
+    except ConnectionError:  # the collection is gone: there is nobody to report to
+        return
     except OSError as error:
         if error.errno not in DISK_FULL:
             pipe.send(("failed", traceback.format_exc()))

@@ -28,8 +28,8 @@ from worldmodel.datasets.collect import collect
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.errors import UserError
 try:
-    out, workers = Path(sys.argv[1]), int(sys.argv[2])
-    collect(CollectConfig(out=out, episodes=30, image_size=32, max_steps=15, workers=workers))
+    out, workers, episodes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    collect(CollectConfig(out=out, episodes=episodes, image_size=32, max_steps=15, workers=workers))
 except UserError as error:
     sys.exit(str(error))
 except KeyboardInterrupt:
@@ -46,8 +46,8 @@ def parts_of(out: Path) -> list[Path]:
     return sorted(out.with_name(out.name + ".parts").glob("episode_*.h5"))
 
 
-def start(root: Path, out: Path, workers: int, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", COMMAND, str(out), str(workers)]
+def start(root: Path, out: Path, workers: int, episodes: int = EPISODES, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COMMAND, str(out), str(workers), str(episodes)]
     return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
 
 
@@ -100,7 +100,7 @@ def test_killed_collection_goes_on_to_the_same_bytes(uninterrupted: bytes, tmp_p
 
 def test_interrupted_collection_keeps_what_is_finished(tmp_path: Path, root: Path) -> None:
     out = tmp_path / "a.h5"
-    process = start(root, out, workers=1, start_new_session=True)
+    process = start(root, out, workers=1, episodes=400, start_new_session=True)  # too many to be done before
     wait_for_parts(out, 2)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: everybody gets it
     _, errors = process.communicate(timeout=60)
