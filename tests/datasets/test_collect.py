@@ -22,11 +22,13 @@ from worldmodel.errors import UserError
 
 EPISODES = 30
 COMMAND = """
+import signal
 import sys
 from pathlib import Path
 from worldmodel.datasets.collect import collect
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.errors import UserError
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with Ctrl-C ignored
 try:
     out, workers, episodes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     collect(CollectConfig(out=out, episodes=episodes, image_size=32, max_steps=15, workers=workers))
