@@ -1,6 +1,12 @@
 """Building blocks of the scripted policies: they look at true positions, never at pixels."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from worldmodel.envs.task import MujocoTask, Policy
 
 
 def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: float) -> np.ndarray:
@@ -39,3 +45,18 @@ def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_sla
     if not goal_in_door and side * goal[0] > 0:  # the same room: leave the door first, then go straight
         return np.array([side * 1.2 * clearance, position[1]]) if in_door else goal
     return np.array([(-side if aligned else side) * 1.2 * clearance, door_y])
+
+
+def solves(task: "MujocoTask", policy_of: Callable[[np.random.Generator], "Policy"], seed: int, options: dict[str, Any] | None = None) -> bool:
+    """Whether a policy reaches the goal of `reset(seed, options)` within `task.max_episode_steps`.
+
+    No frame is drawn after the reset, so the policy must not look at `obs["pixels"]`.
+    """
+    obs, info = task.reset(seed=seed, options=options)
+    policy = policy_of(np.random.default_rng(seed))
+    for _ in range(task.max_episode_steps):
+        task.advance(policy(obs, info))
+        obs, info = obs | {"proprio": task.proprio()}, task.info()
+        if info["success"]:
+            return True
+    return False

@@ -1,16 +1,14 @@
-"""Text about a task, always made from the true state: captions, questions, and actions written as text.
+"""Text about a task, always made from the true state: captions and questions.
 
 A task lists its `Attribute`s and says which value each one has in a state. Everything else (the caption, its
 parser, the questions) follows from their phrases, so a caption and its parser cannot drift apart.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
-
-from worldmodel.errors import UserError
 
 Color = tuple[float, float, float]
 
@@ -48,6 +46,8 @@ class Attribute:
     """Open question; its answer is the value."""
     yes_no: str
     """Question with one `{}` for a phrase; its answer is `yes` or `no`."""
+    factor: str | None = None
+    """The factor of variation that decides the value, when one does."""
 
 
 def with_article(word: str) -> str:
@@ -84,28 +84,55 @@ def make_questions(rng: np.random.Generator, attributes: Mapping[str, Attribute]
     return pairs
 
 
-def format_action(action: np.ndarray, names: Sequence[str]) -> str:
-    """Write an action as text, three decimals a component: `action: dx=+0.300, dy=-0.120`."""
-    rounded = np.round(np.asarray(action, dtype=np.float64), 3) + 0.0  # -0.000 becomes +0.000
-    return "action: " + ", ".join(f"{name}={value:+.3f}" for name, value in zip(names, rounded, strict=True))
+def question_track(
+    rng: np.random.Generator,
+    attributes: Mapping[str, Attribute],
+    truths: Sequence[Mapping[str, str]],
+    sampled: Set[str],
+    others: Callable[[int], list[tuple[str, str]]],
+) -> list[tuple[str, str]]:
+    """One (question, answer) per state of an episode; who sees the questions alone scores chance on yes and no.
 
+    About a third are open, a third yes/no, the rest come from `others`. A yes/no question about something that
+    changes in the episode is asked of two states, once for a yes and once for a no. About something that stays
+    it is asked only if a sampled factor decided it; then all values are equally likely and so are yes and no.
 
-def parse_action(text: str, names: Sequence[str]) -> np.ndarray:
-    """Read an action back from its text.
-
-    Returns:
-        float32 (a,), each component in [-1, 1].
-
-    Raises:
-        UserError: if the text has another form or a component is out of bounds.
+    Args:
+        rng: Source of all choices.
+        attributes: The attributes of the task.
+        truths: Attribute -> value for each state.
+        sampled: Names of the factors that were sampled.
+        others: Other questions about state i.
     """
-    number = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-    components = r"\s*,\s*".join(rf"{re.escape(name)}\s*=\s*{number}" for name in names)
-    match = re.fullmatch(rf"\s*action:\s*{components}\s*", text)
-    if match is None:
-        example = format_action(np.zeros(len(names)), names)
-        raise UserError(f"cannot read the action text {text!r}: expected the form {example!r}")
-    values = np.array([float(group) for group in match.groups()], dtype=np.float32)
-    if np.abs(values).max() > 1.0:
-        raise UserError(f"the action text {text!r} is out of bounds: every component must lie in [-1, 1]")
-    return values
+    kinds = rng.permutation(np.arange(len(truths)) % 3)
+    track: list[tuple[str, str] | None] = [None] * len(truths)
+    for i in np.flatnonzero(kinds == 0):
+        name = list(attributes)[int(rng.integers(len(attributes)))]
+        track[i] = (attributes[name].question, truths[i][name])
+    waiting: dict[str, int] = {}  # attribute -> a state that still lacks its counterpart
+    for i in map(int, rng.permutation(np.flatnonzero(kinds == 1))):
+        name = list(attributes)[int(rng.integers(len(attributes)))]
+        attribute, truth = attributes[name], truths[i][name]
+        if attribute.factor in sampled:
+            wrong = [value for value in attribute.phrases if value != truth]
+            yes = rng.random() < 0.5
+            asked = truth if yes else wrong[int(rng.integers(len(wrong)))]
+            track[i] = (attribute.yes_no.format(attribute.phrases[asked]), "yes" if yes else "no")
+        elif attribute.factor is None and name not in waiting:
+            waiting[name] = i
+        elif attribute.factor is None and truths[waiting[name]][name] != truth:
+            yes_state, no_state = rng.permutation([i, waiting.pop(name)])
+            question = attribute.yes_no.format(attribute.phrases[truths[yes_state][name]])
+            track[yes_state], track[no_state] = (question, "yes"), (question, "no")
+    return [pair or _one_of(rng, others(i)) for i, pair in enumerate(track)]
+
+
+def _one_of(rng: np.random.Generator, pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    return pairs[int(rng.integers(len(pairs)))]
+
+
+def direction_words(right: float, up: float, threshold: float) -> str:
+    """A displacement in the picture as words: "left", "up and right"; "" when both parts are below the threshold."""
+    vertical = "" if abs(up) < threshold else "up" if up > 0 else "down"
+    horizontal = "" if abs(right) < threshold else "right" if right > 0 else "left"
+    return " and ".join(word for word in (vertical, horizontal) if word)

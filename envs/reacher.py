@@ -6,9 +6,10 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, with_article
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
-from worldmodel.envs.variation import Factor, Value
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 ELBOW_LIMIT = 2.6
 VELOCITY_GAIN = 6.0
@@ -38,13 +39,18 @@ class Reacher(MujocoTask):
     Terminated within 0.2 rad of the goal; truncated after 50 steps.
     """
 
-    action_names = ("shoulder", "elbow")
+    action_axes = (
+        ActionAxis("shoulder", ("turn the shoulder", "clockwise"), ("turn the shoulder", "counterclockwise"), ("d", "a")),
+        ActionAxis("elbow", ("turn the elbow", "clockwise"), ("turn the elbow", "counterclockwise"), ("e", "q")),
+    )
     feature_names = ("shoulder.cos", "shoulder.sin", "elbow.cos", "elbow.sin", "hand.x", "hand.y")
     proprio_size = 5
     success_threshold = 0.2
     min_goal_distance = 0.6
+    multisampling = 4  # angles below a pixel show
+    cameras = ("top", "tilted")
     attributes = {
-        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the arm?", "is the arm {}?"),
+        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the arm?", "is the arm {}?", "arm.color"),
         "elbow": Attribute(
             {"straight": "straight", "bent": "bent", "folded": "folded"},
             "how is the arm: straight, bent or folded?",
@@ -66,6 +72,7 @@ class Reacher(MujocoTask):
         "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.3, low=2.3, high=2.8),
+        **SENSOR_FACTORS,
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
@@ -95,6 +102,7 @@ class Reacher(MujocoTask):
         self._add_joint(spec, forearm, "elbow", limit=ELBOW_LIMIT)
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
         world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
+        world.add_camera(name="tilted", pos=[0, -2.2, 2.2], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
 
     @staticmethod
     def _add_joint(spec: mujoco.MjSpec, body: Any, name: str, limit: float | None) -> None:
@@ -128,7 +136,7 @@ class Reacher(MujocoTask):
         model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
         model.actuator_gainprm[:, 0] = VELOCITY_GAIN * float(values["arm.speed"])
         model.vis.headlight.ambient[:] = float(values["light.brightness"])
-        model.cam_fovy[:] = float(values["camera.extent"])
+        model.camera("top").fovy[:] = float(values["camera.extent"])
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
         """Uniform angles, the elbow clear of its limits."""
@@ -162,9 +170,42 @@ class Reacher(MujocoTask):
             "hand": f"{'upper' if y > 0 else 'lower'} {'right' if x > 0 else 'left'}",
         }
 
-    def caption_of(self, phrases: dict[str, str]) -> str:
+    def impossible(self, position: np.ndarray) -> str | None:
+        """The elbow beyond its limits."""
+        if abs(position[1]) > ELBOW_LIMIT + 0.1:
+            return f"the elbow cannot bend to {position[1]:.3f} rad, its limits are -{ELBOW_LIMIT} and {ELBOW_LIMIT}"
+        return None
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
         """E.g. "a blue arm, bent, with its hand in the upper left"."""
-        return f"{with_article(phrases['color'])} arm, {phrases['elbow']}, with its hand {phrases['hand']}"
+        arm = f"{with_article(phrases['color'])} arm"
+        return [
+            f"{arm}, {phrases['elbow']}, with its hand {phrases['hand']}",
+            f"{arm} that is {phrases['elbow']} and holds its hand {phrases['hand']}",
+            f"the hand is {phrases['hand']} and the {phrases['color']} arm is {phrases['elbow']}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "the hand should be in the upper left and the arm bent"."""
+        return [
+            f"the hand should be {phrases['hand']} and the {phrases['color']} arm {phrases['elbow']}",
+            f"turn the arm until it is {phrases['elbow']} with its hand {phrases['hand']}",
+            f"goal: the {phrases['color']} arm {phrases['elbow']}, its hand {phrases['hand']}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """Which way the hand moved, and whether the elbow opened or closed."""
+        words = direction_words(*(self.hand_of(after) - self.hand_of(before)), threshold=0.04)
+        bend = abs(after[1]) - abs(before[1])
+        hand = f"the hand moved {words}" if words else "the hand stayed where it was"
+        return hand + ("" if abs(bend) < 0.1 else " and the arm bent more" if bend > 0 else " and the arm straightened")
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Where the hand is, seen from the elbow: each question and its opposite are equally likely."""
+        elbow = float(self.variation["arm.upper_length"]) * np.array([np.cos(position[0]), np.sin(position[0])])
+        x, y = self.hand_of(position) - elbow
+        word, answer = [("left of", x < 0), ("right of", x >= 0), ("above", y > 0), ("below", y <= 0)][int(rng.integers(4))]
+        return [(f"is the hand {word} the elbow?", "yes" if answer else "no"), ("how many joints does the arm have?", "two")]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
         """Euclidean over the angles in rad."""

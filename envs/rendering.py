@@ -15,12 +15,23 @@ import numpy as np
 from worldmodel.envs.headless import choose_backend, no_rendering
 
 
-def apply_fast_preset(spec: mujoco.MjSpec) -> None:
+def apply_fast_preset(spec: mujoco.MjSpec, multisampling: int) -> None:
     """Make a scene cheap to draw, in place, before it is compiled: even light, no shadows, few polygons."""
     quality, headlight = spec.visual.quality, spec.visual.headlight
-    quality.shadowsize, quality.offsamples = 0, 4
+    quality.shadowsize, quality.offsamples = 0, multisampling
     quality.numslices, quality.numstacks, quality.numquads = 24, 2, 1
     headlight.ambient, headlight.diffuse, headlight.specular = [1.0] * 3, [0.0] * 3, [0.0] * 3
+
+
+def apply_full_preset(spec: mujoco.MjSpec) -> None:
+    """MuJoCo's stock quality, in place, before the scene is compiled; a scene without a lamp gets one from above."""
+    stock = mujoco.MjSpec().visual
+    for name in ("shadowsize", "offsamples", "numslices", "numstacks", "numquads"):
+        setattr(spec.visual.quality, name, getattr(stock.quality, name))
+    if not spec.lights:
+        light = {"castshadow": True, "diffuse": [0.6] * 3, "specular": [0.1] * 3}
+        spec.worldbody.add_light(name="lamp", pos=[-0.5, 0.5, 3], dir=[0.2, -0.2, -1], **light)
+        spec.visual.headlight.ambient = [0.5] * 3
 
 
 def _make_gl_context(size: int) -> Any:
@@ -46,14 +57,15 @@ def _close_all() -> None:
 
 
 class Renderer:
-    """Draws square pictures of one model through its camera `top`."""
+    """Draws square pictures of one model through its cameras."""
 
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+    def __init__(self, model: mujoco.MjModel, size: int, fast: bool = True) -> None:
         """Open a GL context.
 
         Args:
             model: Compiled scene; colours, sizes and poses may change later.
             size: Height and width in pixels.
+            fast: Without shadows, reflections, sky, fog and haze.
 
         Raises:
             UserError: if this machine has no usable headless OpenGL.
@@ -64,12 +76,11 @@ class Renderer:
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), dtype=np.uint8)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
-        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE"):  # these cost time even when unused
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE") if fast else ():  # these cost time even when unused
             self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = 0
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = int(mujoco.mjtCamera.mjCAMERA_FIXED)
-        self._camera.fixedcamid = model.camera("top").id
         try:
             self._gl = _make_gl_context(size)
             self._gl.make_current()
@@ -80,8 +91,9 @@ class Renderer:
         atexit.register(_close_all)  # here, so that it runs before the exit function that EGL has registered
         mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
 
-    def render(self, data: mujoco.MjData) -> np.ndarray:
-        """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date."""
+    def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date, through a named camera."""
+        self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene)
         self._gl.make_current()
         mujoco.mjr_render(self._rect, self._scene, self._context)

@@ -7,15 +7,17 @@ A concrete task fills in the class attributes and the small methods under "For a
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.envs.language import Attribute, format_action, make_questions, parse_action, read_attributes
-from worldmodel.envs.rendering import Renderer, apply_fast_preset
+from worldmodel.envs.language import Attribute, make_questions, question_track, read_attributes
+from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
+from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
+from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import Factor, Value, resolve
 from worldmodel.errors import UserError
 
@@ -24,6 +26,9 @@ Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
+WHAT_IF_STEPS = 3
+"""Steps for which the action of a "what happens if" question is held."""
+MAX_GOAL_TRIES = 10_000
 _BOUND_TOLERANCE = 1e-6
 
 
@@ -39,8 +44,15 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     PROPRIO_LIMIT: ClassVar[float] = 3.0
-    action_names: ClassVar[tuple[str, ...]]
+    action_axes: ClassVar[tuple[ActionAxis, ...]]
     feature_names: ClassVar[tuple[str, ...]]
+    cameras: ClassVar[tuple[str, ...]] = ("top",)
+    """Names of the cameras; the first one takes the observation."""
+    default_frame_skip: ClassVar[int] = 10
+    multisampling: ClassVar[int] = 0
+    """Samples per pixel of the fast preset: 4 makes edges smooth and costs up to half of the speed."""
+    restorable: ClassVar[bool] = True
+    """Whether `set_state` restores the simulation bit for bit, so that an oracle can plan with it."""
     proprio_size: ClassVar[int]
     success_threshold: ClassVar[float]
     min_goal_distance: ClassVar[float]
@@ -48,13 +60,23 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     attributes: ClassVar[Mapping[str, Attribute]]
     factors: ClassVar[Mapping[str, Factor]]
 
-    def __init__(self, render_mode: str = "rgb_array", image_size: int = 64, frame_skip: int = 10) -> None:
+    def __init__(
+        self,
+        render_mode: str = "rgb_array",
+        image_size: int = 64,
+        frame_skip: int | None = None,
+        camera: str | None = None,
+        render_quality: Literal["fast", "full"] = "fast",
+    ) -> None:
         """Build the scene.
 
         Args:
             render_mode: Only "rgb_array".
             image_size: Height and width of a frame in pixels, 16 to 2048.
-            frame_skip: Physics steps in one environment step.
+            frame_skip: Physics steps in one environment step; the task's own number by default.
+            camera: The camera of the observation, one of `cameras`; the first one by default.
+            render_quality: "fast", or "full" for MuJoCo's stock settings with shadows: 10 to 100 times slower
+                on a CPU.
 
         Raises:
             UserError: for a value outside these.
@@ -63,20 +85,26 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
         if not 16 <= image_size <= 2048:
             raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
-        if frame_skip < 1:
+        if frame_skip is not None and frame_skip < 1:
             raise UserError(f"frame_skip={frame_skip}: expected at least 1")
+        if render_quality not in ("fast", "full"):
+            raise UserError(f"render_quality={render_quality!r}: expected 'fast' or 'full'")
         self.render_mode = render_mode
         self.image_size = image_size
-        self.frame_skip = frame_skip
+        self.frame_skip = frame_skip or self.default_frame_skip
+        self.camera = self._checked_camera(camera)
+        self.render_quality = render_quality
 
         spec = mujoco.MjSpec()
-        apply_fast_preset(spec)
+        apply_fast_preset(spec, self.multisampling)
         self.build(spec)
+        if render_quality == "full":
+            apply_full_preset(spec)
         self.model: mujoco.MjModel = spec.compile()
         self.data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)  # other states are looked at here, not in `data`
         self._renderer: Renderer | None = None
-        self._frame: np.ndarray | None = None
+        self._frames: dict[str, np.ndarray] = {}  # camera -> frame of the current state
         self._state_size = mujoco.mj_stateSize(self.model, STATE)
 
         frame_shape, proprio_shape = (image_size, image_size, 3), (self.proprio_size,)
@@ -88,6 +116,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         )
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self.variation: dict[str, Value] = {name: factor.default for name, factor in self.factors.items()}
+        self.sampled: frozenset[str] = frozenset()
         self.apply_variation(self.variation)
         self._goal_state = self.get_state()
         self._goal_frame = np.zeros(frame_shape, np.uint8)
@@ -100,8 +129,12 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     # ---------------------------------------------------------------- For a task to define
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Add bodies, actuators and a camera called `top` to an empty scene."""
+        """Add bodies, actuators and the cameras of `cameras` to an empty scene."""
         raise NotImplementedError
+
+    def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
+        """The actuators' control (nu,) for an action (a,), held for one environment step. By default the action."""
+        return action
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write the value of every factor into `self.model`; nothing is recompiled."""
@@ -110,6 +143,24 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
         """A random reachable configuration, float64 (nq,)."""
         raise NotImplementedError
+
+    def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
+        """A goal configuration (nq,) that can be reached from the configuration `start` (nq,).
+
+        By default any that is at least `min_goal_distance` away.
+        """
+        for _ in range(MAX_GOAL_TRIES):
+            goal = self.sample_position(rng)
+            if self.distance_between(start, goal) >= self.min_goal_distance:
+                return goal
+        raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
+
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
+
+        What contacts do is possible: a body may lie a few millimetres deep in another.
+        """
+        return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """What the body feels, (p,), from qpos (nq,) and qvel (nv,)."""
@@ -123,9 +174,21 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         """The true value of every attribute, from qpos (nq,) and `self.variation`."""
         raise NotImplementedError
 
-    def caption_of(self, phrases: dict[str, str]) -> str:
-        """The caption, from the phrase of every attribute."""
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """At least three phrasings of a caption, from the phrase of every attribute and qpos (nq,)."""
         raise NotImplementedError
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """At least three phrasings of the instruction to reach a configuration qpos (nq,)."""
+        raise NotImplementedError
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """What changed between two configurations (nq,), as a sentence, e.g. "the disc moved left"."""
+        raise NotImplementedError
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Questions beyond the attributes: counts, relations. By construction, as many answers are yes as no."""
+        return []
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
         """Distance of two configurations (nq,) in the units of `success_threshold`."""
@@ -155,27 +218,30 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
         variation, values = options.get("variation", ()), options.get("variation_values", {})
         self.variation = resolve(self.factors, variation, values, self.np_random)
+        self.sampled = frozenset(self.factors if "all" in variation else variation)
         self.apply_variation(self.variation)
 
-        state, goal_state = options.get("state"), options.get("goal_state")
-        goal_state = None if goal_state is None else self._checked(goal_state)
+        state, goal_state = self._given(options, "state"), self._given(options, "goal_state")
         if state is None:
             state = self.make_state(self.sample_position(self.np_random))
             while goal_state is not None and self.is_success(state, goal_state):
                 state = self.make_state(self.sample_position(self.np_random))
         self.set_state(state)
         if goal_state is None:
-            goal_state = self.make_state(self._sample_goal(self.position_of(self.get_state())))
+            goal_state = self.make_state(self.sample_goal(self.np_random, self.position_of(state)))
         self._goal_state = goal_state
         self._goal_frame = self.render_state(self._goal_state)
-        return self._observation(), self._info()
+        return self._observation(), self.info()
 
-    def _sample_goal(self, start: np.ndarray) -> np.ndarray:
-        """A configuration (nq,) at least `min_goal_distance` away from the start."""
-        while True:
-            goal = self.sample_position(self.np_random)
-            if self.distance_between(start, goal) >= self.min_goal_distance:
-                return goal
+    def _given(self, options: Mapping[str, Any], name: str) -> np.ndarray | None:
+        """The state that an option of `reset` holds, checked."""
+        if options.get(name) is None:
+            return None
+        state = self._checked(options[name])
+        reason = self.impossible(self.position_of(state))
+        if reason is not None:
+            raise UserError(f"{name} cannot be reached: {reason}")
+        return state
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Apply an action for `frame_skip` physics steps.
@@ -187,7 +253,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             UserError: if the action has another shape, is not finite or out of bounds.
         """
         self.advance(action)
-        info = self._info()
+        info = self.info()
         reward = -self.goal_distance(info["state"], self._goal_state)
         return self._observation(), reward, info["success"], False, info
 
@@ -198,17 +264,28 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
         if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
             raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
-        self.data.ctrl[:] = np.clip(action, -1.0, 1.0)
-        mujoco.mj_step(self.model, self.data, self.frame_skip)
-        _update_poses(self.model, self.data)
-        self._frame = None
+        self._advance(self.data, np.clip(action, -1.0, 1.0))
+        self._frames.clear()
+
+    def _advance(self, data: mujoco.MjData, action: np.ndarray) -> None:
+        data.ctrl[:] = self.control_of(data, action)
+        mujoco.mj_step(self.model, data, self.frame_skip)
+        _update_poses(self.model, data)
 
     def _observation(self) -> Observation:
-        proprio = self.proprio_of(self.data.qpos, self.data.qvel)
-        limit = self.PROPRIO_LIMIT
-        return {"pixels": self.render(), "proprio": np.clip(proprio, -limit, limit).astype(np.float32)}
+        return {"pixels": self.render(), "proprio": self.proprio()}
 
-    def _info(self) -> dict[str, Any]:
+    def proprio(self) -> np.ndarray:
+        """What the body feels now, float32 (p,)."""
+        proprio = self.proprio_of(self.data.qpos, self.data.qvel)
+        noise = float(self.variation.get("sensor.proprio_noise", 0.0))
+        if noise:
+            proprio = noisy_proprio(proprio, noise, self.get_state())
+        return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
+
+
+    def info(self) -> dict[str, Any]:
+        """The `info` of `step` for the current state; draws nothing."""
         state = self.get_state()
         return {
             "state": state,
@@ -235,7 +312,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             UserError: if the state has another length or is not finite.
         """
         self._restore(self.data, state)
-        self._frame = None
+        self._frames.clear()
 
     def make_state(self, position: np.ndarray) -> np.ndarray:
         """The full state (n,) at rest in the configuration `position` (nq,)."""
@@ -263,21 +340,35 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
 
     # ---------------------------------------------------------------- Pictures
 
-    def render(self) -> np.ndarray:
-        """The current frame, uint8 (H, W, 3)."""
-        if self._frame is None:
-            self._frame = self._draw(self.data)
-        return self._frame.copy()
+    def render(self, camera: str | None = None) -> np.ndarray:
+        """The current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
+        camera = self._checked_camera(camera or self.camera)
+        if camera not in self._frames:
+            self._frames[camera] = self._draw(self.data, camera)
+        return self._frames[camera].copy()
 
-    def render_state(self, state: np.ndarray) -> np.ndarray:
+    def render_state(self, state: np.ndarray, camera: str | None = None) -> np.ndarray:
         """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
         self._restore(self._scratch, state)
-        return self._draw(self._scratch)
+        return self._draw(self._scratch, self._checked_camera(camera or self.camera))
 
-    def _draw(self, data: mujoco.MjData) -> np.ndarray:
+    def _checked_camera(self, camera: str | None) -> str:
+        if camera is None:
+            return self.cameras[0]
+        if camera not in self.cameras:
+            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(self.cameras)}")
+        return camera
+
+    def _draw(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         if self._renderer is None:
-            self._renderer = Renderer(self.model, self.image_size)
-        return self._renderer.render(data)
+            self._renderer = Renderer(self.model, self.image_size, fast=self.render_quality == "fast")
+        frame = self._renderer.render(data, camera)
+        noise = float(self.variation.get("sensor.pixel_noise", 0.0))
+        if noise:
+            state = np.empty(self._state_size)
+            mujoco.mj_getState(self.model, data, state, STATE)
+            frame = noisy_frame(frame, noise, state)
+        return frame
 
     def close(self) -> None:
         """Free the renderer."""
@@ -311,28 +402,84 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
 
     def caption(self, state: np.ndarray | None = None) -> str:
         """A sentence that is true of a state (of the current one by default)."""
-        truth = self.attributes_of(self._position(state))
-        return self.caption_of({name: self.attributes[name].phrases[value] for name, value in truth.items()})
+        return self.captions(state)[0]
+
+    def captions(self, state: np.ndarray | None = None) -> list[str]:
+        """Several phrasings of what is true of a state; the first is `caption`."""
+        position = self._position(state)
+        return self.captions_of(self._phrases(position), position)
+
+    def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
+        """Several phrasings of the instruction to reach a goal (the current one by default)."""
+        position = self.position_of(self._goal_state if goal_state is None else goal_state)
+        return self.goals_of(self._phrases(position), position)
+
+    def describe_change(self, before: np.ndarray, after: np.ndarray) -> str:
+        """What changed from one full state (n,) to another, as a sentence."""
+        return self.change_of(self.position_of(before), self.position_of(after))
+
+    def _phrases(self, position: np.ndarray) -> dict[str, str]:
+        truth = self.attributes_of(position)
+        return {name: self.attributes[name].phrases[value] for name, value in truth.items()}
 
     def caption_attributes(self, text: str) -> dict[str, str]:
         """Attribute -> value as `text` says; what it does not mention is absent."""
         return read_attributes(text, self.attributes)
 
     def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
-        """(question, answer) pairs about a state; yes and no are equally likely."""
-        return make_questions(rng, self.attributes, self.attributes_of(self._position(state)))
+        """(question, answer) pairs about a state: attributes, relations, and what an action would do."""
+        state = self.get_state() if state is None else state
+        position = self.position_of(state)
+        pairs = make_questions(rng, self.attributes, self.attributes_of(position))
+        return [*pairs, *self.relation_questions(rng, position), self.what_if(rng, state)]
 
-    def describe_action(self, action: np.ndarray) -> str:
-        """The action (a,) as text, e.g. `action: dx=+0.300, dy=-0.120`."""
-        return format_action(action, self.action_names)
+    def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
+        """One (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance.
+
+        A yes/no question is asked of two states, of which one answers yes and the other no.
+        """
+        positions = [self.position_of(state) for state in states]
+        truths = [self.attributes_of(position) for position in positions]
+
+        def others(i: int) -> list[tuple[str, str]]:
+            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.5 else []
+            return relations or [self.what_if(rng, states[i])]
+
+        return question_track(rng, self.attributes, truths, self.sampled, others)
+
+    def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
+        """What a coarse action, held for three steps, would change: asked and answered by simulating it."""
+        text, action = coarse_actions(self.action_axes)[int(rng.integers(1 + 2 * len(self.action_axes)))]
+        self._restore(self._scratch, state)
+        before = self._scratch.qpos.copy()
+        for _ in range(WHAT_IF_STEPS):
+            self._advance(self._scratch, action)
+        return f"what happens if you {text}?", self.change_of(before, self._scratch.qpos.copy())
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the components of an action."""
+        return tuple(axis.name for axis in self.action_axes)
+
+    def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
+        """The action (a,) as text.
+
+        Args:
+            action: Components in [-1, 1].
+            form: "exact" (`action: dx=+0.300, dy=-0.120`), "words" (`move a little right`) or "keys"
+                (`keys: w d`).
+        """
+        return describe_action(action, self.action_axes, form)
 
     def parse_action(self, text: str) -> np.ndarray:
-        """The inverse of `describe_action` at the printed precision: float32 (a,).
+        """Read an action, float32 (a,), from any of the forms of `describe_action`.
+
+        The exact form is read back to its printed precision, words and keys to their nominal size.
 
         Raises:
             UserError: if the text is malformed or out of bounds.
         """
-        return parse_action(text, self.action_names)
+        return parse_action(text, self.action_axes)
 
 
 def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:

@@ -6,14 +6,17 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.demonstrators import move_towards, through_door
-from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, with_article
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
-from worldmodel.envs.variation import Factor, Value
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 WALL_HALF = 0.05
 SHADOW = 0.035
 """How far shadows reach down and to the right. They are drawn as flat geoms: cheaper than a shadow map."""
 SHADOW_SHADE = 0.86
+CONTACT_DEPTH = 0.02
+"""How deep a contact may press the disc into a wall."""
 VELOCITY_GAIN = 20.0
 """Force per velocity error on a disc of mass 1: the velocity follows the command within 1/20 s."""
 
@@ -38,13 +41,18 @@ class TwoRoom(MujocoTask):
     Terminated within 0.15 of the goal; truncated after 50 steps.
     """
 
-    action_names = ("dx", "dy")
+    action_axes = (
+        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
+        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
+    )
     feature_names = ("disc.x", "disc.y")
     proprio_size = 4
     success_threshold = 0.15
     min_goal_distance = 0.4
+    multisampling = 4  # positions below a pixel show
+    cameras = ("top", "tilted")
     attributes = {
-        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the disc?", "is the disc {}?"),
+        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the disc?", "is the disc {}?", "disc.color"),
         "room": Attribute(
             {"left": "in the left room", "right": "in the right room", "door": "in the doorway"},
             "where is the disc: left, right or door?",
@@ -66,6 +74,7 @@ class TwoRoom(MujocoTask):
         "door.width": Factor("width of the door", 0.5, low=0.42, high=0.7),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.2, low=2.1, high=2.6),
+        **SENSOR_FACTORS,
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
@@ -103,6 +112,7 @@ class TwoRoom(MujocoTask):
         self._add_shadow(disc, "disc", type=cylinder, size=[0.14, 0.01, 0], pos=[0, 0, 0], mass=0.0)
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
         world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.2)
+        world.add_camera(name="tilted", pos=[0, -2.2, 2.2], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
 
     @staticmethod
     def _add_shadow(body: Any, name: str, pos: list[float], **geom: Any) -> None:
@@ -134,7 +144,7 @@ class TwoRoom(MujocoTask):
             geom.pos[1], geom.size[1] = (low + high) / 2, (high - low) / 2
             geom.rbound[:] = np.linalg.norm(geom.size)
         model.vis.headlight.ambient[:] = float(values["light.brightness"])
-        model.cam_fovy[:] = float(values["camera.extent"])
+        model.camera("top").fovy[:] = float(values["camera.extent"])
 
     def _number(self, name: str) -> float:
         return float(self.variation[name])
@@ -163,9 +173,59 @@ class TwoRoom(MujocoTask):
         height = "top" if y > 1 / 3 else "bottom" if y < -1 / 3 else "middle"
         return {"color": str(self.variation["disc.color"]), "room": room, "height": height}
 
-    def caption_of(self, phrases: dict[str, str]) -> str:
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Outside the arena, or inside the wall."""
+        x, y = position
+        limit = 1.0 - self._number("disc.radius") + CONTACT_DEPTH
+        if max(abs(x), abs(y)) > limit:
+            return f"the disc would be outside the arena at x={x:.3f}, y={y:.3f}"
+        slack = self._number("door.width") / 2 - self._number("disc.radius") + CONTACT_DEPTH
+        aligned = abs(y - self._number("door.position")) <= slack
+        beside_edge = self._clear_of_edges(position)
+        if abs(x) < WALL_HALF + self._number("disc.radius") - CONTACT_DEPTH and not aligned and not beside_edge:
+            return f"the disc would be inside the wall at x={x:.3f}, y={y:.3f}"
+        return None
+
+    def _clear_of_edges(self, position: np.ndarray) -> bool:
+        """Whether the disc, centre in the door or beside the wall, touches no corner of the wall."""
+        x, y = abs(position[0]), abs(position[1] - self._number("door.position"))
+        gap = np.array([max(x - WALL_HALF, 0.0), max(self._number("door.width") / 2 - y, 0.0)])
+        return bool(np.hypot(*gap) >= self._number("disc.radius") - CONTACT_DEPTH)
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
         """E.g. "a red disc in the left room, near the top"."""
-        return f"{with_article(phrases['color'])} disc {phrases['room']}, {phrases['height']}"
+        disc = f"{with_article(phrases['color'])} disc"
+        return [
+            f"{disc} {phrases['room']}, {phrases['height']}",
+            f"{phrases['room']} is {disc}, {phrases['height']}",
+            f"two rooms from above. the {phrases['color']} disc is {phrases['room']}, {phrases['height']}",
+            f"{phrases['height']} of the picture and {phrases['room']}: {disc}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "bring the red disc to the left room, near the top"; the words of the place are the caption's."""
+        return [
+            f"the {phrases['color']} disc should be {phrases['room']}, {phrases['height']}",
+            f"move the {phrases['color']} disc until it is {phrases['room']}, {phrases['height']}",
+            f"goal: the disc {phrases['room']}, {phrases['height']}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """Which way the disc moved, and whether it changed rooms."""
+        words = direction_words(*(after - before), threshold=0.03)
+        if not words:
+            return "the disc did not move"
+        rooms = [self.attributes_of(position)["room"] for position in (before, after)]
+        entered = {"left": " into the left room", "right": " into the right room", "door": " into the doorway"}
+        return f"the disc moved {words}{entered[rooms[1]] if rooms[0] != rooms[1] else ''}"
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Where the door is, seen from the disc: each question and its opposite are equally likely."""
+        above = position[1] > self._number("door.position")
+        asked = rng.random() < 0.5
+        word, answer = ("higher", above) if asked else ("lower", not above)
+        rooms = [("how many rooms are there?", "two"), ("how many discs are there?", "one")]
+        return [(f"is the disc {word} than the middle of the door?", "yes" if answer else "no"), rooms[int(rng.integers(2))]]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
         """Euclidean."""

@@ -26,11 +26,17 @@ class Factor:
     """The allowed names; empty for a number."""
     low: float = 0.0
     high: float = 0.0
+    integer: bool = False
+    """A whole number, both bounds included."""
+    per_episode: bool = False
+    """Sampled at every reset, asked for or not, unless it is set by hand: the layout of a procedural world."""
 
     def sample(self, rng: np.random.Generator) -> Value:
         """A uniform draw."""
         if self.choices:
             return self.choices[int(rng.integers(len(self.choices)))]
+        if self.integer:
+            return float(rng.integers(int(self.low), int(self.high) + 1))
         return float(rng.uniform(self.low, self.high))
 
     def validate(self, name: str, value: Any) -> Value:
@@ -46,6 +52,8 @@ class Factor:
         is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not is_number or not self.low <= float(value) <= self.high:
             raise UserError(f"variation {name}={value!r}: expected a number in [{self.low}, {self.high}]")
+        if self.integer and float(value) != int(value):
+            raise UserError(f"variation {name}={value!r}: expected a whole number in [{self.low:.0f}, {self.high:.0f}]")
         return float(value)
 
 
@@ -76,6 +84,13 @@ def resolve(
         raise UserError(f"unknown factor of variation {unknown[0]!r}: this task has {', '.join(factors)}")
     resolved: dict[str, Value] = {}
     for name, factor in factors.items():
-        value = factor.sample(rng) if name in sampled else factor.default
+        value = factor.sample(rng) if name in sampled or factor.per_episode else factor.default
         resolved[name] = factor.validate(name, values[name]) if name in values else value
     return resolved
+
+
+SENSOR_FACTORS: dict[str, Factor] = {
+    "sensor.pixel_noise": Factor("standard deviation of the camera's noise, 1 = white", 0.0, low=0.0, high=0.08),
+    "sensor.proprio_noise": Factor("standard deviation of the noise on proprio", 0.0, low=0.0, high=0.05),
+}
+"""Factors that every task has."""
