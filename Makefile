@@ -27,10 +27,17 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The tasks on the next MuJoCo, in an environment of its own; the pinned one stays (packages that test-external installs need it).
+test-mujoco4: $(GL)
+	$(PYTHON) -m venv $(VENV)-mujoco4
+	sed 's/^mujoco==.*/mujoco==4.0.0/' constraints.txt > $(VENV)-mujoco4/constraints.txt
+	$(VENV)-mujoco4/bin/python -m pip install --quiet -c $(VENV)-mujoco4/constraints.txt -e '.[test]'
+	$(VENV)-mujoco4/bin/python -m pytest tests/envs
+
 install: $(INSTALLED) $(GL)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("worldmodel needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'

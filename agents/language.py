@@ -48,7 +48,7 @@ class LanguageScore:
     """Captions and answers for a sample of frames."""
 
     accuracies: list[Accuracy]
-    """Exact captions, each attribute of a caption, answers."""
+    """Whole captions, each attribute of a caption, answers to yes/no and to open questions."""
     frames: np.ndarray
     """uint8 (n, height, width, 3)"""
     captions: list[tuple[str, str]]
@@ -69,7 +69,8 @@ def score_language(
 ) -> LanguageScore:
     """Caption `count` held-out frames and answer the question recorded with each.
 
-    An attribute (a colour, a room) is right if the written caption names the true value.
+    An attribute (a colour, a room) is right if the written caption names the true value, in any phrasing; a whole
+    caption is right if all attributes of the recorded one are.
     """
     if count < 1:
         raise UserError(f"count is {count}, must be at least 1")
@@ -84,14 +85,18 @@ def score_language(
     written = describe_frames(model, tokenizer, latents)
     answered = describe_frames(model, tokenizer, latents, [question for question, _ in asked], max_tokens=12)
     task = make_task(store.meta["env_id"], image_size=store.image_size)
-    accuracies = [_accuracy("caption, exact", true, written)]
     true_attributes = [task.caption_attributes(text) for text in true]
     written_attributes = [task.caption_attributes(text) for text in written]
+    kept = [{name: w.get(name, "") for name in t} for t, w in zip(true_attributes, written_attributes, strict=True)]
+    accuracies = [_accuracy("caption, whole", list(map(str, true_attributes)), list(map(str, kept)))]
     for name in task.attribute_values:
         pairs = [(t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t]
         if pairs:
             accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*pairs, strict=True))))
-    accuracies.append(_answers(asked, answered))
+    for name, wanted in (("answer, yes or no", True), ("answer, open", False)):
+        of_kind = [i for i, (_, right) in enumerate(asked) if (right in ("yes", "no")) == wanted]
+        if of_kind:
+            accuracies.append(_answers(name, [asked[i] for i in of_kind], [answered[i] for i in of_kind]))
     answers = [(question, right, said) for (question, right), said in zip(asked, answered, strict=True)]
     return LanguageScore(accuracies, frames, list(zip(true, written, strict=True)), answers)
 
@@ -102,11 +107,11 @@ def _accuracy(name: str, true: list[str], said: list[str]) -> Accuracy:
     return Accuracy(name, right, len(true), commonest / len(true))
 
 
-def _answers(asked: list[tuple[str, str]], answered: list[str]) -> Accuracy:
+def _answers(name: str, asked: list[tuple[str, str]], answered: list[str]) -> Accuracy:
     """Chance is that of one who knows the commonest answer to every question, but does not look."""
     by_question: dict[str, list[str]] = {}
     for question, answer in asked:
         by_question.setdefault(question, []).append(answer)
     blind = sum(Counter(answers).most_common(1)[0][1] for answers in by_question.values())
     right = sum(true == said for (_, true), said in zip(asked, answered, strict=True))
-    return Accuracy("answer", right, len(asked), blind / len(asked))
+    return Accuracy(name, right, len(asked), blind / len(asked))

@@ -18,17 +18,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.coverage import Coverage
 from worldmodel.datasets.parts import load_part, part_path
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.datasets.workers import WorkerPool
-from worldmodel.datasets.writer import write_episodes
+from worldmodel.datasets.writer import EpisodeWriter
 from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.datasets.ray_workers import RayPool
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ class CollectResult:
     """Episodes recorded by this call; the others were there already."""
     seconds: float
     """Time this call took, start of the workers and merging included."""
+    coverage: dict[str, Any]
+    """What the episodes cover; see `coverage.py`."""
 
 
 def collect(config: CollectConfig) -> CollectResult:
@@ -66,21 +72,34 @@ def collect(config: CollectConfig) -> CollectResult:
             there = config.episodes - len(missing)
             logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
         meta = _play(config, parts, missing)
-        write_episodes(config.path, (load_part(part_path(parts, i)) for i in range(config.episodes)), meta)
+        _merge(config, parts, meta)
         shutil.rmtree(parts)
     return _result(config, len(missing), start)
 
 
+def _merge(config: CollectConfig, parts: Path, meta: dict[str, Any]) -> None:
+    """Writes the file from the parts; what they cover is counted on the way."""
+    coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
+    with EpisodeWriter(config.path, meta) as writer:
+        for i in range(config.episodes):
+            episode = load_part(part_path(parts, i))
+            writer.append(episode)
+            coverage.add(episode)
+        meta["coverage"] = coverage.report()
+
+
 def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
     with EpisodeStore(config.path) as store:
-        return CollectResult(config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start)
+        return CollectResult(
+            config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start, store.meta["coverage"]
+        )
 
 
 def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, Any]:
     """Records the missing episodes; returns the meta data of the file."""
     there = config.episodes - len(missing)
     with (
-        WorkerPool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
+        _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
         tqdm(total=config.episodes, initial=there, unit="episode", disable=None) as bar,
     ):
         task_facts = pool.wait_until_ready()
@@ -96,6 +115,14 @@ def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, A
         "package_version": recipe["package_version"],
         "recipe": recipe,
     } | task_facts
+
+
+def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPool":
+    if not config.ray:
+        return WorkerPool(config, parts, count)
+    from worldmodel.datasets.ray_workers import RayPool  # an optional extra
+
+    return RayPool(config, parts, count)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 The index convention holds everywhere in this project: `actions[t]` leaves `frames[t]` and arrives at
 `frames[t + 1]`, so an episode of T actions has T + 1 frames, and nothing is padded.
+
+A recorded step may hold a block of k environment actions (`CollectConfig.action_block`): T then counts blocks, a
+row of `actions` is the k actions side by side, and texts of the k actions are joined by "; ".
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One trajectory of T actions and T + 1 frames."""
+    """One trajectory of T actions (or action blocks) and T + 1 frames."""
 
     frames: np.ndarray
     """uint8 (T+1, H, W, 3)."""
@@ -31,9 +34,13 @@ class Episode:
     answers: list[str]
     """T+1 answers to `questions`, from the true state."""
     actions: np.ndarray
-    """float32 (T, a), within the bounds of the task's action space."""
+    """float32 (T, k*a), within the bounds of the task's action space; the k actions of a block side by side."""
     action_texts: list[str]
-    """T action texts, the same actions in words."""
+    """T action texts, the same actions to three decimals."""
+    action_words: list[str]
+    """T action texts, the same actions in coarse words."""
+    changes: list[str]
+    """T sentences: what changed from frame t to frame t + 1."""
     seed: int
     """What `reset(seed=...)` was given."""
     policy: str
@@ -42,6 +49,10 @@ class Episode:
     """Value of each factor of variation; JSON types only."""
     goal_state: np.ndarray
     """float64 (n,), the state the demonstrator was asked to reach."""
+    goal_text: str
+    """The goal as an instruction."""
+    views: dict[str, np.ndarray] = field(default_factory=dict)
+    """Camera -> uint8 (T+1, H, W, 3): what additional cameras saw."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when an array has the wrong type, or when lengths do not fit T actions."""
@@ -56,10 +67,14 @@ class Episode:
             if len(getattr(self, name)) != num_actions + 1:
                 rows = len(getattr(self, name))
                 raise ValueError(f"episode.{name} has {rows} rows, expected {num_actions + 1} ({num_actions} actions)")
-        if len(self.action_texts) != num_actions:
-            raise ValueError(f"episode.action_texts has {len(self.action_texts)} rows, expected {num_actions}")
+        for name in ACTION_TEXTS:
+            if len(getattr(self, name)) != num_actions:
+                raise ValueError(f"episode.{name} has {len(getattr(self, name))} rows, expected {num_actions}")
         if self.frames.shape[-1] != 3:
             raise ValueError(f"episode.frames has shape {self.frames.shape}, expected (T+1, H, W, 3)")
+        for camera, view in self.views.items():
+            if view.dtype != np.uint8 or view.shape != self.frames.shape:
+                raise ValueError(f"episode.views[{camera!r}] is {view.dtype} {view.shape}, expected uint8 {self.frames.shape}")
 
     def __len__(self) -> int:
         """T, the number of actions."""
@@ -80,6 +95,10 @@ class Clip:
     """Environment step of the first frame."""
     episode: int
     """Index of the episode in its file."""
+    action_words: list[str] = field(default_factory=list)
+    """t texts, joined likewise: the same actions in coarse words."""
+    changes: list[str] = field(default_factory=list)
+    """t texts, joined likewise: what changed in each recorded step."""
 
 
 _ARRAYS = (
@@ -93,15 +112,20 @@ _ARRAYS = (
 )
 FRAME_FIELDS = ("frames", "proprio", "state", "features", "success", "captions", "questions", "answers")
 """Fields with T+1 rows."""
+ACTION_TEXTS = ("action_texts", "action_words", "changes")
+"""Texts with T rows."""
 
 
 def same_episode(first: Episode, second: Episode) -> bool:
     """True when two episodes are equal bit for bit in every field."""
-    for field in fields(Episode):
-        a, b = getattr(first, field.name), getattr(second, field.name)
-        if isinstance(a, np.ndarray):
-            if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
-                return False
-        elif a != b:
-            return False
-    return True
+    if list(first.views) != list(second.views):
+        return False
+    pairs = [(getattr(first, item.name), getattr(second, item.name)) for item in fields(Episode) if item.name != "views"]
+    pairs += [(first.views[camera], second.views[camera]) for camera in first.views]
+    return all(_same(a, b) for a, b in pairs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return bool(a == b)

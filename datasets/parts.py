@@ -14,10 +14,13 @@ import hdf5plugin
 import numpy as np
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episode import ACTION_TEXTS, Episode
 
 STEP_FIELDS = ("proprio", "state", "features", "success")
-JSON_FIELDS = ("captions", "questions", "answers", "action_texts", "seed", "policy", "variation")
+JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
+
+PART_LEVEL = 1
+"""Of the compression: fast, as the frames are compressed again for good when the parts are merged."""
 
 
 def part_path(folder: Path, index: int) -> Path:
@@ -27,20 +30,26 @@ def part_path(folder: Path, index: int) -> Path:
 
 def save_part(path: Path, episode: Episode) -> None:
     """Writes one episode, whole or not at all; OSError when the disk is full."""
+    write_atomic(path, part_bytes(episode))
+
+
+def part_bytes(episode: Episode) -> bytes:
+    """The content of the part of one episode."""
     with h5py.File("part", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         compression = dict(
             chunks=(min(16, len(episode.frames)), *episode.frames.shape[1:]),
             fletcher32=True,
-            **hdf5plugin.Zstd(clevel=3),
+            **hdf5plugin.Zstd(clevel=PART_LEVEL),
         )
         file.create_dataset("frames", data=episode.frames, **compression)
+        for camera, view in episode.views.items():
+            file.create_dataset(f"views/{camera}", data=view, **compression)
         file.create_dataset("steps", data=_table(episode))
         record = {name: getattr(episode, name) for name in JSON_FIELDS}
-        record |= {"actions": episode.actions.tolist(), "goal_state": episode.goal_state.tolist()}
+        record |= {"cameras": list(episode.views), "actions": episode.actions.tolist(), "goal_state": episode.goal_state.tolist()}
         file.create_dataset("record", data=np.frombuffer(json.dumps(record).encode(), np.uint8))
         file.flush()
-        image = file.id.get_file_image()
-    write_atomic(path, image)
+        return bytes(file.id.get_file_image())
 
 
 def load_part(path: Path) -> Episode:
@@ -50,6 +59,7 @@ def load_part(path: Path) -> Episode:
         columns: dict[str, Any] = {name: np.ascontiguousarray(steps[name]) for name in STEP_FIELDS}
         columns |= json.loads(file["record"][:].tobytes())
         columns["frames"] = file["frames"][:]
+        columns["views"] = {camera: file[f"views/{camera}"][:] for camera in columns.pop("cameras")}
         columns["actions"] = np.array(columns["actions"], np.float32)
         columns["goal_state"] = np.array(columns["goal_state"], np.float64)
         return Episode(**columns)

@@ -1,7 +1,8 @@
 """The layout of an episode file, and the checks it passes when it is opened.
 
-HDF5, flat columns. Frame columns (`frames`, `proprio`, `state`, `features`, `success` and three texts) have
-sum(T_i + 1) rows, action columns (`actions`, `action_texts`) sum(T_i), episode columns one per episode.
+HDF5, flat columns. Frame columns (`frames`, `proprio`, `state`, `features`, `success`, three texts, and
+`views/<camera>` for each additional camera) have sum(T_i + 1) rows, action columns (`actions` and three texts)
+sum(T_i), episode columns one per episode. A row of `actions` is a block of `meta["action_block"]` actions.
 `ep_len[i]` is T_i, `ep_offset[i]` the first frame row of episode i; its first action row is ep_offset[i] - i.
 A text column is a group of `bytes` (UTF-8, end to end) and `end` (where each text stops).
 
@@ -15,9 +16,10 @@ import h5py
 import hdf5plugin  # noqa: F401  (importing it registers the zstd filter, for reading too)
 import numpy as np
 
+from worldmodel.datasets.episode import ACTION_TEXTS
 from worldmodel.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FORMAT = "worldmodel-episodes"
 FRAMES_PER_CHUNK = 16
 CHUNK_CACHE_BYTES = 32 * 2**20
@@ -25,8 +27,10 @@ CHUNK_CACHE_BYTES = 32 * 2**20
 FRAME_COLUMNS = ("frames", "proprio", "state", "features", "success")
 FRAME_TEXTS = ("captions", "questions", "answers")
 EPISODE_COLUMNS = ("ep_len", "ep_offset", "seed", "goal_state")
-EPISODE_TEXTS = ("policy", "variation")
-TEXTS = (*FRAME_TEXTS, "action_texts", *EPISODE_TEXTS)
+EPISODE_TEXTS = ("policy", "variation", "goal_text")
+TEXTS = (*FRAME_TEXTS, *ACTION_TEXTS, *EPISODE_TEXTS)
+VIEWS = "views"
+"""Group of the additional cameras' frames."""
 NUMBERS = (*FRAME_COLUMNS, "actions", *EPISODE_COLUMNS)
 
 
@@ -64,7 +68,9 @@ def _check(path: Path, file: h5py.File) -> None:
             "again or use the package version that wrote it"
         )
     lengths, offsets = file["ep_len"][:], file["ep_offset"][:]
-    for name, rows in _expected_rows(lengths).items():
+    expected = _expected_rows(lengths)
+    expected |= {f"{VIEWS}/{camera}": len(lengths) + int(lengths.sum()) for camera in file.get(VIEWS, ())}
+    for name, rows in expected.items():
         found = file[name].shape[0] if name in file else "no"
         if found != rows:
             raise UserError(f"{path} is not a whole episode file: {name} has {found} rows, expected {rows}")
@@ -77,5 +83,5 @@ def _expected_rows(lengths: np.ndarray) -> dict[str, int]:
     actions, episodes = int(lengths.sum()), len(lengths)
     frames = actions + episodes
     rows = dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
-    rows |= {f"{name}/end": frames for name in FRAME_TEXTS} | {"action_texts/end": actions}
+    rows |= {f"{name}/end": frames for name in FRAME_TEXTS} | {f"{name}/end": actions for name in ACTION_TEXTS}
     return rows | {f"{name}/end": episodes for name in EPISODE_TEXTS}

@@ -10,13 +10,14 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from worldmodel.datasets.episode import Clip, Episode
+from worldmodel.datasets.episode import ACTION_TEXTS, Clip, Episode
 from worldmodel.datasets.schema import (
     FRAME_COLUMNS,
     FRAME_TEXTS,
     FRAMES_PER_CHUNK,
     NUMBERS,
     TEXTS,
+    VIEWS,
     open_file,
 )
 from worldmodel.errors import UserError
@@ -40,7 +41,8 @@ class EpisodeStore:
         self._memory: dict[str, np.ndarray] = {}
         self._columns: dict[str, h5py.Dataset] = {}  # open handles: a column keeps its chunk cache while one is open
         self._file, self._pid = open_file(self.path), os.getpid()
-        self.meta: dict[str, Any] = json.loads(self._file.attrs["meta"])
+        self.meta = self._read_meta()
+        self.cameras: list[str] = sorted(self._file.get(VIEWS, ()))
         self.lengths = self._rows("ep_len", 0, None)
         self._offsets = self._rows("ep_offset", 0, None)
         if in_memory:
@@ -48,7 +50,15 @@ class EpisodeStore:
 
     def _load(self) -> None:
         parts = [f"{name}/{part}" for name in TEXTS for part in ("bytes", "end")]
-        self._memory = {name: self._rows(name, 0, None) for name in (*NUMBERS, *parts)}
+        views = [f"{VIEWS}/{camera}" for camera in self.cameras]
+        self._memory = {name: self._rows(name, 0, None) for name in (*NUMBERS, *views, *parts)}
+
+    def _read_meta(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._file.attrs["meta"]))
+        except (OSError, KeyError, ValueError) as error:
+            self._file.close()
+            raise UserError(f"{self.path} is damaged (its meta data cannot be read); collect it again") from error
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -65,9 +75,14 @@ class EpisodeStore:
         return int(self._column("frames").shape[1])
 
     @property
+    def action_block(self) -> int:
+        """Environment actions in one recorded step."""
+        return int(self.meta.get("action_block", 1))
+
+    @property
     def action_size(self) -> int:
         """Numbers in one environment action."""
-        return int(self._column("actions").shape[1])
+        return int(self._column("actions").shape[1]) // self.action_block
 
     def episode(self, i: int) -> Episode:
         """The whole of episode i."""
@@ -78,11 +93,13 @@ class EpisodeStore:
         return Episode(
             **columns,
             actions=self._rows("actions", *action_rows),
-            action_texts=self._texts("action_texts", *action_rows),
+            **{name: self._texts(name, *action_rows) for name in ACTION_TEXTS},
             seed=int(self._rows("seed", i, i + 1)[0]),
             policy=self._texts("policy", i, i + 1)[0],
             variation=json.loads(self._texts("variation", i, i + 1)[0]),
             goal_state=self._rows("goal_state", i, i + 1)[0],
+            goal_text=self.goal_text(i),
+            views={camera: self._rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},
         )
 
     def clip(self, i: int, start: int, length: int, action_block: int = 1) -> Clip:
@@ -90,23 +107,35 @@ class EpisodeStore:
 
         Args:
             i: episode.
-            start: environment step of the first frame, 0 <= start <= T - length * action_block.
+            start: environment step of the first frame; the clip must end within the episode.
             length: number of model steps t; the clip has t + 1 frames and t block actions.
             action_block: environment actions per model step, k.
+
+        Raises:
+            UserError: the file was recorded in blocks and k is not a multiple of them.
+            ValueError: there is no such clip in the episode.
         """
-        steps = length * action_block
-        if length < 1 or action_block < 1 or not 0 <= start <= int(self.lengths[i]) - steps:
+        recorded = self.action_block
+        if action_block % recorded or start % recorded:
+            raise UserError(
+                f"{self.path} was recorded in blocks of {recorded} actions; a clip in blocks of {action_block} from action "
+                f"{start} on cannot be cut from it, take multiples of {recorded}"
+            )
+        in_steps, start_step = action_block // recorded, start // recorded  # of recorded steps
+        steps = length * in_steps
+        if length < 1 or action_block < 1 or not 0 <= start_step <= int(self.lengths[i]) - steps:
             raise ValueError(
-                f"episode {i} of {self.path} has {self.lengths[i]} actions; a clip of {length} steps of "
+                f"episode {i} of {self.path} has {self.lengths[i] * recorded} actions; a clip of {length} steps of "
                 f"{action_block} cannot start at {start}"
             )
-        row = self._first_row(i) + start
-        actions = self._rows("actions", row - i, row - i + steps)
-        texts = self._texts("action_texts", row - i, row - i + steps)
+        row = self._first_row(i) + start_step
+        action_rows = (row - i, row - i + steps)
+        texts = {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
+        joined = {name: ["; ".join(rows[t : t + in_steps]) for t in range(0, steps, in_steps)] for name, rows in texts.items()}
         return Clip(
-            frames=np.ascontiguousarray(self._rows("frames", row, row + steps + 1)[::action_block]),
-            actions=actions.reshape(length, -1),  # (t k) a -> t (k a)
-            action_texts=["; ".join(texts[t : t + action_block]) for t in range(0, steps, action_block)],
+            frames=np.ascontiguousarray(self._rows("frames", row, row + steps + 1)[::in_steps]),
+            actions=self._rows("actions", *action_rows).reshape(length, -1),  # (t k) a -> t (k a)
+            **joined,
             start=start,
             episode=i,
         )
@@ -125,6 +154,27 @@ class EpisodeStore:
         """The question recorded with frame t of episode i, and its answer."""
         row = self._frame_row(i, t)
         return self._texts("questions", row, row + 1)[0], self._texts("answers", row, row + 1)[0]
+
+    def view(self, i: int, camera: str) -> np.ndarray:
+        """What one of `cameras`, the additional ones, saw in episode i: uint8 (T+1, H, W, 3)."""
+        if camera not in self.cameras:
+            there = ", ".join(self.cameras) or "none"
+            raise UserError(f"{self.path} has no additional camera {camera!r}; there are: {there}")
+        row = self._first_row(i)
+        return self._rows(f"{VIEWS}/{camera}", row, row + int(self.lengths[i]) + 1)
+
+    def action_words(self, i: int, t: int) -> str:
+        """The action that leaves frame t of episode i, in coarse words."""
+        return self._action_text("action_words", i, t)
+
+    def change(self, i: int, t: int) -> str:
+        """What changed from frame t to frame t + 1 of episode i, as a sentence."""
+        return self._action_text("changes", i, t)
+
+    def goal_text(self, i: int) -> str:
+        """The goal of episode i as an instruction."""
+        self._first_row(i)
+        return self._texts("goal_text", i, i + 1)[0]
 
     def frame_rows(self, episodes: Iterable[int]) -> np.ndarray:
         """Rows of all frames of some episodes, int64; see `frames` and `column`."""
@@ -151,7 +201,7 @@ class EpisodeStore:
         return self._rows(name, 0, None)
 
     def texts(self, name: str) -> list[str]:
-        """A whole text column: `captions`, `questions`, `action_texts`, `policy`, `variation` (JSON), ..."""
+        """A whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
         if name not in TEXTS:
             raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
         return self._texts(name, 0, len(self._column(f"{name}/end")))
@@ -194,13 +244,22 @@ class EpisodeStore:
             raise IndexError(f"frame {t} asked of episode {i} of {self.path}, which has {self.lengths[i] + 1}")
         return first + t
 
+    def _action_text(self, name: str, i: int, t: int) -> str:
+        first = self._first_row(i) - i
+        if not 0 <= t < self.lengths[i]:
+            raise IndexError(f"action {t} asked of episode {i} of {self.path}, which has {self.lengths[i]}")
+        return self._texts(name, first + t, first + t + 1)[0]
+
     def _column(self, name: str) -> Any:
         if name in self._memory:
             return self._memory[name]
         if self._pid != os.getpid():  # forked: HDF5 handles of the parent must not be shared
             self._file, self._pid, self._columns = open_file(self.path), os.getpid(), {}
         if name not in self._columns:
-            self._columns[name] = self._file[name]
+            try:
+                self._columns[name] = self._file[name]
+            except KeyError as error:
+                raise UserError(f"{self.path} is damaged (column {name} cannot be found); collect it again") from error
         return self._columns[name]
 
     def _rows(self, name: str, start: int, stop: int | None) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Worker processes of a collection: each owns one task and records the episodes it is sent.
 
 Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at
-once; and a worker whose parent is killed ends by itself.
+once; and a worker whose parent is killed ends by itself. One worker draws its first frame before the others make
+their tasks, so that what cannot work (no OpenGL, an unknown factor) fails once, in one process.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -18,12 +20,16 @@ from typing import Any, Self
 
 from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.parts import part_path, save_part
-from worldmodel.datasets.recording import CollectConfig, record_episode, reset_options
-from worldmodel.envs import make_task
+from worldmodel.datasets.policies import SB3
+from worldmodel.datasets.recording import CollectConfig, first_look, open_task, record_episode
 from worldmodel.errors import UserError
 
 SENT_AHEAD = 2
 """Episodes a worker has in hand, so that it never waits for the parent."""
+SECONDS_TO_END = 5.0
+"""Time that workers have to end by themselves, their episode finished, when the collection cannot go on."""
+GO = "go"
+"""What a worker is sent when it may make its task."""
 
 
 class WorkerPool:
@@ -45,8 +51,16 @@ class WorkerPool:
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Waits until every worker has drawn a frame; returns facts about the task for the meta data."""
+        first, *others = self._processes
+        facts = self._start([first])
+        self._start(others)
+        return facts
+
+    def _start(self, pipes: list[Connection]) -> dict[str, Any]:
         facts: dict[str, Any] = {}
-        waiting = set(self._processes)
+        for pipe in pipes:
+            self._send(pipe, GO)
+        waiting = set(pipes)
         deadline = time.monotonic() + self._config.start_timeout
         while waiting:
             ready: list[Any] = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
@@ -74,10 +88,12 @@ class WorkerPool:
 
     def _send_next(self, pipe: Any, queue: Iterator[int]) -> None:
         index = next(queue, None)
-        if index is None:
-            return
+        if index is not None:
+            self._send(pipe, index)
+
+    def _send(self, pipe: Any, message: Any) -> None:
         try:
-            pipe.send(index)
+            pipe.send(message)
         except BrokenPipeError as error:
             raise UserError(self._died(self._processes[pipe])) from error
 
@@ -113,11 +129,13 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for pipe, process in self._processes.items():
-            if error is not None:
-                process.kill()
-            pipe.close()  # a worker that waits for an episode ends when its pipe does
+        for pipe in self._processes:
+            pipe.close()  # a worker ends when its pipe does: at once if it waits, else when its episode is finished
+        deadline = time.monotonic() + SECONDS_TO_END
         for process in self._processes.values():
+            process.join(None if error is None else max(0.0, deadline - time.monotonic()))
+        for process in self._processes.values():
+            process.kill()  # does nothing to those that have ended
             process.join()
 
 
@@ -125,34 +143,42 @@ def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
     """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # software rendering: one thread per process is fastest
-    try:
-        _serve(pipe, config, parts)
-    except UserError as error:
-        pipe.send(("refused", str(error)))
-    except ConnectionError:  # the collection is gone: there is nobody to report to
-        return
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    prepare_process(config)
+    with contextlib.suppress(ConnectionError):  # the collection is gone: there is nobody to report to
+        try:
+            _serve(pipe, config, parts)
+        except UserError as error:
+            pipe.send(("refused", str(error)))
+        except ConnectionError:
+            raise
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                pipe.send(("failed", traceback.format_exc()))
+                return
+            room = "finished episodes are kept, make room and run the same command"
+            pipe.send(("refused", f"{parts}: {error.strerror}; {room}"))
+        except Exception:
             pipe.send(("failed", traceback.format_exc()))
-            return
-        pipe.send(
-            (
-                "refused",
-                f"{parts}: {error.strerror}; finished episodes are kept, make room and run the same command",
-            )
-        )
-    except Exception:
-        pipe.send(("failed", traceback.format_exc()))
+
+
+def prepare_process(config: CollectConfig) -> None:
+    """Make this process one of several: one thread for drawing, one for a trained policy."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software rendering: one thread per process is fastest
+    if any(name.startswith(SB3) for name in config.policies):
+        import torch
+
+        torch.set_num_threads(1)  # sums in another order would be other actions
 
 
 def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
+    try:
+        pipe.recv()
+    except EOFError:  # another worker could not start
+        return
     pipe.send(("stage", "making the task"))
-    task = make_task(config.env, image_size=config.image_size)
+    task = open_task(config)
     pipe.send(("stage", "drawing its first frame"))
-    task.reset(seed=0, options=reset_options(config.variation))
-    facts = {"feature_names": list(task.feature_names), "image_size": config.image_size}
-    pipe.send(("ready", facts))
+    pipe.send(("ready", first_look(task, config)))
     while True:
         try:
             index = pipe.recv()

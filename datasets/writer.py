@@ -11,7 +11,7 @@ import hdf5plugin
 import numpy as np
 
 from worldmodel.datasets.atomic import BlackHoleFile, sync_and_rename
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.schema import (
     CHUNK_CACHE_BYTES,
     FORMAT,
@@ -20,6 +20,7 @@ from worldmodel.datasets.schema import (
     FRAMES_PER_CHUNK,
     SCHEMA_VERSION,
     TEXTS,
+    VIEWS,
 )
 from worldmodel.errors import UserError
 
@@ -33,7 +34,8 @@ class EpisodeWriter:
 
     Args:
         path: the file to make; it must not exist.
-        meta: JSON values kept with the file (`env_id`, `seed`, `feature_names`, ...).
+        meta: JSON values kept with the file (`env_id`, `seed`, `feature_names`, ...); what is in it when the block
+            ends is written.
 
     Raises:
         UserError: the file exists, no episode was appended, or the disk is full.
@@ -42,6 +44,7 @@ class EpisodeWriter:
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = Path(path)
+        self.meta = meta
         if self.path.exists():
             raise UserError(f"{self.path} exists already; remove it or choose another name")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,9 +52,10 @@ class EpisodeWriter:
         self._disk = BlackHoleFile(self._temporary)
         # The metadata of this library version carries checksums too, so that a damaged file is noticed.
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"), rdcc_nbytes=CHUNK_CACHE_BYTES)
-        self._file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION, meta=json.dumps(meta, sort_keys=True))
+        self._file.attrs.update(format=FORMAT, schema_version=SCHEMA_VERSION)
         self._columns: dict[str, h5py.Dataset] = {}  # open handles: a column keeps its last chunk cached while one is open
         self._pending: dict[str, list[np.ndarray]] = {}
+        self._cameras: list[str] = []
         self._num_bytes = dict.fromkeys(TEXTS, 0)
         self._num_rows = 0
         self._num_episodes = 0
@@ -60,18 +64,30 @@ class EpisodeWriter:
         """Adds one episode at the end."""
         for name in (*FRAME_COLUMNS, "actions"):
             self._add(name, getattr(episode, name))
-        for name in (*FRAME_TEXTS, "action_texts"):
+        for camera in self._cameras_of(episode):
+            self._add(f"{VIEWS}/{camera}", episode.views[camera])
+        for name in (*FRAME_TEXTS, *ACTION_TEXTS):
             self._add_texts(name, getattr(episode, name))
         self._add("ep_len", np.array([len(episode)], np.int64))
         self._add("ep_offset", np.array([self._num_rows], np.int64))
         self._add("seed", np.array([episode.seed], np.int64))
         self._add("goal_state", episode.goal_state[None])
-        self._add_texts("policy", [episode.policy])
+        for name in ("policy", "goal_text"):
+            self._add_texts(name, [getattr(episode, name)])
         self._add_texts("variation", [json.dumps(episode.variation, sort_keys=True)])
         self._num_rows += len(episode) + 1
         self._num_episodes += 1
         if sum(len(rows) for rows in self._pending["frames"]) >= ROWS_PER_WRITE:
             self._write_pending()
+
+    def _cameras_of(self, episode: Episode) -> list[str]:
+        """The additional cameras in alphabetical order, as they are read back; the same in every episode."""
+        cameras = sorted(episode.views)
+        if self._num_episodes == 0:
+            self._cameras = cameras
+        if cameras != self._cameras:
+            raise ValueError(f"episode {self._num_episodes}: views of {cameras}, those before {self._cameras}")
+        return cameras
 
     def _add(self, name: str, rows: np.ndarray) -> None:
         pending = self._pending.setdefault(name, [])
@@ -106,7 +122,8 @@ class EpisodeWriter:
         self._pending = {}
 
     def _create(self, name: str, rows: np.ndarray) -> h5py.Dataset:
-        per_chunk = FRAMES_PER_CHUNK if name == "frames" else BYTES_PER_CHUNK if name.endswith("/bytes") else ROWS_PER_CHUNK
+        pictures = name == "frames" or name.startswith(VIEWS)
+        per_chunk = FRAMES_PER_CHUNK if pictures else BYTES_PER_CHUNK if name.endswith("/bytes") else ROWS_PER_CHUNK
         return self._file.create_dataset(
             name,
             shape=(0, *rows.shape[1:]),
@@ -131,6 +148,7 @@ class EpisodeWriter:
     def _finish(self) -> None:
         if self._num_episodes == 0:
             raise UserError(f"no episode was written to {self.path}; an episode file needs at least one")
+        self._file.attrs["meta"] = json.dumps(self.meta, sort_keys=True)
         self._write_pending()
         self._close()
         self._check_disk()

@@ -5,36 +5,48 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from worldmodel.envs.external import INSTALL, knows
 from worldmodel.envs.headless import load_mujoco
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.task import MujocoTask
+    from worldmodel.envs.contract import Task
 
 gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
 gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
+gymnasium.register("worldmodel/PointMaze-v0", "worldmodel.envs.point_maze:PointMaze", max_episode_steps=100)
+gymnasium.register("worldmodel/Cube-v0", "worldmodel.envs.cube:Cube", max_episode_steps=100)
 
 
 def task_ids() -> list[str]:
-    """The gymnasium ids of all tasks, sorted."""
+    """The gymnasium ids of the tasks of this suite, sorted. `make_task` makes environments of other packages too."""
     return sorted(env_id for env_id in gymnasium.registry if env_id.startswith("worldmodel/"))
 
 
-def make_task(env_id: str, **kwargs: Any) -> "MujocoTask":
+def make_task(env_id: str, **kwargs: Any) -> "Task":
     """Build a task without gymnasium's wrappers, so without a time limit (see `task.max_episode_steps`).
 
     Args:
-        env_id: One of `task_ids()`.
-        **kwargs: Passed to the task: `render_mode`, `image_size`, `frame_skip`.
+        env_id: One of `task_ids()`, or the id of any other gymnasium environment, e.g. HalfCheetah-v5,
+            FetchReach-v4, dm_control/walker-walk-v0, Meta-World/reach-v3, cube-single-v0.
+        **kwargs: Passed to the task: `render_mode`, `image_size`, `frame_skip`, `camera`, `render_quality`; an
+            environment of another package gets the rest.
 
     Raises:
         UserError: if the id is unknown; the message lists the known ones; or if `MUJOCO_GL` cannot work here.
     """
+    load_mujoco()  # also for other packages: they import mujoco, which reads the backend that is chosen here
     known = task_ids()
-    if env_id not in known:
-        close = difflib.get_close_matches(env_id, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown task {env_id!r}: expected one of {', '.join(known)}{hint}")
-    load_mujoco()
-    task: MujocoTask = gymnasium.make(env_id, disable_env_checker=True, **kwargs).unwrapped  # type: ignore[assignment]
-    return task
+    if env_id in known:
+        task: Any = gymnasium.make(env_id, disable_env_checker=True, **kwargs).unwrapped
+        return task
+    if not env_id.startswith("worldmodel/") and knows(env_id):
+        from worldmodel.envs.adapter import ExternalTask
+
+        return ExternalTask(env_id, **kwargs)
+    close = difflib.get_close_matches(env_id, [*known, *gymnasium.registry], n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"unknown task {env_id!r}: expected one of {', '.join(known)}, or an id of another gymnasium environment "
+        f"({INSTALL}){hint}"
+    )

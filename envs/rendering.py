@@ -75,7 +75,7 @@ class Renderer:
         model.vis.global_.offwidth = model.vis.global_.offheight = size  # of the frame buffer
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._buffer = np.empty((size, size, 3), dtype=np.uint8)
-        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 64 * model.ntendon + 16)
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE") if fast else ():  # these cost time even when unused
             self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = 0
         self._option = mujoco.MjvOption()
@@ -91,10 +91,12 @@ class Renderer:
         atexit.register(_close_all)  # here, so that it runs before the exit function that EGL has registered
         mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
 
-    def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
-        """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date, through a named camera."""
-        self._camera.fixedcamid = self._model.camera(camera).id
-        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene)
+    def render(self, data: mujoco.MjData, camera: str | mujoco.MjvCamera) -> np.ndarray:
+        """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date, through a named or a free camera."""
+        if isinstance(camera, str):
+            self._camera.fixedcamid = self._model.camera(camera).id
+            camera = self._camera
+        mujoco.mjv_updateScene(self._model, data, self._option, None, camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene)
         self._gl.make_current()
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._context)

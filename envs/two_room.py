@@ -15,7 +15,7 @@ WALL_HALF = 0.05
 SHADOW = 0.035
 """How far shadows reach down and to the right. They are drawn as flat geoms: cheaper than a shadow map."""
 SHADOW_SHADE = 0.86
-CONTACT_DEPTH = 0.02
+CONTACT_DEPTH = 0.04
 """How deep a contact may press the disc into a wall."""
 VELOCITY_GAIN = 20.0
 """Force per velocity error on a disc of mass 1: the velocity follows the command within 1/20 s."""
@@ -179,18 +179,11 @@ class TwoRoom(MujocoTask):
         limit = 1.0 - self._number("disc.radius") + CONTACT_DEPTH
         if max(abs(x), abs(y)) > limit:
             return f"the disc would be outside the arena at x={x:.3f}, y={y:.3f}"
-        slack = self._number("door.width") / 2 - self._number("disc.radius") + CONTACT_DEPTH
-        aligned = abs(y - self._number("door.position")) <= slack
-        beside_edge = self._clear_of_edges(position)
-        if abs(x) < WALL_HALF + self._number("disc.radius") - CONTACT_DEPTH and not aligned and not beside_edge:
+        to_edge = self._number("door.width") / 2 - abs(y - self._number("door.position"))
+        gap = np.hypot(max(abs(x) - WALL_HALF, 0.0), max(to_edge, 0.0))  # from the centre to the nearest piece of wall
+        if gap < self._number("disc.radius") - CONTACT_DEPTH:
             return f"the disc would be inside the wall at x={x:.3f}, y={y:.3f}"
         return None
-
-    def _clear_of_edges(self, position: np.ndarray) -> bool:
-        """Whether the disc, centre in the door or beside the wall, touches no corner of the wall."""
-        x, y = abs(position[0]), abs(position[1] - self._number("door.position"))
-        gap = np.array([max(x - WALL_HALF, 0.0), max(self._number("door.width") / 2 - y, 0.0)])
-        return bool(np.hypot(*gap) >= self._number("disc.radius") - CONTACT_DEPTH)
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
         """E.g. "a red disc in the left room, near the top"."""

@@ -14,6 +14,7 @@ from worldmodel.scripts import console
 
 VERBS = {
     "envs": "List the tasks, or show everything about one.",
+    "play": "Drive a task from the keyboard in a local web page, and record it.",
     "collect": "Record episodes of a task into a file.",
     "codec": "Train the visual codec: frames to latents and back.",
     "pretrain": "Train the model on action video, captions, questions, text and pictures at once.",
@@ -21,6 +22,7 @@ VERBS = {
     "plan": "Solve a few held-out problems by planning, and write one video of them.",
     "evaluate": "Success rates of planning on held-out problems, beside the controls.",
     "generate": "Continue a sentence, caption frames, draw pictures for captions.",
+    "benchmark": "Measure speeds as ratios, or how often the demonstrators succeed.",
     "quickstart": "The whole loop at once: collect, train, evaluate, report.",
 }
 """Verb and what it does, in the order of the data flow."""

@@ -3,6 +3,7 @@
 import sys
 
 from worldmodel.datasets.collect import collect
+from worldmodel.datasets.coverage import ASCII_BARS, BARS, coverage_table
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.scripts.console import run_verb
 
@@ -12,6 +13,7 @@ def main(config: CollectConfig) -> None:
     result = collect(config)
     print(f"{result.path}: {result.episodes} episodes, {result.frames} frames")
     print(f"recorded now: {result.new_episodes} episodes in {result.seconds:.1f} s")
+    print(coverage_table(result.coverage, BARS if (sys.stdout.encoding or "").lower().startswith("utf") else ASCII_BARS))
     print(f"next: worldmodel codec --data {result.path}")
 
 

@@ -84,6 +84,13 @@ def complain(verb: str, message: str) -> int:
     return 2
 
 
+def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of text with their columns aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def _user_error_behind(error: BaseException) -> UserError | None:
     """The `UserError` of a config's `__post_init__`, which tyro frames and turns into an exit."""
     behind = error.__context__

@@ -25,7 +25,7 @@ from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collect import collect
-from worldmodel.datasets.recording import CollectConfig, PolicyMix
+from worldmodel.datasets.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
@@ -44,6 +44,7 @@ from worldmodel.training import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
+POLICIES = {"demonstrator": 0.1, "noisy": 0.35, "smooth": 0.45, "random": 0.1}
 PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that")
 
 
@@ -63,8 +64,9 @@ class QuickstartConfig:
     """Actions per episode."""
     variation: tuple[str, ...] = ("disc.color",)
     """Factors of variation to sample in each episode."""
-    policies: PolicyMix = field(default_factory=lambda: PolicyMix(demonstrator=0.1, noisy=0.35, smooth=0.45, random=0.1))
-    """Who plays while collecting; a demonstrator alone stands at its goal most of the time."""
+    policies: dict[str, float] = field(default_factory=dict)
+    """Who plays while collecting, by share of the episodes; by default demonstrator 0.1 noisy 0.35 smooth 0.45 random 0.1 (a
+    demonstrator alone stands at its goal most of the time)."""
     workers: int = 2
     """Processes that collect and simulate."""
     vocab_size: int = 1024
@@ -142,7 +144,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
                 config.episodes,
                 config.seed,
                 config.workers,
-                config.policies,
+                config.policies or POLICIES,
                 max_steps=config.steps,
                 variation=config.variation,
             )

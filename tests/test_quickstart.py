@@ -144,7 +144,7 @@ def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
         assert set(found["dream"][kind]) == {"learned", "shuffled_actions", "copy_last_frame"}
         assert all(len(by_horizon) == HORIZON for by_horizon in found["dream"][kind].values())
     assert found["text"]["model"] > 0 and found["text"]["unigram"] > 0
-    assert {"caption, exact", "caption, color", "answer"} <= {entry["name"] for entry in found["language"]}
+    assert {"caption, whole", "caption, color", "answer, open"} <= {entry["name"] for entry in found["language"]}
     assert all({"rate", "interval", "chance", "total"} <= set(entry) for entry in found["language"])
     assert set(found["codec"]["objectives"]) == {"mae", "vicreg"} and found["codec"]["chosen"] in ("mae", "vicreg")
     assert set(found["seconds"]) == {"collect", "codec", "pretrain", "dream", "language", "plan"}

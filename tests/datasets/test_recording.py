@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from worldmodel.datasets.episode import same_episode
-from worldmodel.datasets.recording import CollectConfig, PolicyMix, make_policy, record_episode
+from worldmodel.datasets.policies import draw_policy, make_policy
+from worldmodel.datasets.recording import CollectConfig, record_episode
 from worldmodel.envs import make_task
 from worldmodel.envs.task import MujocoTask
 from worldmodel.errors import UserError
@@ -32,13 +33,15 @@ def test_episode_depends_on_seed_and_index_alone(task: MujocoTask) -> None:
 
 
 def test_action_leaves_its_frame_and_arrives_at_the_next(task: MujocoTask) -> None:
-    episode = record_episode(task, replace(CONFIG, policies=PolicyMix(0, 0, 1, 0)), 0)
+    episode = record_episode(task, replace(CONFIG, policies={"smooth": 1}), 0)
     task.reset(options={"variation_values": episode.variation, "state": episode.state[0]})
     assert len(episode) == 12 and episode.frames.shape == (13, 32, 32, 3)
     for t, action in enumerate(episode.actions):
         task.set_state(episode.state[t])
         np.testing.assert_array_equal(task.render(), episode.frames[t])
-        assert task.caption() == episode.captions[t]
+        assert episode.captions[t] in task.captions()
+        assert task.describe_action(action, "words") == episode.action_words[t]
+        assert task.describe_change(episode.state[t], episode.state[t + 1]) == episode.changes[t]
         np.testing.assert_array_equal(task.features(), episode.features[t])
         obs, _, _, _, info = task.step(action)
         np.testing.assert_array_equal(info["state"], episode.state[t + 1])
@@ -48,17 +51,16 @@ def test_action_leaves_its_frame_and_arrives_at_the_next(task: MujocoTask) -> No
 
 def test_every_policy_stays_in_bounds_and_differs(task: MujocoTask) -> None:
     actions = {}
-    for name in ("demonstrator", "noisy", "smooth", "random"):
-        only = PolicyMix(**{policy: float(policy == name) for policy in PolicyMix().__dict__})
-        episode = record_episode(task, replace(CONFIG, policies=only, max_steps=40), 1)
+    for name in ("demonstrator", "noisy", "smooth", "random", "play"):
+        episode = record_episode(task, replace(CONFIG, policies={name: 1}, max_steps=40), 1)
         assert episode.policy == name
         assert np.abs(episode.actions).max() <= 1
         actions[name] = episode.actions.tobytes()
-    assert len(set(actions.values())) == 4
+    assert len(set(actions.values())) == 5
 
 
 def test_demonstrator_succeeds_and_the_episode_goes_on(task: MujocoTask) -> None:
-    config = replace(CONFIG, policies=PolicyMix(1, 0, 0, 0), max_steps=50)
+    config = replace(CONFIG, policies={"demonstrator": 1}, max_steps=50)
     for index in range(4):
         episode = record_episode(task, config, index)
         assert len(episode) == 50 and episode.success[-1]
@@ -85,20 +87,20 @@ def test_questions_and_variation_are_sampled(task: MujocoTask) -> None:
 
 
 def test_policies_are_drawn_by_their_shares() -> None:
-    mix = PolicyMix(demonstrator=2, noisy=1, smooth=1, random=0)
+    shares = {"demonstrator": 2, "noisy": 1, "smooth": 1, "random": 0}
     rng = np.random.default_rng(0)
-    drawn = Counter(mix.draw(rng) for _ in range(2000))
+    drawn = Counter(draw_policy(shares, rng) for _ in range(2000))
     assert set(drawn) == {"demonstrator", "noisy", "smooth"}
     assert abs(drawn["demonstrator"] - 1000) < 90  # four standard deviations
 
 
 def test_bad_mixes_and_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="noisy=-1"):
-        PolicyMix(noisy=-1)
+        CollectConfig(policies={"noisy": -1})
     with pytest.raises(UserError, match="random=nan"):
-        PolicyMix(random=float("nan"))
+        CollectConfig(policies={"random": float("nan")})
     with pytest.raises(UserError, match="all policy shares are 0"):
-        PolicyMix(0, 0, 0, 0)
+        CollectConfig(policies={"random": 0})
     for field, value in {
         "episodes": 0,
         "workers": 0,

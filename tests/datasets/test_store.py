@@ -166,8 +166,8 @@ def test_foreign_hdf5_is_refused(path: Path) -> None:
 
 def test_other_schema_version_is_refused(path: Path, episodes: list[Episode]) -> None:
     with h5py.File(path, "r+") as file:
-        file.attrs["schema_version"] = 2
-    with pytest.raises(UserError, match="schema version 2, this version reads 1"):
+        file.attrs["schema_version"] = 1
+    with pytest.raises(UserError, match="schema version 1, this version reads 2"):
         EpisodeStore(path)
 
 

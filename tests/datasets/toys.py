@@ -23,10 +23,13 @@ def make_episode(index: int = 0, num_actions: int = 5, size: int = 16, **changes
         answers=["" if t == 0 else f"left {index}.{t}" for t in range(rows)],
         actions=rng.uniform(-1, 1, (num_actions, 2)).astype(np.float32),
         action_texts=[f"action: {index} {t}" for t in range(num_actions)],
+        action_words=[f"move {index}.{t}" for t in range(num_actions)],
+        changes=[f"the disc moved {index}.{t}" for t in range(num_actions)],
         seed=1000 + index,
         policy="random",
         variation={"disc.color": "red", "door.width": 0.5 + index},
         goal_state=rng.normal(size=7),
+        goal_text=f"goal {index}",
     )
     return Episode(**(fields | changes))
 

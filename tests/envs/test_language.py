@@ -1,20 +1,19 @@
-"""Words: reading captions, asking questions, actions as text."""
+"""Words: reading captions, asking questions."""
 
 import numpy as np
 import pytest
 
 from worldmodel.envs.language import (
     Attribute,
-    format_action,
+    direction_words,
     make_questions,
-    parse_action,
+    question_track,
     read_attributes,
     with_article,
 )
-from worldmodel.errors import UserError
 
 ATTRIBUTES = {
-    "color": Attribute({"red": "red", "orange": "orange"}, "what color?", "is it {}?"),
+    "color": Attribute({"red": "red", "orange": "orange"}, "what color?", "is it {}?", "disc.color"),
     "place": Attribute({"left": "on the left", "right": "on the right"}, "where?", "is it {}?"),
 }
 
@@ -51,36 +50,32 @@ def test_articles() -> None:
     assert (with_article("orange"), with_article("red")) == ("an orange", "a red")
 
 
-def test_format_action() -> None:
-    assert format_action(np.array([0.3, -0.12]), ("dx", "dy")) == "action: dx=+0.300, dy=-0.120"
-    assert format_action(np.array([-0.0001, 1.0]), ("dx", "dy")) == "action: dx=+0.000, dy=+1.000"
+def test_question_track_asks_every_yes_no_question_both_ways() -> None:
+    truths = [{"color": "red", "place": place} for place in ("left", "left", "right", "left", "right", "left")] * 10
+    counts: dict[str, list[str]] = {}
+    for pair in question_track(np.random.default_rng(0), ATTRIBUTES, truths, set(), lambda i: [("other?", str(i))]):
+        counts.setdefault(pair[0], []).append(pair[1])
+    assert counts["is it on the left?"].count("yes") == counts["is it on the left?"].count("no") > 0
+    assert "is it red?" not in counts, "the colour stays, and was not sampled: yes would be the safe guess"
+    assert set(counts["what color?"]) == {"red"}
+    assert sum(map(len, counts.values())) == len(truths)
 
 
-@pytest.mark.parametrize("text", ["action: dx=+0.300, dy=-0.120", "action:dx=.3,dy=-.12", "  action: dx = 0.3 , dy = -0.12\n"])
-def test_parse_action(text: str) -> None:
-    parsed = parse_action(text, ("dx", "dy"))
-    assert parsed.dtype == np.float32
-    assert parsed.tolist() == np.array([0.3, -0.12], np.float32).tolist()
+def test_question_track_asks_about_a_sampled_factor() -> None:
+    answers: dict[str, list[str]] = {}
+    rng = np.random.default_rng(0)
+    for episode in range(300):
+        truths = [{"color": ("red", "orange")[episode % 2], "place": "left"}] * 6
+        for question, answer in question_track(rng, ATTRIBUTES, truths, {"disc.color"}, lambda i: [("other?", "0")]):
+            answers.setdefault(question, []).append(answer)
+    for question in ("is it red?", "is it orange?"):
+        assert 0.4 < np.mean([answer == "yes" for answer in answers[question]]) < 0.6
+    assert "is it on the left?" not in answers
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "dx=+0.300, dy=-0.120",
-        "action: dx=+0.300",
-        "action: dy=+0.300, dx=-0.120",
-        "action: dx=+0.300, dy=-0.120, dz=0.0",
-        "action: dx=nan, dy=0.0",
-        "action: dx=+0.3.0, dy=0.0",
-        "action: dx=1e9, dy=0.0",
-    ],
+    ("right", "up", "words"),
+    [(1, 0, "right"), (-1, 0.05, "left"), (0, 1, "up"), (-1, -1, "down and left"), (0.05, -0.05, "")],
 )
-def test_malformed_action_text(text: str) -> None:
-    with pytest.raises(UserError, match=r"cannot read the action text .*'action: dx=\+0.000, dy=\+0.000'"):
-        parse_action(text, ("dx", "dy"))
-
-
-def test_action_text_out_of_bounds() -> None:
-    with pytest.raises(UserError, match=r"'action: dx=\+1.001, dy=\+0.000' is out of bounds"):
-        parse_action("action: dx=+1.001, dy=+0.000", ("dx", "dy"))
+def test_direction_words(right: float, up: float, words: str) -> None:
+    assert direction_words(right, up, threshold=0.1) == words

@@ -8,6 +8,7 @@ import pytest
 from worldmodel.envs import make_task
 from worldmodel.envs.language import OBJECT_COLORS
 from worldmodel.envs.task import MujocoTask
+from worldmodel.errors import UserError
 
 SIZE = 96
 
@@ -92,3 +93,33 @@ def test_goal_distance_is_euclidean(task: MujocoTask) -> None:
     assert task.goal_distance(*states) == pytest.approx(0.5)
     near = [task.make_state(np.array(point)) for point in ((0.2, 0.3), (0.2, 0.449))]
     assert task.is_success(*near) and not task.is_success(*states)
+
+
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [((0.0, 0.7), "inside the wall at x=0.000, y=0.700"), ((0.5, 0.95), "outside the arena"), ((-2.0, 0.0), "outside the arena")],
+)
+def test_a_goal_that_cannot_be_reached_is_refused(task: MujocoTask, point: tuple[float, float], reason: str) -> None:
+    state = task.make_state(np.array(point))
+    for name in ("state", "goal_state"):
+        with pytest.raises(UserError, match=f"{name} cannot be reached: the disc would be {reason}"):
+            task.reset(options={name: state})
+
+
+@pytest.mark.parametrize("point", [(0.0, 0.1), (0.16, 0.15), (0.19, 0.85), (-0.86, -0.86)])
+def test_tight_places_can_be_reached(task: MujocoTask, point: tuple[float, float]) -> None:
+    task.reset(options={"state": task.make_state(np.array(point))})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        ((-0.5, 0.0), (-0.8, 0.0), "the disc moved left"),
+        ((-0.5, 0.0), (0.0, 0.1), "the disc moved up and right into the doorway"),
+        ((0.1, 0.0), (0.5, -0.2), "the disc moved down and right into the right room"),
+        ((0.5, 0.5), (0.51, 0.5), "the disc did not move"),
+    ],
+)
+def test_change_wording(task: MujocoTask, start: tuple[float, float], end: tuple[float, float], words: str) -> None:
+    task.reset(seed=0)
+    assert task.describe_change(task.make_state(np.array(start)), task.make_state(np.array(end))) == words

@@ -51,3 +51,20 @@ def test_resolve() -> None:
 def test_unknown_factor() -> None:
     with pytest.raises(UserError, match="unknown factor of variation 'colour': this task has color, size"):
         resolve(FACTORS, ["colour"], {}, np.random.default_rng(0))
+
+
+def test_whole_numbers() -> None:
+    layout = Factor("a layout", 0.0, low=0, high=9, integer=True)
+    rng = np.random.default_rng(0)
+    assert {layout.sample(rng) for _ in range(200)} == set(range(10))
+    assert layout.validate("layout", 3) == 3.0
+    with pytest.raises(UserError, match=r"layout=2.5: expected a whole number in \[0, 9\]"):
+        layout.validate("layout", 2.5)
+
+
+def test_a_factor_of_every_episode_is_sampled_unasked() -> None:
+    factors = {"layout": Factor("a layout", 0.0, low=0, high=99999, integer=True, per_episode=True), "size": SIZE}
+    drawn = [resolve(factors, (), {}, np.random.default_rng(seed)) for seed in range(5)]
+    assert len({values["layout"] for values in drawn}) == 5
+    assert {values["size"] for values in drawn} == {SIZE.default}
+    assert resolve(factors, (), {"layout": 7}, np.random.default_rng(0))["layout"] == 7.0

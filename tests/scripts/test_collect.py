@@ -37,7 +37,9 @@ def test_records_then_has_nothing_left_to_do(run_command: Command, tmp_path: Pat
     [
         (["--env", "worldmodel/TwoRooms-v0"], "worldmodel/TwoRoom-v0"),
         (["--episodes", "0"], "episodes"),
-        (["--policies.random", "-1"], "random=-1"),
+        (["--policies", "random", "-1"], "random=-1"),
+        (["--policies", "demonstrater", "1"], "did you mean 'demonstrator'?"),
+        (["--policies", "noisy", "1", "sb3:nowhere.zip", "1"], "no such file nowhere.zip"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -1,0 +1,201 @@
+"""Policies trained with Stable-Baselines3, read from their .zip without ever unpickling anything.
+
+A file of Stable-Baselines3 is a zip of a JSON text, whose values are partly pickles in base64, and of weights. Only
+the plain parts of the JSON are looked at here, and the weights are loaded as tensors alone. What network they belong
+to follows from their names and shapes; it is built from the classes of the library for the spaces of our task.
+"""
+
+import json
+import re
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, BasePolicy, MultiInputActorCriticPolicy
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
+
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.envs.task import MujocoTask, Observation, Policy
+
+CLASSES: dict[tuple[str, str], Any] = {
+    ("actor-critic", "proprio"): ActorCriticPolicy,
+    ("actor-critic", "pixels"): ActorCriticCnnPolicy,
+    ("actor-critic", "both"): MultiInputActorCriticPolicy,
+    ("sac", "proprio"): sac.SACPolicy,
+    ("sac", "pixels"): sac.CnnPolicy,
+    ("sac", "both"): sac.MultiInputPolicy,
+    ("td3", "proprio"): td3.TD3Policy,
+    ("td3", "pixels"): td3.CnnPolicy,
+    ("td3", "both"): td3.MultiInputPolicy,
+}
+"""(family, what it sees) -> policy class; PPO and A2C are of the family actor-critic."""
+ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU")
+MAX_BYTES = 2**30
+"""Size that a file may unpack to."""
+
+Weights = dict[str, torch.Tensor]
+
+
+def sb3_policy(path: Path, task: "MujocoTask", rng: np.random.Generator) -> "Policy":
+    """The policy of a file, acting as it did while it was trained: with its own exploration noise, drawn from `rng`.
+
+    A policy of generalised state-dependent exploration, and TD3's, act without noise.
+
+    Args:
+        path: .zip that `model.save` of PPO, A2C, SAC, TD3 or DDPG wrote.
+        task: gives the spaces; the policy may have been trained on its Dict observation, on `proprio` or on `pixels`.
+        rng: source of the noise.
+
+    Raises:
+        UserError: the file is missing, damaged, foreign, or does not fit the task.
+    """
+    space = task.action_space
+    assert isinstance(space, spaces.Box), f"a task has a Box of actions, got {space}"
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    bounds = (tuple(space.low.tolist()), tuple(space.high.tolist()))
+    policy, sees, noisy = _load(path, changed, task.image_size, task.proprio_size, bounds)
+
+    def act(obs: "Observation", info: dict[str, Any]) -> np.ndarray:
+        with torch.no_grad():
+            mean, deviation = _distribution(policy, _tensors(obs, sees), noisy)
+        action = mean + deviation * rng.standard_normal(mean.shape) if deviation is not None else mean
+        if isinstance(policy, sac.SACPolicy):
+            action = np.tanh(action)
+        if policy.squash_output:
+            action = space.low + 0.5 * (np.clip(action, -1.0, 1.0) + 1.0) * (space.high - space.low)
+        return np.clip(action, space.low, space.high).astype(np.float32)
+
+    return act
+
+
+def _tensors(obs: "Observation", sees: str) -> Any:
+    """The observation as a batch of one; pictures with channels first."""
+    tensors = {
+        "pixels": torch.from_numpy(np.ascontiguousarray(obs["pixels"].transpose(2, 0, 1)))[None],
+        "proprio": torch.from_numpy(np.asarray(obs["proprio"], np.float32))[None],
+    }
+    return tensors if sees == "both" else tensors[sees]
+
+
+def _distribution(policy: Any, tensors: Any, noisy: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean and standard deviation (a,) of the action, before any tanh of SAC; None for no noise."""
+    if isinstance(policy, sac.SACPolicy):
+        mean, log_deviation, _ = policy.actor.get_action_dist_params(tensors)
+        return _row(mean), _row(log_deviation.exp()) if noisy else None
+    if isinstance(policy, td3.TD3Policy):
+        return _row(policy.actor(tensors)), None
+    distribution = policy.get_distribution(tensors)
+    if not noisy:
+        return _row(distribution.mode()), None
+    return _row(distribution.distribution.mean), _row(distribution.distribution.stddev)
+
+
+def _row(batch: torch.Tensor) -> np.ndarray:
+    return batch[0].double().numpy()
+
+
+@lru_cache(maxsize=4)
+def _load(
+    path: Path, changed: int, image_size: int, proprio_size: int, bounds: tuple[tuple[float, ...], tuple[float, ...]]
+) -> tuple[BasePolicy, str, bool]:
+    """Policy, what it sees, and whether it has noise of its own; kept, as each episode asks for it again."""
+    data, weights = _read(path)
+    family, sees = _family(path, weights), _sees(weights)
+    pictures = spaces.Box(0, 255, (3, image_size, image_size), np.uint8)
+    body = spaces.Box(-np.inf, np.inf, (proprio_size,), np.float32)
+    space = {"proprio": body, "pixels": pictures, "both": spaces.Dict({"pixels": pictures, "proprio": body})}[sees]
+    actions = spaces.Box(np.array(bounds[0], np.float32), np.array(bounds[1], np.float32))
+    use_sde = data.get("use_sde") is True
+    options = _options(data, weights, family) | ({"use_sde": use_sde} if family != "td3" else {})
+    try:
+        policy = CLASSES[family, sees](space, actions, lambda _: 0.0, **options)
+        policy.load_state_dict(weights)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{path} does not fit this task ({sees} of {image_size} px and {proprio_size} numbers, {len(bounds[0])} action "
+            f"components): {' '.join(line.strip() for line in reason[:2])}"
+        ) from error
+    policy.set_training_mode(False)
+    return policy, sees, not use_sde
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Weights]:
+    """The JSON, whose pickled values stay what they are, text; and the weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+                raise UserError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB; this is no policy for our tasks")
+            data = json.loads(archive.read("data"))
+            with archive.open("policy.pth") as file:
+                weights = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(data, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+            raise ValueError("not the content of a policy")
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, json and torch each raise types of their own for foreign bytes
+        raise UserError(f"{path} is damaged or not a model that Stable-Baselines3 saved") from error
+    return data, dict(weights)
+
+
+def _family(path: Path, weights: Weights) -> str:
+    names = set(weights)
+    if "action_net.weight" in names and "value_net.weight" in names and ("log_std" in names):
+        return "actor-critic"
+    if "actor.mu.weight" in names and any(name.startswith("critic.qf0.") for name in names):
+        return "sac"
+    if "actor.mu.0.weight" in names and any(name.startswith("critic.qf0.") for name in names):
+        return "td3"
+    raise UserError(f"{path} holds no policy of PPO, A2C, SAC, TD3 or DDPG with continuous actions")
+
+
+def _sees(weights: Weights) -> str:
+    if any(".extractors.pixels." in name for name in weights):
+        return "both"
+    return "pixels" if any("features_extractor.cnn." in name for name in weights) else "proprio"
+
+
+def _options(data: dict[str, Any], weights: Weights, family: str) -> dict[str, Any]:
+    """The arguments of the policy's constructor that the file tells in plain text or by the shapes of its weights."""
+    given = data.get("policy_kwargs")
+    given = given if isinstance(given, dict) else {}
+    options: dict[str, Any] = {}
+    # Where a value is a class, the JSON has it as text beside the pickle: "<class 'torch.nn.modules.activation.ReLU'>".
+    activation = re.search(r"\bactivation\.(\w+)", str(given.get("activation_fn", "")))
+    if activation and activation.group(1) in ACTIVATIONS:
+        options["activation_fn"] = getattr(torch.nn, activation.group(1))
+    if isinstance(given.get("normalize_images"), bool):
+        options["normalize_images"] = given["normalize_images"]
+    if family == "actor-critic":
+        # A shared extractor of features is a special case of two that are equal.
+        options["share_features_extractor"] = False
+        options["net_arch"] = {"pi": _widths(weights, "mlp_extractor.policy_net"), "vf": _widths(weights, "mlp_extractor.value_net")}
+        return options
+    actor = "actor.latent_pi" if family == "sac" else "actor.mu"
+    hidden = _widths(weights, actor)
+    options["net_arch"] = {
+        "pi": hidden if family == "sac" else hidden[:-1],  # the last layer of TD3's gives the action
+        "qf": _widths(weights, "critic.qf0")[:-1],
+    }
+    options["n_critics"] = sum(bool(re.fullmatch(r"critic\.qf\d+\.0\.weight", name)) for name in weights)
+    return options
+
+
+def _widths(weights: Weights, prefix: str) -> list[int]:
+    """Outputs of each linear layer `<prefix>.<number>.weight`, in their order."""
+    layers = [(int(match.group(1)), weight) for name, weight in weights.items() if (match := _layer(prefix, name))]
+    return [int(weight.shape[0]) for _, weight in sorted(layers, key=lambda layer: layer[0])]
+
+
+def _layer(prefix: str, name: str) -> re.Match[str] | None:
+    return re.fullmatch(re.escape(prefix) + r"\.(\d+)\.weight", name)

@@ -1,0 +1,469 @@
+"""`ExternalTask`: any gymnasium environment behind the contract of this suite's own tasks."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldmodel.envs import external_language as language
+from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
+from worldmodel.envs.contract import Observation, Policy
+from worldmodel.envs.external import make_env
+from worldmodel.envs.external_physics import open_world
+from worldmodel.envs.language import make_questions, question_track, read_attributes
+from worldmodel.envs.sensors import noisy_frame, noisy_proprio
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value, resolve
+from worldmodel.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SEED_FACTOR = "episode.seed"
+GOAL_STEPS = 25
+"""A goal is where this many slowly changing random actions lead from the start."""
+THRESHOLD_SHARE = 0.25
+"""Success is being nearer than this share of the way that such actions make on average."""
+WHAT_IF_STEPS = 3
+DEFAULT_EPISODE_STEPS = 1000
+"""Time limit of an environment that names none."""
+CHECK_STEPS = 10
+RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
+_BOUND_TOLERANCE = 1e-6
+_KEYS = (("a", "d"), ("s", "w"), ("q", "e"), ("j", "l"), ("k", "i"), ("u", "o"), ("f", "h"), ("g", "t"))
+
+
+class ExternalTask(gymnasium.Env[Any, np.ndarray]):
+    """An environment of another package, with the actions, observations, states, goals and words of our own tasks.
+
+    ## Action Space
+    `Box(-1, 1, (a,))`: a bounded Box scaled to [-1, 1], or one score for each choice of a Discrete space; the
+    largest is taken.
+
+    ## Observation Space
+    `pixels` uint8 (H, W, 3) and `proprio` float32 (p,): what the environment observes as one vector, each number x
+    as sign(x) log(1 + |x|), cut at 3; pictures in it as glimpses of 8 x 8 grey pixels.
+
+    ## Rewards and Episode End
+    Reward and `terminated` are the environment's. After its end, MuJoCo's physics goes on when it is stepped
+    further; other environments stand still, with reward 0. There is no time limit, see `max_episode_steps`.
+
+    ## States and Goals
+    The state is the whole physics of MuJoCo (mjSTATE_INTEGRATION); of other environments what they observe. An
+    environment has no goals of our kind, so a goal is the state that 25 slowly changing random actions reach from
+    the start. The distance is the root mean square of the difference of two configurations (turns by the shorter
+    way; radians and metres count alike). `success_threshold` is a quarter of the distance that goals have on
+    average, measured over four fixed seeds.
+
+    An episode's start, layout and own goal follow from the factor `episode.seed`, a new one at every reset.
+    `restorable` is measured: see `_measure`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    PROPRIO_LIMIT = 3.0
+    factors: Mapping[str, Factor] = {
+        SEED_FACTOR: Factor(
+            "number that the environment is reset with: its start, its layout and its own goal",
+            0.0,
+            low=0,
+            high=99_999,
+            integer=True,
+            per_episode=True,
+        ),
+        **SENSOR_FACTORS,
+    }
+
+    def __init__(
+        self,
+        env_id: str,
+        render_mode: str = "rgb_array",
+        image_size: int = 64,
+        frame_skip: int | None = None,
+        camera: str | None = None,
+        render_quality: Literal["fast", "full"] = "fast",
+        **kwargs: Any,
+    ) -> None:
+        """Build the environment twice: one is played, the other tries things out (goals, "what if").
+
+        Args:
+            env_id: Id of the environment, see `envs/external.py`.
+            render_mode: Only "rgb_array".
+            image_size: Height and width of a frame in pixels, 16 to 2048.
+            frame_skip: Physics steps in one environment step; the environment's own number by default.
+            camera: The camera of the observation, one of `cameras`; the environment's own by default.
+            render_quality: "fast", or "full" for the model's own settings with shadows; MuJoCo's only.
+            **kwargs: For the environment's constructor.
+
+        Raises:
+            UserError: for a value outside these, or an environment that does not fit.
+        """
+        if render_mode != "rgb_array":
+            raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
+        if not 16 <= image_size <= 2048:
+            raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
+        if render_quality not in ("fast", "full"):
+            raise UserError(f"render_quality={render_quality!r}: expected 'fast' or 'full'")
+        if frame_skip is not None:
+            kwargs["frame_skip"] = frame_skip
+        self.env_id, self.render_mode, self.image_size, self.render_quality = env_id, render_mode, image_size, render_quality
+        env = make_env(env_id, **kwargs)
+        self._low, self._high = _action_bounds(env_id, env.action_space)
+        self._discrete = isinstance(env.action_space, spaces.Discrete)
+        self._world = open_world(env, image_size, render_quality == "fast")
+        self._trial = open_world(make_env(env_id, **kwargs), image_size, render_quality == "fast")
+        self._trial_seed: int | None = None
+        self.cameras = self._world.cameras
+        self.camera = self._checked_camera(camera)
+
+        self.action_axes = self._axes(int(np.prod(self._low.shape)))
+        self.coordinates = self._world.coordinates[: language.MAX_COORDINATES]
+        self.attributes = language.attributes_of_world(self.coordinates, self._world.can_restore)
+        self.proprio_size = len(self._world.observation)
+        self.feature_names = tuple(f"configuration {i}" for i in range(len(self._world.position_of(self._world.state()))))
+        self.max_episode_steps = (env.spec.max_episode_steps if env.spec else None) or DEFAULT_EPISODE_STEPS
+        limit = self.PROPRIO_LIMIT
+        self.observation_space = spaces.Dict(
+            {
+                "pixels": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
+                "proprio": spaces.Box(-limit, limit, (self.proprio_size,), np.float32),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_axes),), np.float32)
+        self.variation: dict[str, Value] = {name: factor.default for name, factor in self.factors.items()}
+        self.sampled: frozenset[str] = frozenset()
+        self.restorable = self._world.can_restore and self._measure()
+        ways = [self.goal_distance(start, goal) for start, goal in map(self._trip, range(4))]
+        self.success_threshold = float(f"{max(THRESHOLD_SHARE * float(np.mean(ways)), 1e-3):.2g}")
+        self.min_goal_distance = self.success_threshold
+        self._begin(0)
+        self._goal_state = self.get_state()
+        self._goal_frame = np.zeros((image_size, image_size, 3), np.uint8)
+
+    # ---------------------------------------------------------------- Actions
+
+    def _axes(self, size: int) -> tuple[ActionAxis, ...]:
+        """Names, words and keys for each component of the action."""
+        names = [f"choice {i}" for i in range(size)] if self._discrete else self._world.action_names(size)
+        axes = []
+        for i, name in enumerate(names):
+            negative, positive = (("avoid", name), ("take", name)) if self._discrete else (("pull", f"on {name}"), ("push", f"on {name}"))
+            keys = _KEYS[i] if i < len(_KEYS) else (f"{i}-", f"{i}+")
+            axes.append(ActionAxis(name.replace(" ", "_"), negative, positive, keys))
+        return tuple(axes)
+
+    def _own_action(self, action: np.ndarray) -> Any:
+        """An action (a,) in [-1, 1] as the environment takes it."""
+        if self._discrete:
+            return int(np.argmax(action)) + int(self._world.env.action_space.start)  # type: ignore[attr-defined]
+        scaled = self._low + (action.reshape(self._low.shape) + 1) / 2 * (self._high - self._low)
+        return scaled.astype(self._world.env.action_space.dtype)
+
+    def _checked_action(self, action: np.ndarray) -> np.ndarray:
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
+        if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
+            raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
+        return np.clip(action, -1.0, 1.0)
+
+    # ---------------------------------------------------------------- What is measured at the start
+
+    def _measure(self) -> bool:
+        """Whether a restored state goes on exactly as the original did.
+
+        One world plays; another one, reset with the same number and then led elsewhere, is set to the state in the
+        middle and repeats the rest. States, observations and ends must be equal to the bit; rewards too, from the
+        second step on: the first one may look back to before the restored state.
+        """
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (2 * CHECK_STEPS, len(self.action_axes)))
+        self._world.reset(0)
+        for action in actions[:CHECK_STEPS]:
+            self._world.step(self._own_action(action))
+        middle = self._world.state()
+        self._trial.reset(0)
+        for action in actions[CHECK_STEPS:]:
+            self._trial.step(self._own_action(action))
+        self._trial.restore(middle)
+        for i, action in enumerate(actions[CHECK_STEPS:]):
+            rewards = [world.step(self._own_action(action)) for world in (self._world, self._trial)]
+            different = [
+                what
+                for what, same in {
+                    "states": np.array_equal(self._world.state(), self._trial.state()),
+                    "observations": np.array_equal(self._world.observation, self._trial.observation),
+                    "ends": self._world.terminated == self._trial.terminated,
+                    "rewards": i == 0 or rewards[0] == rewards[1],
+                }.items()
+                if not same
+            ]
+            if different:
+                logger.info("%s does not restore its state exactly: %s differ", self.env_id, " and ".join(different))
+                return False
+        return True
+
+    def _trip(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The start and the goal that belong to a seed: before and after GOAL_STEPS slowly changing random actions."""
+        rng = np.random.default_rng(seed)
+        self._trial_seed = seed
+        self._trial.reset(seed)
+        start, value = self._trial.state(), rng.normal(size=len(self.action_axes))
+        for _ in range(GOAL_STEPS):
+            self._trial.step(self._own_action(np.clip(0.6 * value, -1, 1)))
+            value = 0.9 * value + np.sqrt(1 - 0.9**2) * rng.normal(size=value.shape)
+        return start, self._trial.state()
+
+    # ---------------------------------------------------------------- Episodes
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode; see `MujocoTask.reset`.
+
+        Raises:
+            UserError: for an unknown option or factor, a value that does not fit, or a state for an environment
+                that cannot be set to one.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
+        if unknown:
+            raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
+        variation, values = options.get("variation", ()), options.get("variation_values", {})
+        self.variation = resolve(self.factors, variation, values, self.np_random)
+        self.sampled = frozenset(self.factors if "all" in variation else variation)
+        number = int(self.variation[SEED_FACTOR])
+        self._begin(number)
+        if options.get("state") is not None:
+            self.set_state(options["state"])
+        if options.get("goal_state") is not None:
+            self._goal_state = self._checked(options["goal_state"])
+            self._goal_frame = self.render_state(self._goal_state)
+        else:
+            self._goal_state = self._trip(number)[1]
+            self._goal_frame = self._seen(self._trial.draw(self.camera), self._goal_state)
+        return self._observation(), self.info()
+
+    def _begin(self, number: int) -> None:
+        self._world.reset(number)
+        self._frames: dict[str, np.ndarray] = {}
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Apply an action (a,) in [-1, 1]; the reward and `terminated` are the environment's.
+
+        Raises:
+            UserError: if the action has another shape, is not finite or out of bounds.
+        """
+        self.advance(action)
+        return self._observation(), self._reward, self._world.terminated, False, self.info()
+
+    def advance(self, action: np.ndarray) -> None:
+        """The physics of `step` alone: draws nothing. Raises the same errors."""
+        self._reward = self._world.step(self._own_action(self._checked_action(action)))
+        self._frames.clear()
+
+    def _observation(self) -> Observation:
+        return {"pixels": self.render(), "proprio": self.proprio()}
+
+    def proprio(self) -> np.ndarray:
+        """What the environment observes, each number as sign(x) log(1 + |x|), float32 (p,)."""
+        observed = self._world.observation
+        proprio = np.sign(observed) * np.log1p(np.abs(observed))
+        noise = float(self.variation["sensor.proprio_noise"])
+        if noise:
+            proprio = noisy_proprio(proprio, noise, self.get_state())
+        return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
+
+    def info(self) -> dict[str, Any]:
+        """The `info` of `step` for the current state; draws nothing."""
+        state = self.get_state()
+        return {
+            "state": state,
+            "success": self.is_success(state, self._goal_state),
+            "caption": self.caption(state),
+            "goal": self._goal_frame.copy(),
+            "goal_state": self._goal_state.copy(),
+            "features": self.features(state),
+            "variation": dict(self.variation),
+        }
+
+    @property
+    def step_seconds(self) -> float:
+        """Simulated time of one environment step; 0.1 s for an environment that has no time."""
+        return float(getattr(self._world.env.unwrapped, "dt", 0.1))
+
+    def close(self) -> None:
+        """Free both environments."""
+        self._world.close()
+        self._trial.close()
+
+    # ---------------------------------------------------------------- States and pictures
+
+    def get_state(self) -> np.ndarray:
+        """The state, float64 (n,)."""
+        return self._world.state()
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Restore a state from `get_state`: to the bit where `restorable`, without the environment's own memory elsewhere.
+
+        Raises:
+            UserError: if the state does not fit, or this is no MuJoCo environment.
+        """
+        self._world.restore(self._checked(state))
+        self._frames.clear()
+
+    def _checked(self, state: np.ndarray) -> np.ndarray:
+        state, size = np.array(state, dtype=np.float64), len(self._world.state())
+        if state.shape != (size,):
+            raise UserError(f"state of shape {state.shape}: this task expects ({size},)")
+        if not np.isfinite(state).all():
+            raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
+        return state
+
+    def position_of(self, state: np.ndarray) -> np.ndarray:
+        """The configuration inside a state: qpos (nq,), or all of it when this is no MuJoCo environment."""
+        return self._world.position_of(state)
+
+    def render(self, camera: str | None = None) -> np.ndarray:
+        """The current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
+        camera = self._checked_camera(camera or self.camera)
+        if camera not in self._frames:
+            self._frames[camera] = self._seen(self._world.draw(camera), self.get_state())
+        return self._frames[camera].copy()
+
+    def render_state(self, state: np.ndarray, camera: str | None = None) -> np.ndarray:
+        """The frame of any state of this episode's layout, uint8 (H, W, 3). The current state stays."""
+        state = self._checked(state)
+        return self._seen(self._world.draw(self._checked_camera(camera or self.camera), state), state)
+
+    def _checked_camera(self, camera: str | None) -> str:
+        if camera is None:
+            return self.cameras[0]
+        if camera not in self.cameras:
+            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(self.cameras)}")
+        return camera
+
+    def _seen(self, frame: np.ndarray, state: np.ndarray) -> np.ndarray:
+        noise = float(self.variation["sensor.pixel_noise"])
+        return noisy_frame(frame, noise, state) if noise else frame
+
+    # ---------------------------------------------------------------- Goals and true variables
+
+    def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
+        """Root mean square of the difference of two configurations; velocities do not count."""
+        difference = self._world.difference(self.position_of(state), self.position_of(goal_state))
+        return float(np.sqrt(np.mean(np.square(difference))))
+
+    def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
+        """Whether `state` is within `success_threshold` of `goal_state`."""
+        return self.goal_distance(state, goal_state) <= self.success_threshold
+
+    def features(self, state: np.ndarray | None = None) -> np.ndarray:
+        """The configuration, each number scaled to about [-1, 1], float32 (f,)."""
+        return self._world.features_of(self.position_of(self.get_state() if state is None else state)).astype(np.float32)
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """There is none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"{self.env_id} has no demonstrator, so the policies demonstrator, noisy and play cannot act in it: "
+            "give --policies that can, such as random, smooth or sb3:<file>"
+        )
+
+    # ---------------------------------------------------------------- Language
+
+    def _facts(self, state: np.ndarray | None) -> language.Facts:
+        state = self.get_state() if state is None else np.asarray(state)
+        return language.Facts(self.env_id, self.coordinates, self._world.position_of(state), self._world.speed_of(state))
+
+    @property
+    def attribute_values(self) -> dict[str, tuple[str, ...]]:
+        """Attribute -> every value it can take."""
+        return {name: tuple(attribute.phrases) for name, attribute in self.attributes.items()}
+
+    def caption(self, state: np.ndarray | None = None) -> str:
+        """A sentence that is true of a state (of the current one by default)."""
+        return self.captions(state)[0]
+
+    def captions(self, state: np.ndarray | None = None) -> list[str]:
+        """Several phrasings of what is true of a state; the first is `caption`."""
+        return language.captions(self._facts(state), self.attributes)
+
+    def caption_attributes(self, text: str) -> dict[str, str]:
+        """Attribute -> value as `text` says; what it does not mention is absent."""
+        return read_attributes(text, self.attributes)
+
+    def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
+        """Several phrasings of the instruction to reach a goal (the current one by default)."""
+        return language.goals(self._facts(self._goal_state if goal_state is None else goal_state), self.attributes)
+
+    def describe_change(self, before: np.ndarray, after: np.ndarray) -> str:
+        """What changed from one state to another, as a sentence."""
+        return language.change(self._facts(before), self._facts(after))
+
+    def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
+        """(question, answer) pairs about a state: attributes, relations and, where states can be restored, "what if"."""
+        state = self.get_state() if state is None else state
+        facts = self._facts(state)
+        pairs = make_questions(rng, self.attributes, language.truth(facts)) + language.relations(rng, facts)
+        return [*pairs, self.what_if(rng, state)] if self.restorable else pairs
+
+    def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
+        """One (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance."""
+        facts = [self._facts(state) for state in states]
+
+        def others(i: int) -> list[tuple[str, str]]:
+            if self.restorable and rng.random() < 0.5:
+                return [self.what_if(rng, states[i])]
+            return language.relations(rng, facts[i])
+
+        return question_track(rng, self.attributes, [language.truth(each) for each in facts], frozenset(), others)
+
+    def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
+        """What a coarse action, held for three steps, would change: asked and answered by trying it out.
+
+        Raises:
+            UserError: if this is no MuJoCo environment.
+        """
+        text, action = coarse_actions(self.action_axes)[int(rng.integers(1 + 2 * len(self.action_axes)))]
+        number = int(self.variation[SEED_FACTOR])
+        if self._trial_seed != number:
+            self._trial.reset(number)
+            self._trial_seed = number
+        self._trial.restore(self._checked(state))
+        for _ in range(WHAT_IF_STEPS):
+            self._trial.step(self._own_action(action))
+        return f"what happens if you {text}?", self.describe_change(state, self._trial.state())
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the components of an action."""
+        return tuple(axis.name for axis in self.action_axes)
+
+    def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
+        """The action (a,) as text, in one of the forms of `MujocoTask.describe_action`."""
+        return describe_action(action, self.action_axes, form)
+
+    def parse_action(self, text: str) -> np.ndarray:
+        """Read an action, float32 (a,), from any of the forms of `describe_action`.
+
+        Raises:
+            UserError: if the text is malformed or out of bounds.
+        """
+        return parse_action(text, self.action_axes)
+
+
+def _action_bounds(env_id: str, space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action; for a choice among n, of n scores.
+
+    Raises:
+        UserError: if actions are neither a choice nor bounded numbers.
+    """
+    if isinstance(space, spaces.Discrete):
+        return -np.ones(int(space.n)), np.ones(int(space.n))
+    if isinstance(space, spaces.Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all() and space.low.size:
+        return np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    raise UserError(f"{env_id} takes actions {space}: only a Box with finite bounds or a Discrete choice can be adapted")

@@ -1,0 +1,404 @@
+"""Ant: a four-legged robot, seen from a corner of the ceiling, walks to the place of the goal picture."""
+
+import importlib.resources
+from collections.abc import Iterator
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.gaits import CADENCE, LEG_ANGLES, LEG_SIDES, LEGS, trot
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
+
+ARENA = 3.5
+"""Half the side of the arena in metres."""
+ROOM = 2.45
+"""Largest |x| and |y| of a sampled place: the feet clear the walls at any heading."""
+THIRD = 0.8
+"""|x| and |y| up to which the ant is in the middle."""
+TORSO_RADIUS, LEG_RADIUS = 0.25, 0.08
+HIP_REACH, THIGH, SHIN = 0.2 * 2**0.5, 0.2 * 2**0.5, 0.4 * 2**0.5
+"""From the torso's centre to the hip, from there to the knee, from there to the centre of the foot, in metres."""
+HIP_RANGE = np.radians(30.0)
+KNEE_MIDDLE, KNEE_RANGE = np.radians(50.0), np.radians(20.0)
+"""How far a shin hangs below the horizontal: in the stance, and the range about it."""
+DENSITY, TORSO_MASS, ARMATURE = 20.0, 4.0, 0.02
+STIFFNESS, DAMPING = 250.0, 8.0
+"""Torque of the servos per angle and per angular velocity, N m; the stance sags by about 2 degrees under the weight."""
+CONTACT_DEPTH = 0.05
+FOOT_CLEARANCE = 0.03
+"""Height of a foot above the floor from which it does not touch, in metres."""
+MARKS = 4
+MARK_DRAWS = 3
+"""Numbers that place and colour one mark."""
+TILE_REPEATS, TEXTURE_SHADE = 4, 0.87
+LIGHT_ZENITH = np.radians(35.0)
+CAMERA_DISTANCE = 16.0
+COUNTS = ("no foot", "one foot", "two feet", "three feet", "four feet")
+
+_NUMBERS = np.array([1, 4, 2, 3])
+"""Number that the asset gives to each of `LEGS`: its own names of legs differ, but it too rewards walking along x."""
+_HIPS = 7 + 2 * (_NUMBERS - 1)
+_KNEES = _HIPS + 1
+_KNEE_SIGNS = np.array([1.0, 1.0, -1.0, -1.0])
+"""Sense in which the asset's ankle joints lower the foot."""
+_KEYS = ("aq", "de", "gt", "ju", "sw", "fr", "hy", "ki")
+
+
+def _axes() -> Iterator[ActionAxis]:
+    for leg, keys in zip(LEGS, _KEYS[:4], strict=True):
+        verb = f"swing the {leg} leg"
+        yield ActionAxis(f"{leg.replace(' ', '_')}_hip", (verb, "backward"), (verb, "forward"), (keys[0], keys[1]))
+    for leg, keys in zip(LEGS, _KEYS[4:], strict=True):
+        verb = f"move the {leg} foot"
+        yield ActionAxis(f"{leg.replace(' ', '_')}_knee", (verb, "down"), (verb, "up"), (keys[0], keys[1]))
+
+
+class Ant(MujocoTask):
+    """The four-legged ant of gymnasium's assets in a walled square of 7 x 7 m.
+
+    ## Description
+    The ant has a head, so that one sees which way it faces (along its x axis, the direction that gymnasium's own
+    task rewards). It starts at a random place and heading, on four feet. The goal is a place; in its picture the
+    ant stands there, but how it stands does not matter. Start and goal are at least 2 m apart.
+
+    ## Action Space
+    Four hips, then four knees (front left, front right, back left, back right), in [-1, 1]: wanted joint angles,
+    held by servos. A hip of 1 swings the leg 30 degrees forward, a knee of 1 lifts the foot by 20 degrees, and 0 is
+    the stance. Gymnasium's ant has torque motors and very light legs with heavy rotors; here a torso of 4 kg on legs
+    of 1.5 kg is moved by servos of 250 N m / rad (factor `joint.strength`), so that scripted gaits walk steadily.
+
+    ## Observation Space
+    `pixels`; `proprio` (31) = place / 3.5 m, height in m, the torso's forward and up axes, hips and knees in units of
+    the action, linear (m/s) and angular velocity / (2, 4), joint velocities / 8.
+
+    ## Rewards
+    The negative distance of the torso to the goal's place in metres, seen from above.
+
+    ## Episode End
+    Terminated within 0.4 m of the goal; truncated after 150 steps of 0.05 s.
+
+    The ant comes from Schulman et al., 2016, "High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation".
+    """
+
+    action_axes = tuple(_axes())
+    feature_names = (
+        *("torso.x", "torso.y", "torso.height", "forward.x", "forward.y", "up.z"),
+        *(axis.name for axis in action_axes),
+    )
+    proprio_size = 31
+    success_threshold = 0.4
+    min_goal_distance = 2.0
+    max_episode_steps = 150
+    default_frame_skip = 5
+    cameras = ("room", "follow")
+    attributes = {
+        "color": Attribute({c: f"{c} ant" for c in OBJECT_COLORS}, "what color is the ant's body?", "is this the {}?", "torso.color"),
+        "legs": Attribute({c: f"{c} legs" for c in WALL_COLORS}, "what color are the legs?", "does the ant have {}?", "leg.color"),
+        "side": Attribute(
+            {"left": "on the left", "center": "in the center", "right": "on the right"},
+            "on which side is the ant: left, center or right?",
+            "is the ant {}?",
+        ),
+        "depth": Attribute(
+            {"near": "near the camera", "middle": "halfway back", "far": "far from the camera"},
+            "how far is the ant from the camera: near, middle or far?",
+            "is the ant {}?",
+        ),
+        "facing": Attribute(
+            {"left": "facing left", "right": "facing right", "away": "facing away", "camera": "facing the camera"},
+            "which way does the ant face: left, right, away or camera?",
+            "is the ant {}?",
+        ),
+    }
+    factors = {
+        "torso.color": Factor("colour of torso and head", "red", tuple(OBJECT_COLORS)),
+        "leg.color": Factor("colour of the legs", "slate", tuple(WALL_COLORS)),
+        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "floor.pattern": Factor("pattern of the floor", "plain", ("plain", "checker", "stripes")),
+        "wall.color": Factor("colour of the walls", "teal", tuple(WALL_COLORS)),
+        "background.color": Factor("colour of the ground beyond the walls", "gray", tuple(FLOOR_COLORS)),
+        "marks.number": Factor("number of flat marks painted on the floor", 2.0, low=0, high=MARKS, integer=True),
+        "marks.layout": Factor("which places and colours the marks have", 0.0, low=0, high=9999, integer=True),
+        "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
+        "light.direction": Factor("where the light comes from, rad counterclockwise from the right", 2.0, low=-3.1, high=3.1),
+        "camera.elevation": Factor("angle of the camera's view below the horizontal, rad", 1.0, low=0.85, high=1.25),
+        "camera.extent": Factor("height of the picture at the arena's centre, metres", 7.6, low=7.4, high=8.6),
+        "torso.mass": Factor("mass of the torso in kg", TORSO_MASS, low=2.5, high=6.0),
+        "joint.strength": Factor("stiffness of the servos, 1 = 250 N m / rad", 1.0, low=0.7, high=1.4),
+        "floor.friction": Factor("friction of the floor", 1.0, low=0.6, high=1.4),
+        **SENSOR_FACTORS,
+    }
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Floor, walls, marks, a sun, the ant with its servos, a camera on the ceiling and one behind the ant."""
+        spec.option.timestep = 0.01
+        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        quality = spec.visual.quality
+        quality.numslices, quality.numstacks = 12, 6
+        sun = {"type": int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), "castshadow": True, "specular": [0.1] * 3}
+        spec.worldbody.add_light(name="sun", pos=[0, 0, 6], **sun)
+        spec.worldbody.add_camera(name="room")
+        self._add_arena(spec)
+        self._add_ant(spec)
+
+    @staticmethod
+    def _add_arena(spec: mujoco.MjSpec) -> None:
+        plane, box, cylinder = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{kind}")) for kind in ("PLANE", "BOX", "CYLINDER"))
+        world, look = spec.worldbody, {"contype": 0, "conaffinity": 0}
+        for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
+            texels = np.where(np.kron(cells, np.ones((32, 32)))[..., None] > 0, TEXTURE_SHADE, 1.0) * np.full(3, 255)
+            image = {"type": int(mujoco.mjtTexture.mjTEXTURE_2D), "width": 64, "height": 64, "nchannel": 3}
+            spec.add_texture(name=name, **image).data = texels.astype(np.uint8).tobytes()
+            material = spec.add_material(name=name, texrepeat=[TILE_REPEATS, TILE_REPEATS])
+            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
+        # Touched: the floor and four planes that look inwards. Seen: the floor, walls of 0.3 m and the ground.
+        world.add_geom(name="floor", type=plane, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
+        world.add_geom(name="ground", type=plane, size=[40, 40, 1], pos=[0, 0, -0.05], **look)
+        for name, x, y in (("left", -1, 0), ("right", 1, 0), ("far", 0, 1), ("near", 0, -1)):
+            bound = {"pos": [ARENA * x, ARENA * y, 0], "zaxis": [-x, -y, 0], "contype": 0, "conaffinity": 1}
+            world.add_geom(name=f"bound_{name}", type=plane, size=[1, 1, 1], group=3, **bound)
+            size = [0.1 if x else ARENA + 0.2, 0.1 if y else ARENA + 0.2, 0.15]
+            world.add_geom(name=f"wall_{name}", type=box, size=size, pos=[(ARENA + 0.1) * x, (ARENA + 0.1) * y, 0.15], **look)
+        for i in range(MARKS):
+            size = [0.45, 0.002, 0] if i % 2 else [0.4, 0.4, 0.002]
+            world.add_geom(name=f"mark_{i}", type=cylinder if i % 2 else box, size=size, **look)
+
+    @staticmethod
+    def _add_ant(spec: mujoco.MjSpec) -> None:
+        asset = importlib.resources.files("gymnasium") / "envs/mujoco/assets/ant.xml"
+        ant = mujoco.MjSpec.from_file(str(asset))
+        for thing in [*ant.lights, *ant.actuators, *ant.cameras, *ant.materials, *ant.textures, ant.geom("floor")]:
+            ant.delete(thing)
+        ant.option.timestep, ant.option.integrator = spec.option.timestep, spec.option.integrator
+        for geom in ant.geoms:
+            geom.density = DENSITY
+        for joint in ant.joints[1:]:
+            joint.armature = ARMATURE
+        torso = ant.body("torso")
+        torso.geoms[0].mass = TORSO_MASS
+        sphere, look = int(mujoco.mjtGeom.mjGEOM_SPHERE), {"contype": 0, "conaffinity": 0, "mass": 0.0}
+        torso.add_geom(name="head", type=sphere, size=[0.19, 0, 0], pos=[0.35, 0, 0.03], **look)
+        for name, y in (("left_eye", 0.08), ("right_eye", -0.08)):
+            torso.add_geom(name=name, type=sphere, size=[0.075, 0, 0], pos=[0.47, y, 0.12], **look)
+        track = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK)
+        torso.add_camera(name="follow", mode=track, pos=[0, -2.6, 2.2], xyaxes=[1, 0, 0, 0, 0.65, 0.76], fovy=45)
+        spec.worldbody.add_frame().attach_body(torso, "", "")
+        for joint in ("hip", "ankle"):
+            for number in _NUMBERS:
+                servo = spec.add_actuator(name=f"{joint}_{number}", target=f"{joint}_{number}")
+                servo.trntype, servo.biastype = int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtBias.mjBIAS_AFFINE)
+
+    def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
+        """Joint angles for hips and knees."""
+        hips = LEG_SIDES * HIP_RANGE * action[:4]
+        return np.concatenate([hips, _KNEE_SIGNS * (KNEE_MIDDLE - KNEE_RANGE * action[4:])])
+
+    def apply_variation(self, values: dict[str, Value]) -> None:
+        """Write colours, patterns, marks, light, camera, masses, servos and friction into the model."""
+        model = self.model
+        number = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+        legs, walls = WALL_COLORS[str(values["leg.color"])], WALL_COLORS[str(values["wall.color"])]
+        model.geom_rgba[model.geom_bodyid > 0, :3] = legs
+        for name in ("torso_geom", "head"):
+            model.geom(name).rgba[:3] = OBJECT_COLORS[str(values["torso.color"])]
+        for name in ("left_eye", "right_eye"):
+            model.geom(name).rgba[:3] = 1.0
+        for name in ("left", "right", "far", "near"):
+            model.geom(f"wall_{name}").rgba[:3] = walls
+        model.geom("ground").rgba[:3] = FLOOR_COLORS[str(values["background.color"])]
+        floor, pattern = model.geom("floor"), str(values["floor.pattern"])
+        floor.rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
+        floor.matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        self._place_marks(int(number["marks.number"]), int(number["marks.layout"]))
+        sun, zenith, azimuth = model.light("sun"), LIGHT_ZENITH, number["light.direction"]
+        sun.dir[:] = [-np.sin(zenith) * np.cos(azimuth), -np.sin(zenith) * np.sin(azimuth), -np.cos(zenith)]
+        model.vis.headlight.ambient[:] = 0.5 * number["light.brightness"]
+        sun.diffuse[:] = 0.5 / np.cos(zenith) * number["light.brightness"]
+        camera, elevation = model.camera("room"), number["camera.elevation"]
+        camera.pos[:] = [0.0, -CAMERA_DISTANCE * np.cos(elevation), CAMERA_DISTANCE * np.sin(elevation)]
+        camera.quat[:] = [np.cos(np.pi / 4 - elevation / 2), np.sin(np.pi / 4 - elevation / 2), 0.0, 0.0]
+        camera.fovy[:] = 2 * np.degrees(np.arctan(number["camera.extent"] / 2 / CAMERA_DISTANCE))
+        torso = model.body("torso")
+        torso.mass[:], torso.inertia[:] = number["torso.mass"], 0.4 * number["torso.mass"] * TORSO_RADIUS**2
+        mujoco.mj_setConst(model, self._scratch)
+        model.actuator_gainprm[:, 0] = STIFFNESS * number["joint.strength"]
+        model.actuator_biasprm[:, 1:3] = [-STIFFNESS * number["joint.strength"], -DAMPING]
+        model.geom_friction[:, 0] = number["floor.friction"]
+
+    def _place_marks(self, count: int, layout: int) -> None:
+        """The first `count` marks at places and in pale colours that the number `layout` decides."""
+        draws = np.random.default_rng(layout).random((MARKS, MARK_DRAWS))
+        colors = list(OBJECT_COLORS.values())
+        for i, (x, y, hue) in enumerate(draws):
+            mark = self.model.geom(f"mark_{i}")
+            mark.pos[:] = [(2 * x - 1) * (ARENA - 0.6), (2 * y - 1) * (ARENA - 0.6), 0.0]
+            mark.rgba[:3] = 0.5 + 0.5 * np.array(colors[int(hue * len(colors))])
+            mark.rgba[3] = float(i < count)
+
+    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
+        """A uniform place and heading; on four feet, with hips up to 20 degrees and knees up to 9 from the stance."""
+        x, y, yaw = *rng.uniform(-ROOM, ROOM, 2), rng.uniform(-np.pi, np.pi)
+        knee = KNEE_MIDDLE + rng.uniform(-0.15, 0.15)
+        position = np.empty(self.model.nq)
+        position[:7] = [x, y, SHIN * np.sin(knee) + LEG_RADIUS, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+        position[_HIPS] = rng.uniform(-0.35, 0.35, 4)
+        position[_KNEES] = _KNEE_SIGNS * knee
+        return position
+
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Outside the walls, in the floor, or with a joint beyond its limits."""
+        x, y, z = position[:3]
+        if max(abs(x), abs(y)) > ARENA - TORSO_RADIUS + CONTACT_DEPTH:
+            return f"the ant would be outside the arena at x={x:.3f}, y={y:.3f}"
+        if abs(np.linalg.norm(position[3:7]) - 1.0) > 0.01:
+            return f"the torso's orientation {position[3:7].tolist()} is no unit quaternion"
+        knees, feet = legs_of(position)
+        ends = np.concatenate([knees, feet])
+        if np.abs(ends[:, :2]).max() > ARENA - LEG_RADIUS + CONTACT_DEPTH:
+            return f"a leg would reach through a wall at x={x:.3f}, y={y:.3f}"
+        if min(z - TORSO_RADIUS, ends[:, 2].min() - LEG_RADIUS) < -CONTACT_DEPTH:
+            return f"the ant would be in the floor at a height of {z:.3f}"
+        if np.abs(_joints(position)).max() > 1.5:
+            return "a joint would be beyond its limits"
+        return None
+
+    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Place, height, axes, joints, then velocities; see the class."""
+        axes = _rotation(position)
+        joints, speeds = velocity[_HIPS - 1], velocity[_KNEES - 1]
+        moving = [velocity[:3] / 2, velocity[3:6] / 4, LEG_SIDES * joints / 8, -_KNEE_SIGNS * speeds / 8]
+        return np.concatenate([position[:2] / ARENA, position[2:3], axes[:, 0], axes[:, 2], _joints(position), *moving])
+
+    def features_of(self, position: np.ndarray) -> np.ndarray:
+        """Place and height, heading, how upright it is, joints in units of the action."""
+        axes = _rotation(position)
+        body = [position[0] / ARENA, position[1] / ARENA, position[2], axes[0, 0], axes[1, 0], axes[2, 2]]
+        return np.clip(np.concatenate([body, _joints(position)]), -1.1, 1.1)
+
+    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
+        """Colours; thirds of the arena; the nearest of four headings."""
+        x, y = position[:2]
+        ahead, left = _rotation(position)[:2, 0]
+        if abs(ahead) > abs(left):
+            facing = "right" if ahead > 0 else "left"
+        else:
+            facing = "away" if left > 0 else "camera"
+        return {
+            "color": str(self.variation["torso.color"]),
+            "legs": str(self.variation["leg.color"]),
+            "side": "left" if x < -THIRD else "right" if x > THIRD else "center",
+            "depth": "near" if y < -THIRD else "far" if y > THIRD else "middle",
+            "facing": facing,
+        }
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "a red ant with slate legs on the left, far from the camera, facing right"."""
+        ant = f"{with_article(phrases['color'])} with {phrases['legs']}"
+        return [
+            f"{ant} {phrases['side']}, {phrases['depth']}, {phrases['facing']}",
+            f"{phrases['side']} and {phrases['depth']} is {ant}, {phrases['facing']}",
+            f"a walled arena. the {phrases['color']} is {phrases['side']} and {phrases['depth']}, {phrases['facing']}",
+            f"{phrases['facing']}, {ant} has {COUNTS[self._feet_down(position)]} on the floor, {phrases['side']}, {phrases['depth']}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "walk until the red ant is on the left, far from the camera"; how it stands there does not matter."""
+        return [
+            f"walk until the {phrases['color']} is {phrases['side']}, {phrases['depth']}",
+            f"the ant should be {phrases['side']} and {phrases['depth']}",
+            f"goal: the {phrases['color']} {phrases['side']}, {phrases['depth']}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """Which way the ant walked and turned; while it stays, what its leg did that moved most."""
+        right, away = (after - before)[:2]
+        words = direction_words(right, away, threshold=0.1).replace("up", "away from the camera").replace("down", "towards the camera")
+        turn = heading_of(after) - heading_of(before)
+        turn = (turn + np.pi) % (2 * np.pi) - np.pi
+        turned = "" if abs(turn) < 0.15 else f" and turned {'left' if turn > 0 else 'right'}"
+        if words:
+            return f"the ant moved {words}{turned}"
+        change = _joints(after) - _joints(before)
+        most = int(np.abs(change).argmax())
+        if abs(change[most]) < 0.25:
+            return f"the ant stayed where it was{turned}"
+        axis = self.action_axes[most]
+        verb, direction = axis.positive if change[most] > 0 else axis.negative
+        past = verb.replace("swing", "swung").replace("move", "moved").replace(" the ", " its ")
+        return f"the ant stayed where it was{turned} and {past} {direction}"
+
+    def _feet_down(self, position: np.ndarray) -> int:
+        return int((legs_of(position)[1][:, 2] < LEG_RADIUS + FOOT_CLEARANCE).sum())
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """How many feet touch the floor, and which of two feet is nearer or further to the right."""
+        feet = legs_of(position)[1]
+        one, other = rng.permutation(4)[:2]
+        word, answer = [
+            ("nearer to the camera than", feet[one, 1] < feet[other, 1]),
+            ("farther from the camera than", feet[one, 1] >= feet[other, 1]),
+            ("to the left of", feet[one, 0] < feet[other, 0]),
+            ("to the right of", feet[one, 0] >= feet[other, 0]),
+        ][int(rng.integers(4))]
+        return [
+            (f"is the {LEGS[one]} foot {word} the {LEGS[other]} foot?", "yes" if answer else "no"),
+            ("how many feet touch the floor?", COUNTS[self._feet_down(position)].split()[0]),
+        ]
+
+    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
+        """Euclidean over the place, seen from above."""
+        return float(np.hypot(*(position[:2] - goal[:2])))
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """Trots straight to the goal at a cadence of its own; it need not turn to do so."""
+        cadence, phase = CADENCE * float(rng.uniform(0.93, 1.07)), float(rng.uniform(0.0, 2 * np.pi))
+
+        def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
+            nonlocal phase
+            phase += 2 * np.pi * cadence * self.step_seconds
+            position = self.position_of(info["state"])
+            right, away = (self.position_of(info["goal_state"]) - position)[:2]
+            heading = np.arctan2(away, right) - heading_of(position)
+            return trot(phase, np.array([np.cos(heading), np.sin(heading)]))
+
+        return policy
+
+
+def heading_of(position: np.ndarray) -> float:
+    """The direction in which the ant faces, rad counterclockwise from the right of the picture, from qpos (15,)."""
+    ahead = _rotation(position)[:, 0]
+    return float(np.arctan2(ahead[1], ahead[0]))
+
+
+def legs_of(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the knees (4, 3) and of the feet (4, 3), in the order of `LEGS`, from qpos (15,)."""
+    angles = LEG_ANGLES + position[_HIPS]
+    knees = HIP_REACH * _level(LEG_ANGLES) + THIGH * _level(angles)
+    drop = _KNEE_SIGNS * position[_KNEES]
+    feet = knees + SHIN * np.cos(drop)[:, None] * _level(angles)
+    feet[:, 2] -= SHIN * np.sin(drop)
+    rotation = _rotation(position).T
+    return position[:3] + knees @ rotation, position[:3] + feet @ rotation
+
+
+def _level(angles: np.ndarray) -> np.ndarray:
+    """Horizontal unit vectors (n, 3) at angles (n,)."""
+    return np.stack([np.cos(angles), np.sin(angles), np.zeros(len(angles))], axis=1)
+
+
+def _joints(position: np.ndarray) -> np.ndarray:
+    """Hips and knees (8,) in units of the action."""
+    knees = (KNEE_MIDDLE - _KNEE_SIGNS * position[_KNEES]) / KNEE_RANGE
+    return np.concatenate([LEG_SIDES * position[_HIPS] / HIP_RANGE, knees])
+
+
+def _rotation(position: np.ndarray) -> np.ndarray:
+    """The torso's axes as columns (3, 3)."""
+    matrix = np.empty(9)
+    mujoco.mju_quat2Mat(matrix, position[3:7] / max(float(np.linalg.norm(position[3:7])), 1e-9))
+    return matrix.reshape(3, 3)

@@ -1,0 +1,104 @@
+"""Finding and building the environments of other packages: by their gymnasium id, installed as extras.
+
+    HalfCheetah-v5            gymnasium's own
+    FetchReach-v4             gymnasium-robotics
+    dm_control/walker-walk-v0 dm_control, through shimmy
+    Meta-World/reach-v3       metaworld, one task by its name
+    cube-single-v0            ogbench
+    swm/PushT-v1              stable-worldmodel
+    package.module:Name-v0    anything that registers itself when `package.module` is imported
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+from typing import Any
+
+import gymnasium
+
+from worldmodel.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NAMESPACES = {"dm_control": "shimmy", "Meta-World": "metaworld", "swm": "stable_worldmodel"}
+"""Namespace of an id -> the module that registers it."""
+PLAIN = ("gymnasium_robotics", "ogbench")
+"""Modules that register ids without a namespace."""
+INSTALL = "pip install 'worldmodel[external]' adds gymnasium-robotics, dm_control, metaworld and ogbench"
+_METAWORLD = "Meta-World/"
+
+
+def knows(env_id: str) -> bool:
+    """Whether an environment of another package has this id; imports the packages that may register it.
+
+    Raises:
+        UserError: if the package that the id belongs to is not installed.
+    """
+    if env_id in gymnasium.registry:
+        return True
+    module, colon, _ = env_id.partition(":")
+    namespace, slash, _ = env_id.partition("/")
+    if colon:
+        _import(module, env_id)
+        return env_id.partition(":")[2] in gymnasium.registry
+    if slash and namespace in NAMESPACES:
+        _import(NAMESPACES[namespace], env_id)
+        return namespace == "Meta-World" or env_id in gymnasium.registry
+    for name in PLAIN:
+        if not slash and importlib.util.find_spec(name) is not None:
+            _import(name, env_id)
+            if env_id in gymnasium.registry:
+                return True
+    return False
+
+
+def _import(name: str, env_id: str) -> None:
+    try:
+        with contextlib.redirect_stderr(open(os.devnull, "w")):  # some of them advertise there
+            module = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{env_id} needs the package {name}, which cannot be imported ({error}): {INSTALL}") from error
+    gymnasium.register_envs(module)
+
+
+def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """The environment itself, without time limit and checks.
+
+    Args:
+        env_id: An id that `knows` knows.
+        **kwargs: For its constructor.
+
+    Raises:
+        UserError: if it cannot be built with these.
+    """
+    try:
+        if env_id.startswith(_METAWORLD):
+            return _make_metaworld(kwargs.pop("env_name", env_id.removeprefix(_METAWORLD)), **kwargs)
+        options = {"render_mode": "rgb_array", "disable_env_checker": True, "max_episode_steps": -1} | kwargs
+        return gymnasium.make(env_id, **options)
+    except UserError:
+        raise
+    except Exception as error:  # every package raises types of its own
+        raise UserError(f"cannot make {env_id}: {type(error).__name__}: {error}") from error
+
+
+class _Metaworld(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A Meta-World task whose reset obeys its seed: where the objects lie, and the goal."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        env: Any = self.unwrapped
+        if seed is not None:
+            env.seed(seed)
+        env.seeded_rand_vec, env._freeze_rand_vec = True, False
+        return env.reset()
+
+
+def _make_metaworld(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as TASKS
+
+    if f"{name}-goal-observable" not in TASKS:
+        names = ", ".join(key.removesuffix("-goal-observable") for key in TASKS)
+        raise UserError(f"unknown Meta-World task {name!r}: expected one of {names}")
+    return _Metaworld(TASKS[f"{name}-goal-observable"](**{"render_mode": "rgb_array", "seed": 0} | kwargs))

@@ -1,0 +1,441 @@
+"""Floor plans of the Rooms task: rooms, doors and furniture as a pure function of a number; what is in view; the way.
+
+All lengths are metres. A rectangle is (x0, x1, y0, y1); north is +y. Heights are measured from the floor.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+HALF = 4.0
+"""Half the side of the square floor."""
+WALL = 0.06
+"""Thickness of a room's own walls; between two rooms it counts twice."""
+MIN_SIDE = 2.4
+MAX_DOOR = 1.3
+MAX_ROOMS, MAX_DOORS, MAX_PIECES = 6, 7, 10
+GAP = 0.8
+"""Least way between two pieces, or between a piece and a wall that it does not touch: everywhere else stays reachable."""
+DOOR_GAP = 0.6
+"""Least distance of a piece from an opening."""
+CELL = 0.1
+CELLS = round(2 * HALF / CELL)
+RAYS = 33
+
+Box = tuple[float, float, float, float, float, float, float]
+KINDS: dict[str, tuple[float, float, float, tuple[Box, ...]]] = {
+    "sofa": (
+        1.4,
+        0.7,
+        0.72,
+        ((-0.8, 0.8, -0.5, 0.9, 0.0, 0.55, 1.0), (-1, 1, -1, -0.5, 0.0, 1.0, 0.85), (-1, -0.8, -0.5, 1, 0, 0.78, 0.85), (0.8, 1, -0.5, 1, 0, 0.78, 0.85)),
+    ),
+    "table": (1.1, 0.7, 0.58, ((-1, 1, -1, 1, 0.86, 1, 1.0), (-0.9, -0.76, -0.85, 0.85, 0, 0.86, 0.7), (0.76, 0.9, -0.85, 0.85, 0, 0.86, 0.7))),
+    "shelf": (1.0, 0.36, 1.1, ((-1, 1, -1, -0.5, 0, 1, 0.6), (-1, 1, -1, 1, 0, 0.1, 1.0), (-1, 1, -1, 1, 0.45, 0.53, 1.0), (-1, 1, -1, 1, 0.92, 1, 1.0))),
+    "crate": (0.6, 0.6, 0.55, ((-0.94, 0.94, -0.94, 0.94, 0, 0.8, 0.78), (-1, 1, -1, 1, 0.8, 1.0, 1.0))),
+    "lamp": (0.38, 0.38, 1.15, ((-0.7, 0.7, -0.7, 0.7, 0, 0.06, 0.35), (-0.15, 0.15, -0.15, 0.15, 0.06, 0.66, 0.35), (-1, 1, -1, 1, 0.66, 1, 1.0))),
+    "plant": (0.44, 0.44, 0.95, ((-0.6, 0.6, -0.6, 0.6, 0, 0.4, 1.0), (-1, 1, -1, 1, 0.4, 1, -1.0))),
+}
+"""Kind -> width along the wall, depth, height, boxes. A box: (u0, u1, v0, v1, z0, z1, shade), u along the width and v from
+the wall to the front, both in [-1, 1], z in [0, 1]; a negative shade stands for leaves. The boxes fill the outline at the top."""
+FREE_STANDING = ("table", "crate")
+MAX_PARTS = 36
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of furniture."""
+
+    kind: str
+    color: int
+    """Index of its colour, unique among the pieces of its kind."""
+    room: int
+    rect: tuple[float, float, float, float]
+    height: float
+    front: int
+    """Where its front looks: 0 east, 1 north, 2 west, 3 south."""
+
+    def parts(self) -> list[tuple[np.ndarray, np.ndarray, float]]:
+        """Centre (3,), half sizes (3,) and shade of every box."""
+        x0, x1, y0, y1 = self.rect
+        center, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
+        boxes = []
+        for u0, u1, v0, v1, z0, z1, shade in KINDS[self.kind][3]:
+            u, v = np.array([u0, u1]), np.array([v0, v1])
+            local = {0: (v, u), 1: (-u, v), 2: (-v, -u), 3: (u, -v)}[self.front]
+            low, high = (np.array([pick(axis) for axis in local]) for pick in (np.min, np.max))
+            place = np.append(center + half * (low + high) / 2, self.height * (z0 + z1) / 2)
+            boxes.append((place, np.append(half * (high - low) / 2, self.height * (z1 - z0) / 2), shade))
+        return boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Rooms, their walls, the doors and the furniture."""
+
+    rooms: np.ndarray
+    """(r, 4) rectangles that tile the floor."""
+    colors: tuple[int, ...]
+    """Index of the colour of each room's walls; all differ."""
+    walls: np.ndarray
+    """(w, 4) rectangles, solid."""
+    wall_rooms: tuple[int, ...]
+    """The room of each wall."""
+    doors: np.ndarray
+    """(d, 4) rectangles, the openings."""
+    door_rooms: tuple[tuple[int, int], ...]
+    pieces: tuple[Piece, ...]
+    solids: np.ndarray
+    """(w + p, 4) rectangles: walls, then pieces."""
+    heights: np.ndarray
+    """(p,) heights of the pieces."""
+
+    def room_of(self, x: float, y: float) -> int:
+        """Index of the room that holds a point; of the nearest one for a point outside."""
+        rooms = self.rooms
+        outside = np.maximum(np.maximum(rooms[:, 0] - x, x - rooms[:, 1]), np.maximum(rooms[:, 2] - y, y - rooms[:, 3]))
+        return int(outside.argmin())
+
+    def clearances(self, x: float, y: float) -> np.ndarray:
+        """Distance (w + p,) of a point to every wall and piece; 0 inside."""
+        solids = self.solids
+        dx = np.maximum(np.maximum(solids[:, 0] - x, x - solids[:, 1]), 0.0)
+        dy = np.maximum(np.maximum(solids[:, 2] - y, y - solids[:, 3]), 0.0)
+        return np.hypot(dx, dy)
+
+
+@lru_cache(maxsize=64)
+def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
+    """The floor plan of a number; equal numbers give equal rooms, whatever the doors' width and the furniture.
+
+    Args:
+        layout: Any number from 0.
+        pieces: Wanted pieces of furniture, at most MAX_PIECES; fewer where the rooms are full.
+        door_width: Up to MAX_DOOR.
+        colors: How many colours there are, for rooms and for furniture alike; piece and room of equal index never meet.
+    """
+    rng = np.random.default_rng(layout)
+    rooms = _split(rng, int(rng.integers(3, MAX_ROOMS + 1)))
+    links = _links(rng, rooms)
+    room_colors = tuple(int(c) for c in rng.permutation(colors)[: len(rooms)])
+    doors = [_opening(link, door_width) for link in links]
+    furniture = _furnish(rng, rooms, room_colors, [_opening(link, MAX_DOOR) for link in links], colors)[:pieces]
+    walls, wall_rooms = [], []
+    for i, room in enumerate(rooms):
+        for wall in _walls_of(room, doors):
+            walls.append(wall)
+            wall_rooms.append(i)
+    solids = np.array([*walls, *(piece.rect for piece in furniture)])
+    return Plan(
+        rooms=np.array(rooms),
+        colors=room_colors,
+        walls=np.array(walls),
+        wall_rooms=tuple(wall_rooms),
+        doors=np.array(doors),
+        door_rooms=tuple((i, j) for i, j, *_ in links),
+        pieces=tuple(furniture),
+        solids=solids,
+        heights=np.array([piece.height for piece in furniture]),
+    )
+
+
+Rect = tuple[float, float, float, float]
+Link = tuple[int, int, bool, float, float]
+"""Two rooms, whether the wall between them runs along x, its coordinate across, and the door's centre along it."""
+
+
+def _split(rng: np.random.Generator, count: int) -> list[Rect]:
+    """Cut the floor `count - 1` times, always the largest room that can be cut, across its longer side."""
+    rooms: list[Rect] = [(-HALF, HALF, -HALF, HALF)]
+    while len(rooms) < count:
+        rooms.sort(key=lambda r: (r[1] - r[0]) * (r[3] - r[2]))
+        x0, x1, y0, y1 = rooms.pop()
+        along_x = x1 - x0 > y1 - y0 if abs((x1 - x0) - (y1 - y0)) > 1e-9 else bool(rng.random() < 0.5)
+        low, high = (x0, x1) if along_x else (y0, y1)
+        slack = max((high - low) / 2 - MIN_SIDE, 0.0)
+        cut = round((low + high) / 2 + float(rng.uniform(-slack, slack)), 2)
+        rooms += [(x0, cut, y0, y1), (cut, x1, y0, y1)] if along_x else [(x0, x1, y0, cut), (x0, x1, cut, y1)]
+    return rooms
+
+
+def _links(rng: np.random.Generator, rooms: list[Rect]) -> list[Link]:
+    """Doors that join all rooms, and some more."""
+    shared: list[tuple[int, int, bool, float, float, float]] = []
+    for i, a in enumerate(rooms):
+        for j, b in enumerate(rooms):
+            for along_x, edge in ((True, a[3] == b[2]), (False, a[1] == b[0])):
+                low, high = (max(a[0], b[0]), min(a[1], b[1])) if along_x else (max(a[2], b[2]), min(a[3], b[3]))
+                if edge and high - low >= MAX_DOOR + 4 * WALL:
+                    shared.append((i, j, along_x, a[3] if along_x else a[1], low, high))
+    joined = list(range(len(rooms)))
+    links: list[Link] = []
+    for k in rng.permutation(len(shared)):
+        i, j, along_x, across, low, high = shared[k]
+        margin = MAX_DOOR / 2 + 2 * WALL
+        center = float(rng.uniform(low + margin, high - margin))
+        apart, extra = joined[i] != joined[j], rng.random() < 0.35
+        if apart or (extra and len(links) < MAX_DOORS - len(set(joined)) + 1):
+            links.append((i, j, along_x, across, center))
+            joined = [joined[i] if group == joined[j] else group for group in joined]
+    return links
+
+
+def _opening(link: Link, width: float) -> Rect:
+    _, _, along_x, across, center = link
+    half = width / 2
+    return (center - half, center + half, across - WALL, across + WALL) if along_x else (across - WALL, across + WALL, center - half, center + half)
+
+
+def _walls_of(room: Rect, doors: list[Rect]) -> list[Rect]:
+    """The four sides of a room, inside its rectangle, without the openings."""
+    x0, x1, y0, y1 = room
+    walls = []
+    for side in ((x0, x1, y1 - WALL, y1), (x0, x1, y0, y0 + WALL), (x0, x0 + WALL, y0, y1), (x1 - WALL, x1, y0, y1)):
+        axis = 0 if side[1] - side[0] > side[3] - side[2] else 2
+        holes = sorted((door[axis], door[axis + 1]) for door in doors if _distance(side, door) <= 0 and _is_along(door, axis))
+        start = side[axis]
+        for low, high in [*holes, (side[axis + 1], 0.0)]:
+            walls.append((start, low, *side[2:]) if axis == 0 else (*side[:2], start, low))
+            start = high
+    return [wall for wall in walls if wall[1] > wall[0] and wall[3] > wall[2]]
+
+
+def _is_along(door: Rect, axis: int) -> bool:
+    return (door[1] - door[0] > door[3] - door[2]) == (axis == 0)
+
+
+def _distance(a: Rect, b: Rect) -> float:
+    """Between two rectangles; negative when they overlap, 0 when they touch."""
+    dx, dy = max(a[0] - b[1], b[0] - a[1]), max(a[2] - b[3], b[2] - a[3])
+    return max(dx, dy) if dx < 0 or dy < 0 else float(np.hypot(dx, dy))
+
+
+def _furnish(rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int, ...], doors: list[Rect], colors: int) -> list[Piece]:
+    """Pieces along the walls, some free-standing, so that no way is blocked."""
+    pieces: list[Piece] = []
+    parts = 0
+    for attempt in range(8 * MAX_PIECES):
+        room = attempt % len(rooms)
+        kind = list(KINDS)[int(rng.integers(len(KINDS)))]
+        free = kind in FREE_STANDING and rng.random() < 0.5
+        rect, front = _spot(rng, rooms[room], kind, free)
+        taken = {piece.color for piece in pieces if piece.kind == kind} | {room_colors[room]}
+        allowed = [color for color in range(colors) if color not in taken]
+        color = allowed[int(rng.integers(len(allowed)))] if allowed else -1
+        x0, x1, y0, y1 = rooms[room]
+        gaps = (rect[0] - x0 - WALL, x1 - WALL - rect[1], rect[2] - y0 - WALL, y1 - WALL - rect[3])
+        fits = all(abs(gap) < 1e-9 or gap >= GAP for gap in gaps)
+        fits = fits and all(_distance(rect, door) >= DOOR_GAP for door in doors)
+        fits = fits and all(_distance(rect, piece.rect) >= GAP for piece in pieces if piece.room == room)
+        parts_of = len(KINDS[kind][3])
+        if fits and color >= 0 and parts + parts_of <= MAX_PARTS and len(pieces) < MAX_PIECES:
+            pieces.append(Piece(kind, color, room, rect, KINDS[kind][2], front))
+            parts += parts_of
+    return pieces
+
+
+def _spot(rng: np.random.Generator, room: Rect, kind: str, free: bool) -> tuple[Rect, int]:
+    """A rectangle for a piece: its back at a random wall, often in a corner, or anywhere."""
+    width, depth, *_ = KINDS[kind]
+    front = int(rng.integers(4))
+    size_x, size_y = (depth, width) if front % 2 == 0 else (width, depth)
+    x0, x1, y0, y1 = room[0] + WALL, room[1] - WALL - size_x, room[2] + WALL, room[3] - WALL - size_y
+    along = float(np.clip(rng.uniform(-0.2, 1.2), 0, 1))  # a third of the pieces stands in a corner
+    across = float(rng.random()) if free else (0.0 if front < 2 else 1.0)
+    tx, ty = (across, along) if front % 2 == 0 else (along, across)
+    x, y = x0 + tx * (x1 - x0), y0 + ty * (y1 - y0)
+    return (x, x + size_x, y, y + size_y), front
+
+
+# ---------------------------------------------------------------- What is in view
+
+
+@dataclass(frozen=True)
+class Eye:
+    """A pinhole camera with a square picture."""
+
+    height: float
+    pitch: float
+    """rad, positive upwards."""
+    view: float
+    """Angle of view in rad."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A piece or a door in view."""
+
+    index: int
+    bearing: float
+    """rad, positive to the left, of the middle of what is seen."""
+    distance: float
+    """To its nearest part in view, along the floor."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a camera sees."""
+
+    ahead: tuple[str, int]
+    """What the middle of the picture meets first, along the floor: ("piece" | "door" | "wall", index)."""
+    pieces: tuple[Seen, ...]
+    """From left to right. Certainly in view: each takes at least two of RAYS columns."""
+    doors: tuple[Seen, ...]
+    complete: bool
+    """Whether `pieces` is all there is: no piece is in view so little, or through such a gap, that it is in doubt."""
+
+
+@lru_cache(maxsize=256)
+def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
+    """What is in view from a place.
+
+    Casts RAYS rays along the floor, evenly spaced in the picture. A piece is seen in a column when part of its height shows
+    above all pieces before it (taken as solid) and lies between the upper and the lower edge of the picture.
+    """
+    edge = np.tan(eye.view / 2)
+    columns = np.linspace(0.94, -0.94, RAYS) * edge
+    bearings = np.arctan(columns)
+    angles = yaw + bearings
+    walls, pieces = len(plan.walls), len(plan.pieces)
+    enter, leave = _cast(np.concatenate([plan.solids, plan.doors]), x, y, angles)
+    wall_at = enter[:walls].min(axis=0)
+    near, far, door_at = enter[walls : walls + pieces], leave[walls : walls + pieces], enter[walls + pieces :]
+    candidate = near < wall_at
+    middle = RAYS // 2
+    first = int(enter[:, middle].argmin())
+    ahead = ("wall", first) if first < walls else ("piece", first - walls) if first < walls + pieces else ("door", first - walls - pieces)
+
+    rises = (plan.heights - eye.height)[:, None]
+    with np.errstate(invalid="ignore"):
+        top = np.where(rises > 0, rises / near, rises / far)  # tangent of the elevation
+    lower, upper = (np.tan(eye.pitch + sign * eye.view / 2) * np.cos(bearings) for sign in (-0.94, 0.94))
+    hidden_below = np.maximum(-eye.height / near, lower)
+    clear = hidden_below.copy()
+    for j in np.flatnonzero(candidate.any(axis=1)):  # what stands before others hides them up to its own top
+        before = near[j] < near
+        clear[before] = np.maximum(clear, np.where(candidate[j], top[j], -np.inf))[before]
+    shown = np.minimum(top, upper)
+    sure = candidate & (shown - clear > 0.04)
+    maybe = candidate & (shown - hidden_below > 0.0)
+    counts, doubts = sure.sum(axis=1), maybe.any(axis=1)
+    seen = [_seen(i, bearings[sure[i]], near[i][sure[i]]) for i in np.flatnonzero(counts >= 2)]
+    open_doors = door_at < np.minimum(wall_at, near.min(axis=0, initial=np.inf))
+    doors = [_seen(i, bearings[open_doors[i]], door_at[i][open_doors[i]]) for i in np.flatnonzero(open_doors.sum(axis=1) >= 2)]
+    return View(ahead, _sorted(seen), _sorted(doors), complete=bool((doubts == (counts >= 2)).all()))
+
+
+def _seen(index: int, bearings: np.ndarray, distances: np.ndarray) -> Seen:
+    return Seen(int(index), float(bearings.mean()), float(distances.min()))
+
+
+def _sorted(seen: list[Seen]) -> tuple[Seen, ...]:
+    return tuple(sorted(seen, key=lambda each: -each.bearing))
+
+
+def _cast(rects: np.ndarray, x: float, y: float, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays enter and leave rectangles, (n, rays) each; infinite where they miss or start inside."""
+    inverse_x, inverse_y = 1.0 / (np.cos(angles) + 1e-12), 1.0 / (np.sin(angles) + 1e-12)
+    ax, bx = (rects[:, 0:1] - x) * inverse_x, (rects[:, 1:2] - x) * inverse_x
+    ay, by = (rects[:, 2:3] - y) * inverse_y, (rects[:, 3:4] - y) * inverse_y
+    enter = np.maximum(np.minimum(ax, bx), np.minimum(ay, by))
+    leave = np.minimum(np.maximum(ax, bx), np.maximum(ay, by))
+    missed = (enter > leave) | (enter < 0)
+    enter[missed] = leave[missed] = np.inf
+    return enter, leave
+
+
+# ---------------------------------------------------------------- Finding the way
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Where the centre of a body may be, on a grid of CELL."""
+
+    free: np.ndarray
+    """bool (CELLS * CELLS,), row by row from the south-west; only the largest connected part."""
+    cells: np.ndarray
+    """Indices of the free cells."""
+
+    def cell_of(self, x: float, y: float) -> int:
+        """The free cell nearest to a point."""
+        column, row = (int(np.clip((value + HALF) / CELL, 0, CELLS - 1)) for value in (x, y))
+        cell = row * CELLS + column
+        if self.free[cell]:
+            return cell
+        rows, columns = np.divmod(self.cells, CELLS)
+        return int(self.cells[((rows - row) ** 2 + (columns - column) ** 2).argmin()])
+
+    def steps_from(self, cell: int) -> np.ndarray:
+        """Cells (CELLS * CELLS,) to walk, east, west, north or south, from a cell; -1 where there is no way."""
+        return _flood(self.free, cell)
+
+    def sees(self, start: np.ndarray, end: np.ndarray) -> bool:
+        """Whether the straight way between two points (2,) is free."""
+        count = int(np.hypot(*(end - start)) / (CELL / 2)) + 2
+        points = start + np.linspace(0, 1, count)[:, None] * (end - start)
+        index = np.clip(((points + HALF) / CELL).astype(int), 0, CELLS - 1)
+        return bool(self.free[index[:, 1] * CELLS + index[:, 0]].all())
+
+    def way(self, start: np.ndarray, goal: np.ndarray) -> list[np.ndarray]:
+        """Corners (2,) of a short way from one point to another; the last one is the goal."""
+        steps = self.steps_from(self.cell_of(*goal))
+        cell = self.cell_of(*start)
+        cells = [cell]
+        while steps[cell] > 0:
+            around = cell + _NEIGHBOURS
+            cell = int(around[np.flatnonzero(steps[around] == steps[cell] - 1)[0]])
+            cells.append(cell)
+        points = [place_of(cell) for cell in cells] + [goal]
+        corners, at, here = [], 0, points[0]
+        while at < len(points) - 1:
+            at = next((i for i in range(len(points) - 1, at + 1, -2) if self.sees(here, points[i])), at + 1)
+            here = points[at]
+            corners.append(here)
+        return corners
+
+
+_NEIGHBOURS = np.array([1, -1, CELLS, -CELLS])
+
+
+def place_of(cell: int) -> np.ndarray:
+    """Centre (2,) of a cell."""
+    row, column = divmod(cell, CELLS)
+    return np.array([column + 0.5, row + 0.5]) * CELL - HALF
+
+
+@lru_cache(maxsize=64)
+def ground_of(plan: Plan, clearance: float) -> Ground:
+    """The cells whose centre keeps `clearance` from all walls and pieces, without pockets that no door reaches."""
+    free = np.ones((CELLS, CELLS), bool)
+    centers = (np.arange(CELLS) + 0.5) * CELL - HALF
+    bounds = plan.solids + clearance * np.array([-1, 1, -1, 1])
+    lows = np.searchsorted(centers, bounds[:, [0, 2]])
+    highs = np.searchsorted(centers, bounds[:, [1, 3]])
+    for (column0, row0), (column1, row1) in zip(lows, highs, strict=True):
+        free[row0:row1, column0:column1] = False
+    flat = free.ravel()
+    best = np.zeros_like(flat)
+    rest = flat.copy()
+    while best.sum() < rest.sum():
+        part = _flood(rest, int(rest.argmax())) >= 0
+        best = part if part.sum() > best.sum() else best
+        rest &= ~part
+    return Ground(best, np.flatnonzero(best))
+
+
+def _flood(free: np.ndarray, cell: int) -> np.ndarray:
+    """Breadth-first steps from a cell over the free ones, -1 elsewhere. The border of the grid is never free."""
+    steps = np.where(free, -1, -2)
+    front, level = np.array([cell]), 0
+    while front.size:
+        steps[front] = level
+        around = (front[:, None] + _NEIGHBOURS).ravel()
+        around = around[steps[around] == -1]
+        level += 1
+        steps[around] = level
+        order = np.arange(around.size)
+        owner = np.empty_like(steps)
+        owner[around] = order
+        front = around[owner[around] == order]
+    return np.where(steps < 0, -1, steps)

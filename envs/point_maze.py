@@ -1,0 +1,369 @@
+"""PointMaze: roll a ball, seen from above, through a maze that is new in every episode."""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.demonstrators import move_towards
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.mazes import DIRECTIONS, Cell, Maze, cell_of, centre_of, make_maze, max_walls, path_lengths, wall_boxes
+from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
+from worldmodel.errors import UserError
+
+CELLS = 5
+"""Cells along a side."""
+CELL_HALF = 1.0 / CELLS
+WALL_HALF = 0.035
+WALL_HEIGHT = 0.1
+"""Half the height of the walls, which stand on the floor at z = -0.1."""
+MIN_PATH = 3
+"""Cells from start to goal along the shortest path, at least."""
+CONTACT_DEPTH = 0.02
+"""How deep a contact may press the ball into a wall."""
+STIFF = [0.01, 1.0]
+"""Time constant and damping of contacts: the ball gives way by some millimetres only."""
+VELOCITY_GAIN = 15.0
+"""Force per velocity error: a ball of mass 1 follows the command within 1/15 s, a heavy one later."""
+AMBIENT = 0.6
+"""Share of the light that comes from everywhere; the rest comes from the lamp and shades the sides of walls."""
+MAX_MARKS = 8
+MARK_COLORS = ((0.93, 0.62, 0.62), (0.60, 0.80, 0.65), (0.60, 0.72, 0.93), (0.93, 0.86, 0.58))
+PATTERNS = ("plain", "checker", "stripes")
+ROWS = ("bottom", "lower", "middle", "upper", "top")
+COLUMNS = ("first", "second", "third", "fourth", "fifth")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+class PointMaze(MujocoTask):
+    """A ball in a maze of 5 x 5 cells, pushed by velocity commands.
+
+    ## Description
+    The arena is [-1, 1] x [-1, 1], its cells are 0.4 wide. The factor `maze.layout` numbers the mazes and is
+    drawn anew in every episode; `maze.openness` takes walls away, so that there are loops. The ball pushes
+    against walls and slides along them, the slower the more friction they have. Start and goal lie in cells
+    at least three steps apart on the shortest path, anywhere in them where the ball touches no wall. After
+    the mazes of D4RL (Fu et al. 2020, arXiv 2004.07219), here with walls that differ between episodes.
+
+    ## Action Space
+    `dx`, `dy` in [-1, 1]: wanted velocity; 1 moves the ball 0.15 in a step of 0.1 s (factor `ball.speed`).
+
+    ## Observation Space
+    `pixels`; `proprio` = x, y, and the velocities divided by the speed of a full action.
+
+    ## Rewards
+    The negative Euclidean distance of the ball to its goal position, through walls.
+
+    ## Episode End
+    Terminated within 0.15 of the goal, which no ball on the other side of a wall is; truncated after 100 steps.
+    """
+
+    action_axes = (
+        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
+        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
+    )
+    feature_names = ("ball.x", "ball.y")
+    proprio_size = 4
+    success_threshold = 0.15
+    min_goal_distance = 0.4
+    max_episode_steps = 100
+    default_frame_skip = 20
+    multisampling = 4  # positions below a pixel show
+    cameras = ("top", "tilted")
+    attributes = {
+        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the ball?", "is the ball {}?", "ball.color"),
+        "row": Attribute(
+            {row: f"in the {row} row" for row in reversed(ROWS)},
+            "in which row is the ball: top, upper, middle, lower or bottom?",
+            "is the ball {}?",
+        ),
+        "column": Attribute(
+            {column: f"in the {column} column" for column in COLUMNS},
+            "in which column is the ball, counted from the left?",
+            "is the ball {} from the left?",
+        ),
+        "place": Attribute(
+            {
+                "dead end": "in a dead end",
+                "corridor": "in a corridor",
+                "bend": "in a bend",
+                "junction": "at a junction",
+                "crossing": "at a crossing",
+            },
+            "where is the ball: in a dead end, a corridor, a bend, at a junction or a crossing?",
+            "is the ball {}?",
+        ),
+    }
+    factors = {
+        "maze.layout": Factor("number of the maze", 0.0, low=0, high=99_999, integer=True, per_episode=True),
+        "maze.openness": Factor("share of the inner walls that is taken away", 0.1, low=0.0, high=0.5),
+        "ball.color": Factor("colour of the ball", "red", tuple(OBJECT_COLORS)),
+        "ball.radius": Factor("radius of the ball", 0.1, low=0.085, high=0.115),
+        "ball.mass": Factor("mass of the ball; a heavy one gains speed slowly", 1.0, low=0.5, high=2.5),
+        "ball.speed": Factor("speed of a full action, per second", 1.5, low=1.1, high=2.0),
+        "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
+        "wall.friction": Factor("friction between ball and walls", 0.1, low=0.0, high=0.5),
+        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "floor.pattern": Factor("pattern of the floor", "plain", PATTERNS),
+        "marks.count": Factor("number of pale marks painted on the floor", 0.0, low=0, high=MAX_MARKS, integer=True),
+        "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
+        "camera.extent": Factor("height of the picture in arena units", 2.15, low=2.1, high=2.5),
+        **SENSOR_FACTORS,
+    }
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Floor, rim, walls and marks in reserve, ball on two slides, a lamp, cameras above."""
+        spec.option.timestep = 0.005
+        spec.option.gravity = [0.0, 0.0, 0.0]
+        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree does not see walls move
+        box, cylinder = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
+        look = {"contype": 0, "conaffinity": 0}
+        world = spec.worldbody
+        # From top to bottom: the order of drawing, so that the rasteriser skips what is hidden.
+        for name, x, y in (("left", -2, 0), ("right", 2, 0), ("top", 0, 2), ("bottom", 0, -2)):
+            size = [3.0 if y else 1.0, 1.0, WALL_HEIGHT + 0.002]
+            world.add_geom(name=f"rim_{name}", type=box, size=size, pos=[x, y, 0], solref=STIFF)
+        for k in range(max_walls(CELLS)):
+            world.add_geom(name=f"wall_{k}", type=box, size=[0.1, 0.1, WALL_HEIGHT], pos=[0.1, 0, 0], solref=STIFF)
+        ball = world.add_body(name="ball")
+        for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
+            ball.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
+            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
+            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
+            motor.biasprm[2] = -VELOCITY_GAIN
+        # Touched: a sphere. Seen: a flat cylinder with a spot of light, cheaper than a round ball.
+        ball.add_geom(name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[0.1, 0, 0], mass=1.0, group=3, solref=STIFF)
+        ball.add_geom(name="shine", type=cylinder, size=[0.1, 0.01, 0], pos=[0.01, 0.01, 0.065], mass=0.0, **look)
+        ball.add_geom(name="ball", type=cylinder, size=[0.1, 0.08, 0], pos=[0, 0, -0.02], mass=0.0, **look)
+        for k in range(MAX_MARKS):
+            shape, angle = (box, np.pi / 4) if k % 2 else (cylinder, 0.0)
+            quat = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
+            world.add_geom(name=f"mark_{k}", type=shape, size=[0.06, 0.06, 0.002], pos=[0.1, 0, -0.1], quat=quat, **look)
+        for k, pattern in enumerate(PATTERNS[1:]):
+            texture = spec.add_texture(name=pattern, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=100, height=100, nchannel=3)
+            texture.data = _pattern(k, 100).tobytes()
+            material = spec.add_material(name=pattern)
+            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = pattern
+        world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -0.11], **look)
+        spec.visual.headlight.ambient = [AMBIENT] * 3
+        kind = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+        world.add_light(name="lamp", type=kind, pos=[-1, 1.5, 3], dir=[0.3, -0.45, -0.84], castshadow=True, specular=[0, 0, 0])
+        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
+        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.15)
+        world.add_camera(name="tilted", pos=[0, -1.75, 2.4], xyaxes=[1, 0, 0, 0, 0.82, 0.57], fovy=48)
+
+    def apply_variation(self, values: dict[str, Value]) -> None:
+        """Write maze, ball, colours, marks, light and camera into the model."""
+        model = self.model
+        self._apply_ball(values)
+        wall = WALL_COLORS[str(values["wall.color"])]
+        for side in ("left", "right", "top", "bottom"):
+            model.geom(f"rim_{side}").rgba[:3] = wall
+        boxes = wall_boxes(self._maze_of(values), WALL_HALF)
+        first = model.geom("wall_0").id
+        pool = slice(first, first + max_walls(CELLS))
+        used = slice(first, first + len(boxes))
+        model.geom_rgba[pool] = (*wall, 0.0)
+        model.geom_contype[pool] = model.geom_conaffinity[pool] = 0
+        model.geom_rgba[used, 3] = model.geom_contype[used] = model.geom_conaffinity[used] = 1
+        model.geom_pos[used, :2], model.geom_size[used, :2] = boxes[:, :2], boxes[:, 2:]
+        model.geom_size[used, 2] = WALL_HEIGHT - 0.002 * (boxes[:, 2] < boxes[:, 3])  # no two tops in one plane
+        model.geom_rbound[used] = np.linalg.norm(model.geom_size[used], axis=1)
+        model.geom_friction[:, 0] = float(values["wall.friction"])
+        self._apply_floor(values)
+        brightness = float(values["light.brightness"])
+        model.vis.headlight.ambient[:] = AMBIENT * brightness
+        lamp = model.light("lamp")
+        lamp.diffuse[:] = (1.0 - AMBIENT) * brightness / abs(float(lamp.dir[2]))  # what lies flat gets all of it
+        model.camera("top").fovy[:] = float(values["camera.extent"])
+
+    def _apply_ball(self, values: dict[str, Value]) -> None:
+        model, radius = self.model, float(values["ball.radius"])
+        color = np.array(OBJECT_COLORS[str(values["ball.color"])])
+        model.geom("ball").rgba[:3], model.geom("shine").rgba[:3] = color, 0.45 + 0.55 * color
+        for name, size in (("hull", radius), ("ball", radius), ("shine", 0.28 * radius)):
+            model.geom(name).size[0] = size
+            model.geom(name).rbound[:] = size + 0.1
+        model.geom("shine").pos[:2] = -0.35 * radius, 0.35 * radius
+        model.actuator_gainprm[:, 0] = VELOCITY_GAIN * float(values["ball.speed"])
+        model.body("ball").mass[:] = float(values["ball.mass"])
+        mujoco.mj_setConst(model, self._scratch)
+
+    def _apply_floor(self, values: dict[str, Value]) -> None:
+        """Colour and pattern; marks of several sizes, laid out by the number of the maze."""
+        model, pattern = self.model, str(values["floor.pattern"])
+        model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
+        model.geom("floor").matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        rng = np.random.default_rng(int(values["maze.layout"]))
+        spots, colors = rng.permutation(CELLS * CELLS), rng.permutation(MAX_MARKS)
+        for k in range(MAX_MARKS):
+            mark, shade = model.geom(f"mark_{k}"), MARK_COLORS[colors[k] % len(MARK_COLORS)]
+            mark.rgba[:] = (*shade, float(k < int(values["marks.count"])))
+            mark.size[0] = rng.uniform(0.05, 0.08)
+            mark.size[1] = 0.002 if k % 2 == 0 else mark.size[0]
+            middle = centre_of((int(spots[k]) // CELLS, int(spots[k]) % CELLS), CELLS)
+            mark.pos[:2] = middle + rng.uniform(-0.06, 0.06, size=2)
+            mark.rbound[:] = 0.2
+
+    @staticmethod
+    def _maze_of(values: dict[str, Value]) -> Maze:
+        return make_maze(int(values["maze.layout"]), float(values["maze.openness"]), CELLS)
+
+    @property
+    def maze(self) -> Maze:
+        """The maze of this episode."""
+        return self._maze_of(self.variation)
+
+    def _number(self, name: str) -> float:
+        return float(self.variation[name])
+
+    def _place_in(self, cell: Cell, rng: np.random.Generator) -> np.ndarray:
+        """A random point (2,) in a cell that is clear of walls on all sides."""
+        slack = CELL_HALF - WALL_HALF - self._number("ball.radius")
+        return centre_of(cell, CELLS) + rng.uniform(-slack, slack, size=2)
+
+    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
+        """Any cell; in it, any point that is clear of walls on all sides."""
+        return self._place_in((int(rng.integers(CELLS)), int(rng.integers(CELLS))), rng)
+
+    def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
+        """Like a start, in one of the cells that are at least `MIN_PATH` steps away on the shortest path."""
+        far = np.argwhere(path_lengths(self.maze, cell_of(start, CELLS)) >= MIN_PATH)
+        for _ in range(MAX_GOAL_TRIES):
+            column, row = far[int(rng.integers(len(far)))]
+            goal = self._place_in((int(column), int(row)), rng)
+            if self.distance_between(start, goal) >= self.min_goal_distance:
+                return goal
+        raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
+
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Outside the arena, or inside a wall."""
+        x, y = position
+        radius = self._number("ball.radius") - CONTACT_DEPTH
+        if max(abs(x), abs(y)) > 1.0 - radius:
+            return f"the ball would be outside the maze at x={x:.3f}, y={y:.3f}"
+        boxes = wall_boxes(self.maze, WALL_HALF)
+        gaps = np.maximum(np.abs(position - boxes[:, :2]) - boxes[:, 2:], 0.0)
+        if (np.hypot(gaps[:, 0], gaps[:, 1]) < radius).any():
+            return f"the ball would be inside a wall at x={x:.3f}, y={y:.3f}"
+        return None
+
+    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Position, and velocity in units of a full action."""
+        return np.concatenate([position, velocity / self._number("ball.speed")])
+
+    def features_of(self, position: np.ndarray) -> np.ndarray:
+        """Position of the ball."""
+        return position.copy()
+
+    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
+        """Colour; row and column of the cell that holds the ball's centre; how that cell is open."""
+        column, row = cell = cell_of(position, CELLS)
+        ways = self.maze.ways_out(cell)
+        straight = ways in (["left", "right"], ["down", "up"])
+        place = {1: "dead end", 2: "corridor" if straight else "bend", 3: "junction", 4: "crossing"}[len(ways)]
+        return {"color": str(self.variation["ball.color"]), "row": ROWS[row], "column": COLUMNS[column], "place": place}
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "a red ball in a dead end, in the top row and in the second column"."""
+        ball, place = f"{with_article(phrases['color'])} ball", phrases["place"]
+        ways = self.maze.ways_out(cell_of(position, CELLS))
+        return [
+            f"{ball} {place}, {phrases['row']} and {phrases['column']}",
+            f"a maze from above. the {phrases['color']} ball is {phrases['row']}, {phrases['column']}, {place}",
+            f"{phrases['column']} and {phrases['row']} there is {ball}. it is {place}",
+            f"{ball} {phrases['row']} that can leave its cell by {_ways_text(ways)}: it is {place}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "bring the red ball to the cell in the top row and in the second column"."""
+        return [
+            f"bring the {phrases['color']} ball to the cell {phrases['row']} and {phrases['column']}",
+            f"find a way through the maze until the ball is {phrases['row']}, {phrases['column']}, {phrases['place']}",
+            f"goal: the {phrases['color']} ball {phrases['place']}, {phrases['column']} and {phrases['row']}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """Which way the ball moved, and what kind of cell it entered."""
+        words = direction_words(*(after - before), threshold=0.03)
+        if not words:
+            return "the ball did not move"
+        if cell_of(before, CELLS) == cell_of(after, CELLS):
+            return f"the ball moved {words}"
+        return f"the ball moved {words} into another cell, {with_article(self.attributes_of(after)['place'])}"
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Ways out, path length, counts. Of a yes/no question and its opposite, each is equally likely."""
+        cell = cell_of(position, CELLS)
+        ways = self.maze.ways_out(cell)
+        way = list(DIRECTIONS)[int(rng.integers(len(DIRECTIONS)))]
+        word, answer = ("open", way in ways) if rng.random() < 0.5 else ("blocked", way not in ways)
+        to_middle = int(path_lengths(self.maze, (CELLS // 2, CELLS // 2))[cell])
+        counts = [
+            ("how many ways lead out of the ball's cell?", NUMBERS[len(ways)]),
+            ("how many moves from cell to cell is the middle of the maze away?", str(to_middle)),
+            ("how many marks are on the floor?", NUMBERS[int(self._number("marks.count"))]),
+        ]
+        return [(f"is the way {way} {word}?", "yes" if answer else "no"), counts[int(rng.integers(len(counts)))]]
+
+    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
+        """Euclidean, through walls."""
+        return float(np.hypot(*(position - goal)))
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """Takes the shortest path from cell to cell at a speed of its own, and keeps to a side, up to touching walls."""
+        speed, side = float(rng.uniform(0.8, 1.0)), rng.uniform(-2.0, 2.0, size=2)
+        lengths: dict[Cell, np.ndarray] = {}  # goal cell -> path lengths to it
+
+        def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
+            position, goal, values = self.position_of(info["state"]), self.position_of(info["goal_state"]), info["variation"]
+            velocity = info["state"][1 + self.model.nq :][: self.model.nv]
+            halt = position + velocity * values["ball.mass"] / VELOCITY_GAIN  # where it would come to rest without a push
+            maze, goal_cell = self._maze_of(values), cell_of(goal, CELLS)
+            if goal_cell not in lengths:
+                lengths[goal_cell] = path_lengths(maze, goal_cell)
+            slack = CELL_HALF - WALL_HALF - values["ball.radius"]
+            target = _next_target(maze, lengths[goal_cell], position, slack * side, slack)
+            return move_towards(halt, goal if target is None else target, values["ball.speed"] * self.step_seconds, speed)
+
+        return policy
+
+
+def _next_target(maze: Maze, lengths: np.ndarray, position: np.ndarray, shift: np.ndarray, slack: float) -> np.ndarray | None:
+    """The point (2,) to roll to next, in the next cell on the path; None in the last cell.
+
+    Args:
+        maze: The maze.
+        lengths: Path lengths (n, n) to the last cell.
+        position: The ball (2,).
+        shift: Where to pass through a cell, (2,) from its middle.
+        slack: A ball further than this beside the middle does not fit through to the next cell: it moves over first.
+    """
+    cell = cell_of(position, CELLS)
+    if lengths[cell] == 0:
+        return None
+    steps = [DIRECTIONS[way] for way in maze.ways_out(cell)]
+    step = min(steps, key=lambda step: lengths[cell[0] + step[0], cell[1] + step[1]])
+    middle = centre_of(cell, CELLS)
+    beside = abs(position - middle)[1 if step[0] else 0]
+    if beside > slack + CONTACT_DEPTH / 2:
+        return middle + np.clip(shift, -0.8 * slack, 0.8 * slack)
+    return middle + shift + 2 * CELL_HALF * np.array(step)
+
+
+def _ways_text(ways: list[str]) -> str:
+    """E.g. "the ways left, down and up"."""
+    if len(ways) == 1:
+        return f"the way {ways[0]} alone"
+    return f"the ways {', '.join(ways[:-1])} and {ways[-1]}"
+
+
+def _pattern(kind: int, size: int) -> np.ndarray:
+    """A floor in two shades of white, uint8 (size, size, 3): a chessboard of half cells (0) or diagonal stripes (1)."""
+    x, y = np.meshgrid(np.arange(size), np.arange(size))
+    tile = size // (2 * CELLS)
+    dark = ((x // tile + y // tile) % 2 if kind == 0 else (x + y) // tile % 2).astype(bool)
+    return np.repeat(np.where(dark, 226, 255).astype(np.uint8)[..., None], 3, axis=2)

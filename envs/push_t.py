@@ -1,0 +1,330 @@
+"""PushT: push a T-shaped block, seen from above, into the pose of the goal picture."""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.demonstrators import move_towards
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.push_planning import BOXES, CORNERS, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block, to_world, wrap
+from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
+
+PLACE_TOLERANCE, ANGLE_TOLERANCE = 0.1, np.pi / 9
+"""The errors at which the distance to a goal is 1: arena units and rad."""
+CONTACT_DEPTH = 0.03
+"""How deep a contact may press block, disc and walls into each other."""
+VELOCITY_GAIN = 20.0
+"""Force per velocity error on a disc of mass 1: the velocity follows the command within 1/20 s."""
+BLOCK_MASS = 0.2
+HEIGHT = 0.06
+"""Half the height of block and walls."""
+RIM = 0.014
+"""Width of the dark edge of block and disc."""
+MARKS = 5
+MARK_HALF = 0.13
+_MARK_GRID = np.array([[x, y] for x in (-0.6, 0.0, 0.6) for y in (-0.6, 0.0, 0.6)])
+_NUMBERS = ("none", "one", "two", "three", "four", "five")
+_PLACES = ("top left", "top middle", "top right", "middle left", "center", "middle right", "bottom left", "bottom middle", "bottom right")
+_DIRECTIONS = ("right", "upper right", "up", "upper left", "left", "lower left", "down", "lower right")
+
+
+class PushT(MujocoTask):
+    """A disc pushes a T-shaped block to a pose.
+
+    ## Description
+    The arena is [-1, 1] x [-1, 1] with walls. The block's pose is the place of its centre of mass and its angle,
+    0 where the stem points down. It slides with viscous friction on the floor, without a preferred direction, so
+    that it follows the force of a push and stops within 0.1 s of it. Start and goal have any angle and leave the disc
+    room on all sides; they are at least 3 units of the distance below apart.
+
+    ## Action Space
+    `dx`, `dy` in [-1, 1]: wanted velocity of the disc; 1 moves it 0.1 in a step of 0.1 s (factor `pusher.speed`),
+    less when it pushes (factor `block.friction`).
+
+    ## Observation Space
+    `pixels`; `proprio` = x, y of the disc, and its velocities divided by the speed of a full action.
+
+    ## Rewards
+    The negative distance of the block to its goal pose: the larger of the distance of the centres / 0.1 and the angle
+    between them / (pi / 9). The goal picture shows the disc somewhere; it may be anywhere.
+
+    ## Episode End
+    Terminated within a distance of 1, that is 0.1 and 20 degrees; truncated after 200 steps.
+
+    The task is that of Florence et al., "Implicit Behavioral Cloning" (2021), in the form that Chi et al., "Diffusion
+    Policy" (2023), gave it.
+    """
+
+    action_axes = (
+        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
+        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
+    )
+    feature_names = ("block.x", "block.y", "block.cos", "block.sin", "pusher.x", "pusher.y")
+    proprio_size = 4
+    success_threshold = 1.0
+    min_goal_distance = 3.0
+    max_episode_steps = 200
+    multisampling = 4  # angles below a pixel show
+    cameras = ("top", "tilted")
+    attributes = {
+        "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the block?", "is the block {}?", "block.color"),
+        "pusher_color": Attribute({c: c for c in WALL_COLORS}, "what color is the disc?", "is the disc {}?", "pusher.color"),
+        "place": Attribute(
+            {place: f"in the {place}" for place in _PLACES},
+            f"where is the block: {', '.join(_PLACES[:-1])} or {_PLACES[-1]}?",
+            "is the block {}?",
+        ),
+        "stem": Attribute(
+            {word: f"pointing {word}" if word in ("up", "down") else f"pointing to the {word}" for word in _DIRECTIONS},
+            f"where does the stem of the block point: {', '.join(_DIRECTIONS[:-1])} or {_DIRECTIONS[-1]}?",
+            "is the stem of the block {}?",
+        ),
+        "side": Attribute(
+            {"left": "left of the block", "right": "right of the block", "above": "above the block", "below": "below the block"},
+            "where is the disc, seen from the block: left, right, above or below?",
+            "is the disc {}?",
+        ),
+    }
+    factors = {
+        "block.color": Factor("colour of the block", "red", tuple(OBJECT_COLORS)),
+        "block.size": Factor("size of the block; its bar is 0.56 long at size 1", 1.0, low=0.85, high=1.15),
+        "block.friction": Factor("force that slides the block at speed 1", 4.0, low=2.0, high=8.0),
+        "pusher.color": Factor("colour of the disc", "slate", tuple(WALL_COLORS)),
+        "pusher.radius": Factor("radius of the disc", 0.08, low=0.065, high=0.095),
+        "pusher.speed": Factor("speed of a full action, per second", 1.0, low=0.8, high=1.3),
+        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "floor.pattern": Factor("pattern of the floor", "plain", ("plain", "checker", "stripes")),
+        "floor.marks": Factor("number of a layout of flat marks on the floor; 0: no marks", 0.0, low=0, high=9999, integer=True),
+        "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
+        "background.color": Factor("colour outside the walls", "gray", tuple(FLOOR_COLORS)),
+        "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
+        "camera.extent": Factor("height of the picture in arena units", 2.3, low=2.2, high=2.6),
+        **SENSOR_FACTORS,
+    }
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Floor with marks, walls, block on two slides and a hinge, disc on two slides, cameras."""
+        spec.option.timestep = 0.01
+        spec.option.gravity = [0.0, 0.0, 0.0]
+        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
+        cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
+        look = {"contype": 0, "conaffinity": 0}
+        self._add_patterns(spec)
+        world = spec.worldbody
+        # Touched: four planes that look inwards. Seen: walls, and the floor on a ground that shows outside.
+        for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
+            world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], condim=1, group=3)
+            half = [0.03 + abs(y), 0.03 + abs(x), HEIGHT]
+            world.add_geom(name=f"wall_{name}", type=box, size=half, pos=[1.03 * x, 1.03 * y, 0], **look)
+        world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -HEIGHT - 0.02], **look)
+        for i in range(MARKS):
+            world.add_geom(name=f"mark_{i}", type=box, size=[MARK_HALF] * 2 + [0.002], pos=[0, 0, -HEIGHT - 0.005], **look)
+        world.add_geom(name="ground", type=box, size=[3, 3, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
+        # The rims are the shape that is touched; plates of the bright colour lie on top of them.
+        block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
+        for i in range(len(BOXES)):
+            block.add_geom(name=f"rim_{i}", type=box, size=[0.1, 0.1, HEIGHT], condim=1)
+            block.add_geom(name=f"plate_{i}", type=box, size=[0.1, 0.1, 0.004], **look)
+        pusher = world.add_body(name="pusher")
+        # Touched: a sphere, which meets boxes like a disc but with analytic contacts. Seen: cylinders.
+        pusher.add_geom(name="hull", type=sphere, size=[0.08, 0, 0], mass=1.0, condim=1, group=3)
+        pusher.add_geom(name="pusher_rim", type=cylinder, size=[0.08, HEIGHT, 0], mass=0.0, **look)
+        pusher.add_geom(name="pusher_plate", type=cylinder, size=[0.08, 0.004, 0], pos=[0, 0, HEIGHT], mass=0.0, **look)
+        slide = int(mujoco.mjtJoint.mjJNT_SLIDE)
+        for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
+            block.add_joint(name=f"block_{name}", type=slide, axis=axis)
+            pusher.add_joint(name=name, type=slide, axis=axis)
+            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
+            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
+            motor.biasprm[2] = -VELOCITY_GAIN
+        block.add_joint(name="block_angle", type=int(mujoco.mjtJoint.mjJNT_HINGE), axis=[0, 0, 1])
+        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
+        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
+        world.add_camera(name="tilted", pos=[0, -2.1, 2.1], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
+
+    @staticmethod
+    def _add_patterns(spec: mujoco.MjSpec) -> None:
+        """Materials "checker" and "stripes" in two shades of gray, which the floor's colour tints."""
+        tiles = np.indices((256, 256)) // 32 % 2
+        for name, dark in (("checker", tiles[0] ^ tiles[1]), ("stripes", tiles[0])):
+            pixels = np.repeat(np.where(dark, 226, 255).astype(np.uint8)[..., None], 3, axis=-1)
+            texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=256, height=256, nchannel=3)
+            texture.data = pixels.tobytes()
+            material = spec.add_material(name=name)
+            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
+
+    def apply_variation(self, values: dict[str, Value]) -> None:
+        """Write colours, sizes, friction, the floor, the light and the cameras into the model."""
+        model = self.model
+        floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
+        model.geom("floor").rgba[:3] = floor
+        model.geom("ground").rgba[:3] = FLOOR_COLORS[str(values["background.color"])]
+        pattern = str(values["floor.pattern"])
+        model.geom("floor").matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        for name in ("left", "right", "top", "bottom"):
+            model.geom(f"wall_{name}").rgba[:3] = WALL_COLORS[str(values["wall.color"])]
+        self._lay_marks(marks_of(int(values["floor.marks"])), 0.84 * floor)
+        self._shape_block(float(values["block.size"]), float(values["block.friction"]), OBJECT_COLORS[str(values["block.color"])])
+        radius, color = float(values["pusher.radius"]), np.array(WALL_COLORS[str(values["pusher.color"])])
+        for name, size, shade in (("hull", radius, color), ("pusher_rim", radius, 0.6 * color), ("pusher_plate", radius - RIM, color)):
+            model.geom(name).size[0] = size
+            model.geom(name).rbound[:] = 1.5 * radius if name != "hull" else radius
+            model.geom(name).rgba[:3] = shade
+        model.actuator_gainprm[:, 0] = VELOCITY_GAIN * float(values["pusher.speed"])
+        model.vis.headlight.ambient[:] = float(values["light.brightness"])
+        model.camera("top").fovy[:] = float(values["camera.extent"])
+        mujoco.mj_setConst(model, self._scratch)
+
+    def _lay_marks(self, places: np.ndarray, color: np.ndarray) -> None:
+        for i in range(MARKS):
+            geom = self.model.geom(f"mark_{i}")
+            geom.rgba[:3], geom.rgba[3] = color, float(i < len(places))  # what is transparent is not drawn
+            geom.pos[:2] = places[i] if i < len(places) else 0.0
+
+    def _shape_block(self, size: float, friction: float, color: tuple[float, float, float]) -> None:
+        model = self.model
+        for i, (x, y, half_width, half_height) in enumerate(size * BOXES):
+            rim, plate = model.geom(f"rim_{i}"), model.geom(f"plate_{i}")
+            rim.pos[:2], rim.size[:2], rim.rgba[:3] = (x, y), (half_width, half_height), 0.6 * np.array(color)
+            top = half_height + RIM if i else half_height  # the stem's plate reaches into the bar's
+            plate.pos[:], plate.size[:2] = (x, y + top - half_height, HEIGHT), (half_width - RIM, top - RIM)
+            plate.rgba[:3] = color
+            for geom in (rim, plate):
+                geom.rbound[:] = np.linalg.norm(geom.size) + RIM
+        arm = (size * TURNING_RADIUS) ** 2
+        model.body("block").inertia[:] = BLOCK_MASS * arm
+        for name, damping in (("block_x", friction), ("block_y", friction), ("block_angle", friction * arm)):
+            model.joint(name).damping[:] = damping
+
+    def _number(self, name: str) -> float:
+        return float(self.variation[name])
+
+    def _pusher(self) -> Pusher:
+        return Pusher(self._number("block.size"), self._number("pusher.radius"))
+
+    def _gap(self, position: np.ndarray) -> float:
+        """Distance of the disc's centre to the block, 0 inside."""
+        return float(gaps(to_block(position[:3], position[None, 3:]), self._number("block.size")).min())
+
+    def _reach(self, position: np.ndarray) -> float:
+        """The largest |x| or |y| of the block's corners."""
+        return float(np.abs(to_world(position[:3], self._number("block.size") * CORNERS)).max())
+
+    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
+        """Any angle, with room for the disc between block and walls; the disc anywhere clear of the block."""
+        radius = self._number("pusher.radius")
+        while True:
+            pose = np.array([*rng.uniform(-0.55, 0.55, size=2), rng.uniform(-np.pi, np.pi)])
+            position = np.concatenate([pose, rng.uniform(-0.98 + radius, 0.98 - radius, size=2)])
+            if self._reach(position) < 0.95 - 2 * radius and self._gap(position) > radius + 0.02:
+                return position
+
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Block or disc outside the arena, or the disc inside the block."""
+        x, y, _, disc_x, disc_y = position
+        radius = self._number("pusher.radius")
+        if self._reach(position) > 1.0 + CONTACT_DEPTH:
+            return f"the block would be outside the arena at x={x:.3f}, y={y:.3f}"
+        if max(abs(disc_x), abs(disc_y)) > 1.0 - radius + CONTACT_DEPTH:
+            return f"the disc would be outside the arena at x={disc_x:.3f}, y={disc_y:.3f}"
+        if self._gap(position) < radius - CONTACT_DEPTH:
+            return f"the disc would be inside the block at x={disc_x:.3f}, y={disc_y:.3f}"
+        return None
+
+    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Position of the disc, and its velocity in units of a full action."""
+        return np.concatenate([position[3:], velocity[3:] / self._number("pusher.speed")])
+
+    def features_of(self, position: np.ndarray) -> np.ndarray:
+        """Place of the block, cos and sin of its angle, place of the disc."""
+        x, y, angle = position[:3]
+        return np.array([x, y, np.cos(angle), np.sin(angle), *position[3:]])
+
+    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
+        """Colours; the ninth of the arena with the block's centre; nearest of 8 directions; side, by the larger offset."""
+        x, y, angle, *disc = position
+        row, column = (int(y < 1 / 3) + int(y < -1 / 3), int(x > -1 / 3) + int(x > 1 / 3))
+        right, up = disc[0] - x, disc[1] - y
+        side = ("right" if right > 0 else "left") if abs(right) > abs(up) else "above" if up > 0 else "below"
+        return {
+            "color": str(self.variation["block.color"]),
+            "pusher_color": str(self.variation["pusher.color"]),
+            "place": _PLACES[3 * row + column],
+            "stem": _DIRECTIONS[round((angle - np.pi / 2) / (np.pi / 4)) % 8],
+            "side": side,
+        }
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "a red T-block in the top left, its stem pointing down, and a slate disc left of the block"."""
+        block, disc = f"{with_article(phrases['color'])} T-block", f"{with_article(phrases['pusher_color'])} disc"
+        return [
+            f"{block} {phrases['place']}, its stem {phrases['stem']}, and {disc} {phrases['side']}",
+            f"{disc} {phrases['side']}: {block} {phrases['place']} with its stem {phrases['stem']}",
+            f"{phrases['place']} lies {block}, the stem {phrases['stem']}; {disc} is {phrases['side']}",
+            f"an arena from above. the T-block is {phrases['color']}, {phrases['place']}, {phrases['stem']}; the disc is {phrases['side']}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "push the red T-block until it is in the top left, its stem pointing down"; the disc does not count."""
+        return [
+            f"push the {phrases['color']} T-block until it is {phrases['place']}, its stem {phrases['stem']}",
+            f"the {phrases['color']} T-block should be {phrases['place']} with its stem {phrases['stem']}",
+            f"goal: the T-block {phrases['place']}, {phrases['stem']}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """Which way the disc moved, which way the block moved and turned."""
+        disc = direction_words(*(after - before)[3:], threshold=0.03)
+        block = direction_words(*(after - before)[:2], threshold=0.02)
+        turn = float(wrap(after[2] - before[2]))
+        changes = [f"moved {block}"] if block else []
+        changes += [f"turned {'counterclockwise' if turn > 0 else 'clockwise'}"] if abs(turn) > 0.08 else []
+        moved = f"the disc moved {disc}" if disc else "the disc did not move"
+        return f"{moved} and the block {' and '.join(changes) or 'did not move'}"
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Touch, height and the ends of the block, each question and its opposite equally likely; and a count of marks."""
+        size = self._number("block.size")
+        bar, end = to_world(position[:3], size * np.array([BOXES[0, :2], CORNERS[[2, 3]].mean(axis=0)]))
+        nearer_end = np.hypot(*(position[3:] - end)) < np.hypot(*(position[3:] - bar))
+        touching = self._gap(position) < self._number("pusher.radius") + 0.01
+        facts = [
+            ("does the disc touch the block?", "is there a gap between the disc and the block?", touching),
+            ("is the disc higher than the middle of the block?", "is the disc lower than the middle of the block?", position[4] > position[1]),
+            ("is the end of the stem nearer to the disc than the bar?", "is the bar nearer to the disc than the end of the stem?", nearer_end),
+        ]
+        asked, opposite, true = facts[int(rng.integers(len(facts)))]
+        question, answer = (asked, true) if rng.random() < 0.5 else (opposite, not true)
+        marks = len(marks_of(int(self._number("floor.marks"))))
+        return [(question, "yes" if answer else "no"), ("how many marks are on the floor?", _NUMBERS[marks])]
+
+    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
+        """The larger of the block's errors of place and angle, in their tolerances."""
+        away, turn = np.hypot(*(position - goal)[:2]), abs(wrap(position[2] - goal[2]))
+        return float(max(away / PLACE_TOLERANCE, turn / ANGLE_TOLERANCE))
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """Pushes where that helps most, goes around the block to the next place, at a speed of its own."""
+        speed = float(rng.uniform(0.75, 1.0))
+        plan = PushPlan(self._pusher(), (PLACE_TOLERANCE, ANGLE_TOLERANCE), rng)
+
+        def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
+            position, goal = self.position_of(info["state"]), self.position_of(info["goal_state"])
+            reach = info["variation"]["pusher.speed"] * self.step_seconds
+            target = plan.target(position[:3], position[3:], goal[:3], speed * reach)
+            return move_towards(position[3:], target, reach, speed)
+
+        return policy
+
+
+def marks_of(layout: int) -> np.ndarray:
+    """Places (n, 2) of the marks on the floor in a layout; none in layout 0, one to five in the others."""
+    if layout == 0:
+        return np.empty((0, 2))
+    rng = np.random.default_rng(layout)
+    places = rng.permutation(_MARK_GRID)[: 1 + layout % MARKS]
+    return places + rng.uniform(-0.15, 0.15, places.shape)

@@ -1,0 +1,451 @@
+"""Rooms: walk, seen through the eyes of the walker, through furnished rooms to the pose of the goal picture."""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.demonstrators import move_towards
+from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PARTS, MAX_PIECES, Eye, Ground, Plan, Seen, View, ground_of, look, plan_of
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, Color, with_article
+from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
+from worldmodel.errors import UserError
+
+ROOM_COLORS: dict[str, Color] = {  # in the order of OBJECT_COLORS: no piece stands before walls of its own hue
+    "pink": (0.93, 0.60, 0.64),
+    "green": (0.53, 0.76, 0.55),
+    "blue": (0.50, 0.68, 0.90),
+    "yellow": (0.95, 0.84, 0.48),
+    "lilac": (0.73, 0.60, 0.86),
+    "gray": (0.66, 0.67, 0.71),
+}
+SKY_COLORS: dict[str, Color] = {"day": (0.86, 0.93, 0.99), "dusk": (0.96, 0.78, 0.66), "night": (0.10, 0.12, 0.22), "plaster": (0.94, 0.93, 0.90)}
+LEAVES: Color = (0.20, 0.48, 0.22)
+FLOOR_SHADES = (1.0, 0.9, 0.95, 0.86, 0.97, 0.92)
+COMPASS = ("east", "north", "west", "south")
+PATTERNS = ("plain", "checker", "planks")
+MAX_WALLS, MAX_FLOORS, MAX_PICTURES = 40, 6, 8
+MARKER_Z = 2.2
+"""The body as the map shows it hovers above its eye, out of its sight."""
+CONTACT_DEPTH = 0.03
+"""How deep a contact may press the body into a wall."""
+CLEARANCE = 0.03
+"""Least distance of a start or goal from everything."""
+TURN_SPEED = 2.0
+"""Yaw rate of a full action, rad per second."""
+PLACE_TOLERANCE, TURN_TOLERANCE = 0.5, 0.35
+"""Metres and radians that count as a distance of 1."""
+MAX_WALK = 11.0
+"""Longest way from start to goal, walked along the axes."""
+TOUCH = 0.02
+SIDE = 0.06
+"""Bearing in rad from which something is said to be on the left or on the right."""
+
+
+class Rooms(MujocoTask):
+    """A walker with a camera in a furnished flat of three to six rooms, whose plan is new in every episode.
+
+    ## Description
+    The flat is 8 m x 8 m. Every room has walls of its own colour and is reached through doors. The body is an upright
+    cylinder that slides along walls and furniture. Start and goal are poses, place and heading, at least 2 m apart, with a way
+    of at most 11 m between them. `pose_of` tells the true pose, for trajectory errors in metres and radians.
+
+    ## Action Space
+    `dx` forward, `dy` to the left, `dyaw` counterclockwise in [-1, 1], in the frame of the body at the beginning of the step:
+    wanted velocities. 1 moves it 0.16 m (factor `body.speed`) and turns it 0.2 rad in a step of 0.1 s.
+
+    ## Observation Space
+    `pixels`, the view of the walker; `proprio` = its velocities forward, to the left and counterclockwise, divided by those of
+    a full action: odometry, not the pose.
+
+    ## Rewards
+    The negative distance of the pose to the goal's: the larger one of metres / 0.5 and radians / 0.35.
+
+    ## Episode End
+    Terminated at a distance of 1, that is within 0.5 m and 0.35 rad (20 degrees) of the goal; truncated after 150 steps.
+
+    The setting is that of Navigation World Models (Bar et al., 2024, arXiv 2412.03572).
+    """
+
+    action_axes = (
+        ActionAxis("dx", ("move", "backward"), ("move", "forward"), ("s", "w")),
+        ActionAxis("dy", ("step", "right"), ("step", "left"), ("d", "a")),
+        ActionAxis("dyaw", ("turn", "right"), ("turn", "left"), ("e", "q")),
+    )
+    feature_names = ("x", "y", "yaw.cos", "yaw.sin")
+    proprio_size = 3
+    success_threshold = 1.0
+    min_goal_distance = 4.0
+    max_episode_steps = 150
+    cameras = ("first_person", "top")
+    attributes = {
+        "room": Attribute({c: f"in the {c} room" for c in ROOM_COLORS}, "what color are the walls of this room?", "are you {}?"),
+        "facing": Attribute({d: f"facing {d}" for d in COMPASS}, "which way do you face: north, east, south or west?", "are you {}?"),
+        "ahead": Attribute(
+            {kind: f"{kind} straight ahead" for kind in (*KINDS, "doorway", "wall")},
+            "what is straight ahead?",
+            "is the thing in the middle a {}?",
+        ),
+    }
+    factors = {
+        "layout": Factor("number of the floor plan with its furniture", 0.0, low=0, high=99_999, integer=True, per_episode=True),
+        "furniture.pieces": Factor("pieces of furniture, where there is room", 9.0, low=4, high=MAX_PIECES, integer=True),
+        "door.width": Factor("width of the doors", 1.1, low=0.95, high=1.3),
+        "wall.height": Factor("height of the walls", 1.5, low=1.2, high=1.9),
+        "wall.wash": Factor("how much white is in the colours of the walls", 0.0, low=0.0, high=0.4),
+        "wall.pictures": Factor("pictures on the walls, which nobody mentions", 3.0, low=0, high=MAX_PICTURES, integer=True),
+        "floor.color": Factor("colour of the floors", "cream", tuple(FLOOR_COLORS)),
+        "floor.pattern": Factor("pattern of the floors", "checker", PATTERNS),
+        "sky.color": Factor("what is above the walls", "day", tuple(SKY_COLORS)),
+        "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
+        "light.warmth": Factor("colour of the light, from blue to yellow", 0.0, low=-1.0, high=1.0),
+        "light.direction": Factor("where the sun stands, rad from east", 0.9, low=0.3, high=1.3),
+        "camera.height": Factor("height of the eye", 0.65, low=0.55, high=0.8),
+        "camera.pitch": Factor("how far the eye looks up, degrees", -6.0, low=-14.0, high=2.0),
+        "camera.view": Factor("angle of view, degrees", 84.0, low=76.0, high=92.0),
+        "body.radius": Factor("radius of the body", 0.2, low=0.15, high=0.24),
+        "body.speed": Factor("speed of a full action, metres per second", 1.6, low=1.3, high=2.0),
+        "body.lag": Factor("time in which the velocity follows the command, seconds", 0.06, low=0.04, high=0.2),
+        **SENSOR_FACTORS,
+    }
+
+    # ---------------------------------------------------------------- Scene
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Pools of walls, floors and furniture, which `apply_variation` puts in place; the body; two lights."""
+        spec.option.timestep = 0.01
+        spec.option.gravity = [0.0, 0.0, 0.0]
+        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree would not know where the pools are
+        spec.stat.extent, spec.stat.center = 8.0, [0.0, 0.0, 0.0]
+        spec.visual.map.znear, spec.visual.map.zfar = 0.004, 100.0
+        box, look = int(mujoco.mjtGeom.mjGEOM_BOX), {"contype": 0, "conaffinity": 0}
+        world = spec.worldbody
+        for i in range(MAX_WALLS):
+            world.add_geom(name=f"wall{i}", type=box, size=[1, 1, 1])
+        for i in range(MAX_PIECES):  # touched, not seen
+            world.add_geom(name=f"piece{i}", type=box, size=[1, 1, 1], group=3)
+        for pool, count in (("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
+            for i in range(count):
+                world.add_geom(name=f"{pool}{i}", type=box, size=[1, 1, 1], **look)
+        world.add_geom(name="sky", type=box, size=[150, 150, 0.1], pos=[0, 0, 8], **look)
+        self._add_materials(spec)
+        self._add_body(spec)
+        world.add_camera(name="top", pos=[0, 0, 6], proj=int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC), fovy=2 * HALF + 0.2)
+        spec.visual.headlight.ambient = [0.5] * 3
+        for name in ("sun", "fill"):
+            world.add_light(name=name, type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 7], castshadow=name == "sun", specular=[0] * 3)
+
+    @staticmethod
+    def _add_materials(spec: mujoco.MjSpec) -> None:
+        """A checker board and planks, in shades that the colour of the floor tints."""
+        plank = np.full((32, 32, 3), 255, np.uint8)
+        plank[:, 16:] = 236
+        plank[:, [0, 16]] = 205
+        board = np.full((32, 32, 3), 255, np.uint8)
+        board[:16, :16] = board[16:, 16:] = 222
+        for name, picture in (("checker", board), ("planks", plank)):
+            texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=32, height=32, nchannel=3)
+            texture.data = picture.tobytes()
+            roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
+            roles[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
+            spec.add_material(name=name, textures=roles, texrepeat=[1, 1], texuniform=True)
+
+    @staticmethod
+    def _add_body(spec: mujoco.MjSpec) -> None:
+        """Two slides and a hinge; a hull to touch with; a disc with an arrow for the map; the eye."""
+        body = spec.worldbody.add_body(name="body")
+        look = {"contype": 0, "conaffinity": 0, "mass": 0.0}
+        slide, hinge = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
+        for name, kind, axis, armature in (("x", slide, [1, 0, 0], 0.0), ("y", slide, [0, 1, 0], 0.0), ("yaw", hinge, [0, 0, 1], 1.0)):
+            body.add_joint(name=name, type=kind, axis=axis, armature=armature)
+            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
+            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
+        # A sphere at half the height of the lowest piece meets upright boxes like a cylinder, but with analytic contacts.
+        body.add_geom(name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[0.2, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3)
+        body.add_geom(name="disc", type=int(mujoco.mjtGeom.mjGEOM_CYLINDER), size=[0.2, 0.02, 0], pos=[0, 0, MARKER_Z], rgba=[0.12, 0.13, 0.18, 1], **look)
+        body.add_geom(name="arrow", type=int(mujoco.mjtGeom.mjGEOM_BOX), size=[0.2, 0.06, 0.02], pos=[0.2, 0, MARKER_Z + 0.05], rgba=[0.98, 0.25, 0.1, 1], **look)
+        body.add_camera(name="first_person", pos=[0, 0, 0.65], xyaxes=[0, -1, 0, 0, 0, 1], fovy=84)
+
+    def apply_variation(self, values: dict[str, Value]) -> None:
+        """Put the pools where the floor plan says; write colours, lights, the eye and the body into the model."""
+        model, numbers = self.model, {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+        self.plan = _plan_of(values)
+        self._furnish(values)
+        radius, lag = numbers["body.radius"], numbers["body.lag"]
+        for name in ("hull", "disc"):
+            model.geom(name).size[0] = radius
+            model.geom(name).rbound[:] = 1.5 * radius
+        model.geom("arrow").pos[0] = radius
+        model.actuator_gainprm[:, 0], model.actuator_biasprm[:, 2] = 1.0 / lag, -1.0 / lag
+        pitch = np.radians(numbers["camera.pitch"])
+        eye = model.camera("first_person")
+        eye.pos[:] = 0, 0, numbers["camera.height"]
+        eye.fovy[:] = numbers["camera.view"]
+        mujoco.mju_mat2Quat(eye.quat, np.array([0, -np.sin(pitch), -np.cos(pitch), -1, 0, 0, 0, np.cos(pitch), -np.sin(pitch)]))
+        self.eye = Eye(numbers["camera.height"], float(pitch), float(np.radians(numbers["camera.view"])))
+        warmth = numbers["light.warmth"] * np.array([0.08, 0.0, -0.16])
+        light = numbers["light.brightness"] * np.clip(1.0 + warmth, 0, 1.0)
+        model.vis.headlight.ambient[:] = 0.55 * light
+        angle = numbers["light.direction"]
+        for name, turn, share, down in (("sun", angle, 0.42, 1.0), ("fill", angle + 3.6, 0.2, 0.4)):
+            model.light(name).dir[:] = np.array([-np.cos(turn), -np.sin(turn), -down]) / np.hypot(1.0, down)
+            model.light(name).diffuse[:] = share * light
+        model.geom("sky").rgba[:3] = np.clip(1.2 * np.array(SKY_COLORS[str(values["sky.color"])]), 0, 1)
+
+    def _furnish(self, values: dict[str, Value]) -> None:
+        """Walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
+        plan, model = self.plan, self.model
+        height, wash = float(values["wall.height"]), float(values["wall.wash"])
+        room_colors = [np.array(list(ROOM_COLORS.values())[color]) * (1 - wash) + wash for color in plan.colors]
+        floor, pattern = np.array(FLOOR_COLORS[str(values["floor.color"])]), str(values["floor.pattern"])
+        boxes: dict[str, list[tuple[np.ndarray, np.ndarray, Any]]] = {"part": []}
+        boxes["wall"] = [(*_upright(w, 0.0, height), room_colors[room]) for w, room in zip(plan.walls, plan.wall_rooms, strict=True)]
+        boxes["floor"] = [(*_upright(room, -0.1, 0.0), floor * FLOOR_SHADES[i]) for i, room in enumerate(plan.rooms)]
+        boxes["piece"] = [(*_upright(np.array(piece.rect), 0.0, piece.height), floor) for piece in plan.pieces]
+        for piece in plan.pieces:
+            color = np.array(list(OBJECT_COLORS.values())[piece.color])
+            boxes["part"] += [(center, half, color * shade if shade > 0 else LEAVES) for center, half, shade in piece.parts()]
+        boxes["picture"] = _pictures(plan, int(values["layout"]), int(values["wall.pictures"]))
+        for pool, count in (("wall", MAX_WALLS), ("piece", MAX_PIECES), ("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
+            first, used = model.geom(f"{pool}0").id, len(boxes[pool])
+            ids = slice(first, first + used)
+            model.geom_pos[first + used : first + count] = 0, 0, -50
+            model.geom_size[first + used : first + count] = 0.01
+            model.geom_rgba[first + used : first + count, 3] = 0
+            if used:
+                model.geom_pos[ids], model.geom_size[ids] = (np.array([box[i] for box in boxes[pool]]) for i in (0, 1))
+                model.geom_rgba[ids, :3], model.geom_rgba[ids, 3] = np.array([box[2] for box in boxes[pool]]), 1
+            model.geom_rbound[first : first + count] = np.linalg.norm(model.geom_size[first : first + count], axis=1)
+        first = model.geom("floor0").id
+        model.geom_matid[first : first + MAX_FLOORS] = -1 if pattern == "plain" else model.mat(pattern).id
+
+    def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
+        """Velocities in the frame of the world, for a command in that of the body as it is now."""
+        speed, yaw = self._number("body.speed"), data.qpos[2]
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        forward, left, turn = action
+        return np.array([speed * (cos * forward - sin * left), speed * (sin * forward + cos * left), TURN_SPEED * turn])
+
+    # ---------------------------------------------------------------- Poses
+
+    def _number(self, name: str) -> float:
+        return float(self.variation[name])
+
+    def _ground(self) -> Ground:
+        return ground_of(self.plan, self._number("body.radius") + 0.05)
+
+    def pose_of(self, state: np.ndarray) -> tuple[float, float, float]:
+        """The true pose in a full state (n,): x east and y north of the middle in metres, yaw from east in [-pi, pi) rad."""
+        x, y, yaw = (float(value) for value in self.position_of(state))
+        return x, y, float(_short_way(yaw))
+
+    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
+        """Uniform over the places that the body reaches, and over all headings."""
+        cells, clearance = self._ground(), self._number("body.radius") + CLEARANCE
+        while True:
+            x, y = _place(rng, cells)
+            if self.plan.clearances(x, y).min() > clearance:
+                return np.array([x, y, rng.uniform(-np.pi, np.pi)])
+
+    def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
+        """At least 2 m from the start and at most 11 m of way."""
+        ground = self._ground()
+        steps = ground.steps_from(ground.cell_of(*start[:2]))
+        for _ in range(MAX_GOAL_TRIES):
+            goal = self.sample_position(rng)
+            walk = steps[ground.cell_of(*goal[:2])] * 2 * HALF / int(np.sqrt(steps.size))
+            if np.hypot(*(goal - start)[:2]) >= self.min_goal_distance * PLACE_TOLERANCE and 0 < walk <= MAX_WALK:
+                return goal
+        raise UserError(f"found no goal that can be reached from the start {start.tolist()}")
+
+    def impossible(self, position: np.ndarray) -> str | None:
+        """Outside the flat, or inside a wall or a piece of furniture."""
+        x, y = position[:2]
+        if max(abs(x), abs(y)) > HALF:
+            return f"the body would be outside the flat at x={x:.3f}, y={y:.3f}"
+        gaps = self.plan.clearances(x, y)
+        nearest = int(gaps.argmin())
+        if gaps[nearest] < self._number("body.radius") - CONTACT_DEPTH:
+            what = "a wall" if nearest < len(self.plan.walls) else f"the {self._name(nearest - len(self.plan.walls))}"
+            return f"the body would be inside {what} at x={x:.3f}, y={y:.3f}"
+        return None
+
+    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Velocities in the frame of the body, in units of a full action."""
+        cos, sin = np.cos(position[2]), np.sin(position[2])
+        forward, left = cos * velocity[0] + sin * velocity[1], cos * velocity[1] - sin * velocity[0]
+        return np.array([forward, left, 0.0]) / self._number("body.speed") + np.array([0.0, 0.0, velocity[2] / TURN_SPEED])
+
+    def features_of(self, position: np.ndarray) -> np.ndarray:
+        """Place in units of half the flat; cos and sin of the heading."""
+        return np.array([position[0] / HALF, position[1] / HALF, np.cos(position[2]), np.sin(position[2])])
+
+    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
+        """The larger one of the distance / 0.5 m and the angle / 0.35 rad."""
+        return float(max(np.hypot(*(goal - position)[:2]) / PLACE_TOLERANCE, abs(_short_way(goal[2] - position[2])) / TURN_TOLERANCE))
+
+    # ---------------------------------------------------------------- Language
+
+    def view_of(self, position: np.ndarray) -> View:
+        """What the eye sees from a configuration (3,)."""
+        return look(self.plan, *(float(value) for value in position), self.eye)
+
+    def _name(self, piece: int) -> str:
+        """E.g. "red sofa"."""
+        return f"{list(OBJECT_COLORS)[self.plan.pieces[piece].color]} {self.plan.pieces[piece].kind}"
+
+    def _room(self, position: np.ndarray) -> str:
+        return list(ROOM_COLORS)[self.plan.colors[self.plan.room_of(position[0], position[1])]]
+
+    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
+        """Colour of the room; the nearest point of the compass; what the middle of the picture meets first."""
+        kind, index = self.view_of(position).ahead
+        ahead = {"piece": "", "door": "doorway", "wall": "wall"}[kind] or self.plan.pieces[index].kind
+        return {"room": self._room(position), "facing": COMPASS[round(position[2] / (np.pi / 2)) % 4], "ahead": ahead}
+
+    def _ahead(self, phrase: str, view: View) -> str:
+        """The phrase of what is ahead, with an article and the colour of a piece."""
+        return with_article(phrase) if view.ahead[0] != "piece" else with_article(f"{self._name(view.ahead[1]).split()[0]} {phrase}")
+
+    def _sides(self, view: View) -> list[str]:
+        """What is in view beside what is ahead, from left to right: at most two pieces and a doorway on either side."""
+        said = [(each, self._name(each.index)) for each in view.pieces if ("piece", each.index) != view.ahead]
+        said = sorted(said, key=lambda pair: pair[0].distance)[:2]
+        said += [(each, "doorway") for each in view.doors if ("door", each.index) != view.ahead][:1]
+        said = sorted((pair for pair in said if abs(pair[0].bearing) >= SIDE), key=lambda pair: -pair[0].bearing)
+        return [f"{with_article(name)} on the {_side(each)}" for each, name in said]
+
+    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "in the green room, facing north; a red sofa straight ahead, a blue shelf on the right"."""
+        view = self.view_of(position)
+        ahead, sides = self._ahead(phrases["ahead"], view), self._sides(view)
+        listed = ", ".join([ahead, *sides])
+        rest = f", with {' and '.join(sides)}" if sides else ""
+        return [
+            f"{phrases['room']}, {phrases['facing']}; {listed}",
+            f"you stand {phrases['room']}, {phrases['facing']}. there is {ahead}{rest}",
+            f"{phrases['facing']} {phrases['room']}: {listed}",
+            f"{listed}, seen from a place {phrases['room']}, {phrases['facing']}",
+        ]
+
+    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
+        """E.g. "stop in the green room, facing north, with a red sofa straight ahead"."""
+        view = self.view_of(position)
+        ahead = self._ahead(phrases["ahead"], view)
+        return [
+            f"stop {phrases['room']}, {phrases['facing']}, with {ahead}",
+            f"walk until you are {phrases['room']}, {phrases['facing']}, and see {ahead}",
+            f"goal: {phrases['room']}, {phrases['facing']}; {', '.join([ahead, *self._sides(view)])}",
+        ]
+
+    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
+        """How the body moved in its own frame, and into which room; what it touches when it stayed."""
+        cos, sin, (dx, dy, _) = np.cos(before[2]), np.sin(before[2]), after - before
+        forward, left, turn = cos * dx + sin * dy, cos * dy - sin * dx, after[2] - before[2]
+        words = [word for word, part in (("forward", forward), ("backward", -forward), ("left", left), ("right", -left)) if part > 0.03]
+        parts = ["moved " + " and ".join(words)] if words else []
+        parts += [f"turned {'left' if turn > 0 else 'right'}"] if abs(turn) > 0.03 else []
+        rooms = [self._room(position) for position in (before, after)]
+        entered = f" into the {rooms[1]} room" if rooms[0] != rooms[1] and words else ""
+        if words:
+            return "you " + " and ".join([parts[0] + entered, *parts[1:]])
+        gaps = self.plan.clearances(after[0], after[1]) - self._number("body.radius")
+        nearest = int(gaps.argmin())
+        what = "a wall" if nearest < len(self.plan.walls) else f"the {self._name(nearest - len(self.plan.walls))}"
+        return "you " + " and ".join(parts or ["did not move"]) + (f", touching {what}" if gaps[nearest] < TOUCH else "")
+
+    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
+        """Counts, sides and distances of what is certainly in view; each question and its opposite are equally likely."""
+        view, pairs = self.view_of(position), [("how many rooms does the flat have?", str(len(self.plan.rooms)))]
+        if view.complete:
+            pairs.append(("how many pieces of furniture are in view?", str(len(view.pieces))))
+        if len(view.pieces) >= 2:
+            order = rng.permutation(len(view.pieces))
+            one, other = (view.pieces[int(i)] for i in order[:2])
+            names = self._name(one.index), self._name(other.index)
+            if abs(one.bearing - other.bearing) > SIDE:
+                word, answer = ("left", one.bearing > other.bearing) if rng.random() < 0.5 else ("right", one.bearing < other.bearing)
+                pairs.append((f"is the {names[0]} to the {word} of the {names[1]}?", "yes" if answer else "no"))
+            if abs(one.distance - other.distance) > 0.1:
+                pairs.append((f"which is nearer, the {names[0]} or the {names[1]}?", f"the {names[int(other.distance < one.distance)]}"))
+        missing = [i for i in range(len(self.plan.pieces)) if i not in {each.index for each in view.pieces}]
+        if view.complete and view.pieces and missing:
+            seen = rng.random() < 0.5
+            index = view.pieces[int(rng.integers(len(view.pieces)))].index if seen else missing[int(rng.integers(len(missing)))]
+            pairs.append((f"is the {self._name(index)} in view?", "yes" if seen else "no"))
+        return pairs
+
+    # ---------------------------------------------------------------- Demonstrator
+
+    def demonstrator(self, rng: np.random.Generator) -> Policy:
+        """Walks a short way, looking where it goes, and turns at its end; at a speed of its own."""
+        speed = float(rng.uniform(0.75, 1.0))
+        corners: list[np.ndarray] = []
+        last: np.ndarray | None = None
+
+        def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
+            nonlocal corners, last
+            position, goal = self.position_of(info["state"]), self.position_of(info["goal_state"])
+            place, values = position[:2], info["variation"]
+            lost = last is None or not corners or np.hypot(*(place - last)) > 0.4 or not np.array_equal(corners[-1], goal[:2])
+            if lost:
+                corners = self._ground().way(place, goal[:2])
+            last = place.copy()
+            while len(corners) > 1 and np.hypot(*(corners[0] - place)) < 0.15:
+                corners.pop(0)
+            away = corners[0] - place
+            arrived = len(corners) == 1 and np.hypot(*away) < 0.3
+            heading = _short_way((goal[2] if arrived else np.arctan2(away[1], away[0])) - position[2])
+            turn = np.clip(heading / (TURN_SPEED * self.step_seconds), -speed, speed)
+            pace = speed if arrived or abs(heading) < 0.6 else 0.25 * speed
+            step = move_towards(place, corners[0], float(values["body.speed"]) * self.step_seconds, pace)
+            cos, sin = np.cos(position[2]), np.sin(position[2])
+            return np.array([cos * step[0] + sin * step[1], cos * step[1] - sin * step[0], turn], np.float32)
+
+        return policy
+
+
+def _plan_of(values: dict[str, Value]) -> Plan:
+    return plan_of(int(values["layout"]), int(values["furniture.pieces"]), float(values["door.width"]), len(ROOM_COLORS))
+
+
+def _upright(rect: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and half sizes of the box over a rectangle."""
+    x0, x1, y0, y1 = rect
+    return np.array([x0 + x1, y0 + y1, low + high]) / 2, np.array([x1 - x0, y1 - y0, high - low]) / 2
+
+
+def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Coloured panels on the inner faces of walls: centre, half sizes and colour of each."""
+    rng = np.random.default_rng([layout, 1])
+    walls = [i for i in rng.permutation(len(plan.walls)) if np.ptp(plan.walls[i][:2]) > 1 or np.ptp(plan.walls[i][2:]) > 1]
+    boxes = []
+    for i in walls[:count]:
+        center, half = _upright(plan.walls[i], 0.8, 1.1)
+        axis = int(half[0] < half[1])  # along which the wall runs
+        room = plan.rooms[plan.wall_rooms[i]]
+        inwards = np.sign(room[[0, 1]].sum() / 2 - center[0]) if axis else np.sign(room[[2, 3]].sum() / 2 - center[1])
+        center[1 - axis] += 0.02 * inwards
+        center[axis] += rng.uniform(-0.5, 0.5) * half[axis]
+        half[axis] = rng.uniform(0.15, 0.3)
+        boxes.append((center, half, rng.uniform(0.1, 0.95, 3)))
+    return boxes
+
+
+def _place(rng: np.random.Generator, ground: Ground) -> np.ndarray:
+    """A random point (2,) of the ground."""
+    from worldmodel.envs.floor_plans import CELL, place_of
+
+    return place_of(int(ground.cells[int(rng.integers(len(ground.cells)))])) + rng.uniform(-0.5, 0.5, 2) * CELL
+
+
+def _short_way(angle: float) -> float:
+    """The same angle in [-pi, pi)."""
+    return float((angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _side(seen: Seen) -> str:
+    return "left" if seen.bearing > 0 else "right"

@@ -1,0 +1,69 @@
+"""`worldmodel benchmark`: the tables, and the arithmetic behind them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.speed import Rates, bare_rate, interleave
+from worldmodel.scripts.cli import run
+
+TASK = "worldmodel/TwoRoom-v0"
+
+
+def test_interleave_takes_turns_and_turns_round() -> None:
+    order: list[str] = []
+    rates = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+
+    def side(name: str) -> float:
+        order.append(name)
+        return next(rates)
+
+    found = interleave({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert found == {"a": Rates((1.0, 4.0, 5.0)), "b": Rates((2.0, 3.0, 6.0))}
+    assert (found["a"].median, found["a"].spread) == (4.0, (1.0, 5.0))
+
+
+def test_envs_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.json"
+    flags = ["--tasks", TASK, "--image-sizes", "32", "--seconds", "0.05", "--repeats", "2", "--episodes", "2", "--workers", "1"]
+    assert run(["benchmark", "envs", *flags, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["machine"]["mujoco"]
+    (drawing,), collecting = figures["drawing"], figures["collecting"][0]
+    for row in (drawing, collecting):
+        assert row["ratio"] == pytest.approx(row["frames/s"] / row["its frames/s"])
+        assert 0 < row["range"][0] <= row["frames/s"] <= row["range"][1]
+    assert drawing["px"] == 32 and drawing["ratio"] > 1, "without shadows a frame is cheaper"
+    printed = capsys.readouterr().out
+    assert TASK in printed and "MuJoCo's default" in printed and "bare loop" in printed
+
+
+def test_demonstrators_table(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert run(["benchmark", "demonstrators", "--tasks", TASK, "--seeds", "5", "--out", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["demonstrators"]
+    assert (row["task"], row["seeds"], row["demonstrator"]) == (TASK, 5, 5)
+    assert row["random"] <= 3 and row["demonstrator, all factors"] >= 4
+
+
+def test_a_failing_process_of_the_bare_loop_is_noticed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="a process of the bare loop failed"):
+        bare_rate(CollectConfig("worldmodel/Nowhere-v0", episodes=1, workers=1))
+    assert "Nowhere" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["fish"], "fish"),
+        (["envs", "--repeats", "0"], "--repeats 0 must be at least 1"),
+        (["envs", "--seconds", "0"], "--seconds 0.0 must be more than 0"),
+        (["demonstrators", "--tasks", "worldmodel/TwoRom-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
+    ],
+)
+def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["benchmark", *flags]) == 2
+    assert message in capsys.readouterr().err
