@@ -1,20 +1,29 @@
 # Every target sets up what it needs: a virtual environment with the pinned versions, and headless OpenGL.
 #   make quickstart [SEED=1] [OUT=folder]     the whole loop, 15 minutes on two cores; ends with a report
 #   make test                                 lint, types, tests
+#   make test-external                        the adapter's tests with the environments of other packages
 
 PYTHON ?= python3
 VENV := .venv
+EXTERNAL := .venv-external
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 GL := $(VENV)/.gl
 
-.PHONY: quickstart test lint types format install clean
+.PHONY: quickstart test test-external lint types format install clean
 
 quickstart: $(INSTALLED) $(GL)
 	$(BIN)/worldmodel quickstart $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
 
 test: lint types $(GL)
 	$(BIN)/python -m pytest
+
+# In an environment of its own: what the extra installs is no part of the pinned set that everything else runs with.
+test-external: $(GL)
+	@$(EXTERNAL)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(EXTERNAL)
+	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,external]'
+	$(EXTERNAL)/bin/python -m pytest tests/envs/test_external.py tests/envs/test_adapter.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -32,6 +32,12 @@ from worldmodel.agents.simulator import Codec, CopyLastFrame, History, ShuffledA
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.errors import UserError
 
+NO_ORACLE = (
+    "{env_id} does not restore its state exactly, so there is no oracle beside the model, and every plan segment starts "
+    "from the restored physics alone."
+)
+"""What is said where the oracle is left out."""
+
 PlannerConfig = CEMConfig | MPPIConfig | RandomShootingConfig
 
 
@@ -133,7 +139,7 @@ def make_controllers(
     device: str = "cpu",
     shuffled: bool = False,
 ) -> dict[str, Controller]:
-    """The learned model between its controls, weakest first.
+    """The learned model between its controls, weakest first; the oracle only where states are restored exactly.
 
     Args:
         config: planner, objective and receding horizon, the same for all.
@@ -150,7 +156,8 @@ def make_controllers(
         if shuffled:
             simulators["learned_shuffled_actions"] = ShuffledActions(learned)
         simulators["learned"] = learned
-    simulators["oracle"] = OracleSimulator(workers, codec, device)
+    if workers.restorable:
+        simulators["oracle"] = OracleSimulator(workers, codec, device)
     objective = make_objective(config.objective, codec)
     controllers: dict[str, Controller] = {
         "random": RandomController(bounds, config.mpc.replan_every),

@@ -156,7 +156,8 @@ def _check_fields(entry: dict[str, Any], record: type) -> None:
 def _draw_starts(store: EpisodeStore, episodes: Sequence[int], config: ManifestConfig) -> Iterator[tuple[int, int]]:
     """(episode, start frame) in random order: one of each episode, then another of each, and so on."""
     rng = np.random.default_rng(config.seed)
-    starts = {int(i): rng.permutation(max(0, int(store.lengths[i]) - config.goal_offset + 1)) for i in episodes}
+    steps = config.goal_offset // store.action_block
+    starts = {int(i): rng.permutation(max(0, int(store.lengths[i]) - steps + 1)) for i in episodes}
     for turn in range(max(map(len, starts.values()), default=0)):
         for index in rng.permutation(list(starts)).tolist():
             if turn < len(starts[index]):
@@ -178,13 +179,16 @@ def make_manifest(store: EpisodeStore, episodes: Sequence[int], source: str, con
     Raises:
         UserError: the episodes are too short or do not hold enough unsolved pairs.
     """
+    if config.goal_offset % store.action_block:
+        block = store.action_block
+        raise UserError(f"{store.path} was recorded in blocks of {block} actions; goal_offset must be a multiple of {block}")
     task = make_task(store.meta["env_id"], image_size=store.image_size)
     problems: list[Problem] = []
     drawn = solved = near = 0
     for index, start in _draw_starts(store, episodes, config):
         if len(problems) == config.problems:
             break
-        goal = start + config.goal_offset
+        goal = start + config.goal_offset // store.action_block
         episode = store.episode(index)
         states = episode.state[start], episode.state[goal]
         distance = float(task.goal_distance(*states))

@@ -119,7 +119,9 @@ class TaskWorkers:
         self.env_id, self.image_size, self.block, self.timeout = env_id, image_size, block, timeout
         self.processes = workers
         self._frame_shape = (image_size, image_size, 3)
-        space = make_task(env_id, image_size=image_size).action_space  # also refuses an unknown id, at once
+        task = make_task(env_id, image_size=image_size)  # also refuses an unknown id, at once
+        self.restorable, space = task.restorable, task.action_space
+        task.close()
         assert isinstance(space, spaces.Box), f"{env_id} has the action space {space}, planners need a Box"
         self.action_space = space
         self._runner = TaskRunner(env_id, image_size, block) if workers == 0 else None

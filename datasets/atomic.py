@@ -10,8 +10,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean there is no room for the file."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes `data` to `path`; after a crash at any moment the old content or the new one is there.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: wait until it is on the disk. Without, a power failure may leave a damaged file, but nothing else.
 
     Raises:
         OSError: from the system, after the temporary file is removed.
@@ -19,7 +24,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(data)
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from worldmodel.datasets.driving import Drive, DriveFile
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.task import MujocoTask
+    from worldmodel.envs.contract import Task
 
 LITTLE = 0.3
 """Size of an action component while Shift is held; 1 otherwise."""
@@ -29,7 +29,7 @@ class Cockpit:
         max_steps: number of actions after which an episode ends by itself.
     """
 
-    def __init__(self, drive: Drive, view: "MujocoTask", file: DriveFile, max_steps: int) -> None:
+    def __init__(self, drive: Drive, view: "Task", file: DriveFile, max_steps: int) -> None:
         self.drive, self.view, self.file = drive, view, file
         self.kept = 0
         """Episodes recorded by this cockpit, less those undone."""
@@ -185,7 +185,7 @@ class Cockpit:
 
     def _set_goal(self) -> None:
         info = self.drive.info
-        drawn = self.view is not self.drive.task or self._camera != self.view.camera
+        drawn = self.drive.task.restorable and (self.view is not self.drive.task or self._camera != self.view.camera)
         self._goal = as_url(self.view.render_state(info["goal_state"], self._camera) if drawn else info["goal"])
 
     def _mirror(self) -> None:

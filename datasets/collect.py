@@ -2,7 +2,7 @@
 
     1. lock     `<out>.parts/` belongs to one process at a time and to one set of arguments (`config.json`)
     2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
-    3. merge    the parts become `<out>`, atomically, and are deleted
+    3. merge    meanwhile the parts are put together; `<out>` appears, whole, when all are in it, and they are deleted
 
 Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and
 however often the collection was killed on the way: run it again with the same arguments and it goes on.
@@ -71,21 +71,47 @@ def collect(config: CollectConfig) -> CollectResult:
         if len(missing) < config.episodes:
             there = config.episodes - len(missing)
             logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
-        meta = _play(config, parts, missing)
-        _merge(config, parts, meta)
+        with EpisodeWriter(config.path, {}) as writer:
+            _play(config, parts, missing, _Merger(config.episodes, parts, writer))
         shutil.rmtree(parts)
     return _result(config, len(missing), start)
 
 
-def _merge(config: CollectConfig, parts: Path, meta: dict[str, Any]) -> None:
-    """Writes the file from the parts; what they cover is counted on the way."""
-    coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
-    with EpisodeWriter(config.path, meta) as writer:
-        for i in range(config.episodes):
-            episode = load_part(part_path(parts, i))
-            writer.append(episode)
-            coverage.add(episode)
-        meta["coverage"] = coverage.report()
+class _Merger:
+    """Appends the parts to the file, in the order of their numbers, as soon as they are there.
+
+    What goes wrong with the file meanwhile must not stop the recording: it is raised at the end.
+    """
+
+    def __init__(self, episodes: int, parts: Path, writer: EpisodeWriter) -> None:
+        self._episodes, self._parts, self._writer = episodes, parts, writer
+        self._there: set[int] = set()
+        self._next = 0
+        self._error: UserError | None = None
+
+    def begin(self, meta: dict[str, Any]) -> None:
+        """Takes the meta data of the file."""
+        self._writer.meta.update(meta)
+        self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
+
+    def add(self, episode: int) -> None:
+        """Notes that a part is there, and appends the parts whose turn has come."""
+        self._there.add(episode)
+        while self._next in self._there and self._error is None:
+            merged = load_part(part_path(self._parts, self._next))
+            try:
+                self._writer.append(merged)
+            except UserError as error:
+                self._error = error
+            self._coverage.add(merged)
+            self._next += 1
+
+    def finish(self) -> None:
+        """Completes the meta data; raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        assert self._next == self._episodes, "every episode has been appended"
+        self._writer.meta["coverage"] = self._coverage.report()
 
 
 def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
@@ -95,26 +121,25 @@ def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectRe
         )
 
 
-def _play(config: CollectConfig, parts: Path, missing: list[int]) -> dict[str, Any]:
-    """Records the missing episodes; returns the meta data of the file."""
-    there = config.episodes - len(missing)
+def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> None:
+    """Records the missing episodes and appends all of them to the file."""
+    there = sorted(set(range(config.episodes)) - set(missing))
     with (
         _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
-        tqdm(total=config.episodes, initial=there, unit="episode", disable=None) as bar,
+        tqdm(total=config.episodes, initial=len(there), unit="episode", disable=None) as bar,
     ):
-        task_facts = pool.wait_until_ready()
+        recipe = config.recipe()
+        meta = {"env_id": config.env, "seed": config.seed, "package_version": recipe["package_version"], "recipe": recipe}
+        merger.begin(meta | pool.wait_until_ready())
         frames, start = 0, time.perf_counter()
-        for num_frames in pool.record(missing):
+        for episode, num_frames in pool.record(missing):
             frames += num_frames
             bar.update()
             bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
-    recipe = config.recipe()
-    return {
-        "env_id": config.env,
-        "seed": config.seed,
-        "package_version": recipe["package_version"],
-        "recipe": recipe,
-    } | task_facts
+            merger.add(episode)
+    for episode in there:
+        merger.add(episode)
+    merger.finish()
 
 
 def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPool":

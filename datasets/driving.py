@@ -29,7 +29,7 @@ from worldmodel.datasets.writer import EpisodeWriter
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.task import MujocoTask
+    from worldmodel.envs.contract import Task
 
 POLICY = "human"
 """Name of the policy of driven episodes."""
@@ -50,7 +50,7 @@ class Drive:
     """
 
     def __init__(
-        self, task: "MujocoTask", seed: int = 0, variation: Sequence[str] = (), number: int = 0, policy: str = POLICY
+        self, task: "Task", seed: int = 0, variation: Sequence[str] = (), number: int = 0, policy: str = POLICY
     ) -> None:
         self.task = task
         self.recording = True

@@ -118,7 +118,7 @@ ACTION_TEXTS = ("action_texts", "action_words", "changes")
 
 def same_episode(first: Episode, second: Episode) -> bool:
     """True when two episodes are equal bit for bit in every field."""
-    if list(first.views) != list(second.views):
+    if first.views.keys() != second.views.keys():
         return False
     pairs = [(getattr(first, item.name), getattr(second, item.name)) for item in fields(Episode) if item.name != "views"]
     pairs += [(first.views[camera], second.views[camera]) for camera in first.views]

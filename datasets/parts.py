@@ -6,6 +6,7 @@ once, read once and deleted.
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"episode_{index:06d}.h5"
 
 
-def save_part(path: Path, episode: Episode) -> None:
-    """Writes one episode, whole or not at all; OSError when the disk is full."""
-    write_atomic(path, part_bytes(episode))
+def save_part(path: Path, episode: Episode, durable: bool = True) -> None:
+    """Writes one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
+    write_atomic(path, part_bytes(episode), durable)
 
 
 def part_bytes(episode: Episode) -> bytes:
@@ -44,8 +45,10 @@ def part_bytes(episode: Episode) -> bytes:
         file.create_dataset("frames", data=episode.frames, **compression)
         for camera, view in episode.views.items():
             file.create_dataset(f"views/{camera}", data=view, **compression)
-        file.create_dataset("steps", data=_table(episode))
+        steps = _table(episode)
+        file.create_dataset("steps", data=steps)
         record = {name: getattr(episode, name) for name in JSON_FIELDS}
+        record["checksum"] = zlib.crc32(steps.tobytes())
         record |= {"cameras": list(episode.views), "actions": episode.actions.tolist(), "goal_state": episode.goal_state.tolist()}
         file.create_dataset("record", data=np.frombuffer(json.dumps(record).encode(), np.uint8))
         file.flush()
@@ -58,6 +61,8 @@ def load_part(path: Path) -> Episode:
         steps = file["steps"][:]
         columns: dict[str, Any] = {name: np.ascontiguousarray(steps[name]) for name in STEP_FIELDS}
         columns |= json.loads(file["record"][:].tobytes())
+        if columns.pop("checksum") != zlib.crc32(steps.tobytes()):
+            raise ValueError(f"{path} is damaged")
         columns["frames"] = file["frames"][:]
         columns["views"] = {camera: file[f"views/{camera}"][:] for camera in columns.pop("cameras")}
         columns["actions"] = np.array(columns["actions"], np.float32)

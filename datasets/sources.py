@@ -53,10 +53,17 @@ class ClipSampler:
             raise ValueError(f"a clip needs at least 1 step of 1 action, got {length} of {action_block}")
         self.store, self.length, self.action_block = store, length, action_block
         self.episodes = np.asarray(episodes, np.int64)
-        lengths = store.lengths[self.episodes]
-        self._stops = np.cumsum(np.maximum(lengths - length * action_block + 1, 0))  # places up to and with each episode
+        recorded = store.action_block
+        if action_block % recorded:
+            raise UserError(
+                f"{store.path} was recorded in blocks of {recorded} actions; the action block of {action_block} must be a "
+                f"multiple of {recorded}"
+            )
+        lengths = store.lengths[self.episodes]  # in recorded steps, as the places
+        in_clip = length * action_block // recorded
+        self._stops = np.cumsum(np.maximum(lengths - in_clip + 1, 0))  # places up to and with each episode
         if len(self._stops) == 0 or self._stops[-1] == 0:
-            longest = int(lengths.max()) if len(lengths) else 0
+            longest = int(lengths.max()) * recorded if len(lengths) else 0
             raise UserError(
                 f"{store.path}: none of {len(lengths)} episodes holds a clip of {length} steps of "
                 f"{action_block} actions, the longest has {longest}; take shorter clips or longer episodes"
@@ -67,7 +74,7 @@ class ClipSampler:
         place = int(rng.integers(self._stops[-1]))
         which = int(np.searchsorted(self._stops, place, side="right"))
         start = place - (int(self._stops[which - 1]) if which > 0 else 0)
-        return self.store.clip(int(self.episodes[which]), start, self.length, self.action_block)
+        return self.store.clip(int(self.episodes[which]), start * self.store.action_block, self.length, self.action_block)
 
 
 class ActionVideoSource:

@@ -1,8 +1,8 @@
 """Worker processes of a collection: each owns one task and records the episodes it is sent.
 
 Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at
-once; and a worker whose parent is killed ends by itself. One worker draws its first frame before the others make
-their tasks, so that what cannot work (no OpenGL, an unknown factor) fails once, in one process.
+once; and a worker whose parent is killed ends by itself. When one worker refuses, the others get time to end by
+themselves: a process that is killed while a library looks for OpenGL in a child of its own leaves a traceback.
 """
 
 import contextlib
@@ -28,8 +28,6 @@ SENT_AHEAD = 2
 """Episodes a worker has in hand, so that it never waits for the parent."""
 SECONDS_TO_END = 5.0
 """Time that workers have to end by themselves, their episode finished, when the collection cannot go on."""
-GO = "go"
-"""What a worker is sent when it may make its task."""
 
 
 class WorkerPool:
@@ -51,16 +49,8 @@ class WorkerPool:
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Waits until every worker has drawn a frame; returns facts about the task for the meta data."""
-        first, *others = self._processes
-        facts = self._start([first])
-        self._start(others)
-        return facts
-
-    def _start(self, pipes: list[Connection]) -> dict[str, Any]:
         facts: dict[str, Any] = {}
-        for pipe in pipes:
-            self._send(pipe, GO)
-        waiting = set(pipes)
+        waiting = set(self._processes)
         deadline = time.monotonic() + self._config.start_timeout
         while waiting:
             ready: list[Any] = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
@@ -75,25 +65,23 @@ class WorkerPool:
                     self._stage[pipe] = content
         return facts
 
-    def record(self, episodes: list[int]) -> Iterator[int]:
-        """Records these episodes in any order; yields the number of frames of each as its part is written."""
+    def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
+        """Records these episodes in any order; yields (episode, its number of frames) as each part is written."""
         queue = iter(episodes)
         for pipe in list(self._processes) * SENT_AHEAD:
             self._send_next(pipe, queue)
         for _ in episodes:
             ready: list[Any] = connection.wait(self._processes)
-            _, num_frames = self._receive(ready[0])
+            _, recorded = self._receive(ready[0])
             self._send_next(ready[0], queue)
-            yield num_frames
+            yield recorded
 
     def _send_next(self, pipe: Any, queue: Iterator[int]) -> None:
         index = next(queue, None)
-        if index is not None:
-            self._send(pipe, index)
-
-    def _send(self, pipe: Any, message: Any) -> None:
+        if index is None:
+            return
         try:
-            pipe.send(message)
+            pipe.send(index)
         except BrokenPipeError as error:
             raise UserError(self._died(self._processes[pipe])) from error
 
@@ -171,10 +159,6 @@ def prepare_process(config: CollectConfig) -> None:
 
 
 def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
-    try:
-        pipe.recv()
-    except EOFError:  # another worker could not start
-        return
     pipe.send(("stage", "making the task"))
     task = open_task(config)
     pipe.send(("stage", "drawing its first frame"))
@@ -186,8 +170,8 @@ def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
             task.close()
             return
         episode = record_episode(task, config, index)
-        save_part(part_path(parts, index), episode)
-        pipe.send(("done", len(episode.frames)))
+        save_part(part_path(parts, index), episode, durable=False)  # a damaged one is noticed and recorded again
+        pipe.send(("done", (index, len(episode.frames))))
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from worldmodel.envs import external_language as language
 from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
 from worldmodel.envs.contract import Observation, Policy
-from worldmodel.envs.external import make_env
+from worldmodel.envs.external import make_env, time_limit
 from worldmodel.envs.external_physics import open_world
 from worldmodel.envs.language import make_questions, question_track, read_attributes
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
@@ -109,9 +109,9 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
             kwargs["frame_skip"] = frame_skip
         self.env_id, self.render_mode, self.image_size, self.render_quality = env_id, render_mode, image_size, render_quality
         env = make_env(env_id, **kwargs)
-        self._low, self._high = _action_bounds(env_id, env.action_space)
-        self._discrete = isinstance(env.action_space, spaces.Discrete)
         self._world = open_world(env, image_size, render_quality == "fast")
+        self._low, self._high = _action_bounds(env_id, self._world.action_space)
+        self._discrete = isinstance(self._world.action_space, spaces.Discrete)
         self._trial = open_world(make_env(env_id, **kwargs), image_size, render_quality == "fast")
         self._trial_seed: int | None = None
         self.cameras = self._world.cameras
@@ -122,7 +122,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         self.attributes = language.attributes_of_world(self.coordinates, self._world.can_restore)
         self.proprio_size = len(self._world.observation)
         self.feature_names = tuple(f"configuration {i}" for i in range(len(self._world.position_of(self._world.state()))))
-        self.max_episode_steps = (env.spec.max_episode_steps if env.spec else None) or DEFAULT_EPISODE_STEPS
+        self.max_episode_steps = time_limit(env_id) or DEFAULT_EPISODE_STEPS
         limit = self.PROPRIO_LIMIT
         self.observation_space = spaces.Dict(
             {
@@ -148,7 +148,9 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         names = [f"choice {i}" for i in range(size)] if self._discrete else self._world.action_names(size)
         axes = []
         for i, name in enumerate(names):
-            negative, positive = (("avoid", name), ("take", name)) if self._discrete else (("pull", f"on {name}"), ("push", f"on {name}"))
+            negative, positive = (
+                (("avoid", name), ("take", name)) if self._discrete else (("pull", f"on {name}"), ("push", f"on {name}"))
+            )
             keys = _KEYS[i] if i < len(_KEYS) else (f"{i}-", f"{i}+")
             axes.append(ActionAxis(name.replace(" ", "_"), negative, positive, keys))
         return tuple(axes)
@@ -156,9 +158,9 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
     def _own_action(self, action: np.ndarray) -> Any:
         """An action (a,) in [-1, 1] as the environment takes it."""
         if self._discrete:
-            return int(np.argmax(action)) + int(self._world.env.action_space.start)  # type: ignore[attr-defined]
+            return int(np.argmax(action)) + int(self._world.action_space.start)  # type: ignore[attr-defined]
         scaled = self._low + (action.reshape(self._low.shape) + 1) / 2 * (self._high - self._low)
-        return scaled.astype(self._world.env.action_space.dtype)
+        return scaled.astype(self._world.action_space.dtype)
 
     def _checked_action(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action, dtype=np.float64)
@@ -184,7 +186,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
             self._world.step(self._own_action(action))
         middle = self._world.state()
         self._trial.reset(0)
-        for action in actions[CHECK_STEPS:]:
+        for action in actions[-3:]:  # another number of steps: a memory of these would show
             self._trial.step(self._own_action(action))
         self._trial.restore(middle)
         for i, action in enumerate(actions[CHECK_STEPS:]):
@@ -238,9 +240,11 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
             self.set_state(options["state"])
         if options.get("goal_state") is not None:
             self._goal_state = self._checked(options["goal_state"])
-            self._goal_frame = self.render_state(self._goal_state)
         else:
             self._goal_state = self._trip(number)[1]
+        if self._world.can_restore:
+            self._goal_frame = self.render_state(self._goal_state)
+        else:  # where the trip has led
             self._goal_frame = self._seen(self._trial.draw(self.camera), self._goal_state)
         return self._observation(), self.info()
 

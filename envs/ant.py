@@ -1,6 +1,5 @@
-"""Ant: a four-legged robot, seen from a corner of the ceiling, walks to the place of the goal picture."""
+"""Ant: a four-legged robot, walks to the place of the goal picture."""
 
-import importlib.resources
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,43 +7,46 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
-from worldmodel.envs.gaits import CADENCE, LEG_ANGLES, LEG_SIDES, LEGS, trot
+from worldmodel.envs.ant_scene import (
+    ARENA,
+    HIP_RANGE,
+    HIPS,
+    KNEE_MIDDLE,
+    KNEE_RANGE,
+    KNEE_SIGNS,
+    KNEES,
+    LEG_RADIUS,
+    MARKS,
+    SHIN,
+    TORSO_MASS,
+    TORSO_RADIUS,
+    add_ant,
+    add_arena,
+    heading_of,
+    joints_of,
+    legs_of,
+    rotation_of,
+)
+from worldmodel.envs.gaits import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
-ARENA = 3.5
-"""Half the side of the arena in metres."""
 ROOM = 2.45
 """Largest |x| and |y| of a sampled place: the feet clear the walls at any heading."""
 THIRD = 0.8
 """|x| and |y| up to which the ant is in the middle."""
-TORSO_RADIUS, LEG_RADIUS = 0.25, 0.08
-HIP_REACH, THIGH, SHIN = 0.2 * 2**0.5, 0.2 * 2**0.5, 0.4 * 2**0.5
-"""From the torso's centre to the hip, from there to the knee, from there to the centre of the foot, in metres."""
-HIP_RANGE = np.radians(30.0)
-KNEE_MIDDLE, KNEE_RANGE = np.radians(50.0), np.radians(20.0)
-"""How far a shin hangs below the horizontal: in the stance, and the range about it."""
-DENSITY, TORSO_MASS, ARMATURE = 20.0, 4.0, 0.02
 STIFFNESS, DAMPING = 250.0, 8.0
-"""Torque of the servos per angle and per angular velocity, N m; the stance sags by about 2 degrees under the weight."""
-CONTACT_DEPTH = 0.05
+"""Torque of the servos per angle and per angular velocity, N m; the stance sags by 1 to 2 degrees under the weight."""
+CONTACT_DEPTH = 0.08
+"""How deep a contact may press the ant into the floor or a wall, in metres."""
+JOINT_SLACK = 1.5
+"""Where a joint may be when something presses against its soft limits, in units of its range."""
 FOOT_CLEARANCE = 0.03
 """Height of a foot above the floor from which it does not touch, in metres."""
-MARKS = 4
-MARK_DRAWS = 3
-"""Numbers that place and colour one mark."""
-TILE_REPEATS, TEXTURE_SHADE = 4, 0.87
 LIGHT_ZENITH = np.radians(35.0)
 CAMERA_DISTANCE = 16.0
 COUNTS = ("no foot", "one foot", "two feet", "three feet", "four feet")
-
-_NUMBERS = np.array([1, 4, 2, 3])
-"""Number that the asset gives to each of `LEGS`: its own names of legs differ, but it too rewards walking along x."""
-_HIPS = 7 + 2 * (_NUMBERS - 1)
-_KNEES = _HIPS + 1
-_KNEE_SIGNS = np.array([1.0, 1.0, -1.0, -1.0])
-"""Sense in which the asset's ankle joints lower the foot."""
 _KEYS = ("aq", "de", "gt", "ju", "sw", "fr", "hy", "ki")
 
 
@@ -69,7 +71,8 @@ class Ant(MujocoTask):
     Four hips, then four knees (front left, front right, back left, back right), in [-1, 1]: wanted joint angles,
     held by servos. A hip of 1 swings the leg 30 degrees forward, a knee of 1 lifts the foot by 20 degrees, and 0 is
     the stance. Gymnasium's ant has torque motors and very light legs with heavy rotors; here a torso of 4 kg on legs
-    of 1.5 kg is moved by servos of 250 N m / rad (factor `joint.strength`), so that scripted gaits walk steadily.
+    of 0.6 kg is moved by servos of 250 N m / rad (factor `joint.strength`) and at most 32 N m, so that scripted gaits
+    walk steadily and wild actions seldom turn the ant over.
 
     ## Observation Space
     `pixels`; `proprio` (31) = place / 3.5 m, height in m, the torso's forward and up axes, hips and knees in units of
@@ -143,60 +146,13 @@ class Ant(MujocoTask):
         sun = {"type": int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), "castshadow": True, "specular": [0.1] * 3}
         spec.worldbody.add_light(name="sun", pos=[0, 0, 6], **sun)
         spec.worldbody.add_camera(name="room")
-        self._add_arena(spec)
-        self._add_ant(spec)
-
-    @staticmethod
-    def _add_arena(spec: mujoco.MjSpec) -> None:
-        plane, box, cylinder = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{kind}")) for kind in ("PLANE", "BOX", "CYLINDER"))
-        world, look = spec.worldbody, {"contype": 0, "conaffinity": 0}
-        for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
-            texels = np.where(np.kron(cells, np.ones((32, 32)))[..., None] > 0, TEXTURE_SHADE, 1.0) * np.full(3, 255)
-            image = {"type": int(mujoco.mjtTexture.mjTEXTURE_2D), "width": 64, "height": 64, "nchannel": 3}
-            spec.add_texture(name=name, **image).data = texels.astype(np.uint8).tobytes()
-            material = spec.add_material(name=name, texrepeat=[TILE_REPEATS, TILE_REPEATS])
-            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
-        # Touched: the floor and four planes that look inwards. Seen: the floor, walls of 0.3 m and the ground.
-        world.add_geom(name="floor", type=plane, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
-        world.add_geom(name="ground", type=plane, size=[40, 40, 1], pos=[0, 0, -0.05], **look)
-        for name, x, y in (("left", -1, 0), ("right", 1, 0), ("far", 0, 1), ("near", 0, -1)):
-            bound = {"pos": [ARENA * x, ARENA * y, 0], "zaxis": [-x, -y, 0], "contype": 0, "conaffinity": 1}
-            world.add_geom(name=f"bound_{name}", type=plane, size=[1, 1, 1], group=3, **bound)
-            size = [0.1 if x else ARENA + 0.2, 0.1 if y else ARENA + 0.2, 0.15]
-            world.add_geom(name=f"wall_{name}", type=box, size=size, pos=[(ARENA + 0.1) * x, (ARENA + 0.1) * y, 0.15], **look)
-        for i in range(MARKS):
-            size = [0.45, 0.002, 0] if i % 2 else [0.4, 0.4, 0.002]
-            world.add_geom(name=f"mark_{i}", type=cylinder if i % 2 else box, size=size, **look)
-
-    @staticmethod
-    def _add_ant(spec: mujoco.MjSpec) -> None:
-        asset = importlib.resources.files("gymnasium") / "envs/mujoco/assets/ant.xml"
-        ant = mujoco.MjSpec.from_file(str(asset))
-        for thing in [*ant.lights, *ant.actuators, *ant.cameras, *ant.materials, *ant.textures, ant.geom("floor")]:
-            ant.delete(thing)
-        ant.option.timestep, ant.option.integrator = spec.option.timestep, spec.option.integrator
-        for geom in ant.geoms:
-            geom.density = DENSITY
-        for joint in ant.joints[1:]:
-            joint.armature = ARMATURE
-        torso = ant.body("torso")
-        torso.geoms[0].mass = TORSO_MASS
-        sphere, look = int(mujoco.mjtGeom.mjGEOM_SPHERE), {"contype": 0, "conaffinity": 0, "mass": 0.0}
-        torso.add_geom(name="head", type=sphere, size=[0.19, 0, 0], pos=[0.35, 0, 0.03], **look)
-        for name, y in (("left_eye", 0.08), ("right_eye", -0.08)):
-            torso.add_geom(name=name, type=sphere, size=[0.075, 0, 0], pos=[0.47, y, 0.12], **look)
-        track = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK)
-        torso.add_camera(name="follow", mode=track, pos=[0, -2.6, 2.2], xyaxes=[1, 0, 0, 0, 0.65, 0.76], fovy=45)
-        spec.worldbody.add_frame().attach_body(torso, "", "")
-        for joint in ("hip", "ankle"):
-            for number in _NUMBERS:
-                servo = spec.add_actuator(name=f"{joint}_{number}", target=f"{joint}_{number}")
-                servo.trntype, servo.biastype = int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtBias.mjBIAS_AFFINE)
+        add_arena(spec)
+        add_ant(spec)
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
         """Joint angles for hips and knees."""
         hips = LEG_SIDES * HIP_RANGE * action[:4]
-        return np.concatenate([hips, _KNEE_SIGNS * (KNEE_MIDDLE - KNEE_RANGE * action[4:])])
+        return np.concatenate([hips, KNEE_SIGNS * (KNEE_MIDDLE - KNEE_RANGE * action[4:])])
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colours, patterns, marks, light, camera, masses, servos and friction into the model."""
@@ -232,7 +188,7 @@ class Ant(MujocoTask):
 
     def _place_marks(self, count: int, layout: int) -> None:
         """The first `count` marks at places and in pale colours that the number `layout` decides."""
-        draws = np.random.default_rng(layout).random((MARKS, MARK_DRAWS))
+        draws = np.random.default_rng(layout).random((MARKS, 3))
         colors = list(OBJECT_COLORS.values())
         for i, (x, y, hue) in enumerate(draws):
             mark = self.model.geom(f"mark_{i}")
@@ -246,8 +202,8 @@ class Ant(MujocoTask):
         knee = KNEE_MIDDLE + rng.uniform(-0.15, 0.15)
         position = np.empty(self.model.nq)
         position[:7] = [x, y, SHIN * np.sin(knee) + LEG_RADIUS, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
-        position[_HIPS] = rng.uniform(-0.35, 0.35, 4)
-        position[_KNEES] = _KNEE_SIGNS * knee
+        position[HIPS] = rng.uniform(-0.35, 0.35, 4)
+        position[KNEES] = KNEE_SIGNS * knee
         return position
 
     def impossible(self, position: np.ndarray) -> str | None:
@@ -263,27 +219,27 @@ class Ant(MujocoTask):
             return f"a leg would reach through a wall at x={x:.3f}, y={y:.3f}"
         if min(z - TORSO_RADIUS, ends[:, 2].min() - LEG_RADIUS) < -CONTACT_DEPTH:
             return f"the ant would be in the floor at a height of {z:.3f}"
-        if np.abs(_joints(position)).max() > 1.5:
+        if np.abs(joints_of(position)).max() > JOINT_SLACK:
             return "a joint would be beyond its limits"
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Place, height, axes, joints, then velocities; see the class."""
-        axes = _rotation(position)
-        joints, speeds = velocity[_HIPS - 1], velocity[_KNEES - 1]
-        moving = [velocity[:3] / 2, velocity[3:6] / 4, LEG_SIDES * joints / 8, -_KNEE_SIGNS * speeds / 8]
-        return np.concatenate([position[:2] / ARENA, position[2:3], axes[:, 0], axes[:, 2], _joints(position), *moving])
+        axes = rotation_of(position)
+        joints, speeds = velocity[HIPS - 1], velocity[KNEES - 1]
+        moving = [velocity[:3] / 2, velocity[3:6] / 4, LEG_SIDES * joints / 8, -KNEE_SIGNS * speeds / 8]
+        return np.concatenate([position[:2] / ARENA, position[2:3], axes[:, 0], axes[:, 2], joints_of(position), *moving])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
         """Place and height, heading, how upright it is, joints in units of the action."""
-        axes = _rotation(position)
+        axes = rotation_of(position)
         body = [position[0] / ARENA, position[1] / ARENA, position[2], axes[0, 0], axes[1, 0], axes[2, 2]]
-        return np.clip(np.concatenate([body, _joints(position)]), -1.1, 1.1)
+        return np.clip(np.concatenate([body, joints_of(position)]), -1.1, 1.1)
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
         """Colours; thirds of the arena; the nearest of four headings."""
         x, y = position[:2]
-        ahead, left = _rotation(position)[:2, 0]
+        ahead, left = rotation_of(position)[:2, 0]
         if abs(ahead) > abs(left):
             facing = "right" if ahead > 0 else "left"
         else:
@@ -323,7 +279,7 @@ class Ant(MujocoTask):
         turned = "" if abs(turn) < 0.15 else f" and turned {'left' if turn > 0 else 'right'}"
         if words:
             return f"the ant moved {words}{turned}"
-        change = _joints(after) - _joints(before)
+        change = joints_of(after) - joints_of(before)
         most = int(np.abs(change).argmax())
         if abs(change[most]) < 0.25:
             return f"the ant stayed where it was{turned}"
@@ -367,38 +323,3 @@ class Ant(MujocoTask):
             return trot(phase, np.array([np.cos(heading), np.sin(heading)]))
 
         return policy
-
-
-def heading_of(position: np.ndarray) -> float:
-    """The direction in which the ant faces, rad counterclockwise from the right of the picture, from qpos (15,)."""
-    ahead = _rotation(position)[:, 0]
-    return float(np.arctan2(ahead[1], ahead[0]))
-
-
-def legs_of(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the knees (4, 3) and of the feet (4, 3), in the order of `LEGS`, from qpos (15,)."""
-    angles = LEG_ANGLES + position[_HIPS]
-    knees = HIP_REACH * _level(LEG_ANGLES) + THIGH * _level(angles)
-    drop = _KNEE_SIGNS * position[_KNEES]
-    feet = knees + SHIN * np.cos(drop)[:, None] * _level(angles)
-    feet[:, 2] -= SHIN * np.sin(drop)
-    rotation = _rotation(position).T
-    return position[:3] + knees @ rotation, position[:3] + feet @ rotation
-
-
-def _level(angles: np.ndarray) -> np.ndarray:
-    """Horizontal unit vectors (n, 3) at angles (n,)."""
-    return np.stack([np.cos(angles), np.sin(angles), np.zeros(len(angles))], axis=1)
-
-
-def _joints(position: np.ndarray) -> np.ndarray:
-    """Hips and knees (8,) in units of the action."""
-    knees = (KNEE_MIDDLE - _KNEE_SIGNS * position[_KNEES]) / KNEE_RANGE
-    return np.concatenate([LEG_SIDES * position[_HIPS] / HIP_RANGE, knees])
-
-
-def _rotation(position: np.ndarray) -> np.ndarray:
-    """The torso's axes as columns (3, 3)."""
-    matrix = np.empty(9)
-    mujoco.mju_quat2Mat(matrix, position[3:7] / max(float(np.linalg.norm(position[3:7])), 1e-9))
-    return matrix.reshape(3, 3)

@@ -11,6 +11,7 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.gripper import (
     CLOSING_RATE,
     DISTRACTORS,
+    EXTENT,
     GRASP_DEPTH,
     OPENING,
     REACH,
@@ -39,7 +40,7 @@ CONTACT_DEPTH = 0.012
 UNUSED_HEIGHT = -2.0
 HELD_SHARE, STACKED_SHARE, STACKED_GOAL_SHARE = 0.12, 0.25, 0.35
 """How many starts hold a cube, how many have a stack, and how many goals are to stack."""
-LOOK_AT = np.array([0.0, 0.015, 0.045])
+LOOK_AT = np.array([0.0, 0.015, 0.058])
 _GRIPPER_GEOMS = ("rod", "palm", "left", "right")
 
 
@@ -151,7 +152,7 @@ class Cube(MujocoTask):
         model = self.model
         half, mass = float(values["cube.size"]) / 2, float(values["cube.mass"])
         for i, color in enumerate(str(values["cube.colors"]).split("-")):
-            geom, body, used = model.geom(f"cube{i}"), model.body(f"cube{i}"), i < values["cube.count"]
+            geom, body, used = model.geom(f"cube{i}"), model.body(f"cube{i}"), i < float(values["cube.count"])
             geom.rgba[:] = [*OBJECT_COLORS[color], float(used)]
             geom.size[:], geom.rbound[:], model.geom_aabb[geom.id, 3:] = half, half * np.sqrt(3.0), half
             geom.friction[0] = float(values["cube.friction"])
@@ -159,6 +160,7 @@ class Cube(MujocoTask):
             model.body_gravcomp[body.id] = 0.0 if used else 1.0
             body.mass[:], body.inertia[:] = mass, mass * (2 * half) ** 2 / 6
         mujoco.mj_setConst(model, self._scratch)
+        model.stat.extent = EXTENT  # which the line above has changed
         table, metal = np.array(FLOOR_COLORS[str(values["table.color"])]), np.array(WALL_COLORS[str(values["gripper.color"])])
         model.geom("table").rgba[:3] = table
         model.geom("shadow").rgba[:3] = 0.7 * table
@@ -170,7 +172,7 @@ class Cube(MujocoTask):
         for name in _GRIPPER_GEOMS:
             model.geom(name).rgba[:3] = metal + (0.15 if name in ("left", "right") else 0.0)
         for i in range(len(DISTRACTORS)):
-            model.geom(f"distractor{i}").rgba[3] = float(i < values["distractor.count"])
+            model.geom(f"distractor{i}").rgba[3] = float(i < float(values["distractor.count"]))
         azimuth = np.radians(float(values["light.azimuth"]))
         model.light("lamp").dir[:] = _unit(-np.array([np.cos(azimuth), np.sin(azimuth), 1.2]))
         model.light("lamp").diffuse[:] = float(values["light.brightness"])
@@ -416,8 +418,9 @@ class Cube(MujocoTask):
         things.append(("the gripper", position[:3]))
         pairs = []
         for axis, words in ((0, ("left of", "right of")), (1, ("in front of", "behind"))):
-            apart = [(a, b) for a, b in itertools.permutations(things[:-1], 2) if abs(a[1][axis] - b[1][axis]) > 0.01]
-            apart = apart or [(things[0], things[-1]), (things[-1], things[0])]
+            apart = [(a, b) for a, b in itertools.permutations(things, 2) if abs(a[1][axis] - b[1][axis]) > 0.02]
+            if not apart:
+                continue
             (first, place), (second, other) = apart[int(rng.integers(len(apart)))]
             side = int(rng.integers(2))
             true = (place[axis] < other[axis]) == (side == 0)

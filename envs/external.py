@@ -1,12 +1,12 @@
 """Finding and building the environments of other packages: by their gymnasium id, installed as extras.
 
-    HalfCheetah-v5            gymnasium's own
-    FetchReach-v4             gymnasium-robotics
-    dm_control/walker-walk-v0 dm_control, through shimmy
-    Meta-World/reach-v3       metaworld, one task by its name
-    cube-single-v0            ogbench
-    swm/PushT-v1              stable-worldmodel
-    package.module:Name-v0    anything that registers itself when `package.module` is imported
+HalfCheetah-v5            gymnasium's own
+FetchReach-v4             gymnasium-robotics
+dm_control/walker-walk-v0 dm_control, through shimmy
+Meta-World/reach-v3       metaworld, one task by its name
+cube-single-v0            ogbench
+swm/PushT-v1              stable-worldmodel
+package.module:Name-v0    anything that registers itself when `package.module` is imported
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import warnings
 from typing import Any
 
 import gymnasium
@@ -28,6 +29,7 @@ PLAIN = ("gymnasium_robotics", "ogbench")
 """Modules that register ids without a namespace."""
 INSTALL = "pip install 'worldmodel[external]' adds gymnasium-robotics, dm_control, metaworld and ogbench"
 _METAWORLD = "Meta-World/"
+METAWORLD_STEPS = 500
 
 
 def knows(env_id: str) -> bool:
@@ -56,11 +58,19 @@ def knows(env_id: str) -> bool:
 
 def _import(name: str, env_id: str) -> None:
     try:
-        with contextlib.redirect_stderr(open(os.devnull, "w")):  # some of them advertise there
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some advertise and warn when they are imported
             module = importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{env_id} needs the package {name}, which cannot be imported ({error}): {INSTALL}") from error
     gymnasium.register_envs(module)
+
+
+def time_limit(env_id: str) -> int | None:
+    """The steps of an episode that the id is registered with, if any."""
+    if env_id.startswith(_METAWORLD):
+        return METAWORLD_STEPS
+    return gymnasium.spec(env_id).max_episode_steps
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -74,14 +84,20 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         UserError: if it cannot be built with these.
     """
     try:
-        if env_id.startswith(_METAWORLD):
-            return _make_metaworld(kwargs.pop("env_name", env_id.removeprefix(_METAWORLD)), **kwargs)
-        options = {"render_mode": "rgb_array", "disable_env_checker": True, "max_episode_steps": -1} | kwargs
-        return gymnasium.make(env_id, **options)
+        with warnings.catch_warnings():  # of gymnasium, about how the environment is written
+            warnings.simplefilter("ignore")
+            return _make(env_id, **kwargs)
     except UserError:
         raise
     except Exception as error:  # every package raises types of its own
         raise UserError(f"cannot make {env_id}: {type(error).__name__}: {error}") from error
+
+
+def _make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    if env_id.startswith(_METAWORLD):
+        return _make_metaworld(kwargs.pop("env_name", env_id.removeprefix(_METAWORLD)), **kwargs)
+    options = {"render_mode": "rgb_array", "disable_env_checker": True, "max_episode_steps": -1} | kwargs
+    return gymnasium.make(env_id, **options)
 
 
 class _Metaworld(gymnasium.Wrapper[Any, Any, Any, Any]):

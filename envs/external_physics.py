@@ -4,7 +4,10 @@ A `World` can be stepped and drawn. A `MujocoWorld` can also save, restore and d
 renderer: through the environment's default camera, without shadows and multisampling, at the size that is wanted.
 """
 
+import contextlib
 import inspect
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -21,7 +24,7 @@ DEFAULT_CAMERA = "default"
 """Name of a camera that is not in the model: the free camera as the environment sets it up, or its only picture."""
 GLIMPSE = 8
 """Pictures among the observations are reduced to this many pixels a side, grey."""
-_PREFERRED_CAMERAS = ("track", "front_pixels", "corner")  # of gymnasium, ogbench, metaworld
+_PREFERRED_CAMERAS = ("track", "front_pixels", "topview")  # of gymnasium, ogbench, metaworld
 _INNER = ("_env", "_physics", "point_env", "ant_env", "robot_env")  # where environments keep the one that they wrap
 _CLOCKS = {"curr_path_length": 0, "_step_count": 0, "_reset_next_step": False}  # what ends an episode by time
 _SCALAR_JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
@@ -38,6 +41,8 @@ class World:
     def __init__(self, env: gymnasium.Env[Any, Any], size: int, fast: bool) -> None:
         """Args: the environment, the side of its pictures in pixels, and whether they are drawn fast."""
         self.env, self.size, self.fast = env, size, fast
+        with quiet():
+            self.action_space, self.observation_space = env.action_space, env.observation_space
         self.terminated = False
         self.reset(0)
 
@@ -45,7 +50,8 @@ class World:
         """Begin an episode; whatever the environment draws from, its own generator or numpy's, is seeded."""
         before = np.random.get_state()
         np.random.seed(seed)
-        observation, _ = self.env.reset(seed=seed)
+        with quiet():
+            observation, _ = self.env.reset(seed=seed)
         np.random.set_state(before)
         self.observation, self.terminated = self._flat(observation), False
 
@@ -56,7 +62,8 @@ class World:
         for inner in self._layers():
             for name in _CLOCKS.keys() & vars(inner).keys():
                 setattr(inner, name, _CLOCKS[name])
-        observation, reward, self.terminated, _, _ = self.env.step(action)
+        with quiet():
+            observation, reward, self.terminated, _, _ = self.env.step(action)
         self.observation, self.terminated = self._flat(observation), bool(self.terminated)
         return float(reward)
 
@@ -68,7 +75,9 @@ class World:
         return layers
 
     def _flat(self, observation: Any) -> np.ndarray:
-        return np.nan_to_num(np.concatenate(_parts(self.env.observation_space, observation) or [np.zeros(1)]))
+        numbers, glimpses = _parts(self.observation_space, observation)
+        self._spoken = sum(map(len, numbers or glimpses))  # of pictures only when there is nothing else
+        return np.nan_to_num(np.concatenate([*numbers, *glimpses] or [np.zeros(1)]))
 
     def state(self) -> np.ndarray:
         """What there is to know of the world, float64 (n,)."""
@@ -80,9 +89,7 @@ class World:
         Raises:
             UserError: always, in a world that is not MuJoCo's.
         """
-        raise UserError(
-            f"{self.name} cannot be set to a state, so planning in it is not possible; collecting and training are"
-        )
+        raise UserError(f"{self.name} cannot be set to a state, so planning in it is not possible; collecting and training are")
 
     def draw(self, camera: str, state: np.ndarray | None = None) -> np.ndarray:
         """The picture of the current state, or of another one where the world can restore it; uint8 (size, size, 3)."""
@@ -117,7 +124,7 @@ class World:
     @property
     def coordinates(self) -> list[tuple[str, int, int]]:
         """(name, index into the configuration, index into the velocities) of the numbers that people can speak of."""
-        return [(f"observation {i}", i, i) for i in range(len(self.observation))]
+        return [(f"observation {i}", i, i) for i in range(self._spoken)]
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """What leads from one configuration to another, a vector."""
@@ -150,6 +157,14 @@ class MujocoWorld(World):
     def reset(self, seed: int) -> None:
         super().reset(seed)
         self.model, self.data = find_physics(self._layers())  # some compile their model anew at a reset
+        quality = self.model.vis.quality
+        if self.fast and quality.shadowsize:
+            quality.shadowsize, quality.offsamples = 0, 0
+            quality.numslices, quality.numstacks, quality.numquads = min(quality.numslices, 16), min(quality.numstacks, 8), 1
+            for layer in self._layers():  # ogbench's visual tasks observe their own pictures; let these be fast too
+                if isinstance(getattr(layer, "_renderer", None), mujoco.Renderer):
+                    layer._renderer.close()
+                    layer._renderer = None
         markers = getattr(self.env.unwrapped, "_render_callback", None)
         if markers is not None:  # gymnasium-robotics puts the marker of its goal into place when it draws
             state = self.state()
@@ -175,7 +190,7 @@ class MujocoWorld(World):
                 ask = getattr(layer, name, None)
                 if ask is not None and not inspect.signature(ask).parameters:
                     observation = ask()
-                    if self.env.observation_space.contains(observation):
+                    if self.observation_space.contains(observation):
                         self.observation = self._flat(observation)
                         return
             if hasattr(layer, "task") and hasattr(layer, "physics"):  # dm_control
@@ -197,12 +212,9 @@ class MujocoWorld(World):
     def _open_renderer(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
-        quality, buffer = self.model.vis.quality, self.model.vis.global_
-        if self.fast:
-            quality.shadowsize, quality.offsamples = 0, 0
-            quality.numslices, quality.numstacks, quality.numquads = min(quality.numslices, 16), min(quality.numstacks, 8), 1
+        buffer = self.model.vis.global_
         own = buffer.offwidth, buffer.offheight
-        self._renderer = Renderer(self.model, self.size, fast=self.fast)
+        self._renderer = Renderer(self.model, self.size, fast=self.fast, sky=True)
         buffer.offwidth, buffer.offheight = own  # for what the environment may draw itself
         self._scratch, self._drawn = mujoco.MjData(self.model), self.model
         mujoco.mj_forward(self.model, self._scratch)
@@ -316,6 +328,14 @@ def find_physics(layers: list[Any]) -> tuple[mujoco.MjModel, mujoco.MjData]:
     raise LookupError("no MuJoCo model and data")
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that other packages give about themselves at every step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def plain(name: str) -> str:
     """A name as words of small letters and digits."""
     return " ".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
@@ -326,15 +346,15 @@ def wrapped(angle: Any) -> Any:
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def _parts(space: spaces.Space[Any], value: Any) -> list[np.ndarray]:
-    """The numbers of an observation, float64 vectors; pictures as glimpses of GLIMPSE x GLIMPSE, in [0, 1]."""
-    if isinstance(space, spaces.Dict):
-        return [part for key, inner in space.items() for part in _parts(inner, value[key])]
-    if isinstance(space, spaces.Tuple):
-        return [part for inner, each in zip(space, value, strict=True) for part in _parts(inner, each)]
+def _parts(space: spaces.Space[Any], value: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """An observation as float64 vectors: its numbers, and glimpses (GLIMPSE x GLIMPSE, in [0, 1]) of its pictures."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = [(space[key], value[key]) for key in (space if isinstance(space, spaces.Dict) else range(len(space)))]
+        parts = [_parts(*each) for each in inner]
+        return [part for numbers, _ in parts for part in numbers], [part for _, glimpses in parts for part in glimpses]
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
-        small = Image.fromarray(np.asarray(value)[..., :3].mean(-1).astype(np.uint8)).resize((GLIMPSE, GLIMPSE), Image.Resampling.BOX)
-        return [np.asarray(small, np.float64).ravel() / 255]
+        grey = Image.fromarray(np.asarray(value)[..., :3].mean(-1).astype(np.uint8))
+        return [], [np.asarray(grey.resize((GLIMPSE, GLIMPSE), Image.Resampling.BOX), np.float64).ravel() / 255]
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
         raise UserError(f"observations of the kind {type(space).__name__} cannot be recorded as numbers")
-    return [np.asarray(spaces.flatten(space, value), np.float64).ravel()]
+    return [np.asarray(spaces.flatten(space, value), np.float64).ravel()], []

@@ -35,10 +35,10 @@ KINDS: dict[str, tuple[float, float, float, tuple[Box, ...]]] = {
     "shelf": (1.0, 0.36, 1.1, ((-1, 1, -1, -0.5, 0, 1, 0.6), (-1, 1, -1, 1, 0, 0.1, 1.0), (-1, 1, -1, 1, 0.45, 0.53, 1.0), (-1, 1, -1, 1, 0.92, 1, 1.0))),
     "crate": (0.6, 0.6, 0.55, ((-0.94, 0.94, -0.94, 0.94, 0, 0.8, 0.78), (-1, 1, -1, 1, 0.8, 1.0, 1.0))),
     "lamp": (0.38, 0.38, 1.15, ((-0.7, 0.7, -0.7, 0.7, 0, 0.06, 0.35), (-0.15, 0.15, -0.15, 0.15, 0.06, 0.66, 0.35), (-1, 1, -1, 1, 0.66, 1, 1.0))),
-    "plant": (0.44, 0.44, 0.95, ((-0.6, 0.6, -0.6, 0.6, 0, 0.4, 1.0), (-1, 1, -1, 1, 0.4, 1, -1.0))),
+    "plant": (0.44, 0.44, 0.95, ((-0.6, 0.6, -0.6, 0.6, 0, 0.4, 0.5), (-1, 1, -1, 1, 0.4, 1, 1.0))),
 }
 """Kind -> width along the wall, depth, height, boxes. A box: (u0, u1, v0, v1, z0, z1, shade), u along the width and v from
-the wall to the front, both in [-1, 1], z in [0, 1]; a negative shade stands for leaves. The boxes fill the outline at the top."""
+the wall to the front, both in [-1, 1], z in [0, 1]. The boxes fill the outline at the top."""
 FREE_STANDING = ("table", "crate")
 MAX_PARTS = 36
 
@@ -88,6 +88,8 @@ class Plan:
     pieces: tuple[Piece, ...]
     solids: np.ndarray
     """(w + p, 4) rectangles: walls, then pieces."""
+    targets: np.ndarray
+    """(w + p + d, 4) rectangles that a look may meet: the solids, then the doors."""
     heights: np.ndarray
     """(p,) heights of the pieces."""
 
@@ -136,6 +138,7 @@ def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
         door_rooms=tuple((i, j) for i, j, *_ in links),
         pieces=tuple(furniture),
         solids=solids,
+        targets=np.array([*solids, *doors]),
         heights=np.array([piece.height for piece in furniture]),
     )
 
@@ -298,7 +301,7 @@ def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
     bearings = np.arctan(columns)
     angles = yaw + bearings
     walls, pieces = len(plan.walls), len(plan.pieces)
-    enter, leave = _cast(np.concatenate([plan.solids, plan.doors]), x, y, angles)
+    enter, leave = _cast(plan.targets, x, y, angles)
     wall_at = enter[:walls].min(axis=0)
     near, far, door_at = enter[walls : walls + pieces], leave[walls : walls + pieces], enter[walls + pieces :]
     candidate = near < wall_at

@@ -21,19 +21,23 @@ LOAD = 3.0
 FINGER_STIFFNESS, FINGER_DAMPING = 400.0, 15.0
 GRASP_DEPTH = 0.6
 """How far the tips reach below the middle of a cube that is grasped, in half cubes."""
+EXTENT = 1.0
+"""Size of the scene in metres: what is closer to a camera than 1/50 of it is not drawn."""
 TABLE = np.array([0.265, 0.195])
 """Half the length and depth of the table between its walls."""
 DISTRACTORS = ((-0.16, 0.018, (0.93, 0.60, 0.66)), (0.15, 0.024, (0.45, 0.72, 0.70)), (0.01, 0.014, (0.60, 0.52, 0.42)))
 """x, half size and colour of the objects behind the table's wall."""
 _AXES = (("x", [1, 0, 0]), ("y", [0, 1, 0]), ("z", [0, 0, 1]))
 _HELD_GAP = 0.003
-_NEAR, _AT = 0.012, 0.006
-"""Horizontal errors within which the demonstrator may go on down, and may close or open."""
+_NEAR, _AT = 0.02, 0.015
+"""Horizontal errors within which the demonstrator goes on down, and starts to."""
+_DEPTH = 0.014
+"""Error of the height at which it closes or opens the fingers."""
 
 
 def add_table(spec: mujoco.MjSpec) -> None:
     """A table with walls, objects behind it, a lamp, and the cameras `front` and `top`."""
-    spec.visual.headlight.ambient, spec.visual.map.znear, spec.stat.extent = [0.58] * 3, 0.02, 1.0
+    spec.visual.headlight.ambient, spec.visual.map.znear, spec.stat.extent = [0.58] * 3, 0.02, EXTENT
     plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
     look = {"contype": 0, "conaffinity": 0}
     world = spec.worldbody
@@ -53,8 +57,8 @@ def add_table(spec: mujoco.MjSpec) -> None:
         size = [0.006 if x else TABLE[0] + 0.012, 0.006 if y else TABLE[1] + 0.012, 0.006]
         world.add_geom(name=name, type=box, size=size, pos=[x * (TABLE[0] + 0.006), y * (TABLE[1] + 0.006), 0.006], **look)
     world.add_geom(name="background", type=box, size=[4, 4, 0.01], pos=[0, 1, -0.35], **look)
-    for i, (x, half, color) in enumerate(DISTRACTORS):
-        world.add_geom(name=f"distractor{i}", type=box, size=[half] * 3, pos=[x, 0.265, half], rgba=[*color, 1.0], **look)
+    for i, (place, half, color) in enumerate(DISTRACTORS):
+        world.add_geom(name=f"distractor{i}", type=box, size=[half] * 3, pos=[place, 0.265, half], rgba=[*color, 1.0], **look)
     lamp = world.add_light(name="lamp", type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 2], castshadow=True)
     lamp.ambient, lamp.specular = [0.0] * 3, [0.0] * 3
     world.add_camera(name="front", fovy=38)
@@ -166,19 +170,19 @@ class Mover:
         off = float(np.hypot(*(grasp - hand)[:2]))
         low = hand[2] < cubes[i, 2] + self.half + 0.004
         if off < (_NEAR if low else _AT):
-            at_depth = hand[2] - grasp[2] < 0.006
-            return self._act(np.zeros(3) if at_depth else grasp - hand, 1.0 if at_depth else -1.0)
+            return self._act(grasp - hand, 1.0 if hand[2] - grasp[2] < _DEPTH else -1.0)
         return self._travel(hand, grasp, off, _top(cubes, hand, grasp, None, self.half) + self.hover, -1.0)
 
     def _carry(self, hand: np.ndarray, closing: float, cubes: np.ndarray, i: int, goal: np.ndarray) -> np.ndarray:
         """Close firmly, lift cube i, bring it above its goal, down, and open."""
         target = goal + hand - cubes[i]
         off = float(np.hypot(*(goal - cubes[i])[:2]))
-        if off < _AT and cubes[i, 2] - goal[2] < 0.005:
+        low = cubes[i, 2] - goal[2] < self.half
+        if off < _NEAR and cubes[i, 2] - goal[2] < _DEPTH:
             return self._act(np.zeros(3), -1.0)
         if closing < 0.95 * OPENING:
             return self._act(np.zeros(3), 1.0)
-        if off < _AT:
+        if off < (_NEAR if low else _AT):
             return self._act(target - hand, 1.0)
         tips_below = cubes[i, 2] - hand[2]
         height = _top(cubes, hand, target, i, self.half) + self.half + self.hover - tips_below
@@ -217,16 +221,19 @@ def _next_cube(cubes: np.ndarray, goals: np.ndarray, half: float, held: int | No
         blockers += _blockers(cubes, goals[i], i, half, above=False)
         if not blockers and not below:
             return int(i), goals[i]
-        in_way += [i] if i == held else blockers
+        if i == held:
+            return int(i), _free_place(cubes, goals, i, half)
+        in_way += blockers
     for i in in_way:
-        if i == held or not _blockers(cubes, cubes[i], i, half, above=True):
+        if not _blockers(cubes, cubes[i], i, half, above=True):
             return int(i), _free_place(cubes, goals, i, half)
     return None
 
 
 def _blockers(cubes: np.ndarray, place: np.ndarray, i: int, half: float, above: bool) -> list[int]:
-    """The cubes other than i that stand at a place, or only those above it."""
-    near = np.hypot(*(cubes - place)[:, :2].T) < 2.2 * half
+    """The cubes other than i that keep it from being put at a place, fingers around it; or only those above the place."""
+    gaps = np.abs(cubes - place)[:, :2]
+    near = np.hypot(*gaps.T) < 2.2 * half if above else (gaps < [2 * half + 3 * PAD[0], 2.2 * half]).all(axis=1)
     high = cubes[:, 2] > place[2] + half * (1.0 if above else -1.0)
     return [int(j) for j in np.flatnonzero(near & high) if j != i]
 

@@ -92,6 +92,12 @@ def path_lengths(maze: Maze, goal: Cell) -> np.ndarray:
     return lengths
 
 
+def next_step(maze: Maze, lengths: np.ndarray, cell: Cell) -> Cell:
+    """The step from a cell to the next one on the shortest path, given the `path_lengths` (n, n) to its end."""
+    steps = [DIRECTIONS[way] for way in maze.ways_out(cell)]
+    return min(steps, key=lambda step: lengths[cell[0] + step[0], cell[1] + step[1]])
+
+
 def cell_of(point: np.ndarray, size: int) -> Cell:
     """The cell that holds a point (2,); points outside belong to the nearest cell."""
     i, j = np.clip(np.floor((point + 1.0) * (size / 2)), 0, size - 1)

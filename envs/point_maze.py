@@ -8,7 +8,7 @@ import numpy as np
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
-from worldmodel.envs.mazes import DIRECTIONS, Cell, Maze, cell_of, centre_of, make_maze, max_walls, path_lengths, wall_boxes
+from worldmodel.envs.mazes import DIRECTIONS, Cell, Maze, cell_of, centre_of, make_maze, max_walls, next_step, path_lengths, wall_boxes
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 from worldmodel.errors import UserError
@@ -288,7 +288,8 @@ class PointMaze(MujocoTask):
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
         """Which way the ball moved, and what kind of cell it entered."""
-        words = direction_words(*(after - before), threshold=0.03)
+        right, up = after - before
+        words = direction_words(right, up, threshold=0.03)
         if not words:
             return "the ball did not move"
         if cell_of(before, CELLS) == cell_of(after, CELLS):
@@ -296,62 +297,70 @@ class PointMaze(MujocoTask):
         return f"the ball moved {words} into another cell, {with_article(self.attributes_of(after)['place'])}"
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Ways out, path length, counts. Of a yes/no question and its opposite, each is equally likely."""
+        """Ways out, path length, counts.
+
+        Whether the asked way is open is decided by a coin, and so is whether "open" or "blocked" is asked. At a
+        crossing, where nothing is blocked, this is not asked.
+        """
         cell = cell_of(position, CELLS)
         ways = self.maze.ways_out(cell)
-        way = list(DIRECTIONS)[int(rng.integers(len(DIRECTIONS)))]
-        word, answer = ("open", way in ways) if rng.random() < 0.5 else ("blocked", way not in ways)
         to_middle = int(path_lengths(self.maze, (CELLS // 2, CELLS // 2))[cell])
         counts = [
             ("how many ways lead out of the ball's cell?", NUMBERS[len(ways)]),
             ("how many moves from cell to cell is the middle of the maze away?", str(to_middle)),
             ("how many marks are on the floor?", NUMBERS[int(self._number("marks.count"))]),
         ]
-        return [(f"is the way {way} {word}?", "yes" if answer else "no"), counts[int(rng.integers(len(counts)))]]
+        pairs = [counts[int(rng.integers(len(counts)))]]
+        blocked = [way for way in DIRECTIONS if way not in ways]
+        if blocked:
+            is_open, says_open = rng.random(2) < 0.5
+            asked = ways if is_open else blocked
+            question = f"is the way {asked[int(rng.integers(len(asked)))]} {'open' if says_open else 'blocked'}?"
+            pairs.append((question, "yes" if is_open == says_open else "no"))
+        return pairs
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
         """Euclidean, through walls."""
         return float(np.hypot(*(position - goal)))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Takes the shortest path from cell to cell at a speed of its own, and keeps to a side, up to touching walls."""
-        speed, side = float(rng.uniform(0.8, 1.0)), rng.uniform(-2.0, 2.0, size=2)
+        """Takes the shortest path from cell to cell, at a speed of its own and on a side of its own: some brush walls."""
+        speed, side = float(rng.uniform(0.8, 1.0)), np.clip(rng.uniform(-1.5, 1.5, size=2), -1.0, 1.0)
         lengths: dict[Cell, np.ndarray] = {}  # goal cell -> path lengths to it
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
             position, goal, values = self.position_of(info["state"]), self.position_of(info["goal_state"]), info["variation"]
             velocity = info["state"][1 + self.model.nq :][: self.model.nv]
             halt = position + velocity * values["ball.mass"] / VELOCITY_GAIN  # where it would come to rest without a push
-            maze, goal_cell = self._maze_of(values), cell_of(goal, CELLS)
+            maze, goal_cell, cell = self._maze_of(values), cell_of(goal, CELLS), cell_of(position, CELLS)
             if goal_cell not in lengths:
                 lengths[goal_cell] = path_lengths(maze, goal_cell)
             slack = CELL_HALF - WALL_HALF - values["ball.radius"]
-            target = _next_target(maze, lengths[goal_cell], position, slack * side, slack)
-            return move_towards(halt, goal if target is None else target, values["ball.speed"] * self.step_seconds, speed)
+            target = goal
+            if cell != goal_cell:
+                target = _next_target(position, halt, next_step(maze, lengths[goal_cell], cell), side, slack)
+            return move_towards(halt, target, values["ball.speed"] * self.step_seconds, speed)
 
         return policy
 
 
-def _next_target(maze: Maze, lengths: np.ndarray, position: np.ndarray, shift: np.ndarray, slack: float) -> np.ndarray | None:
-    """The point (2,) to roll to next, in the next cell on the path; None in the last cell.
+def _next_target(position: np.ndarray, halt: np.ndarray, step: Cell, side: np.ndarray, slack: float) -> np.ndarray:
+    """The point (2,) to roll to.
 
     Args:
-        maze: The maze.
-        lengths: Path lengths (n, n) to the last cell.
         position: The ball (2,).
-        shift: Where to pass through a cell, (2,) from its middle.
+        halt: Where it would come to rest (2,).
+        step: The step to the next cell.
+        side: On which side of the cells to roll, (2,) in [-1, 1]: at the bounds the ball touches the walls.
         slack: A ball further than this beside the middle does not fit through to the next cell: it moves over first.
     """
-    cell = cell_of(position, CELLS)
-    if lengths[cell] == 0:
-        return None
-    steps = [DIRECTIONS[way] for way in maze.ways_out(cell)]
-    step = min(steps, key=lambda step: lengths[cell[0] + step[0], cell[1] + step[1]])
-    middle = centre_of(cell, CELLS)
-    beside = abs(position - middle)[1 if step[0] else 0]
-    if beside > slack + CONTACT_DEPTH / 2:
-        return middle + np.clip(shift, -0.8 * slack, 0.8 * slack)
-    return middle + shift + 2 * CELL_HALF * np.array(step)
+    middle = centre_of(cell_of(position, CELLS), CELLS)
+    along = 0 if step[0] else 1
+    if abs(position - middle)[1 - along] > slack + CONTACT_DEPTH / 2:
+        return middle + slack * side
+    target = middle + (slack + 0.4 * CONTACT_DEPTH) * side
+    target[along] = halt[along] + 1.25 * CELL_HALF * step[along]
+    return target
 
 
 def _ways_text(ways: list[str]) -> str:

@@ -23,8 +23,10 @@ HEIGHT = 0.06
 """Half the height of block and walls."""
 RIM = 0.014
 """Width of the dark edge of block and disc."""
+THIRD = 0.2
+"""Beyond this |x| or |y| the block is no longer in the middle: it rarely gets beyond 0.5."""
 MARKS = 5
-MARK_HALF = 0.13
+MARK_RADIUS = 0.14
 _MARK_GRID = np.array([[x, y] for x in (-0.6, 0.0, 0.6) for y in (-0.6, 0.0, 0.6)])
 _NUMBERS = ("none", "one", "two", "three", "four", "five")
 _PLACES = ("top left", "top middle", "top right", "middle left", "center", "middle right", "bottom left", "bottom middle", "bottom right")
@@ -122,7 +124,7 @@ class PushT(MujocoTask):
             world.add_geom(name=f"wall_{name}", type=box, size=half, pos=[1.03 * x, 1.03 * y, 0], **look)
         world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -HEIGHT - 0.02], **look)
         for i in range(MARKS):
-            world.add_geom(name=f"mark_{i}", type=box, size=[MARK_HALF] * 2 + [0.002], pos=[0, 0, -HEIGHT - 0.005], **look)
+            world.add_geom(name=f"mark_{i}", type=cylinder, size=[MARK_RADIUS, 0.002, 0], pos=[0, 0, -HEIGHT - 0.005], **look)
         world.add_geom(name="ground", type=box, size=[3, 3, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
         # The rims are the shape that is touched; plates of the bright colour lie on top of them.
         block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
@@ -144,7 +146,7 @@ class PushT(MujocoTask):
         block.add_joint(name="block_angle", type=int(mujoco.mjtJoint.mjJNT_HINGE), axis=[0, 0, 1])
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
         world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
-        world.add_camera(name="tilted", pos=[0, -2.1, 2.1], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
+        world.add_camera(name="tilted", pos=[0, -2.1, 2.2], xyaxes=[1, 0, 0, 0, 0.74, 0.673], fovy=50)
 
     @staticmethod
     def _add_patterns(spec: mujoco.MjSpec) -> None:
@@ -220,7 +222,7 @@ class PushT(MujocoTask):
         while True:
             pose = np.array([*rng.uniform(-0.55, 0.55, size=2), rng.uniform(-np.pi, np.pi)])
             position = np.concatenate([pose, rng.uniform(-0.98 + radius, 0.98 - radius, size=2)])
-            if self._reach(position) < 0.95 - 2 * radius and self._gap(position) > radius + 0.02:
+            if self._reach(position) < 0.97 - 2 * radius and self._gap(position) > radius + 0.02:
                 return position
 
     def impossible(self, position: np.ndarray) -> str | None:
@@ -245,9 +247,9 @@ class PushT(MujocoTask):
         return np.array([x, y, np.cos(angle), np.sin(angle), *position[3:]])
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colours; the ninth of the arena with the block's centre; nearest of 8 directions; side, by the larger offset."""
+        """Colours; where the block's centre is; the nearest of 8 directions; the disc's side, by the larger offset."""
         x, y, angle, *disc = position
-        row, column = (int(y < 1 / 3) + int(y < -1 / 3), int(x > -1 / 3) + int(x > 1 / 3))
+        row, column = (int(y < THIRD) + int(y < -THIRD), int(x > -THIRD) + int(x > THIRD))
         right, up = disc[0] - x, disc[1] - y
         side = ("right" if right > 0 else "left") if abs(right) > abs(up) else "above" if up > 0 else "below"
         return {

@@ -59,13 +59,14 @@ def _close_all() -> None:
 class Renderer:
     """Draws square pictures of one model through its cameras."""
 
-    def __init__(self, model: mujoco.MjModel, size: int, fast: bool = True) -> None:
+    def __init__(self, model: mujoco.MjModel, size: int, fast: bool = True, sky: bool = False) -> None:
         """Open a GL context.
 
         Args:
             model: Compiled scene; colours, sizes and poses may change later.
             size: Height and width in pixels.
             fast: Without shadows, reflections, sky, fog and haze.
+            sky: With the sky all the same.
 
         Raises:
             UserError: if this machine has no usable headless OpenGL.
@@ -77,7 +78,7 @@ class Renderer:
         self._buffer = np.empty((size, size, 3), dtype=np.uint8)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 64 * model.ntendon + 16)
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE") if fast else ():  # these cost time even when unused
-            self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = 0
+            self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = int(sky and flag == "SKYBOX")
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = int(mujoco.mjtCamera.mjCAMERA_FIXED)

@@ -7,7 +7,7 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PARTS, MAX_PIECES, Eye, Ground, Plan, Seen, View, ground_of, look, plan_of
+from worldmodel.envs.floor_plans import CELL, HALF, KINDS, MAX_PARTS, MAX_PIECES, Eye, Ground, Plan, Seen, View, ground_of, look, place_of, plan_of
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, Color, with_article
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -22,7 +22,6 @@ ROOM_COLORS: dict[str, Color] = {  # in the order of OBJECT_COLORS: no piece sta
     "gray": (0.66, 0.67, 0.71),
 }
 SKY_COLORS: dict[str, Color] = {"day": (0.86, 0.93, 0.99), "dusk": (0.96, 0.78, 0.66), "night": (0.10, 0.12, 0.22), "plaster": (0.94, 0.93, 0.90)}
-LEAVES: Color = (0.20, 0.48, 0.22)
 FLOOR_SHADES = (1.0, 0.9, 0.95, 0.86, 0.97, 0.92)
 COMPASS = ("east", "north", "west", "south")
 PATTERNS = ("plain", "checker", "planks")
@@ -39,6 +38,8 @@ PLACE_TOLERANCE, TURN_TOLERANCE = 0.5, 0.35
 """Metres and radians that count as a distance of 1."""
 MAX_WALK = 11.0
 """Longest way from start to goal, walked along the axes."""
+MIN_VIEW = 0.8
+"""A goal looks at least so far: the picture of a bare wall would not tell where it is."""
 TOUCH = 0.02
 SIDE = 0.06
 """Bearing in rad from which something is said to be on the left or on the right."""
@@ -121,17 +122,18 @@ class Rooms(MujocoTask):
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree would not know where the pools are
         spec.stat.extent, spec.stat.center = 8.0, [0.0, 0.0, 0.0]
         spec.visual.map.znear, spec.visual.map.zfar = 0.004, 100.0
+        self._add_materials(spec)
         box, look = int(mujoco.mjtGeom.mjGEOM_BOX), {"contype": 0, "conaffinity": 0}
         world = spec.worldbody
+        away = {"type": box, "size": [1, 1, 1], "pos": [0, 0, -50]}  # not at the origin: MuJoCo would take it for granted
         for i in range(MAX_WALLS):
-            world.add_geom(name=f"wall{i}", type=box, size=[1, 1, 1])
+            world.add_geom(name=f"wall{i}", **away)
         for i in range(MAX_PIECES):  # touched, not seen
-            world.add_geom(name=f"piece{i}", type=box, size=[1, 1, 1], group=3)
+            world.add_geom(name=f"piece{i}", group=3, **away)
         for pool, count in (("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
             for i in range(count):
-                world.add_geom(name=f"{pool}{i}", type=box, size=[1, 1, 1], **look)
-        world.add_geom(name="sky", type=box, size=[150, 150, 0.1], pos=[0, 0, 8], **look)
-        self._add_materials(spec)
+                world.add_geom(name=f"{pool}{i}", **away, **look)
+        world.add_geom(name="sky", type=box, size=[150, 150, 0.1], pos=[0, 0, 8], material="sky", **look)
         self._add_body(spec)
         world.add_camera(name="top", pos=[0, 0, 6], proj=int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC), fovy=2 * HALF + 0.2)
         spec.visual.headlight.ambient = [0.5] * 3
@@ -146,6 +148,7 @@ class Rooms(MujocoTask):
         plank[:, [0, 16]] = 205
         board = np.full((32, 32, 3), 255, np.uint8)
         board[:16, :16] = board[16:, 16:] = 222
+        spec.add_material(name="sky", emission=0.5)
         for name, picture in (("checker", board), ("planks", plank)):
             texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=32, height=32, nchannel=3)
             texture.data = picture.tobytes()
@@ -188,12 +191,12 @@ class Rooms(MujocoTask):
         self.eye = Eye(numbers["camera.height"], float(pitch), float(np.radians(numbers["camera.view"])))
         warmth = numbers["light.warmth"] * np.array([0.08, 0.0, -0.16])
         light = numbers["light.brightness"] * np.clip(1.0 + warmth, 0, 1.0)
-        model.vis.headlight.ambient[:] = 0.55 * light
+        model.vis.headlight.ambient[:] = 0.6 * light
         angle = numbers["light.direction"]
-        for name, turn, share, down in (("sun", angle, 0.42, 1.0), ("fill", angle + 3.6, 0.2, 0.4)):
+        for name, turn, share, down in (("sun", angle, 0.42, 1.0), ("fill", angle + 3.6, 0.3, 0.4)):
             model.light(name).dir[:] = np.array([-np.cos(turn), -np.sin(turn), -down]) / np.hypot(1.0, down)
             model.light(name).diffuse[:] = share * light
-        model.geom("sky").rgba[:3] = np.clip(1.2 * np.array(SKY_COLORS[str(values["sky.color"])]), 0, 1)
+        model.geom("sky").rgba[:3] = SKY_COLORS[str(values["sky.color"])]
 
     def _furnish(self, values: dict[str, Value]) -> None:
         """Walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
@@ -207,7 +210,7 @@ class Rooms(MujocoTask):
         boxes["piece"] = [(*_upright(np.array(piece.rect), 0.0, piece.height), floor) for piece in plan.pieces]
         for piece in plan.pieces:
             color = np.array(list(OBJECT_COLORS.values())[piece.color])
-            boxes["part"] += [(center, half, color * shade if shade > 0 else LEAVES) for center, half, shade in piece.parts()]
+            boxes["part"] += [(center, half, color * shade) for center, half, shade in piece.parts()]
         boxes["picture"] = _pictures(plan, int(values["layout"]), int(values["wall.pictures"]))
         for pool, count in (("wall", MAX_WALLS), ("piece", MAX_PIECES), ("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
             first, used = model.geom(f"{pool}0").id, len(boxes[pool])
@@ -251,13 +254,15 @@ class Rooms(MujocoTask):
                 return np.array([x, y, rng.uniform(-np.pi, np.pi)])
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """At least 2 m from the start and at most 11 m of way."""
+        """At least 2 m from the start, at most 11 m of way, and not with its eye close to a wall."""
         ground = self._ground()
         steps = ground.steps_from(ground.cell_of(*start[:2]))
         for _ in range(MAX_GOAL_TRIES):
             goal = self.sample_position(rng)
-            walk = steps[ground.cell_of(*goal[:2])] * 2 * HALF / int(np.sqrt(steps.size))
-            if np.hypot(*(goal - start)[:2]) >= self.min_goal_distance * PLACE_TOLERANCE and 0 < walk <= MAX_WALK:
+            walk = steps[ground.cell_of(*goal[:2])] * CELL
+            ahead = goal[:2] + MIN_VIEW * np.array([np.cos(goal[2]), np.sin(goal[2])])
+            telling = abs(ahead).max() < HALF and self.plan.clearances(*ahead).min() > 0
+            if telling and np.hypot(*(goal - start)[:2]) >= self.min_goal_distance * PLACE_TOLERANCE and 0 < walk <= MAX_WALK:
                 return goal
         raise UserError(f"found no goal that can be reached from the start {start.tolist()}")
 
@@ -437,8 +442,6 @@ def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.
 
 def _place(rng: np.random.Generator, ground: Ground) -> np.ndarray:
     """A random point (2,) of the ground."""
-    from worldmodel.envs.floor_plans import CELL, place_of
-
     return place_of(int(ground.cells[int(rng.integers(len(ground.cells)))])) + rng.uniform(-0.5, 0.5, 2) * CELL
 
 

@@ -1,4 +1,4 @@
-"""List the tasks, or show everything about one of them, in words and as a picture of its variations."""
+"""List the tasks, or show everything about one of them, in words and as a picture of its variations; or show all in one picture."""
 
 import sys
 from collections.abc import Sequence
@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.envs import make_task, task_ids
-from worldmodel.envs.variation import Factor
+from worldmodel.envs.variation import Factor, Value
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import run_verb
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
-    from worldmodel.envs.task import MujocoTask
+    from worldmodel.envs.action_text import ActionAxis, ActionForm
+    from worldmodel.envs.contract import Task
 
 COLUMNS = 6
 STEPS = 3
 LABEL_HEIGHT = 16
+
+VARIED = 5
+"""Pictures with varied factors in a row of the gallery."""
+MARGIN, GAP, TITLE_HEIGHT, CORNER = 24, 8, 26, 6
+"""Of the gallery, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,10 @@ class EnvsConfig:
     """Show this task, e.g. worldmodel/TwoRoom-v0."""
     preview: Path | None = None
     """Write pictures of the task and of each of its factors of variation to this PNG file."""
+    gallery: Path | None = None
+    """Write pictures of all tasks of this suite with their factors varied to this PNG file."""
     image_size: int = 128
-    """Height and width of one picture of the preview, in pixels."""
+    """Height and width of one picture of the preview or the gallery, in pixels."""
     seed: int = 0
     """Seed of the start, the goal and the variations shown."""
 
@@ -39,12 +47,20 @@ class EnvsConfig:
         """Refuse flags that contradict each other before anything is built."""
         if self.preview is not None and self.task is None:
             raise UserError(f"--preview {self.preview} needs --task, the task to draw")
-        if self.preview is not None and self.preview.suffix.lower() != ".png":
-            raise UserError(f"--preview {self.preview} must end in .png")
+        if self.gallery is not None and self.task is not None:
+            raise UserError("--gallery shows all tasks; give it without --task, or take --preview for one task")
+        for flag, path in (("preview", self.preview), ("gallery", self.gallery)):
+            if path is not None and path.suffix.lower() != ".png":
+                raise UserError(f"--{flag} {path} must end in .png")
 
 
 def main(config: EnvsConfig) -> None:
-    """Print the table of tasks, or the description of one."""
+    """Print the table of tasks, or the description of one; write the picture that was asked for."""
+    if config.gallery is not None:
+        config.gallery.parent.mkdir(parents=True, exist_ok=True)
+        gallery(config.image_size, config.seed).save(config.gallery, optimize=True)
+        print(f"wrote {config.gallery}")
+        return
     if config.task is None:
         print_table()
         return
@@ -56,43 +72,105 @@ def main(config: EnvsConfig) -> None:
         print(f"\nwrote {config.preview}")
     else:
         print(f"\nsee it: worldmodel envs --task {config.task} --preview preview.png")
+    print(f"drive it: worldmodel play {config.task}")
     print(f"record it: worldmodel collect --env {config.task}")
 
 
 def print_table() -> None:
     """One line for each task."""
-    rows: list[tuple[str, ...]] = [("task", "action", "pixels", "proprio", "factors", "description")]
+    rows: list[tuple[str, ...]] = [("task", "action", "proprio", "steps", "factors", "cameras", "description")]
     for env_id in task_ids():
         task = make_task(env_id)
-        sizes = (len(task.action_names), pixels_of(task), task.proprio_size, len(task.factors))
-        rows.append((env_id, *map(str, sizes), describe(task)))
+        numbers = (len(task.action_names), task.proprio_size, task.max_episode_steps, len(task.factors))
+        rows.append((env_id, *map(str, numbers), ", ".join(task.cameras), describe(task)))
     print_columns(rows)
     print("\neverything about one: worldmodel envs --task ID")
 
 
-def print_task(env_id: str, task: "MujocoTask", seed: int) -> None:
+def print_task(env_id: str, task: "Task", seed: int) -> None:
     """All that a user of the task wants to know, with an example of each sentence it can say."""
     rng = np.random.default_rng(seed)
     _, info = task.reset(seed=seed)
-    action = rng.uniform(-1, 1, len(task.action_names))
-    question, answer = task.questions(rng)[0]
     facts = {
-        "action": f"{len(action)} numbers in [-1, 1], as text '{task.describe_action(action)}'",
-        "pixels": f"{pixels_of(task)} uint8",
+        "action": f"{len(task.action_names)} numbers in [-1, 1], one action every {task.step_seconds:g} s",
+        "pixels": f"{task.image_size}x{task.image_size}x3 uint8",
+        "cameras": ", ".join(task.cameras),
         "proprio": f"{task.proprio_size} float32",
-        "state": f"{info['state'].size} float64, the whole physics",
+        "state": f"{info['state'].size} float64, " + ("the whole physics" if task.restorable else "which cannot be restored exactly"),
         "features": ", ".join(task.feature_names),
         "success": f"distance to the goal at most {task.success_threshold:g}",
         "time limit": f"{task.max_episode_steps} steps",
-        "caption": info["caption"],
-        "question": f"{question} {answer}",
     }
     print(f"{env_id}: {describe(task)}\n")
     print_columns(list(facts.items()))
-    rows = [("factor", "default", "values", "description")]
-    rows += [(name, str(f.default), values_of(f), f.description) for name, f in task.factors.items()]
     print()
-    print_columns(rows)
+    print_columns([("axis", "keys", "words"), *(words_of(axis) for axis in task.action_axes)])
+    print()
+    print_columns([("language", "example"), *sentences(task, rng)])
+    print()
+    if task.factors:
+        rows = [("factor", "default", "values", "description")]
+        rows += [(name, text_of(f.default), values_of(f), f.description) for name, f in task.factors.items()]
+        print_columns(rows)
+    else:
+        print("no factors of variation")
+
+
+def words_of(axis: "ActionAxis") -> tuple[str, str, str]:
+    """Name, keys and words of one component of an action."""
+    return axis.name, " ".join(axis.keys), f"{' '.join(axis.negative)}, {' '.join(axis.positive)}"
+
+
+def sentences(task: "Task", rng: np.random.Generator) -> list[tuple[str, str]]:
+    """What the task says about its present state, its goal and an action: (kind, sentence), the kind once."""
+    action, before = rng.uniform(-1, 1, len(task.action_names)).astype(np.float32), task.get_state()
+    said = {"caption": task.captions(), "goal": task.describe_goal()}
+    said["question"] = [f"{question} {answer}" for question, answer in task.questions(rng)]
+    forms: tuple[ActionForm, ...] = ("exact", "words", "keys")
+    said["action"] = [task.describe_action(action, form) for form in forms]
+    for _ in range(STEPS):
+        task.advance(action)
+    said["change"] = [task.describe_change(before, task.get_state())]
+    return [(kind if i == 0 else "", text) for kind, texts in said.items() for i, text in enumerate(texts)]
+
+
+def gallery(image_size: int, seed: int) -> Image.Image:
+    """A row for each task of this suite: as it is by default, with all factors varied, and the default's goal."""
+    columns = 2 + VARIED
+    ids = task_ids()
+    row_height = TITLE_HEIGHT + image_size + GAP
+    width, height = 2 * MARGIN + columns * (image_size + GAP) - GAP, MARGIN + LABEL_HEIGHT + len(ids) * row_height + MARGIN // 2
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    lefts = [MARGIN + column * (image_size + GAP) for column in range(columns)]
+    for left, text in ((lefts[0], "default"), (lefts[1], "all factors of variation sampled"), (lefts[-1], "goal")):
+        draw.text((left, MARGIN), text, "#70757f", small, anchor="ls")
+    mask = rounded_corners(image_size)
+    for row, env_id in enumerate(ids):
+        top = MARGIN + LABEL_HEIGHT + row * row_height
+        task = make_task(env_id, image_size=2 * image_size)  # drawn in double size: smooth edges
+        draw.text((MARGIN, top + 16), env_id.rsplit("/", 1)[-1], "#1d1f24", large, anchor="ls")
+        name_width = draw.textlength(env_id.rsplit("/", 1)[-1], large)
+        draw.text((MARGIN + name_width + 12, top + 16), describe(task), "#70757f", small, anchor="ls")
+        for left, picture in zip(lefts, pictures_of(task, seed), strict=True):
+            sheet.paste(Image.fromarray(picture).reduce(2), (left, top + TITLE_HEIGHT), mask)
+        task.close()
+    return sheet
+
+
+def pictures_of(task: "Task", seed: int) -> list[np.ndarray]:
+    """The default, `VARIED` samples of all factors, and the goal of the default."""
+    obs, info = task.reset(seed=seed)
+    varied = [task.reset(seed=seed + i, options={"variation": "all"})[0]["pixels"] for i in range(1, VARIED + 1)]
+    return [obs["pixels"], *varied, info["goal"]]
+
+
+def rounded_corners(size: int) -> Image.Image:
+    """A mask that leaves out the corners."""
+    mask = Image.new("L", (4 * size, 4 * size), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * size - 1, 4 * size - 1), 4 * CORNER, fill=255)
+    return mask.reduce(4)
 
 
 def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
@@ -104,7 +182,8 @@ def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
     task = make_task(env_id, image_size=image_size)
     rows: dict[str, list[str]] = {"no variation": []}
     rows |= {name: [name] for name in task.factors}
-    rows |= {"all": list(task.factors)}
+    if task.factors:
+        rows["all"] = list(task.factors)
     sheet = Image.new("RGB", (COLUMNS * image_size, len(rows) * (image_size + LABEL_HEIGHT)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (label, names) in enumerate(rows.items()):
@@ -122,21 +201,22 @@ def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
     return sheet
 
 
-def describe(task: "MujocoTask") -> str:
+def describe(task: "Task") -> str:
     """The first line of the task's docstring."""
-    return (type(task).__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return (type(task).__doc__ or "").strip().split("\n")[0].rstrip(".")
 
 
-def pixels_of(task: "MujocoTask") -> str:
-    """Height, width and channels of a frame."""
-    return f"{task.image_size}x{task.image_size}x3"
+def text_of(value: Value) -> str:
+    """A value of a factor."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def values_of(factor: Factor) -> str:
     """The values that a factor takes, as words."""
     if factor.choices:
         return ", ".join(map(str, factor.choices))
-    return f"{factor.low:g} to {factor.high:g}"
+    whole = ", whole" if factor.integer else ""
+    return f"{factor.low:g} to {factor.high:g}{whole}{', new in every episode' if factor.per_episode else ''}"
 
 
 def print_columns(rows: Sequence[tuple[str, ...]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.agents.evaluate import (
+    NO_ORACLE,
     EvaluateConfig,
     Score,
     evaluate,
@@ -67,9 +68,10 @@ def main(config: EvaluateVerbConfig) -> None:
         manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
         manifest.save(out / "manifest.json")
     scores, goals = score(trained, manifest, block, config.evaluate, config.rollout, config.workers, config.only, config.shuffled)
-    print(as_text(scores))
+    remark = "" if store.meta.get("restorable", True) else NO_ORACLE.format(env_id=manifest.env_id)
+    print("\n".join([as_text(scores), *filter(None, [remark])]))
     record = scores_to_json(manifest, scores, config.evaluate)
-    write_report(out / "report.html", sections(scores, goals), f"Planning on {manifest.env_id}", record)
+    write_report(out / "report.html", sections(scores, goals, remark), f"Planning on {manifest.env_id}", record)
     print(f"{out / 'report.html'}: table and films; the numbers are in {out / 'report.json'}")
 
 
@@ -92,6 +94,8 @@ def score(
             describe = describe_block(manifest.env_id, workers.action_dim)
         dynamics = Rollout(trained.model, trained.tokenizer, rollout, describe)
         bounds = ActionBounds.of_box(workers.action_space, block)
+        if "oracle" in only and not workers.restorable:
+            raise UserError(NO_ORACLE.format(env_id=manifest.env_id))
         controllers = make_controllers(config, bounds, workers, trained.codec, dynamics, shuffled=shuffled)
         unknown = [name for name in only if name not in controllers]
         if unknown:
@@ -128,9 +132,9 @@ def as_text(scores: Sequence[Score]) -> str:
     return "\n".join([f"success over {len(scores[0].success)} held-out problems", *lines])
 
 
-def sections(scores: Sequence[Score], goals: np.ndarray) -> list[Section]:
-    """Table, intervals, and films of the first problems with their goals."""
-    note = "Success: the goal was met within the budget. At the end: it was met when the problem ended."
+def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> list[Section]:
+    """Table (with a remark below), intervals, and films of the first problems with their goals."""
+    note = f"Success: the goal was met within the budget. At the end: it was met when the problem ended. {remark}".strip()
     parts: list[Section] = [
         Table("Planning success", HEADERS, rows(scores), note),
         Intervals(

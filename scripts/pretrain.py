@@ -89,7 +89,7 @@ def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: i
     from worldmodel.evaluation import DreamConfig, dream_errors
 
     store, episodes, block = data.stores[0], data.held_out_episodes[0], data.config.action_block
-    longest = int(store.lengths[np.array(episodes)].max()) // block
+    longest = int(store.lengths[np.array(episodes)].max()) * store.action_block // block
     context = min(2, longest)
     config = DreamConfig(clips=clips, context=context, horizon=max(1, min(8, longest - context + 1)))
 

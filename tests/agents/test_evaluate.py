@@ -72,6 +72,12 @@ def test_planning_solves_what_controls_do_not(planner):
     assert scores["oracle"].plans < scores["random"].plans == 12 * 4
 
 
+def test_the_oracle_is_left_out_where_states_are_not_restored_exactly():
+    workers = PointWorkers()
+    workers.restorable = False
+    assert list(make_controllers(EvaluateConfig(), BOUNDS, workers, PointCodec())) == ["random", "random_held", "copy_last_frame"]
+
+
 def test_success_is_latched_but_final_success_is_not():
     # 0.1 per env step, two env steps per model step; the goal at x = 0.4 is met from x = 0.25 to 0.55
     actions = [[1, 0, 1, 0]] * 4

@@ -69,6 +69,7 @@ class PointWorkers:
     """`TaskWorkers` of the point: the world of the evaluation tests, success within 0.15 of the goal."""
 
     env_id, image_size, processes, block, action_dim = "toy/Point-v0", 1, 2, BOUNDS.block, BOUNDS.dim
+    restorable = True
 
     def render(self, states, variations=None):
         return to_frames(states)

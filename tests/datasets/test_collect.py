@@ -159,6 +159,8 @@ def test_finished_file_is_left_as_it_is(tmp_path: Path) -> None:
     with EpisodeStore(out) as store:
         assert store.meta["env_id"] == "worldmodel/TwoRoom-v0" and store.meta["seed"] == 0
         assert len(store.meta["feature_names"]) == store.column("features").shape[1]
+        assert store.meta["coverage"] == result.coverage and result.coverage["frames"] == 32
+        assert store.meta["action_names"] == ["dx", "dy"] and store.meta["restorable"] is True
     assert (out.read_bytes(), out.stat().st_mtime_ns) == (content, modified)
 
 
@@ -206,6 +208,7 @@ def test_two_collections_of_one_file_are_refused(tmp_path: Path) -> None:
     [
         ({"env": "worldmodel/TwoRooms-v0"}, "TwoRoom-v0"),
         ({"variation": ("disc.colour",)}, "disc.colour"),
+        ({"cameras": ("back",)}, "unknown camera 'back': this task has top, tilted"),
         (
             {"start_timeout": 0.05},
             "no first frame of worldmodel/TwoRoom-v0 within 0.05 s, a worker hangs while starting",
@@ -223,3 +226,21 @@ def test_no_place_to_write_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
         collect(small(tmp_path / "file" / "a.h5"))
+
+
+def test_any_number_of_workers_gives_the_same_file_of_blocks_and_cameras(tmp_path: Path) -> None:
+    changes: dict = dict(episodes=4, max_steps=6, action_block=3, cameras=("tilted",), policies={"play": 1, "noisy": 1})
+    for workers in (1, 3):
+        collect(small(tmp_path / f"{workers}.h5", workers=workers, **changes))
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "3.h5").read_bytes()
+    with EpisodeStore(tmp_path / "1.h5") as store:
+        assert (store.meta["action_block"], store.meta["camera"], store.meta["cameras"]) == (3, "top", ["tilted"])
+        assert store.cameras == ["tilted"] and store.lengths.tolist() == [2] * 4
+
+
+def test_a_policy_that_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "diary.zip").write_text("dear diary")
+    with pytest.raises(UserError, match="diary.zip is damaged or not a model"):
+        collect(small(tmp_path / "a.h5", policies={"random": 1, f"sb3:{tmp_path / 'in' / 'diary.zip'}": 1}))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

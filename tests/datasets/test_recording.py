@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worldmodel.datasets.episode import same_episode
+from worldmodel.datasets.episode import Episode, same_episode
 from worldmodel.datasets.policies import draw_policy, make_policy
-from worldmodel.datasets.recording import CollectConfig, record_episode
+from worldmodel.datasets.recording import CollectConfig, open_task, record_episode
 from worldmodel.envs import make_task
 from worldmodel.envs.task import MujocoTask
 from worldmodel.errors import UserError
@@ -110,3 +110,91 @@ def test_bad_mixes_and_numbers_are_refused() -> None:
     }.items():
         with pytest.raises(UserError, match=field.replace("_", "-")):
             replace(CollectConfig(), **{field: value})
+
+
+def test_additional_cameras_see_the_same_states(task: MujocoTask) -> None:
+    other = task.cameras[1]
+    episode = record_episode(task, replace(CONFIG, cameras=(other,), max_steps=4), 2)
+    assert list(episode.views) == [other] and episode.views[other].shape == (5, 32, 32, 3)
+    task.reset(options={"variation_values": episode.variation, "state": episode.state[0]})
+    for t in (1, 4):
+        task.set_state(episode.state[t])
+        np.testing.assert_array_equal(task.render(other), episode.views[other][t])
+    assert same_episode(replace_views(episode), record_episode(task, replace(CONFIG, max_steps=4), 2))
+
+
+def replace_views(episode: Episode) -> Episode:
+    return replace(episode, views={})
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"cameras": ("back",)}, "unknown camera 'back'"), ({"camera": "back"}, "'back'")])
+def test_unknown_cameras_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_task(replace(CONFIG, **changes))
+
+
+def test_the_camera_of_the_observation_is_not_recorded_twice(task: MujocoTask) -> None:
+    first, second = task.cameras[:2]
+    env_id = f"worldmodel/{type(task).__name__}-v0"
+    with pytest.raises(UserError, match="takes the observation already"):
+        open_task(replace(CONFIG, env=env_id, cameras=(first,)))
+    other = open_task(replace(CONFIG, env=env_id, camera=second, cameras=(first,)))
+    assert other.camera == second
+    other.close()
+
+
+def test_blocks_keep_every_kth_frame_and_all_actions(task: MujocoTask) -> None:
+    only_state = replace(CONFIG, policies={"demonstrator": 1}, max_steps=12)  # the demonstrators look at no pixels
+    single, blocks = record_episode(task, only_state, 3), record_episode(task, replace(only_state, action_block=4), 3)
+    assert len(blocks) == 3
+    for name in ("frames", "state", "proprio", "features", "success"):
+        np.testing.assert_array_equal(getattr(blocks, name), getattr(single, name)[::4])
+    np.testing.assert_array_equal(blocks.actions, single.actions.reshape(3, -1))
+    assert blocks.action_texts[1] == "; ".join(single.action_texts[4:8])
+    assert blocks.action_words[2] == "; ".join(single.action_words[8:12])
+    assert blocks.changes[0] == task.describe_change(single.state[0], single.state[4])
+
+
+def test_nothing_is_drawn_inside_a_block(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = task._draw
+    monkeypatch.setattr(task, "_draw", lambda data, camera: drawn.append(camera) or draw(data, camera))
+    record_episode(task, replace(CONFIG, action_block=6), 0)
+    assert len(drawn) == 1 + 3  # the goal, and one picture per recorded state
+
+
+@pytest.mark.parametrize(("stop", "recorded"), [(7, 2), (12, 4)])
+def test_an_environment_that_cannot_go_on_ends_its_episode(
+    task: MujocoTask, stop: int, recorded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    advance = task.advance
+
+    def counted(action: np.ndarray) -> None:
+        advance(action)
+        steps.append(action)
+        task.finished = len(steps) == stop  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(task, "finished", False, raising=False)
+    monkeypatch.setattr(task, "advance", counted)
+    assert len(record_episode(task, replace(CONFIG, action_block=3), 0)) == recorded
+    assert len(steps) == stop
+    steps.clear()
+    if stop == 7:
+        with pytest.raises(UserError, match="ended within 12 actions"):
+            record_episode(task, replace(CONFIG, action_block=12), 0)
+
+
+def test_what_cannot_be_recorded_is_refused() -> None:
+    with pytest.raises(UserError, match="multiple of --action-block 5"):
+        replace(CONFIG, action_block=5)
+    with pytest.raises(UserError, match="camera twice"):
+        replace(CONFIG, cameras=("a", "a"))
+
+
+def test_words_of_every_step(task: MujocoTask) -> None:
+    episodes = [record_episode(task, CONFIG, i) for i in range(3)]
+    assert all(len(set(episode.captions)) > 1 for episode in episodes)
+    task.reset(options={"variation_values": episodes[0].variation})
+    assert episodes[0].goal_text in task.describe_goal(episodes[0].goal_state)
+    assert len({caption[:12] for episode in episodes for caption in episode.captions}) > 2  # several phrasings

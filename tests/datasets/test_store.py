@@ -8,7 +8,9 @@ import pytest
 
 from tests.datasets.toys import make_episode, write_toy_file
 from worldmodel.datasets.episode import Episode, same_episode
+from worldmodel.datasets.sources import ClipSampler
 from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 
@@ -192,3 +194,53 @@ def test_long_file_survives_many_writes(path: Path) -> None:
     with EpisodeStore(path) as store:
         assert all(same_episode(store.episode(i), episode) for i, episode in enumerate(episodes))
         assert same_episode(store.episode(39), make_episode(39, lengths[39], 4))
+
+
+def test_words_and_changes_of_single_steps(store: EpisodeStore, episodes: list[Episode]) -> None:
+    for i, t in [(0, 0), (1, 2), (2, 17), (3, 6)]:
+        assert store.action_words(i, t) == episodes[i].action_words[t]
+        assert store.change(i, t) == episodes[i].changes[t]
+        assert store.goal_text(i) == episodes[i].goal_text
+    assert store.clip(2, 3, 2, action_block=2).changes[1] == "; ".join(episodes[2].changes[5:7])
+    assert store.clip(2, 3, 2).action_words == episodes[2].action_words[3:5]
+    with pytest.raises(IndexError, match="action 3"):
+        store.change(1, 3)
+
+
+def views_of(index: int, rows: int) -> dict[str, np.ndarray]:
+    return {camera: np.full((rows, 16, 16, 3), 10 * index + k, np.uint8) for k, camera in enumerate(("side", "back"))}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_views_of_additional_cameras(path: Path, in_memory: bool) -> None:
+    episodes = [make_episode(i, 4 + i, views=views_of(i, 5 + i)) for i in range(3)]
+    write_episodes(path, episodes, {})
+    with EpisodeStore(path, in_memory) as store:
+        assert store.cameras == ["back", "side"]
+        assert all(same_episode(store.episode(i), episode) for i, episode in enumerate(episodes))
+        np.testing.assert_array_equal(store.view(2, "back"), episodes[2].views["back"])
+        with pytest.raises(UserError, match="no additional camera 'front'; there are: back, side"):
+            store.view(0, "front")
+    with pytest.raises(ValueError, match="views of"):
+        write_episodes(path.with_name("b.h5"), [episodes[0], make_episode(1)], {})
+
+
+def test_clips_of_a_file_recorded_in_blocks(path: Path) -> None:
+    episode = make_episode(0, 6, actions=np.arange(36, dtype=np.float32).reshape(6, 6))
+    write_episodes(path, [episode], {"action_block": 3})
+    with EpisodeStore(path) as store:
+        assert (store.action_block, store.action_size) == (3, 2)
+        clip = store.clip(0, start=3, length=2, action_block=6)
+        np.testing.assert_array_equal(clip.frames, episode.frames[[1, 3, 5]])
+        np.testing.assert_array_equal(clip.actions, episode.actions[1:5].reshape(2, 12))
+        assert clip.action_texts[0] == "; ".join(episode.action_texts[1:3]) and clip.start == 3
+        for start, block in ((0, 4), (1, 3)):
+            with pytest.raises(UserError, match="recorded in blocks of 3 actions"):
+                store.clip(0, start, 1, block)
+        with pytest.raises(ValueError, match="has 18 actions"):
+            store.clip(0, 6, 3, 6)
+        sampler = ClipSampler(store, [0], length=2, action_block=6)
+        rng = np.random.default_rng(0)
+        assert {sampler.draw(rng).start for _ in range(40)} == {0, 3, 6}
+        with pytest.raises(UserError, match="multiple of 3"):
+            ClipSampler(store, [0], length=1, action_block=4)

@@ -21,9 +21,9 @@ def test_make_task_passes_arguments_on() -> None:
     assert task is task.unwrapped
 
 
-@pytest.mark.parametrize("env_id", ["worldmodel/TwoRooms-v0", "TwoRoom", "CartPole-v1", ""])
+@pytest.mark.parametrize("env_id", ["worldmodel/TwoRooms-v0", "TwoRoom", "HalfCheetah-v55", "dm_control", ""])
 def test_unknown_task_lists_the_known_ones(env_id: str) -> None:
-    with pytest.raises(UserError, match="unknown task .*worldmodel/Reacher-v0, worldmodel/TwoRoom-v0"):
+    with pytest.raises(UserError, match="unknown task .*worldmodel/Reacher-v0.*worldmodel/TwoRoom-v0.*another gymnasium environment"):
         make_task(env_id)
 
 

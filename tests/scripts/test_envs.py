@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image
 
 from worldmodel.envs import make_task, task_ids
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.envs import COLUMNS, LABEL_HEIGHT
+from worldmodel.scripts.envs import COLUMNS, GAP, LABEL_HEIGHT, MARGIN, TITLE_HEIGHT, VARIED, contact_sheet, print_task
 
 TASK = "worldmodel/TwoRoom-v0"
 
@@ -17,7 +18,10 @@ def test_table_has_a_line_for_each_task(capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split()[0] for line in lines] == task_ids()
     for line in lines:
         task = make_task(line.split()[0])
-        assert line[header.index("factors") :].split()[0] == str(len(task.factors))
+        numbers = {"action": len(task.action_names), "steps": task.max_episode_steps, "factors": len(task.factors)}
+        for column, number in numbers.items():
+            assert line[header.index(column) :].split()[0] == str(number)
+        assert line[header.index("cameras") :].startswith(", ".join(task.cameras))
         assert len(line[header.index("description") :]) > 20
 
 
@@ -31,6 +35,45 @@ def test_one_task_shows_its_factors_and_its_language(capsys: pytest.CaptureFixtu
         assert any(line.startswith(name) and factor.description in line for line in out.splitlines())
 
 
+def test_one_task_shows_its_keys_its_cameras_and_every_phrasing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["envs", "--task", TASK, "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    task = make_task(TASK)
+    task.reset(seed=3)
+    assert any(line.split() == "dx a d move left, move right".split() for line in out.splitlines())
+    assert any(line.split() == ["cameras", "top,", "tilted"] for line in out.splitlines())
+    said = [line[len("language  ") :] for line in out.splitlines()]
+    assert set(task.captions()) <= set(said) and set(task.describe_goal()) <= set(said)
+    assert any(text.startswith("what happens if you ") for text in said)
+    action = next(text for text in said if text.startswith("action: "))
+    words = task.describe_action(task.parse_action(action), "words")
+    assert words in said
+
+
+class WithoutFactors:
+    """A task that has no factors of variation."""
+
+    factors: dict[str, Any] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        self._task = make_task(TASK, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+
+def test_a_task_without_factors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    print_task("x", WithoutFactors(), seed=0)  # type: ignore[arg-type]
+    assert "no factors of variation" in capsys.readouterr().out
+    monkeypatch.setattr("worldmodel.scripts.envs.make_task", lambda env_id, **settings: WithoutFactors(**settings))
+    assert contact_sheet("x", 16, seed=0).height == 16 + LABEL_HEIGHT
+
+
+def test_a_task_of_another_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["envs", "--task", "InvertedPendulum-v5"]) == 0
+    assert "action      1 numbers in [-1, 1]" in capsys.readouterr().out
+
+
 def test_preview_is_a_sheet_whose_rows_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "sheet.png"
     assert run(["envs", "--task", TASK, "--preview", str(path), "--image-size", "32"]) == 0
@@ -39,8 +82,35 @@ def test_preview_is_a_sheet_whose_rows_differ(tmp_path: Path, capsys: pytest.Cap
     rows = 2 + len(make_task(TASK).factors)
     assert sheet.shape == (rows * (32 + LABEL_HEIGHT), COLUMNS * 32, 3)
     pictures = sheet.reshape(rows, 32 + LABEL_HEIGHT, COLUMNS * 32, 3)[:, LABEL_HEIGHT:]
-    for row in range(1, rows):
-        assert not np.array_equal(pictures[0], pictures[row])
+    names = ["no variation", *make_task(TASK).factors, "all"]
+    unchanged = [name for name, picture in zip(names, pictures, strict=True) if np.array_equal(pictures[0], picture)]
+    assert unchanged == ["no variation", "sensor.proprio_noise"]
+
+
+def test_the_gallery_has_a_row_for_each_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, size = [TASK, "worldmodel/Reacher-v0"], 32
+    monkeypatch.setattr("worldmodel.scripts.envs.task_ids", lambda: ids)
+    sheets = []
+    for name, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
+        flags = ["--gallery", str(tmp_path / "new" / name), "--image-size", str(size), "--seed", str(seed)]
+        assert run(["envs", *flags]) == 0
+        assert f"wrote {tmp_path / 'new' / name}" in capsys.readouterr().out
+        sheets.append((tmp_path / "new" / name).read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+
+    sheet = np.asarray(Image.open(tmp_path / "new" / "a.png"))
+    assert sheet.shape[1] == 2 * MARGIN + (2 + VARIED) * (size + GAP) - GAP
+    for row, env_id in enumerate(ids):
+        top = MARGIN + LABEL_HEIGHT + row * (TITLE_HEIGHT + size + GAP) + TITLE_HEIGHT
+        cells = [sheet[top : top + size, MARGIN + c * (size + GAP) :][:, :size] for c in range(2 + VARIED)]
+        assert len({cell.tobytes() for cell in cells}) == 2 + VARIED
+        task = make_task(env_id, image_size=2 * size)
+        obs, info = task.reset(seed=0)
+        for cell, frame in ((cells[0], obs["pixels"]), (cells[-1], info["goal"])):
+            middle = frame.reshape(size, 2, size, 2, 3).mean((1, 3))[8:-8, 8:-8]
+            assert np.abs(cell[8:-8, 8:-8] - middle).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -49,6 +119,8 @@ def test_preview_is_a_sheet_whose_rows_differ(tmp_path: Path, capsys: pytest.Cap
         (["--task", "worldmodel/TwoRooms-v0"], "worldmodel/TwoRoom-v0"),
         (["--preview", "x.png"], "needs --task"),
         (["--task", TASK, "--preview", "x.jpg"], "must end in .png"),
+        (["--gallery", "x.jpg"], "must end in .png"),
+        (["--task", TASK, "--gallery", "x.png"], "--preview for one task"),
     ],
 )
 def test_mistakes_are_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,299 @@
+"""The page in a real headless browser, the socket behind it, and what happens when it ends."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.envs import make_task
+from worldmodel.scripts.cli import run
+
+pytest.importorskip("starlette", reason="the extra `play` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `play` is not installed")
+client = pytest.importorskip("websockets.sync.client", reason="the extra `play` is not installed")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+SMALL = ("--image-size", "48", "--record-size", "16", "--no-browser")
+
+
+class Playing:
+    """A running `worldmodel play`."""
+
+    def __init__(self, root: Path, *flags: object) -> None:
+        command = [sys.executable, "-W", "error", "-m", "worldmodel.scripts.cli", "play", *map(str, flags)]
+        env = os.environ | {"PYTHONPATH": str(root)}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert " at http://127.0.0.1:" in line, self.end(signal.SIGKILL)
+        self.url = line.split(" at ")[1].split()[0]
+        with urllib.request.urlopen(self.url, timeout=60) as response:  # it serves
+            self.page = response.read().decode()
+
+    def end(self, number: int) -> tuple[int, str, str]:
+        """Status, output and errors after a signal."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+    def connect(self, **settings: Any) -> Any:
+        """The socket, as the page opens it."""
+        return client.connect(self.url.replace("http", "ws") + "/socket", **({"origin": self.url} | settings))
+
+
+@pytest.fixture
+def play(root: Path) -> Iterator[Callable[..., Playing]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags: object) -> Playing:
+            playing = Playing(root, *flags)
+            stack.callback(lambda: playing.process.poll() is None and playing.end(signal.SIGKILL))
+            return playing
+
+        yield start
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no headless browser: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1060,900"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.02)
+
+
+def ask(page: Any, **message: Any) -> None:
+    page.send(json.dumps(message))
+
+
+def wait_until(page: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Reads what the server tells until it is so."""
+    while True:
+        status = json.loads(page.recv(timeout=30))
+        if condition(status):
+            return status
+
+
+# the page
+
+
+def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing], browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    path = tmp_path / "drives.h5"
+    playing = play("worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
+    browser.get(playing.url)
+
+    def at(name: str) -> Any:
+        return browser.find_element("id", name)
+
+    def pixels(name: str) -> list[int]:
+        script = (
+            f"const c = document.getElementById('{name}'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        )
+        return browser.execute_script(script)
+
+    def step() -> int:
+        return int(at("step").text)
+
+    wait_for(
+        lambda: at("task").text == "worldmodel/TwoRoom-v0" and len(pixels("frame")) == len(pixels("goal")) == 48 * 48 * 4, "a frame"
+    )
+    task = make_task("worldmodel/TwoRoom-v0")
+    assert at("goal_text").text and set(task.caption_attributes(at("caption").text)) == set(task.attributes)
+    words = [button.text.split("\n") for button in at("keys").find_elements("tag name", "button")]
+    assert ["a", "move left"] in words and ["w", "move up"] in words
+
+    before = pixels("frame")
+    ActionChains(browser).key_down("w").perform()
+    wait_for(lambda: step() >= 3, "three steps")
+    ActionChains(browser).key_up("w").perform()
+    wait_for(lambda: pixels("frame") != before, "another frame")
+    assert at("action").text == "last action: move up"
+
+    ActionChains(browser).click_and_hold(at("keys").find_elements("tag name", "button")[0]).perform()
+    wait_for(lambda: "move left" in at("action").text, "the button")
+    ActionChains(browser).release().perform()
+
+    stopped = step()
+    at("say").send_keys("move a little right")
+    at("steps").clear()
+    at("steps").send_keys("2")
+    at("words").submit()
+    wait_for(lambda: "a little right" in at("action").text and step() >= stopped + 2, "the words")
+    driven = step()
+    at("say").send_keys("fly")
+    at("words").submit()
+    wait_for(lambda: "fly" in at("note").text, "the complaint")
+
+    goal = pixels("goal")
+    at("cameras").find_elements("tag name", "button")[1].click()
+    wait_for(lambda: pixels("goal") != goal, "the other camera")
+
+    at("new").click()
+    wait_for(lambda: step() == 0 and "episode 0 recorded" in at("note").text, "a new episode")
+    ActionChains(browser).key_down("d").perform()
+    wait_for(lambda: step() >= 2, "steps of the second episode")
+    ActionChains(browser).key_up("d").perform()
+    at("save").click()
+    wait_for(lambda: "holds 2 episodes" in at("note").text, "saving")
+    with EpisodeStore(path) as store:
+        assert len(store) == 2 and store.image_size == 16 and store.texts("policy") == ["human"] * 2
+        assert store.lengths[0] == driven
+        words = store.episode(0).action_words
+    assert words[:3] == ["move up"] * 3 and "move left" in words and words[-2:] == ["move a little right"] * 2
+    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert severe == []
+
+    status, out, err = playing.end(signal.SIGINT)
+    assert (status, err) == (0, "") and f"{path}: 2 episodes" in out
+    assert [file.name for file in tmp_path.iterdir()] == ["drives.h5"]
+
+
+# how it ends
+
+
+def test_ctrl_c_keeps_everything_and_the_next_run_adds(play: Callable[..., Playing], tmp_path: Path) -> None:
+    path = tmp_path / "drives.h5"
+    for number in range(2):
+        playing = play("worldmodel/Reacher-v0", "--out", path, "--port", "0", "--variation", "all", *SMALL)
+        with playing.connect() as page:
+            status = wait_until(page, lambda status: True)
+            assert status["saved"] == number
+            ask(page, do="say", text="turn the elbow clockwise", steps=3)
+            wait_until(page, lambda status: status["step"] == 3)
+            status, out, err = playing.end(signal.SIGINT)
+        assert (status, err) == (0, "")
+        assert f"{path}: {number + 1} episodes, 1 of them driven now" in out
+    with EpisodeStore(path) as store:
+        assert store.lengths.tolist() == [3, 3]
+        first, second = store.episode(0), store.episode(1)
+        assert not np.array_equal(first.state[0], second.state[0]) and first.variation != second.variation
+
+
+def test_a_kill_loses_only_the_running_episode(play: Callable[..., Playing], tmp_path: Path) -> None:
+    path = tmp_path / "drives.h5"
+    flags = ("worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
+    playing = play(*flags)
+    with playing.connect() as page:
+        ask(page, do="say", text="move left", steps=4)
+        wait_until(page, lambda status: status["step"] == 4)
+        ask(page, do="new")
+        wait_until(page, lambda status: status["waiting"] == 1)
+        ask(page, do="say", text="move up", steps=2)
+        wait_until(page, lambda status: status["step"] == 2)
+        playing.end(signal.SIGKILL)
+    assert not path.exists()
+    status, out, _ = play(*flags).end(signal.SIGINT)
+    assert status == 0 and f"{path}: 1 episodes, 0 of them driven now" in out
+    with EpisodeStore(path) as store:
+        assert store.texts("action_words") == ["move left"] * 4
+
+
+def test_nothing_driven_leaves_no_file(play: Callable[..., Playing], tmp_path: Path) -> None:
+    playing = play("--out", tmp_path / "drives.h5", "--port", "0", *SMALL)
+    status, out, err = playing.end(signal.SIGINT)
+    assert (status, err) == (0, "") and "nothing was recorded" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+# who may drive
+
+
+def test_other_sites_can_neither_drive_nor_look(play: Callable[..., Playing], tmp_path: Path) -> None:
+    from websockets.exceptions import InvalidStatus
+
+    playing = play("--out", tmp_path / "drives.h5", "--port", "0", *SMALL)
+    for origin in ("http://example.org", None):
+        with pytest.raises(InvalidStatus, match="403"), playing.connect(origin=origin):
+            pass
+    with pytest.raises(InvalidStatus, match="400"), playing.connect(additional_headers={"Host": "example.org"}):
+        pass
+    request = urllib.request.Request(playing.url, headers={"Host": "example.org"})
+    with pytest.raises(urllib.error.HTTPError, match="400") as error:
+        urllib.request.urlopen(request)
+    error.value.close()
+    assert "<title>worldmodel play</title>" in playing.page and "https://" not in playing.page, "nothing comes from the net"
+    with playing.connect() as page:
+        page.send("{")
+        assert "unknown" in wait_until(page, lambda status: status["failed"])["note"]
+
+
+# mistakes
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:
+    assert run(["play", *map(str, flags)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("worldmodel play: error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["worldmodel/TwoRooms-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
+        (["--variation", "disk.color"], "unknown factor of variation 'disk.color'"),
+        (["--port", "70000"], "--port 70000"),
+        (["--record-size", "8"], "--record-size 8"),
+        (["--max-steps", "0"], "--max-steps 0"),
+        (["--seed", "-1"], "--seed -1"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = [] if "--port" in flags else ["--port", "0"]
+    assert words in refused(capsys, *flags, *port, "--no-browser", "--out", tmp_path / "x.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = refused(capsys, "--port", port, "--no-browser", "--out", tmp_path / "x.h5")
+    assert f"cannot use port {port}: Address already in use" in said
+
+
+def test_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.h5"
+    assert run(["collect", "--out", str(path), "--episodes", "1", "--max-steps", "2", "--workers", "1", "--image-size", "16"]) == 0
+    capsys.readouterr()
+    before = path.read_bytes()
+    said = refused(capsys, "--port", 0, "--no-browser", "--out", path)
+    assert str(path) in said and "worldmodel play" in said
+    assert path.read_bytes() == before
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'worldmodel[play]'" in refused(capsys)
