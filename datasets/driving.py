@@ -49,9 +49,7 @@ class Drive:
         UserError: an unknown factor.
     """
 
-    def __init__(
-        self, task: "Task", seed: int = 0, variation: Sequence[str] = (), number: int = 0, policy: str = POLICY
-    ) -> None:
+    def __init__(self, task: "Task", seed: int = 0, variation: Sequence[str] = (), number: int = 0, policy: str = POLICY) -> None:
         self.task = task
         self.recording = True
         self._seed, self._options, self._policy = seed, reset_options(tuple(variation)), policy

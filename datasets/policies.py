@@ -12,7 +12,8 @@ from gymnasium import spaces
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:  # the worker processes import it when they make the task
-    from worldmodel.envs.task import MujocoTask, Policy
+    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Policy
 
 POLICIES: dict[str, str] = {
     "random": "every action uniform and independent",
@@ -63,7 +64,7 @@ def draw_policy(shares: Mapping[str, float], rng: np.random.Generator) -> str:
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
-def make_policy(name: str, task: "MujocoTask", rng: np.random.Generator, noise: float) -> "Policy":
+def make_policy(name: str, task: "Task", rng: np.random.Generator, noise: float) -> "Policy":
     """A policy for one episode.
 
     Args:
@@ -79,7 +80,7 @@ def make_policy(name: str, task: "MujocoTask", rng: np.random.Generator, noise: 
     assert isinstance(space, spaces.Box), f"a task has a Box of actions, got {space}"
     low, high = space.low, space.high
     if name == "random":
-        return lambda obs, info: rng.uniform(low, high).astype(np.float32)
+        return lambda obs, info: low + (high - low) * rng.random(low.shape, np.float32)
     if name == "smooth":
         return _smooth(rng, low, high)
     if name == "demonstrator":
@@ -125,7 +126,10 @@ def _noisy(demonstrator: "Policy", rng: np.random.Generator, low: np.ndarray, hi
     return act
 
 
-def _play(task: "MujocoTask", rng: np.random.Generator) -> "Policy":
+def _play(task: "Task", rng: np.random.Generator) -> "Policy":
+    if not hasattr(task, "sample_goal"):
+        raise UserError("policy play: this task draws no goals of its own; leave play out of --policies")
+    chooser: Any = task
     goal_state: np.ndarray | None = None
     demonstrator = task.demonstrator(rng)
     steps_left = 0
@@ -134,7 +138,7 @@ def _play(task: "MujocoTask", rng: np.random.Generator) -> "Policy":
         nonlocal goal_state, demonstrator, steps_left
         state = info["state"]
         if goal_state is None or steps_left == 0 or task.is_success(state, goal_state):
-            goal_state = task.make_state(task.sample_goal(rng, task.position_of(state)))
+            goal_state = chooser.make_state(chooser.sample_goal(rng, task.position_of(state)))
             demonstrator = task.demonstrator(rng)  # a demonstrator may remember how far it got with its goal
             steps_left = int(rng.integers(PLAY_PATIENCE[0], PLAY_PATIENCE[1] + 1))
         steps_left -= 1

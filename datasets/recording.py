@@ -17,7 +17,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 
 if TYPE_CHECKING:  # the worker processes import it when they make the task
-    from worldmodel.envs.task import MujocoTask
+    from worldmodel.envs.contract import Task
 
 MAX_SEED = 2**31
 NOT_IN_RECIPE = ("out", "workers", "start_timeout", "ray", "ray_address")
@@ -110,7 +110,7 @@ class Recorder:
         cameras: additional cameras that take a picture of every recorded state.
     """
 
-    def __init__(self, task: "MujocoTask", obs: dict[str, np.ndarray], info: dict[str, Any], cameras: tuple[str, ...] = ()) -> None:
+    def __init__(self, task: "Task", obs: dict[str, np.ndarray], info: dict[str, Any], cameras: tuple[str, ...] = ()) -> None:
         self._task = task
         self._seen: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
         self._blocks: list[np.ndarray] = []
@@ -165,7 +165,7 @@ class Recorder:
         )
 
 
-def open_task(config: CollectConfig) -> "MujocoTask":
+def open_task(config: CollectConfig) -> "Task":
     """The task of a collection.
 
     Raises:
@@ -180,7 +180,7 @@ def open_task(config: CollectConfig) -> "MujocoTask":
     return task
 
 
-def first_look(task: "MujocoTask", config: CollectConfig) -> dict[str, Any]:
+def first_look(task: "Task", config: CollectConfig) -> dict[str, Any]:
     """Draws a first frame and makes every policy once, so that what cannot work fails at the start.
 
     Returns:
@@ -210,7 +210,7 @@ def first_look(task: "MujocoTask", config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def record_episode(task: "MujocoTask", config: CollectConfig, index: int) -> Episode:
+def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
     """Plays `config.max_steps` actions, on through success, and returns what was seen.
 
     Within an action block nothing is drawn: a policy acts on the fresh proprioception and info, and on the pixels

@@ -22,7 +22,8 @@ from stable_baselines3.td3 import policies as td3
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.task import MujocoTask, Observation, Policy
+    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Observation, Policy
 
 CLASSES: dict[tuple[str, str], Any] = {
     ("actor-critic", "proprio"): ActorCriticPolicy,
@@ -43,7 +44,7 @@ MAX_BYTES = 2**30
 Weights = dict[str, torch.Tensor]
 
 
-def sb3_policy(path: Path, task: "MujocoTask", rng: np.random.Generator) -> "Policy":
+def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
     """The policy of a file, acting as it did while it was trained: with its own exploration noise, drawn from `rng`.
 
     A policy of generalised state-dependent exploration, and TD3's, act without noise.

@@ -90,10 +90,10 @@ class EpisodeStore:
         frame_rows, action_rows = (first, first + steps + 1), (first - i, first - i + steps)
         columns: dict[str, Any] = {name: self._rows(name, *frame_rows) for name in FRAME_COLUMNS}
         columns |= {name: self._texts(name, *frame_rows) for name in FRAME_TEXTS}
+        columns |= {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
         return Episode(
             **columns,
             actions=self._rows("actions", *action_rows),
-            **{name: self._texts(name, *action_rows) for name in ACTION_TEXTS},
             seed=int(self._rows("seed", i, i + 1)[0]),
             policy=self._texts("policy", i, i + 1)[0],
             variation=json.loads(self._texts("variation", i, i + 1)[0]),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
 gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
+gymnasium.register("worldmodel/Rooms-v0", "worldmodel.envs.rooms:Rooms", max_episode_steps=150)
 gymnasium.register("worldmodel/PointMaze-v0", "worldmodel.envs.point_maze:PointMaze", max_episode_steps=100)
 gymnasium.register("worldmodel/Cube-v0", "worldmodel.envs.cube:Cube", max_episode_steps=100)
 gymnasium.register("worldmodel/Ant-v0", "worldmodel.envs.ant:Ant", max_episode_steps=150)
@@ -45,9 +46,9 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
         from worldmodel.envs.adapter import ExternalTask
 
         return ExternalTask(env_id, **kwargs)
-    close = difflib.get_close_matches(env_id, known, n=1, cutoff=0.5) or difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.7)
+    others = list(gymnasium.registry)
+    close = difflib.get_close_matches(env_id, known, 1, 0.5) or difflib.get_close_matches(env_id, others, 1, 0.7)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UserError(
-        f"unknown task {env_id!r}: expected one of {', '.join(known)}, or an id of another gymnasium environment "
-        f"({INSTALL}){hint}"
+        f"unknown task {env_id!r}: expected one of {', '.join(known)}, or an id of another gymnasium environment ({INSTALL}){hint}"
     )

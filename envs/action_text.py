@@ -7,6 +7,7 @@
 The exact form can be trained on and planned with; words and keys are how people ask for an action.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,11 +64,12 @@ def _words(axis: ActionAxis, value: float) -> str:
     return f"{verb} {direction}" if abs(value) >= _FULL_FROM else f"{verb} a little {direction}"
 
 
-def coarse_actions(axes: Sequence[ActionAxis]) -> list[tuple[str, np.ndarray]]:
+@functools.cache
+def coarse_actions(axes: tuple[ActionAxis, ...]) -> tuple[tuple[str, np.ndarray], ...]:
     """Words and action (a,) for standing still and for a full action along each axis, both ways: 1 + 2a of them."""
     actions = [np.zeros(len(axes))]
     actions += [sign * FULL * row for row in np.eye(len(axes)) for sign in (-1.0, 1.0)]
-    return [(describe_action(action, axes, "words"), action) for action in actions]
+    return tuple((describe_action(action, axes, "words"), action) for action in actions)
 
 
 def parse_action(text: str, axes: Sequence[ActionAxis]) -> np.ndarray:

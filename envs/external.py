@@ -96,7 +96,7 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 def _make(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     if env_id.startswith(_METAWORLD):
         return _make_metaworld(kwargs.pop("env_name", env_id.removeprefix(_METAWORLD)), **kwargs)
-    options = {"render_mode": "rgb_array", "disable_env_checker": True, "max_episode_steps": -1} | kwargs
+    options: dict[str, Any] = {"render_mode": "rgb_array", "disable_env_checker": True, "max_episode_steps": -1} | kwargs
     return gymnasium.make(env_id, **options)
 
 

@@ -348,8 +348,12 @@ def wrapped(angle: Any) -> Any:
 
 def _parts(space: spaces.Space[Any], value: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """An observation as float64 vectors: its numbers, and glimpses (GLIMPSE x GLIMPSE, in [0, 1]) of its pictures."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        inner = [(space[key], value[key]) for key in (space if isinstance(space, spaces.Dict) else range(len(space)))]
+    inner: list[tuple[spaces.Space[Any], Any]] = []
+    if isinstance(space, spaces.Dict):
+        inner = [(each, value[key]) for key, each in space.items()]
+    elif isinstance(space, spaces.Tuple):
+        inner = list(zip(space, value, strict=True))
+    if inner:
         parts = [_parts(*each) for each in inner]
         return [part for numbers, _ in parts for part in numbers], [part for _, glimpses in parts for part in glimpses]
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:

@@ -14,7 +14,7 @@ WALL = 0.06
 """Thickness of a room's own walls; between two rooms it counts twice."""
 MIN_SIDE = 2.4
 MAX_DOOR = 1.3
-MAX_ROOMS, MAX_DOORS, MAX_PIECES = 6, 7, 10
+MAX_ROOMS, MAX_DOORS, MAX_PIECES = 6, 7, 14
 GAP = 0.8
 """Least way between two pieces, or between a piece and a wall that it does not touch: everywhere else stays reachable."""
 DOOR_GAP = 0.6
@@ -29,18 +29,38 @@ KINDS: dict[str, tuple[float, float, float, tuple[Box, ...]]] = {
         1.4,
         0.7,
         0.72,
-        ((-0.8, 0.8, -0.5, 0.9, 0.0, 0.55, 1.0), (-1, 1, -1, -0.5, 0.0, 1.0, 0.85), (-1, -0.8, -0.5, 1, 0, 0.78, 0.85), (0.8, 1, -0.5, 1, 0, 0.78, 0.85)),
+        (
+            (-0.8, 0.8, -0.5, 0.9, 0.0, 0.55, 1.0),
+            (-1, 1, -1, -0.5, 0.0, 1.0, 0.85),
+            (-1, -0.8, -0.5, 1, 0, 0.78, 0.85),
+            (0.8, 1, -0.5, 1, 0, 0.78, 0.85),
+        ),
     ),
-    "table": (1.1, 0.7, 0.58, ((-1, 1, -1, 1, 0.86, 1, 1.0), (-0.9, -0.76, -0.85, 0.85, 0, 0.86, 0.7), (0.76, 0.9, -0.85, 0.85, 0, 0.86, 0.7))),
-    "shelf": (1.0, 0.36, 1.1, ((-1, 1, -1, -0.5, 0, 1, 0.6), (-1, 1, -1, 1, 0, 0.1, 1.0), (-1, 1, -1, 1, 0.45, 0.53, 1.0), (-1, 1, -1, 1, 0.92, 1, 1.0))),
+    "table": (
+        1.1,
+        0.7,
+        0.58,
+        ((-1, 1, -1, 1, 0.86, 1, 1.0), (-0.9, -0.76, -0.85, 0.85, 0, 0.86, 0.7), (0.76, 0.9, -0.85, 0.85, 0, 0.86, 0.7)),
+    ),
+    "shelf": (
+        1.0,
+        0.36,
+        1.1,
+        ((-1, 1, -1, -0.5, 0, 1, 0.6), (-1, 1, -1, 1, 0, 0.1, 1.0), (-1, 1, -1, 1, 0.45, 0.53, 1.0), (-1, 1, -1, 1, 0.92, 1, 1.0)),
+    ),
     "crate": (0.6, 0.6, 0.55, ((-0.94, 0.94, -0.94, 0.94, 0, 0.8, 0.78), (-1, 1, -1, 1, 0.8, 1.0, 1.0))),
-    "lamp": (0.38, 0.38, 1.15, ((-0.7, 0.7, -0.7, 0.7, 0, 0.06, 0.35), (-0.15, 0.15, -0.15, 0.15, 0.06, 0.66, 0.35), (-1, 1, -1, 1, 0.66, 1, 1.0))),
+    "lamp": (
+        0.38,
+        0.38,
+        1.15,
+        ((-0.7, 0.7, -0.7, 0.7, 0, 0.06, 0.35), (-0.15, 0.15, -0.15, 0.15, 0.06, 0.66, 0.35), (-1, 1, -1, 1, 0.66, 1, 1.0)),
+    ),
     "plant": (0.44, 0.44, 0.95, ((-0.6, 0.6, -0.6, 0.6, 0, 0.4, 0.5), (-1, 1, -1, 1, 0.4, 1, 1.0))),
 }
 """Kind -> width along the wall, depth, height, boxes. A box: (u0, u1, v0, v1, z0, z1, shade), u along the width and v from
 the wall to the front, both in [-1, 1], z in [0, 1]. The boxes fill the outline at the top."""
 FREE_STANDING = ("table", "crate")
-MAX_PARTS = 36
+MAX_PARTS = 48
 
 
 @dataclass(frozen=True)
@@ -187,7 +207,11 @@ def _links(rng: np.random.Generator, rooms: list[Rect]) -> list[Link]:
 def _opening(link: Link, width: float) -> Rect:
     _, _, along_x, across, center = link
     half = width / 2
-    return (center - half, center + half, across - WALL, across + WALL) if along_x else (across - WALL, across + WALL, center - half, center + half)
+    return (
+        (center - half, center + half, across - WALL, across + WALL)
+        if along_x
+        else (across - WALL, across + WALL, center - half, center + half)
+    )
 
 
 def _walls_of(room: Rect, doors: list[Rect]) -> list[Rect]:
@@ -296,36 +320,41 @@ def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
     Casts RAYS rays along the floor, evenly spaced in the picture. A piece is seen in a column when part of its height shows
     above all pieces before it (taken as solid) and lies between the upper and the lower edge of the picture.
     """
-    edge = np.tan(eye.view / 2)
-    columns = np.linspace(0.94, -0.94, RAYS) * edge
-    bearings = np.arctan(columns)
-    angles = yaw + bearings
-    walls, pieces = len(plan.walls), len(plan.pieces)
-    enter, leave = _cast(plan.targets, x, y, angles)
-    wall_at = enter[:walls].min(axis=0)
-    near, far, door_at = enter[walls : walls + pieces], leave[walls : walls + pieces], enter[walls + pieces :]
-    candidate = near < wall_at
-    middle = RAYS // 2
+    bearings, inside, bounds = _columns(eye)
+    walls, pieces, middle = len(plan.walls), len(plan.pieces), RAYS // 2
+    enter, leave = _cast(plan.targets, x, y, yaw + bearings)
     first = int(enter[:, middle].argmin())
-    ahead = ("wall", first) if first < walls else ("piece", first - walls) if first < walls + pieces else ("door", first - walls - pieces)
+    ahead = (
+        ("wall", first) if first < walls else ("piece", first - walls) if first < walls + pieces else ("door", first - walls - pieces)
+    )
 
-    rises = (plan.heights - eye.height)[:, None]
-    with np.errstate(invalid="ignore"):
-        top = np.where(rises > 0, rises / near, rises / far)  # tangent of the elevation
-    lower, upper = (np.tan(eye.pitch + sign * eye.view / 2) * np.cos(bearings) for sign in (-0.94, 0.94))
-    hidden_below = np.maximum(-eye.height / near, lower)
-    clear = hidden_below.copy()
-    for j in np.flatnonzero(candidate.any(axis=1)):  # what stands before others hides them up to its own top
-        before = near[j] < near
-        clear[before] = np.maximum(clear, np.where(candidate[j], top[j], -np.inf))[before]
-    shown = np.minimum(top, upper)
-    sure = candidate & (shown - clear > 0.04)
-    maybe = candidate & (shown - hidden_below > 0.0)
-    counts, doubts = sure.sum(axis=1), maybe.any(axis=1)
-    seen = [_seen(i, bearings[sure[i]], near[i][sure[i]]) for i in np.flatnonzero(counts >= 2)]
-    open_doors = door_at < np.minimum(wall_at, near.min(axis=0, initial=np.inf))
-    doors = [_seen(i, bearings[open_doors[i]], door_at[i][open_doors[i]]) for i in np.flatnonzero(open_doors.sum(axis=1) >= 2)]
-    return View(ahead, _sorted(seen), _sorted(doors), complete=bool((doubts == (counts >= 2)).all()))
+    wall_at = enter[:walls].min(axis=0)
+    candidate = enter[walls : walls + pieces] < wall_at
+    index = candidate.any(axis=1).nonzero()[0]
+    candidate, near, far = candidate[index], enter[walls + index], leave[walls + index]
+    rises = (plan.heights[index] - eye.height)[:, None]
+    top = np.where(candidate, rises / np.where(rises > 0, near, far), -np.inf)  # tangent of the elevation
+    feet = -eye.height / near
+    # What stands before others hides them up to its own top.
+    hiding = np.where(near[:, None] < near, top[:, None], -np.inf).max(axis=0, initial=-np.inf)
+    sure = inside & (np.minimum(top, bounds[1]) - np.maximum(np.maximum(feet, bounds[0]), hiding) > 0.04)
+    maybe = np.minimum(top, bounds[3]) > np.maximum(feet, bounds[2])
+    certain = sure.sum(axis=1) >= 2
+    seen = [_seen(index[i], bearings[sure[i]], near[i][sure[i]]) for i in certain.nonzero()[0]]
+    door_at = enter[walls + pieces :]
+    opened = inside & (door_at < np.minimum(wall_at, near.min(axis=0, initial=np.inf)))
+    doors = [_seen(i, bearings[opened[i]], door_at[i][opened[i]]) for i in (opened.sum(axis=1) >= 2).nonzero()[0]]
+    return View(ahead, _sorted(seen), _sorted(doors), complete=bool((maybe.any(axis=1) == certain).all()))
+
+
+@lru_cache(maxsize=64)
+def _columns(eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bearing of every ray (RAYS,), a little beyond the picture; which are well inside it; and, as tangents of the elevation,
+    the edges (4, RAYS): lower and upper, a little inside the picture, and lower and upper, a little outside."""
+    columns = np.linspace(1.05, -1.05, RAYS)
+    bearings = np.arctan(columns * np.tan(eye.view / 2))
+    edges = [np.tan(eye.pitch + share * eye.view / 2) * np.cos(bearings) for share in (-0.94, 0.94, -1.06, 1.06)]
+    return bearings, abs(columns) < 0.95, np.array(edges)
 
 
 def _seen(index: int, bearings: np.ndarray, distances: np.ndarray) -> Seen:
@@ -343,9 +372,8 @@ def _cast(rects: np.ndarray, x: float, y: float, angles: np.ndarray) -> tuple[np
     ay, by = (rects[:, 2:3] - y) * inverse_y, (rects[:, 3:4] - y) * inverse_y
     enter = np.maximum(np.minimum(ax, bx), np.minimum(ay, by))
     leave = np.minimum(np.maximum(ax, bx), np.maximum(ay, by))
-    missed = (enter > leave) | (enter < 0)
-    enter[missed] = leave[missed] = np.inf
-    return enter, leave
+    hit = (enter <= leave) & (enter >= 0)
+    return np.where(hit, enter, np.inf), np.where(hit, leave, np.inf)
 
 
 # ---------------------------------------------------------------- Finding the way

@@ -33,7 +33,8 @@ OUTLINE = np.array(
 CORNERS = OUTLINE[[0, 1, 3, 4, 6, 7]]
 """The corners that stick out, at size 1."""
 _OUTWARDS = np.array([[-1, 1], [-1, -1], [-1, -1], [1, -1], [1, -1], [1, 1]])
-_SPACING = 0.045
+_SPACING, _FROM_CORNER = 0.045, 0.05
+"""Of contacts, from each other and from corners, where the disc would slip off; at size 1."""
 _LENGTHS = np.arange(0.02, 0.61, 0.02)
 
 
@@ -65,8 +66,9 @@ def contacts(size: float) -> tuple[np.ndarray, np.ndarray]:
     points, normals = [], []
     for start, end in zip(OUTLINE, np.roll(OUTLINE, -1, axis=0), strict=True):
         along = (end - start) / np.linalg.norm(end - start)
-        count = max(2, round(np.linalg.norm(end - start) / _SPACING))
-        points += [start + (end - start) * (i + 0.5) / count for i in range(count)]
+        length = float(np.linalg.norm(end - start))
+        count = max(2, round((length - 2 * _FROM_CORNER) / _SPACING) + 1)
+        points += [start + along * place for place in np.linspace(_FROM_CORNER, length - _FROM_CORNER, count)]
         normals += [np.array([along[1], -along[0]])] * count
     return size * np.stack(points), np.stack(normals)
 
@@ -103,12 +105,12 @@ class Pusher:
         y = pose[1] + chord * (sin * shift[:, :1] + cos * shift[:, 1:])
         return np.stack([x, y, pose[2] + turn], axis=-1)
 
-    def inside(self, poses: np.ndarray) -> np.ndarray:
-        """Whether the block in poses (..., 3) lies in the arena."""
+    def reach(self, poses: np.ndarray) -> np.ndarray:
+        """The largest |x| or |y| of the block's corners, (...), in poses (..., 3)."""
         cos, sin = np.cos(poses[..., 2, None]), np.sin(poses[..., 2, None])
         x, y = self.size * CORNERS.T
         across = np.abs(poses[..., 0, None] + cos * x - sin * y).max(axis=-1)
-        return np.maximum(across, np.abs(poses[..., 1, None] + sin * x + cos * y).max(axis=-1)) < 1.0
+        return np.asarray(np.maximum(across, np.abs(poses[..., 1, None] + sin * x + cos * y).max(axis=-1)))
 
     def ways(self, pose: np.ndarray, start: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shortest ways of the disc around the block.
@@ -164,6 +166,8 @@ class PushPlan:
         self._pusher, self._tolerance, self._rng = pusher, tolerance, rng
         self._contact: int | None = None
         self._patience = 0
+        self._detour, self._aside = 0, np.zeros(3)
+        self._trust = np.ones(len(pusher.contacts[0]))
 
     def target(self, pose: np.ndarray, disc: np.ndarray, goal: np.ndarray, step: float) -> np.ndarray:
         """Where the disc should be after the next step, (2,).
@@ -175,11 +179,17 @@ class PushPlan:
             step: Distance that the disc covers in the step.
         """
         self._patience -= 1
+        self._detour -= 1
+        goal = self._aside if self._detour > 0 else goal
+        if self._contact is not None and self._patience < 0:
+            self._trust[self._contact] *= 0.5
         length = 0.0 if self._contact is None or self._patience < 0 else self._best_length(pose, goal, self._contact)
         if not length:
             self._contact = self._choose(pose, disc, goal)
-            self._patience = 40
-            if self._contact is None:
+            self._patience = 35
+            if self._contact is None:  # nothing helps from here: push towards somewhere else for a while
+                self._detour = 25
+                self._aside = self._rng.uniform([-0.3, -0.3, -np.pi], [0.3, 0.3, np.pi])
                 return self._away(pose, disc, step)
             length = self._best_length(pose, goal, self._contact)
         points, normals = self._pusher.contacts
@@ -210,7 +220,7 @@ class PushPlan:
         """One of the contacts that bring the block closest to its goal in the time that they take."""
         points, normals = self._pusher.contacts
         poses = self._pusher.pushed(pose, np.arange(len(points)), _LENGTHS)
-        errors = np.where(self._pusher.inside(poses), pose_error(poses, goal, self._tolerance), np.inf)
+        errors = pose_error(poses, goal, self._tolerance)
         before = to_world(pose, points + normals * (self._pusher.radius + 2 * MARGIN))
         start = disc
         for _ in range(10):
@@ -218,15 +228,19 @@ class PushPlan:
         ways, _ = self._pusher.ways(pose, start, before)
         ways = np.where(np.abs(before).max(axis=1) < 1.0 - self._pusher.radius, ways, np.inf)
         rates = (pose_error(pose, goal, self._tolerance) - errors) / (ways[:, None] + _LENGTHS + 0.3)
-        best = rates.max(axis=1) * self._rng.uniform(0.9, 1.0, len(points))
+        limit = max(1.0 - self._pusher.radius, float(self._pusher.reach(pose)) + 0.01)  # keep off the walls
+        best = np.where(self._pusher.reach(poses) < limit, rates, 0.0).max(axis=1) * self._trust * self._rng.uniform(0.9, 1.0, len(points))
         return int(np.argmax(best)) if best.max() > 0 else None
 
     def _touches(self, pose: np.ndarray, disc: np.ndarray) -> bool:
         return bool(self._pusher._crosses(np.repeat(to_block(pose, disc[None])[None], 2, axis=1))[0])
 
     def _away(self, pose: np.ndarray, disc: np.ndarray, step: float) -> np.ndarray:
-        """A step straight away from the nearest part of the block."""
+        """A step away from the parts of the block that are near."""
         size, body = self._pusher.size, to_block(pose, disc[None])[0]
-        nearest = size * BOXES[:, :2] + np.clip(body - size * BOXES[:, :2], -size * BOXES[:, 2:], size * BOXES[:, 2:])
-        apart = body - nearest[np.argmin(np.linalg.norm(body - nearest, axis=1))]
-        return to_world(pose, (body + step * apart / max(float(np.linalg.norm(apart)), 1e-9))[None])[0]
+        centers, halves = size * BOXES[:, :2], size * BOXES[:, 2:]
+        apart = body - centers - np.clip(body - centers, -halves, halves)  # from the nearest points of bar and stem
+        distances = np.linalg.norm(apart, axis=1)
+        near = distances < max(self._pusher.radius + 2 * MARGIN, distances.min() + 1e-9)
+        out = (apart[near] / np.maximum(distances[near, None], 1e-9)).sum(axis=0)
+        return to_world(pose, (body + step * out / max(float(np.linalg.norm(out)), 1e-9))[None])[0]

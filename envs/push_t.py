@@ -128,12 +128,13 @@ class PushT(MujocoTask):
         world.add_geom(name="ground", type=box, size=[3, 3, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
         # The rims are the shape that is touched; plates of the bright colour lie on top of them.
         block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
-        for i in range(len(BOXES)):
-            block.add_geom(name=f"rim_{i}", type=box, size=[0.1, 0.1, HEIGHT], condim=1)
+        # MuJoCo's collision bounds stay as compiled, so everything starts at its largest.
+        for i, (x, y, *half) in enumerate(self.factors["block.size"].high * BOXES):
+            block.add_geom(name=f"rim_{i}", type=box, size=[*half, HEIGHT], pos=[x, y, 0], condim=1)
             block.add_geom(name=f"plate_{i}", type=box, size=[0.1, 0.1, 0.004], **look)
         pusher = world.add_body(name="pusher")
         # Touched: a sphere, which meets boxes like a disc but with analytic contacts. Seen: cylinders.
-        pusher.add_geom(name="hull", type=sphere, size=[0.08, 0, 0], mass=1.0, condim=1, group=3)
+        pusher.add_geom(name="hull", type=sphere, size=[self.factors["pusher.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
         pusher.add_geom(name="pusher_rim", type=cylinder, size=[0.08, HEIGHT, 0], mass=0.0, **look)
         pusher.add_geom(name="pusher_plate", type=cylinder, size=[0.08, 0.004, 0], pos=[0, 0, HEIGHT], mass=0.0, **look)
         slide = int(mujoco.mjtJoint.mjJNT_SLIDE)
@@ -214,7 +215,7 @@ class PushT(MujocoTask):
 
     def _reach(self, position: np.ndarray) -> float:
         """The largest |x| or |y| of the block's corners."""
-        return float(np.abs(to_world(position[:3], self._number("block.size") * CORNERS)).max())
+        return float(self._pusher().reach(position[:3]))
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
         """Any angle, with room for the disc between block and walls; the disc anywhere clear of the block."""
@@ -312,13 +313,16 @@ class PushT(MujocoTask):
     def demonstrator(self, rng: np.random.Generator) -> Policy:
         """Pushes where that helps most, goes around the block to the next place, at a speed of its own."""
         speed = float(rng.uniform(0.75, 1.0))
+        lag = (1.0 - np.exp(-VELOCITY_GAIN * self.step_seconds)) / VELOCITY_GAIN
         plan = PushPlan(self._pusher(), (PLACE_TOLERANCE, ANGLE_TOLERANCE), rng)
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
             position, goal = self.position_of(info["state"]), self.position_of(info["goal_state"])
             reach = info["variation"]["pusher.speed"] * self.step_seconds
+            velocity = info["state"][1 + len(position) :][3 : len(position)]
+            coasting = lag * velocity  # how far the disc would go if it were told to stop
             target = plan.target(position[:3], position[3:], goal[:3], speed * reach)
-            return move_towards(position[3:], target, reach, speed)
+            return move_towards(position[3:] + coasting, target, reach * (1.0 - lag / self.step_seconds), speed)
 
         return policy
 

@@ -7,7 +7,22 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.floor_plans import CELL, HALF, KINDS, MAX_PARTS, MAX_PIECES, Eye, Ground, Plan, Seen, View, ground_of, look, place_of, plan_of
+from worldmodel.envs.floor_plans import (
+    CELL,
+    HALF,
+    KINDS,
+    MAX_PARTS,
+    MAX_PIECES,
+    Eye,
+    Ground,
+    Plan,
+    Seen,
+    View,
+    ground_of,
+    look,
+    place_of,
+    plan_of,
+)
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, Color, with_article
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -21,11 +36,18 @@ ROOM_COLORS: dict[str, Color] = {  # in the order of OBJECT_COLORS: no piece sta
     "lilac": (0.73, 0.60, 0.86),
     "gray": (0.66, 0.67, 0.71),
 }
-SKY_COLORS: dict[str, Color] = {"day": (0.86, 0.93, 0.99), "dusk": (0.96, 0.78, 0.66), "night": (0.10, 0.12, 0.22), "plaster": (0.94, 0.93, 0.90)}
+SKY_COLORS: dict[str, Color] = {
+    "day": (0.86, 0.93, 0.99),
+    "dusk": (0.96, 0.78, 0.66),
+    "night": (0.10, 0.12, 0.22),
+    "plaster": (0.94, 0.93, 0.90),
+}
 FLOOR_SHADES = (1.0, 0.9, 0.95, 0.86, 0.97, 0.92)
 COMPASS = ("east", "north", "west", "south")
 PATTERNS = ("plain", "checker", "planks")
 MAX_WALLS, MAX_FLOORS, MAX_PICTURES = 40, 6, 8
+RADIUS = 0.2
+"""Of the body."""
 MARKER_Z = 2.2
 """The body as the map shows it hovers above its eye, out of its sight."""
 CONTACT_DEPTH = 0.03
@@ -39,7 +61,7 @@ PLACE_TOLERANCE, TURN_TOLERANCE = 0.5, 0.35
 MAX_WALK = 11.0
 """Longest way from start to goal, walked along the axes."""
 MIN_VIEW = 0.8
-"""A goal looks at least so far: the picture of a bare wall would not tell where it is."""
+"""Starts and goals look at least so far: the picture of a bare wall would not tell where it is."""
 TOUCH = 0.02
 SIDE = 0.06
 """Bearing in rad from which something is said to be on the left or on the right."""
@@ -92,7 +114,7 @@ class Rooms(MujocoTask):
     }
     factors = {
         "layout": Factor("number of the floor plan with its furniture", 0.0, low=0, high=99_999, integer=True, per_episode=True),
-        "furniture.pieces": Factor("pieces of furniture, where there is room", 9.0, low=4, high=MAX_PIECES, integer=True),
+        "furniture.pieces": Factor("pieces of furniture, where there is room", 12.0, low=5, high=MAX_PIECES, integer=True),
         "door.width": Factor("width of the doors", 1.1, low=0.95, high=1.3),
         "wall.height": Factor("height of the walls", 1.5, low=1.2, high=1.9),
         "wall.wash": Factor("how much white is in the colours of the walls", 0.0, low=0.0, high=0.4),
@@ -106,7 +128,6 @@ class Rooms(MujocoTask):
         "camera.height": Factor("height of the eye", 0.65, low=0.55, high=0.8),
         "camera.pitch": Factor("how far the eye looks up, degrees", -6.0, low=-14.0, high=2.0),
         "camera.view": Factor("angle of view, degrees", 84.0, low=76.0, high=92.0),
-        "body.radius": Factor("radius of the body", 0.2, low=0.15, high=0.24),
         "body.speed": Factor("speed of a full action, metres per second", 1.6, low=1.3, high=2.0),
         "body.lag": Factor("time in which the velocity follows the command, seconds", 0.06, low=0.04, high=0.2),
         **SENSOR_FACTORS,
@@ -138,7 +159,9 @@ class Rooms(MujocoTask):
         world.add_camera(name="top", pos=[0, 0, 6], proj=int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC), fovy=2 * HALF + 0.2)
         spec.visual.headlight.ambient = [0.5] * 3
         for name in ("sun", "fill"):
-            world.add_light(name=name, type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 7], castshadow=name == "sun", specular=[0] * 3)
+            world.add_light(
+                name=name, type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 7], castshadow=name == "sun", specular=[0] * 3
+            )
 
     @staticmethod
     def _add_materials(spec: mujoco.MjSpec) -> None:
@@ -167,9 +190,25 @@ class Rooms(MujocoTask):
             motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
             motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
         # A sphere at half the height of the lowest piece meets upright boxes like a cylinder, but with analytic contacts.
-        body.add_geom(name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[0.2, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3)
-        body.add_geom(name="disc", type=int(mujoco.mjtGeom.mjGEOM_CYLINDER), size=[0.2, 0.02, 0], pos=[0, 0, MARKER_Z], rgba=[0.12, 0.13, 0.18, 1], **look)
-        body.add_geom(name="arrow", type=int(mujoco.mjtGeom.mjGEOM_BOX), size=[0.2, 0.06, 0.02], pos=[0.2, 0, MARKER_Z + 0.05], rgba=[0.98, 0.25, 0.1, 1], **look)
+        body.add_geom(
+            name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[RADIUS, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3
+        )
+        body.add_geom(
+            name="disc",
+            type=int(mujoco.mjtGeom.mjGEOM_CYLINDER),
+            size=[RADIUS, 0.02, 0],
+            pos=[0, 0, MARKER_Z],
+            rgba=[0.12, 0.13, 0.18, 1],
+            **look,
+        )
+        body.add_geom(
+            name="arrow",
+            type=int(mujoco.mjtGeom.mjGEOM_BOX),
+            size=[0.2, 0.06, 0.02],
+            pos=[0.2, 0, MARKER_Z + 0.05],
+            rgba=[0.98, 0.25, 0.1, 1],
+            **look,
+        )
         body.add_camera(name="first_person", pos=[0, 0, 0.65], xyaxes=[0, -1, 0, 0, 0, 1], fovy=84)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
@@ -177,11 +216,7 @@ class Rooms(MujocoTask):
         model, numbers = self.model, {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         self.plan = _plan_of(values)
         self._furnish(values)
-        radius, lag = numbers["body.radius"], numbers["body.lag"]
-        for name in ("hull", "disc"):
-            model.geom(name).size[0] = radius
-            model.geom(name).rbound[:] = 1.5 * radius
-        model.geom("arrow").pos[0] = radius
+        lag = numbers["body.lag"]
         model.actuator_gainprm[:, 0], model.actuator_biasprm[:, 2] = 1.0 / lag, -1.0 / lag
         pitch = np.radians(numbers["camera.pitch"])
         eye = model.camera("first_person")
@@ -212,7 +247,13 @@ class Rooms(MujocoTask):
             color = np.array(list(OBJECT_COLORS.values())[piece.color])
             boxes["part"] += [(center, half, color * shade) for center, half, shade in piece.parts()]
         boxes["picture"] = _pictures(plan, int(values["layout"]), int(values["wall.pictures"]))
-        for pool, count in (("wall", MAX_WALLS), ("piece", MAX_PIECES), ("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
+        for pool, count in (
+            ("wall", MAX_WALLS),
+            ("piece", MAX_PIECES),
+            ("part", MAX_PARTS),
+            ("picture", MAX_PICTURES),
+            ("floor", MAX_FLOORS),
+        ):
             first, used = model.geom(f"{pool}0").id, len(boxes[pool])
             ids = slice(first, first + used)
             model.geom_pos[first + used : first + count] = 0, 0, -50
@@ -238,7 +279,7 @@ class Rooms(MujocoTask):
         return float(self.variation[name])
 
     def _ground(self) -> Ground:
-        return ground_of(self.plan, self._number("body.radius") + 0.05)
+        return ground_of(self.plan, RADIUS + 0.05)
 
     def pose_of(self, state: np.ndarray) -> tuple[float, float, float]:
         """The true pose in a full state (n,): x east and y north of the middle in metres, yaw from east in [-pi, pi) rad."""
@@ -246,23 +287,24 @@ class Rooms(MujocoTask):
         return x, y, float(_short_way(yaw))
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Uniform over the places that the body reaches, and over all headings."""
-        cells, clearance = self._ground(), self._number("body.radius") + CLEARANCE
+        """Uniform over the places that the body reaches and the headings that do not look at something very near."""
+        ground = self._ground()
         while True:
-            x, y = _place(rng, cells)
-            if self.plan.clearances(x, y).min() > clearance:
-                return np.array([x, y, rng.uniform(-np.pi, np.pi)])
+            place = place_of(int(ground.cells[int(rng.integers(len(ground.cells)))])) + rng.uniform(-0.5, 0.5, 2) * CELL
+            yaw = rng.uniform(-np.pi, np.pi)
+            ahead = place + MIN_VIEW * np.array([np.cos(yaw), np.sin(yaw)])
+            inside = max(abs(ahead)) < HALF
+            if inside and self.plan.clearances(*ahead).min() > 0 and self.plan.clearances(*place).min() > RADIUS + CLEARANCE:
+                return np.array([*place, yaw])
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """At least 2 m from the start, at most 11 m of way, and not with its eye close to a wall."""
+        """At least 2 m from the start and at most 11 m of way."""
         ground = self._ground()
         steps = ground.steps_from(ground.cell_of(*start[:2]))
         for _ in range(MAX_GOAL_TRIES):
             goal = self.sample_position(rng)
             walk = steps[ground.cell_of(*goal[:2])] * CELL
-            ahead = goal[:2] + MIN_VIEW * np.array([np.cos(goal[2]), np.sin(goal[2])])
-            telling = abs(ahead).max() < HALF and self.plan.clearances(*ahead).min() > 0
-            if telling and np.hypot(*(goal - start)[:2]) >= self.min_goal_distance * PLACE_TOLERANCE and 0 < walk <= MAX_WALK:
+            if np.hypot(*(goal - start)[:2]) >= self.min_goal_distance * PLACE_TOLERANCE and 0 < walk <= MAX_WALK:
                 return goal
         raise UserError(f"found no goal that can be reached from the start {start.tolist()}")
 
@@ -273,7 +315,7 @@ class Rooms(MujocoTask):
             return f"the body would be outside the flat at x={x:.3f}, y={y:.3f}"
         gaps = self.plan.clearances(x, y)
         nearest = int(gaps.argmin())
-        if gaps[nearest] < self._number("body.radius") - CONTACT_DEPTH:
+        if gaps[nearest] < RADIUS - CONTACT_DEPTH:
             what = "a wall" if nearest < len(self.plan.walls) else f"the {self._name(nearest - len(self.plan.walls))}"
             return f"the body would be inside {what} at x={x:.3f}, y={y:.3f}"
         return None
@@ -350,14 +392,16 @@ class Rooms(MujocoTask):
         """How the body moved in its own frame, and into which room; what it touches when it stayed."""
         cos, sin, (dx, dy, _) = np.cos(before[2]), np.sin(before[2]), after - before
         forward, left, turn = cos * dx + sin * dy, cos * dy - sin * dx, after[2] - before[2]
-        words = [word for word, part in (("forward", forward), ("backward", -forward), ("left", left), ("right", -left)) if part > 0.03]
+        words = [
+            word for word, part in (("forward", forward), ("backward", -forward), ("left", left), ("right", -left)) if part > 0.03
+        ]
         parts = ["moved " + " and ".join(words)] if words else []
         parts += [f"turned {'left' if turn > 0 else 'right'}"] if abs(turn) > 0.03 else []
         rooms = [self._room(position) for position in (before, after)]
         entered = f" into the {rooms[1]} room" if rooms[0] != rooms[1] and words else ""
         if words:
             return "you " + " and ".join([parts[0] + entered, *parts[1:]])
-        gaps = self.plan.clearances(after[0], after[1]) - self._number("body.radius")
+        gaps = self.plan.clearances(after[0], after[1]) - RADIUS
         nearest = int(gaps.argmin())
         what = "a wall" if nearest < len(self.plan.walls) else f"the {self._name(nearest - len(self.plan.walls))}"
         return "you " + " and ".join(parts or ["did not move"]) + (f", touching {what}" if gaps[nearest] < TOUCH else "")
@@ -375,7 +419,9 @@ class Rooms(MujocoTask):
                 word, answer = ("left", one.bearing > other.bearing) if rng.random() < 0.5 else ("right", one.bearing < other.bearing)
                 pairs.append((f"is the {names[0]} to the {word} of the {names[1]}?", "yes" if answer else "no"))
             if abs(one.distance - other.distance) > 0.1:
-                pairs.append((f"which is nearer, the {names[0]} or the {names[1]}?", f"the {names[int(other.distance < one.distance)]}"))
+                pairs.append(
+                    (f"which is nearer, the {names[0]} or the {names[1]}?", f"the {names[int(other.distance < one.distance)]}")
+                )
         missing = [i for i in range(len(self.plan.pieces)) if i not in {each.index for each in view.pieces}]
         if view.complete and view.pieces and missing:
             seen = rng.random() < 0.5
@@ -438,11 +484,6 @@ def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.
         half[axis] = rng.uniform(0.15, 0.3)
         boxes.append((center, half, rng.uniform(0.1, 0.95, 3)))
     return boxes
-
-
-def _place(rng: np.random.Generator, ground: Ground) -> np.ndarray:
-    """A random point (2,) of the ground."""
-    return place_of(int(ground.cells[int(rng.integers(len(ground.cells)))])) + rng.uniform(-0.5, 0.5, 2) * CELL
 
 
 def _short_way(angle: float) -> float:

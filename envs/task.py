@@ -442,8 +442,8 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         truths = [self.attributes_of(position) for position in positions]
 
         def others(i: int) -> list[tuple[str, str]]:
-            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.5 else []
-            return relations or [self.what_if(rng, states[i])]
+            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.75 else []
+            return relations or [self.what_if(rng, states[i])]  # the rarer, as it simulates
 
         return question_track(rng, self.attributes, truths, self.sampled, others)
 

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 class BenchmarkConfig:
     """Speeds as ratios, or success of the demonstrators."""
 
-    what: Annotated[Literal["envs", "demonstrators"], tyro.conf.Positional]
+    what: Annotated[Literal["envs", "demonstrators"], tyro.conf.Positional] = "envs"
     """envs: frames/s of drawing and collecting. demonstrators: solved seeds of each task, beside random actions."""
     tasks: tuple[str, ...] = field(default_factory=lambda: tuple(task_ids()))
     """Task ids; all tasks of the suite by default."""

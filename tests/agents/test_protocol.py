@@ -29,6 +29,7 @@ class Store:
     meta = {"env_id": "toy/Line-v0"}
     image_size = 32
     lengths = np.full(10, 10)
+    action_block = 1
 
     def episode(self, i):
         place = np.arange(11) * 0.07 * (i % 2)
