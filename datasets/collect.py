@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.coverage import Coverage
-from worldmodel.datasets.parts import load_part, part_path
+from worldmodel.datasets.parts import PATTERN, load_part, part_path
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.datasets.workers import WorkerPool
@@ -186,7 +186,7 @@ def _claim(parts: Path, config: CollectConfig) -> None:
 
 
 def _has_episodes(parts: Path) -> bool:
-    return any(parts.glob("episode_*.h5"))
+    return any(parts.glob(PATTERN))
 
 
 def _take_lock(lock: int, parts: Path) -> None:

@@ -22,7 +22,7 @@ from worldmodel import __version__
 from worldmodel.datasets.atomic import sync_and_rename, write_atomic
 from worldmodel.datasets.coverage import Coverage
 from worldmodel.datasets.episode import Episode
-from worldmodel.datasets.parts import load_part, part_path, save_part
+from worldmodel.datasets.parts import PATTERN, load_part, part_path, save_part
 from worldmodel.datasets.recording import MAX_SEED, Recorder, reset_options
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.datasets.writer import EpisodeWriter
@@ -168,7 +168,7 @@ class DriveFile:
             return len(store)
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("episode_")) for path in self.parts.glob("episode_*.h5"))
+        return sorted(int(path.stem.removeprefix("episode_")) for path in self.parts.glob(PATTERN))
 
     def __len__(self) -> int:
         """Episodes in the file and in parts."""

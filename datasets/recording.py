@@ -243,7 +243,7 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
             finished = bool(getattr(task, "finished", False))
         if len(actions) == config.action_block:
             obs, info = {"pixels": task.render(), "proprio": task.proprio()}, task.info()
-            recorder.add(np.stack(actions), obs, info)
+            recorder.add(np.asarray(actions, np.float32), obs, info)
     if len(recorder) == 0:
         raise UserError(f"episode {index} of {config.env} ended within {config.action_block} actions; choose a smaller --action-block")
     return recorder.episode(rng, reset_seed, name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
 gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
+gymnasium.register("worldmodel/PushT-v0", "worldmodel.envs.push_t:PushT", max_episode_steps=200)
 gymnasium.register("worldmodel/Rooms-v0", "worldmodel.envs.rooms:Rooms", max_episode_steps=150)
 gymnasium.register("worldmodel/PointMaze-v0", "worldmodel.envs.point_maze:PointMaze", max_episode_steps=100)
 gymnasium.register("worldmodel/Cube-v0", "worldmodel.envs.cube:Cube", max_episode_steps=100)

@@ -46,11 +46,9 @@ def describe_action(action: np.ndarray, axes: Sequence[ActionAxis], form: Action
     Raises:
         UserError: if there is no such form.
     """
-    values = np.asarray(action, dtype=np.float64)
-    if form == "exact":
-        rounded = np.round(values, 3) + 0.0  # -0.000 becomes +0.000
-        return "action: " + ", ".join(f"{axis.name}={value:+.3f}" for axis, value in zip(axes, rounded, strict=True))
-    pairs = list(zip(axes, values, strict=True))
+    pairs = list(zip(axes, np.asarray(action).tolist(), strict=True))
+    if form == "exact":  # + 0.0 makes -0.000 to +0.000
+        return "action: " + ", ".join(f"{axis.name}={round(value, 3) + 0.0:+.3f}" for axis, value in pairs)
     if form == "words":
         return " and ".join(_words(axis, value) for axis, value in pairs if abs(value) >= _LITTLE_FROM) or STILL
     if form == "keys":

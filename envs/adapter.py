@@ -427,7 +427,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         return question_track(rng, self.attributes, [language.truth(each) for each in facts], frozenset(), others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
-        """What a coarse action, held for three steps, would change: asked and answered by trying it out.
+        """What a coarse action, held for two steps, would change: asked and answered by trying it out.
 
         Raises:
             UserError: if this is no MuJoCo environment.

@@ -349,8 +349,13 @@ def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
 
 @lru_cache(maxsize=64)
 def _columns(eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bearing of every ray (RAYS,), a little beyond the picture; which are well inside it; and, as tangents of the elevation,
-    the edges (4, RAYS): lower and upper, a little inside the picture, and lower and upper, a little outside."""
+    """The rays and the edges of the picture.
+
+    Returns:
+        Bearing of every ray (RAYS,), from a little beyond the left edge to a little beyond the right one.
+        Which of them are well inside the picture (RAYS,).
+        Edges (4, RAYS) as tangents of the elevation: lower and upper, a little inside, then a little outside.
+    """
     columns = np.linspace(1.05, -1.05, RAYS)
     bearings = np.arctan(columns * np.tan(eye.view / 2))
     edges = [np.tan(eye.pitch + share * eye.view / 2) * np.cos(bearings) for share in (-0.94, 0.94, -1.06, 1.06)]
@@ -418,7 +423,7 @@ class Ground:
             cell = int(around[np.flatnonzero(steps[around] == steps[cell] - 1)[0]])
             cells.append(cell)
         points = [place_of(cell) for cell in cells] + [goal]
-        corners, at, here = [], 0, points[0]
+        corners, at, here = [] if self.sees(start, start) else [points[0]], 0, points[0]
         while at < len(points) - 1:
             at = next((i for i in range(len(points) - 1, at + 1, -2) if self.sees(here, points[i])), at + 1)
             here = points[at]

@@ -130,7 +130,7 @@ class Pusher:
         steps = np.linalg.norm(nodes[:, None] - everywhere, axis=-1)
         body = to_block(pose, everywhere)
         pairs = np.stack([np.repeat(body[:count], len(body), axis=0), np.tile(body, (count, 1))], axis=1)
-        steps = np.where(self._crosses(pairs).reshape(count, -1), np.inf, steps)
+        steps = np.where(self.crosses(pairs).reshape(count, -1), np.inf, steps)
         length, first, done = steps[0].copy(), np.arange(len(everywhere)), np.zeros(len(everywhere), bool)
         done[0] = True
         for _ in range(count - 1):  # Dijkstra over the corners
@@ -141,7 +141,7 @@ class Pusher:
             length = np.minimum(through, length)
         return length[count:], everywhere[first[count:]]
 
-    def _crosses(self, segments: np.ndarray) -> np.ndarray:
+    def crosses(self, segments: np.ndarray) -> np.ndarray:
         """Whether the disc on straight segments (n, 2 ends, 2) of the block's frame meets the block, bool (n,)."""
         start = segments[:, None, 0] - self.size * BOXES[:, :2]
         step = segments[:, None, 1] - segments[:, None, 0]
@@ -229,11 +229,15 @@ class PushPlan:
         ways = np.where(np.abs(before).max(axis=1) < 1.0 - self._pusher.radius, ways, np.inf)
         rates = (pose_error(pose, goal, self._tolerance) - errors) / (ways[:, None] + _LENGTHS + 0.3)
         limit = max(1.0 - self._pusher.radius, float(self._pusher.reach(pose)) + 0.01)  # keep off the walls
-        best = np.where(self._pusher.reach(poses) < limit, rates, 0.0).max(axis=1) * self._trust * self._rng.uniform(0.9, 1.0, len(points))
+        best = (
+            np.where(self._pusher.reach(poses) < limit, rates, 0.0).max(axis=1)
+            * self._trust
+            * self._rng.uniform(0.9, 1.0, len(points))
+        )
         return int(np.argmax(best)) if best.max() > 0 else None
 
     def _touches(self, pose: np.ndarray, disc: np.ndarray) -> bool:
-        return bool(self._pusher._crosses(np.repeat(to_block(pose, disc[None])[None], 2, axis=1))[0])
+        return bool(self._pusher.crosses(np.repeat(to_block(pose, disc[None])[None], 2, axis=1))[0])
 
     def _away(self, pose: np.ndarray, disc: np.ndarray, step: float) -> np.ndarray:
         """A step away from the parts of the block that are near."""

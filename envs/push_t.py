@@ -29,7 +29,17 @@ MARKS = 5
 MARK_RADIUS = 0.14
 _MARK_GRID = np.array([[x, y] for x in (-0.6, 0.0, 0.6) for y in (-0.6, 0.0, 0.6)])
 _NUMBERS = ("none", "one", "two", "three", "four", "five")
-_PLACES = ("top left", "top middle", "top right", "middle left", "center", "middle right", "bottom left", "bottom middle", "bottom right")
+_PLACES = (
+    "top left",
+    "top middle",
+    "top right",
+    "middle left",
+    "center",
+    "middle right",
+    "bottom left",
+    "bottom middle",
+    "bottom right",
+)
 _DIRECTIONS = ("right", "upper right", "up", "upper left", "left", "lower left", "down", "lower right")
 
 
@@ -125,7 +135,7 @@ class PushT(MujocoTask):
         world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -HEIGHT - 0.02], **look)
         for i in range(MARKS):
             world.add_geom(name=f"mark_{i}", type=cylinder, size=[MARK_RADIUS, 0.002, 0], pos=[0, 0, -HEIGHT - 0.005], **look)
-        world.add_geom(name="ground", type=box, size=[3, 3, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
+        world.add_geom(name="ground", type=box, size=[8, 8, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
         # The rims are the shape that is touched; plates of the bright colour lie on top of them.
         block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
         # MuJoCo's collision bounds stay as compiled, so everything starts at its largest.
@@ -268,7 +278,7 @@ class PushT(MujocoTask):
             f"{block} {phrases['place']}, its stem {phrases['stem']}, and {disc} {phrases['side']}",
             f"{disc} {phrases['side']}: {block} {phrases['place']} with its stem {phrases['stem']}",
             f"{phrases['place']} lies {block}, the stem {phrases['stem']}; {disc} is {phrases['side']}",
-            f"an arena from above. the T-block is {phrases['color']}, {phrases['place']}, {phrases['stem']}; the disc is {phrases['side']}",
+            f"from above: the T-block is {phrases['color']}, {phrases['place']}, {phrases['stem']}; the disc is {phrases['side']}",
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
@@ -281,9 +291,9 @@ class PushT(MujocoTask):
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
         """Which way the disc moved, which way the block moved and turned."""
-        disc = direction_words(*(after - before)[3:], threshold=0.03)
-        block = direction_words(*(after - before)[:2], threshold=0.02)
-        turn = float(wrap(after[2] - before[2]))
+        block_x, block_y, turn, disc_x, disc_y = after - before
+        disc, block = direction_words(disc_x, disc_y, threshold=0.03), direction_words(block_x, block_y, threshold=0.02)
+        turn = wrap(turn)
         changes = [f"moved {block}"] if block else []
         changes += [f"turned {'counterclockwise' if turn > 0 else 'clockwise'}"] if abs(turn) > 0.08 else []
         moved = f"the disc moved {disc}" if disc else "the disc did not move"
@@ -297,8 +307,16 @@ class PushT(MujocoTask):
         touching = self._gap(position) < self._number("pusher.radius") + 0.01
         facts = [
             ("does the disc touch the block?", "is there a gap between the disc and the block?", touching),
-            ("is the disc higher than the middle of the block?", "is the disc lower than the middle of the block?", position[4] > position[1]),
-            ("is the end of the stem nearer to the disc than the bar?", "is the bar nearer to the disc than the end of the stem?", nearer_end),
+            (
+                "is the disc higher than the middle of the block?",
+                "is the disc lower than the middle of the block?",
+                position[4] > position[1],
+            ),
+            (
+                "is the end of the stem nearer to the disc than the bar?",
+                "is the bar nearer to the disc than the end of the stem?",
+                nearer_end,
+            ),
         ]
         asked, opposite, true = facts[int(rng.integers(len(facts)))]
         question, answer = (asked, true) if rng.random() < 0.5 else (opposite, not true)

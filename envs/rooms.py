@@ -441,8 +441,9 @@ class Rooms(MujocoTask):
             nonlocal corners, last
             position, goal = self.position_of(info["state"]), self.position_of(info["goal_state"])
             place, values = position[:2], info["variation"]
-            lost = last is None or not corners or np.hypot(*(place - last)) > 0.4 or not np.array_equal(corners[-1], goal[:2])
-            if lost:
+            moved = np.inf if last is None else np.hypot(*(place - last))
+            lost = not corners or moved > 0.4 or not np.array_equal(corners[-1], goal[:2])
+            if lost or (moved < 0.01 and np.hypot(*(corners[0] - place)) > 0.3):  # or stuck at a corner
                 corners = self._ground().way(place, goal[:2])
             last = place.copy()
             while len(corners) > 1 and np.hypot(*(corners[0] - place)) < 0.15:

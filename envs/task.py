@@ -26,7 +26,7 @@ Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
-WHAT_IF_STEPS = 3
+WHAT_IF_STEPS = 2
 """Steps for which the action of a "what happens if" question is held."""
 MAX_GOAL_TRIES = 10_000
 _BOUND_TOLERANCE = 1e-6
@@ -448,7 +448,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         return question_track(rng, self.attributes, truths, self.sampled, others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
-        """What a coarse action, held for three steps, would change: asked and answered by simulating it."""
+        """What a coarse action, held for two steps, would change: asked and answered by simulating it."""
         text, action = coarse_actions(self.action_axes)[int(rng.integers(1 + 2 * len(self.action_axes)))]
         self._restore(self._scratch, state)
         before = self._scratch.qpos.copy()

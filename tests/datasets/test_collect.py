@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets.collect import collect
-from worldmodel.datasets.parts import part_path
+from worldmodel.datasets.parts import PATTERN, part_path
 from worldmodel.datasets.recording import CollectConfig
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
@@ -45,7 +45,7 @@ def small(out: Path, **changes: object) -> CollectConfig:
 
 
 def parts_of(out: Path) -> list[Path]:
-    return sorted(out.with_name(out.name + ".parts").glob("episode_*.h5"))
+    return sorted(out.with_name(out.name + ".parts").glob(PATTERN))
 
 
 def start(root: Path, out: Path, workers: int, episodes: int = EPISODES, **options: object) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ import pytest
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.driving import Drive, DriveFile
 from worldmodel.datasets.episode import Episode, same_episode
+from worldmodel.datasets.parts import PATTERN
 from worldmodel.datasets.recording import CollectConfig, first_look
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.envs import make_task
@@ -182,7 +183,7 @@ def test_a_merge_that_was_killed_after_renaming_adds_nothing_twice(tmp_path: Pat
     path = tmp_path / "x.h5"
     with DriveFile(path, TASK, FACTS) as file:
         file.keep(make_episode(0))
-        part = next(file.parts.glob("episode_*.h5"))
+        part = next(file.parts.glob(PATTERN))
         content, about = part.read_bytes(), (file.parts / "config.json").read_bytes()
     file.parts.mkdir()
     part.write_bytes(content)

@@ -12,7 +12,7 @@ def test_gives_back_what_was_written(tmp_path: Path) -> None:
     path = part_path(tmp_path, 12)
     save_part(path, make_episode(3, num_actions=30))
     assert same_episode(load_part(path), make_episode(3, num_actions=30))
-    assert [file.name for file in tmp_path.iterdir()] == ["episode_000012.h5"]
+    assert [file.name for file in tmp_path.iterdir()] == ["episode_000012.part"]
 
 
 def test_truncated_part_is_an_error(tmp_path: Path) -> None:
