@@ -32,9 +32,7 @@ def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
     import stable_worldmodel as swm  # type: ignore[import-not-found]
 
     size = config.image_size
-    world: Any = swm.World(
-        PEER_TASKS[config.env], num_envs=PEER_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps
-    )
+    world: Any = swm.World(PEER_TASKS[config.env], num_envs=PEER_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps)
     world.set_policy(swm.policy.RandomPolicy())
 
     def ours() -> float:

@@ -1,5 +1,6 @@
 """Speed of drawing and of collecting, as ratios: both sides in one run, taking turns, because machines are noisy."""
 
+import functools
 import statistics
 import tempfile
 import time
@@ -65,7 +66,7 @@ def drawing_rates(env_id: str, image_size: int, seconds: float, repeats: int) ->
 
     for task in tasks.values():
         task.reset(seed=0)  # opens the renderer
-    rates = interleave({name: lambda task=task: measure(task) for name, task in tasks.items()}, repeats)
+    rates = interleave({name: functools.partial(measure, task) for name, task in tasks.items()}, repeats)
     for task in tasks.values():
         task.close()
     return rates

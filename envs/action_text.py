@@ -114,7 +114,7 @@ def _parse_words(text: str, axes: Sequence[ActionAxis]) -> np.ndarray:
     values = np.zeros(len(axes), np.float32)
     words = " ".join(text.lower().replace(",", " and ").split())
     known = {_words(axis, sign * size): (i, sign * size) for i, axis in enumerate(axes) for sign in (-1, 1) for size in (LITTLE, FULL)}
-    for part in (words.split(" and ") if words != STILL else []):
+    for part in words.split(" and ") if words != STILL else []:
         if part not in known:
             raise _unreadable(text, axes)
         index, value = known[part]

@@ -1,12 +1,11 @@
 """Building blocks of the scripted policies: they look at true positions, never at pixels."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from worldmodel.envs.task import MujocoTask, Policy
+from worldmodel.envs.contract import Policy, Task
 
 
 def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: float) -> np.ndarray:
@@ -47,7 +46,7 @@ def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_sla
     return np.array([(-side if aligned else side) * 1.2 * clearance, door_y])
 
 
-def solves(task: "MujocoTask", policy_of: Callable[[np.random.Generator], "Policy"], seed: int, options: dict[str, Any] | None = None) -> bool:
+def solves(task: Task, policy_of: Callable[[np.random.Generator], Policy], seed: int, options: dict[str, Any] | None = None) -> bool:
     """Whether a policy reaches the goal of `reset(seed, options)` within `task.max_episode_steps`.
 
     No frame is drawn after the reset, so the policy must not look at `obs["pixels"]`.

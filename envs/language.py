@@ -106,7 +106,7 @@ def question_track(
     """
     kinds = rng.permutation(np.arange(len(truths)) % 3)
     track: list[tuple[str, str] | None] = [None] * len(truths)
-    for i in np.flatnonzero(kinds == 0):
+    for i in map(int, np.flatnonzero(kinds == 0)):
         name = list(attributes)[int(rng.integers(len(attributes)))]
         track[i] = (attributes[name].question, truths[i][name])
     waiting: dict[str, int] = {}  # attribute -> a state that still lacks its counterpart
@@ -121,7 +121,7 @@ def question_track(
         elif attribute.factor is None and name not in waiting:
             waiting[name] = i
         elif attribute.factor is None and truths[waiting[name]][name] != truth:
-            yes_state, no_state = rng.permutation([i, waiting.pop(name)])
+            yes_state, no_state = map(int, rng.permutation([i, waiting.pop(name)]))
             question = attribute.yes_no.format(attribute.phrases[truths[yes_state][name]])
             track[yes_state], track[no_state] = (question, "yes"), (question, "no")
     return [pair or _one_of(rng, others(i)) for i, pair in enumerate(track)]

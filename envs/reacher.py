@@ -5,8 +5,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -195,7 +195,8 @@ class Reacher(MujocoTask):
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
         """Which way the hand moved, and whether the elbow opened or closed."""
-        words = direction_words(*(self.hand_of(after) - self.hand_of(before)), threshold=0.04)
+        right, up = self.hand_of(after) - self.hand_of(before)
+        words = direction_words(right, up, threshold=0.04)
         bend = abs(after[1]) - abs(before[1])
         hand = f"the hand moved {words}" if words else "the hand stayed where it was"
         return hand + ("" if abs(bend) < 0.1 else " and the arm bent more" if bend > 0 else " and the arm straightened")

@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.envs.language import Attribute, make_questions, question_track, read_attributes
 from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
+from worldmodel.envs.language import Attribute, make_questions, question_track, read_attributes
 from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import Factor, Value, resolve
@@ -282,7 +282,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         if noise:
             proprio = noisy_proprio(proprio, noise, self.get_state())
         return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
-
 
     def info(self) -> dict[str, Any]:
         """The `info` of `step` for the current state; draws nothing."""

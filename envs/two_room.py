@@ -5,8 +5,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.demonstrators import move_towards, through_door
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.demonstrators import move_towards, through_door
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.task import MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -86,10 +86,11 @@ class TwoRoom(MujocoTask):
         cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
         look = {"contype": 0, "conaffinity": 0}
         world = spec.worldbody
-        # Touched: the wall and four planes that look inwards.
-        for name, y in (("wall_top", 0.5), ("wall_bottom", -0.5)):
-            world.add_geom(name=name, type=box, size=[WALL_HALF, 0.5, 0.3], pos=[0, y, 0])
-            self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.5, 0.01], pos=[0, y, 0])
+        # Touched: the wall and four planes that look inwards. Compiled at the largest extent that a factor can give them:
+        # MuJoCo looks for contacts within the bounds it has compiled.
+        for name in ("wall_top", "wall_bottom"):
+            world.add_geom(name=name, type=box, size=[WALL_HALF, 1.0, 0.3], pos=[0, 0, 0])
+            self._add_shadow(world, name, type=box, size=[WALL_HALF, 1.0, 0.01], pos=[0, 0, 0])
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
             world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
         # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. This is the
@@ -107,7 +108,7 @@ class TwoRoom(MujocoTask):
             motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
             motor.biasprm[2] = -VELOCITY_GAIN
         # Touched: a sphere, which meets the walls like a disc but with analytic contacts. Seen: a cylinder.
-        disc.add_geom(name="hull", type=sphere, size=[0.14, 0, 0], mass=1.0, condim=1, group=3)
+        disc.add_geom(name="hull", type=sphere, size=[self.factors["disc.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
         disc.add_geom(name="disc", type=cylinder, size=[0.14, 0.1, 0], mass=0.0, **look)
         self._add_shadow(disc, "disc", type=cylinder, size=[0.14, 0.01, 0], pos=[0, 0, 0], mass=0.0)
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
@@ -205,7 +206,8 @@ class TwoRoom(MujocoTask):
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
         """Which way the disc moved, and whether it changed rooms."""
-        words = direction_words(*(after - before), threshold=0.03)
+        right, up = after - before
+        words = direction_words(right, up, threshold=0.03)
         if not words:
             return "the disc did not move"
         rooms = [self.attributes_of(position)["room"] for position in (before, after)]
