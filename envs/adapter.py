@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from worldmodel.envs import external_language as language
 from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
-from worldmodel.envs.contract import Observation, Policy
+from worldmodel.envs.contract import RESET_OPTIONS, WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.external import make_env, time_limit
 from worldmodel.envs.external_physics import open_world
 from worldmodel.envs.language import make_questions, question_track, read_attributes
@@ -25,11 +25,9 @@ GOAL_STEPS = 25
 """A goal is where this many slowly changing random actions lead from the start."""
 THRESHOLD_SHARE = 0.25
 """Success is being nearer than this share of the way that such actions make on average."""
-WHAT_IF_STEPS = 3
 DEFAULT_EPISODE_STEPS = 1000
 """Time limit of an environment that names none."""
 CHECK_STEPS = 10
-RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
 _BOUND_TOLERANCE = 1e-6
 _KEYS = (("a", "d"), ("s", "w"), ("q", "e"), ("j", "l"), ("k", "i"), ("u", "o"), ("f", "h"), ("g", "t"))
 

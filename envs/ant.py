@@ -27,9 +27,10 @@ from worldmodel.envs.ant_scene import (
     legs_of,
     rotation_of,
 )
+from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.gaits import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
-from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 ROOM = 2.45

@@ -15,6 +15,10 @@ from worldmodel.envs.variation import Factor, Value
 Observation = dict[str, np.ndarray]
 Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
 
+RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
+WHAT_IF_STEPS = 2
+"""Steps for which the action of a "what happens if" question is held."""
+
 
 class Task(Protocol):
     """Observation `pixels` and `proprio`, actions in [-1, 1]^a, states as vectors, and true sentences about them.

@@ -6,10 +6,11 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.push_planning import BOXES, CORNERS, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block, to_world, wrap
-from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 PLACE_TOLERANCE, ANGLE_TOLERANCE = 0.1, np.pi / 9

@@ -6,9 +6,10 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
-from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 ELBOW_LIMIT = 2.6

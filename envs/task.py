@@ -6,7 +6,7 @@ can be read and restored bit for bit, and everything it says (captions, answers,
 A concrete task fills in the class attributes and the small methods under "For a task to define".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -15,19 +15,14 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
+from worldmodel.envs.contract import RESET_OPTIONS, WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.language import Attribute, make_questions, question_track, read_attributes
 from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import Factor, Value, resolve
 from worldmodel.errors import UserError
 
-Observation = dict[str, np.ndarray]
-Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
-
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
-WHAT_IF_STEPS = 2
-"""Steps for which the action of a "what happens if" question is held."""
 MAX_GOAL_TRIES = 10_000
 _BOUND_TOLERANCE = 1e-6
 

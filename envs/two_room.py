@@ -6,9 +6,10 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards, through_door
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
-from worldmodel.envs.task import MujocoTask, Observation, Policy
+from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
 WALL_HALF = 0.05
@@ -88,9 +89,9 @@ class TwoRoom(MujocoTask):
         world = spec.worldbody
         # Touched: the wall and four planes that look inwards. Compiled at the largest extent that a factor can give them:
         # MuJoCo looks for contacts within the bounds it has compiled.
-        for name in ("wall_top", "wall_bottom"):
-            world.add_geom(name=name, type=box, size=[WALL_HALF, 1.0, 0.3], pos=[0, 0, 0])
-            self._add_shadow(world, name, type=box, size=[WALL_HALF, 1.0, 0.01], pos=[0, 0, 0])
+        for name, y in (("wall_top", 0.1), ("wall_bottom", -0.1)):
+            world.add_geom(name=name, type=box, size=[WALL_HALF, 0.9, 0.3], pos=[0, y, 0])
+            self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.9, 0.01], pos=[0, y, 0])
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
             world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
         # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. This is the

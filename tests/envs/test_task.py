@@ -11,9 +11,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from worldmodel.envs import make_task, task_ids
+from worldmodel.envs.contract import Policy
 from worldmodel.envs.demonstrators import solves
 from worldmodel.envs.rendering import Renderer
-from worldmodel.envs.task import MujocoTask, Policy
+from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS
 from worldmodel.errors import UserError
 
@@ -113,12 +114,12 @@ def test_reward_is_the_negative_distance_and_success_terminates(task: MujocoTask
     policy = task.demonstrator(np.random.default_rng(0))
     obs: dict[str, np.ndarray] = {}
     rewards, terminated = [], False
-    while not terminated:
+    while not terminated and len(rewards) < task.max_episode_steps:
         obs, reward, terminated, _, info = task.step(policy(obs, info))
         rewards.append(reward)
         assert reward == -task.goal_distance(info["state"], info["goal_state"])
         assert terminated == info["success"] == (-reward <= task.success_threshold)
-    assert rewards[-1] > rewards[0]
+    assert terminated and rewards[-1] > rewards[0]
 
 
 # ---------------------------------------------------------------- State
@@ -233,7 +234,7 @@ def test_no_contact_is_missed(env_id: str, task: MujocoTask) -> None:
         for action in bang_bang(np.random.default_rng(seed), 60, len(task.action_names)):
             task.advance(action)
             slow.advance(action)
-            assert np.array_equal(task.get_state(), slow.get_state())
+            np.testing.assert_allclose(task.get_state(), slow.get_state(), rtol=0, atol=1e-6)  # their order may differ
     slow.close()
 
 
