@@ -90,13 +90,16 @@ def score_language(
     kept = [{name: w.get(name, "") for name in t} for t, w in zip(true_attributes, written_attributes, strict=True)]
     accuracies = [_accuracy("caption, whole", list(map(str, true_attributes)), list(map(str, kept)))]
     for name in task.attribute_values:
-        pairs = [(t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t]
-        if pairs:
-            accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*pairs, strict=True))))
-    for name, wanted in (("answer, yes or no", True), ("answer, open", False)):
-        of_kind = [i for i, (_, right) in enumerate(asked) if (right in ("yes", "no")) == wanted]
-        if of_kind:
-            accuracies.append(_answers(name, [asked[i] for i in of_kind], [answered[i] for i in of_kind]))
+        named = [(t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t]
+        if named:
+            accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*named, strict=True))))
+    pairs = list(zip(asked, answered, strict=True))
+    closed = [(right, said) for (_, right), said in pairs if right in ("yes", "no")]
+    spoken = [pair for pair in pairs if pair[0][1] not in ("yes", "no")]
+    if closed:
+        accuracies.append(_accuracy("answer, yes or no", *map(list, zip(*closed, strict=True))))
+    if spoken:
+        accuracies.append(_answers("answer, open", *map(list, zip(*spoken, strict=True))))
     answers = [(question, right, said) for (question, right), said in zip(asked, answered, strict=True)]
     return LanguageScore(accuracies, frames, list(zip(true, written, strict=True)), answers)
 

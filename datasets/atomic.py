@@ -1,10 +1,15 @@
 """Files that are there whole or not at all: written under a temporary name, flushed to the disk, renamed."""
 
+import contextlib
 import errno
+import fcntl
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from worldmodel.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean there is no room for the file."""
@@ -45,6 +50,34 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder, and holds it until the block or the process ends; whoever holds it may remove it.
+
+    Raises:
+        UserError: another process holds it, or has just removed it; it cannot be made.
+    """
+    path = folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            removed = not os.path.samestat(os.fstat(lock), os.stat(path))
+        except BlockingIOError as error:
+            raise UserError(f"{folder} is in use by another process; wait for it or choose another --out") from error
+        except FileNotFoundError:
+            removed = True
+        if removed:
+            raise UserError(f"{folder} was finished by another process just now; run the command again")
+        yield
+    finally:
+        os.close(lock)
 
 
 class BlackHoleFile(io.FileIO):

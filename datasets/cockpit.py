@@ -90,11 +90,11 @@ class Cockpit:
             "clock": self._set_clock,
         }
         try:
-            if not isinstance(message, dict) or message.get("do") not in commands:
+            if not isinstance(message, dict) or str(message.get("do")) not in commands:
                 raise UserError("the page asked for something unknown; reload it")
             if message["do"] != "keys":
                 self._say("")
-            commands[message["do"]](message)
+            commands[str(message["do"])](message)
         except UserError as error:
             self._say(str(error), failed=True)
 
@@ -108,7 +108,8 @@ class Cockpit:
 
     def _press(self, message: dict[str, Any]) -> None:
         known = {key for axis in self.drive.task.action_axes for key in axis.keys}
-        held = known & set(map(str, message.get("keys", ())))
+        keys = message.get("keys")
+        held = known & set(map(str, keys if isinstance(keys, list | tuple) else ()))
         self._tapped |= held - self._held
         self._held, self._little = held, bool(message.get("little"))
         if held:

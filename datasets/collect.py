@@ -9,10 +9,8 @@ however often the collection was killed on the way: run it again with the same a
 """
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.atomic import locked_folder, write_atomic
 from worldmodel.datasets.coverage import Coverage
 from worldmodel.datasets.parts import PATTERN, load_part, part_path
 from worldmodel.datasets.recording import CollectConfig
@@ -35,6 +33,10 @@ if TYPE_CHECKING:
     from worldmodel.datasets.ray_workers import RayPool
 
 logger = logging.getLogger(__name__)
+
+RECIPE = "config.json"
+OLD_PATTERN = "episode_*.h5"
+"""Parts that earlier versions wrote."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def collect(config: CollectConfig) -> CollectResult:
         with EpisodeStore(config.path) as store:
             _refuse_other_recipe(config, store.meta.get("recipe"), config.path)
         logger.info("%s is complete already", config.path)
+        _remove_leftovers(config)
         return _result(config, 0, start)
     with _own_parts(config) as parts:
         missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i))]
@@ -73,7 +76,7 @@ def collect(config: CollectConfig) -> CollectResult:
             logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
         with EpisodeWriter(config.path, {}) as writer:
             _play(config, parts, missing, _Merger(config.episodes, parts, writer))
-        shutil.rmtree(parts)
+        _remove(parts)
     return _result(config, len(missing), start)
 
 
@@ -153,55 +156,72 @@ def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPo
 @contextlib.contextmanager
 def _own_parts(config: CollectConfig) -> Iterator[Path]:
     """The folder of parts, locked for this process and checked to belong to the same arguments."""
-    parts = config.path.with_name(config.path.name + ".parts")
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        lock = os.open(parts / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise UserError(f"cannot write to {parts}: {error.strerror}") from error
-    try:
-        _take_lock(lock, parts)
-        _claim(parts, config)
+    parts = _parts_of(config)
+    with locked_folder(parts):
         try:
+            if config.path.exists():
+                raise UserError(f"{config.path} was finished by another process just now; run the command again")
+            _claim(parts, config)
             yield parts
         finally:
-            if parts.exists() and not _has_episodes(parts):  # a start that failed leaves nothing behind
-                shutil.rmtree(parts)
-    finally:
-        os.close(lock)
+            if not _has_episodes(parts):  # a start that failed leaves nothing behind
+                _remove(parts)
+
+
+def _parts_of(config: CollectConfig) -> Path:
+    return config.path.with_name(config.path.name + ".parts")
+
+
+def _remove(parts: Path) -> None:
+    """Removes the folder, the episodes first: it tells what they are for as long as there are any."""
+    for part in parts.glob(PATTERN):
+        part.unlink()
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _remove_leftovers(config: CollectConfig) -> None:
+    """Removes the parts of a file that is complete: a collection was killed before it could."""
+    parts = _parts_of(config)
+    if not parts.exists():
+        return
+    with contextlib.suppress(UserError), locked_folder(parts):  # else another process is at it
+        if not _has_episodes(parts) or _recipe_of(parts) == config.recipe():
+            _remove(parts)
 
 
 def _claim(parts: Path, config: CollectConfig) -> None:
     """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
-    recipe_path = parts / "config.json"
     try:
         for leftover in parts.glob("*.tmp-*"):
             leftover.unlink(missing_ok=True)
         if _has_episodes(parts):
-            _refuse_other_recipe(config, json.loads(recipe_path.read_text()), parts)
-        else:
-            write_atomic(recipe_path, json.dumps(config.recipe(), indent=2).encode())
-    except (OSError, json.JSONDecodeError) as error:
+            _refuse_other_recipe(config, _recipe_of(parts), parts)
+            return
+        old = list(parts.glob(OLD_PATTERN))
+        if old:
+            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", parts, len(old))
+            for part in old:
+                part.unlink()
+        write_atomic(parts / RECIPE, json.dumps(config.recipe(), indent=2).encode())
+    except OSError as error:
         raise UserError(f"cannot use {parts}: {error}") from error
+
+
+def _recipe_of(parts: Path) -> Any:
+    """The arguments that a folder of parts is for; None when it does not tell."""
+    try:
+        return json.loads((parts / RECIPE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _has_episodes(parts: Path) -> bool:
     return any(parts.glob(PATTERN))
 
 
-def _take_lock(lock: int, parts: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.stat(parts / "lock")
-    except BlockingIOError as error:
-        raise UserError(f"{parts} is in use by another collection; wait for it or choose another --out") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{parts} was finished by another collection just now; run the command again") from error
-
-
-def _refuse_other_recipe(config: CollectConfig, found: dict[str, Any] | None, path: Path) -> None:
+def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
     """Raises UserError unless `found` is what this configuration would record."""
-    if found is None:
+    if not isinstance(found, dict) or "env" not in found:
         raise UserError(f"{path} was not made by `worldmodel collect`; choose another --out")
     different = [name for name, value in config.recipe().items() if found.get(name) != value]
     if different:
@@ -216,7 +236,7 @@ def _is_whole(part: Path) -> bool:
         return False
     try:
         load_part(part)
-    except (OSError, KeyError, ValueError):
+    except (OSError, ValueError):
         logger.warning("%s is damaged, its episode is recorded again", part)
         part.unlink()
         return False

@@ -74,8 +74,9 @@ class Coverage:
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """Bin of each value of [-1, 1], int64."""
-    return np.clip(np.floor((np.asarray(values, np.float64) + 1.0) * (BINS / 2)), 0, BINS - 1).astype(np.int64)
+    """Bin of each value of [-1, 1], int64; what is no number counts as 0."""
+    inside = np.clip(np.nan_to_num(values.astype(np.float64)), -1.0, 1.0)
+    return np.minimum(((inside + 1.0) * (BINS / 2)).astype(np.int64), BINS - 1)
 
 
 def _count(counts: np.ndarray, bins: np.ndarray) -> None:

@@ -6,9 +6,8 @@ the file again with all parts in it. A part is numbered as the episode will be i
 killed between renaming the file and deleting the parts adds nothing twice.
 """
 
-import fcntl
+import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from worldmodel import __version__
-from worldmodel.datasets.atomic import sync_and_rename, write_atomic
+from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
 from worldmodel.datasets.coverage import Coverage
 from worldmodel.datasets.episode import Episode
 from worldmodel.datasets.parts import PATTERN, load_part, part_path, save_part
@@ -121,32 +120,20 @@ class DriveFile:
     def __init__(self, path: Path, env_id: str, facts: dict[str, Any]) -> None:
         self.path, self.parts = Path(path), Path(path).with_name(Path(path).name + ".parts")
         self.meta = facts | {"env_id": env_id, "package_version": __version__, "driven": True}
-        if self.path.exists():
-            with EpisodeStore(self.path) as store:
-                self._refuse_other(store.meta, self.path)
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.parts}: {error.strerror}") from error
-        try:
+        self._count()  # a file of something else is refused before anything is written beside it
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked_folder(self.parts))
             self._claim()
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._lock = stack.pop_all()
 
     def _claim(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self.path} is being driven by another process; end it or choose another --out") from error
         about = self.parts / "config.json"
         try:
             if self._numbers():
                 self._refuse_other(json.loads(about.read_text()), self.parts)
             else:
                 write_atomic(about, json.dumps(self.meta).encode())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot use {self.parts}: {error}") from error
         self.saved = self._count()
         """Episodes in the file."""
@@ -154,8 +141,8 @@ class DriveFile:
             if number < self.saved:  # merged, but the merge was killed before it could delete them
                 part_path(self.parts, number).unlink()
 
-    def _refuse_other(self, found: dict[str, Any], path: Path) -> None:
-        if not found.get("driven"):
+    def _refuse_other(self, found: Any, path: Path) -> None:
+        if not isinstance(found, dict) or not found.get("driven"):
             raise UserError(f"{path} was not made by `worldmodel play`; choose another --out")
         for name in ("env_id", "image_size"):
             if found.get(name) != self.meta[name]:
@@ -165,6 +152,7 @@ class DriveFile:
         if not self.path.exists():
             return 0
         with EpisodeStore(self.path) as store:
+            self._refuse_other(store.meta, self.path)
             return len(store)
 
     def _numbers(self) -> list[int]:
@@ -215,15 +203,13 @@ class DriveFile:
             path = part_path(self.parts, number)
             try:
                 yield load_part(path)
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise UserError(f"{path} is damaged; remove it and start again to keep the others") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
+        with self._lock:
             self.merge()
             shutil.rmtree(self.parts)
-        finally:
-            os.close(self._lock)

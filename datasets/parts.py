@@ -48,13 +48,17 @@ def load_part(path: Path) -> Episode:
     """Reads one episode.
 
     Raises:
-        ValueError: the file is no whole part.
+        ValueError: the file is no whole part, or one of another version.
         OSError: it cannot be read.
     """
+    data = path.read_bytes()
     try:
-        content = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-    except zstandard.ZstdError as error:
+        return _parse(zstandard.ZstdDecompressor().decompress(data))
+    except Exception as error:  # zstd, struct, json, numpy and `Episode` each raise types of their own for foreign bytes
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _parse(content: bytes) -> Episode:
     place = _LENGTH.size + _LENGTH.unpack_from(content)[0]
     columns: dict[str, Any] = json.loads(content[_LENGTH.size : place])
     views: dict[str, np.ndarray] = {}

@@ -6,10 +6,12 @@ the machines of a cluster need no common folder (but a file of `sb3:<file>` must
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 try:
     import ray
@@ -21,6 +23,8 @@ from worldmodel.datasets.parts import part_bytes, part_path
 from worldmodel.datasets.recording import CollectConfig, first_look, open_task, record_episode
 from worldmodel.datasets.workers import SENT_AHEAD, prepare_process
 from worldmodel.errors import UserError
+
+SECONDS_TO_CONNECT = 5.0
 
 Reply = tuple[str, Any]
 """("done", value) or ("refused", sentence): a mistake that the user can mend needs no trace of a remote call."""
@@ -50,6 +54,23 @@ class RayWorker:
         return "done", (index, part_bytes(episode), len(episode.frames))
 
 
+def check_reachable(address: str) -> None:
+    """Looks whether anybody listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
+
+    Raises:
+        UserError: nobody does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        if place.hostname is None or place.port is None:
+            raise ValueError("expected host:port")
+        socket.create_connection((place.hostname, place.port), SECONDS_TO_CONNECT).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot reach the Ray cluster at --ray-address {address}: {error}") from error
+
+
 class RayPool:
     """Actors that record episodes; use as a context manager: `wait_until_ready`, then `record`.
 
@@ -68,6 +89,8 @@ class RayPool:
         self._config, self._parts = config, parts
         self._owned = not ray.is_initialized()
         if self._owned:
+            if config.ray_address:
+                check_reachable(config.ray_address)
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
             local = {} if config.ray_address else {"num_cpus": count, "include_dashboard": False}
             try:

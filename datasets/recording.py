@@ -76,6 +76,8 @@ class CollectConfig:
             raise UserError(f"--start-timeout {self.start_timeout} must be more than 0")
         if self.max_steps % self.action_block:
             raise UserError(f"--max-steps {self.max_steps} must be a multiple of --action-block {self.action_block}")
+        if self.ray_address is not None and not self.ray:
+            raise UserError(f"--ray-address {self.ray_address} needs --ray")
         if len(set(self.cameras)) < len(self.cameras):
             raise UserError(f"--cameras {' '.join(self.cameras)} names a camera twice")
 

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -39,13 +39,14 @@ class WorkerPool:
         self._parts = parts
         self._processes: dict[Connection, Any] = {}
         self._stage: dict[Connection, str] = {}
-        for number in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True)
-            process.start()
-            theirs.close()
-            self._processes[ours] = process
-            self._stage[ours] = "starting"
+        with _without_interrupts():
+            for number in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True)
+                process.start()
+                theirs.close()
+                self._processes[ours] = process
+                self._stage[ours] = "starting"
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Waits until every worker has drawn a frame; returns facts about the task for the meta data."""
@@ -127,9 +128,19 @@ class WorkerPool:
             process.join()
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends; processes that start within never hear of it: their parent ends them."""
+    resource_tracker.ensure_running()  # it lifts the block when it starts, with the first process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
     """Main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_process(config)
     with contextlib.suppress(ConnectionError):  # the collection is gone: there is nobody to report to

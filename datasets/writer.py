@@ -26,7 +26,9 @@ from worldmodel.errors import UserError
 
 ROWS_PER_CHUNK = 1024
 BYTES_PER_CHUNK = 2**16
-ROWS_PER_WRITE = 256
+ROWS_PER_WRITE = 2048
+BYTES_PER_WRITE = 32 * 2**20
+"""Whichever is reached first is written at once: a write of HDF5 costs as much as a hundred rows."""
 
 
 class EpisodeWriter:
@@ -59,6 +61,7 @@ class EpisodeWriter:
         self._num_bytes = dict.fromkeys(TEXTS, 0)
         self._num_rows = 0
         self._num_episodes = 0
+        self._pending_rows, self._pending_bytes = 0, 0
 
     def append(self, episode: Episode) -> None:
         """Adds one episode at the end."""
@@ -77,7 +80,9 @@ class EpisodeWriter:
         self._add_texts("variation", [json.dumps(episode.variation, sort_keys=True)])
         self._num_rows += len(episode) + 1
         self._num_episodes += 1
-        if sum(len(rows) for rows in self._pending["frames"]) >= ROWS_PER_WRITE:
+        self._pending_rows += len(episode) + 1
+        self._pending_bytes += (1 + len(episode.views)) * episode.frames.nbytes
+        if self._pending_rows >= ROWS_PER_WRITE or self._pending_bytes >= BYTES_PER_WRITE:
             self._write_pending()
 
     def _cameras_of(self, episode: Episode) -> list[str]:
@@ -120,6 +125,7 @@ class EpisodeWriter:
             column.resize(start + len(rows), axis=0)
             column[start:] = rows
         self._pending = {}
+        self._pending_rows, self._pending_bytes = 0, 0
 
     def _create(self, name: str, rows: np.ndarray) -> h5py.Dataset:
         pictures = name == "frames" or name.startswith(VIEWS)

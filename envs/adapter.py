@@ -1,21 +1,20 @@
 """`ExternalTask`: any gymnasium environment behind the contract of this suite's own tasks."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from worldmodel.envs import external_language as language
-from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
-from worldmodel.envs.contract import RESET_OPTIONS, WHAT_IF_STEPS, Observation, Policy
+from worldmodel.envs.action_text import ActionAxis, coarse_actions
+from worldmodel.envs.base import BaseTask, checked_state
+from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.external import make_env, time_limit
 from worldmodel.envs.external_physics import open_world
-from worldmodel.envs.language import make_questions, question_track, read_attributes
+from worldmodel.envs.language import make_questions, question_track
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
-from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value, resolve
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,11 +27,10 @@ THRESHOLD_SHARE = 0.25
 DEFAULT_EPISODE_STEPS = 1000
 """Time limit of an environment that names none."""
 CHECK_STEPS = 10
-_BOUND_TOLERANCE = 1e-6
 _KEYS = (("a", "d"), ("s", "w"), ("q", "e"), ("j", "l"), ("k", "i"), ("u", "o"), ("f", "h"), ("g", "t"))
 
 
-class ExternalTask(gymnasium.Env[Any, np.ndarray]):
+class ExternalTask(BaseTask):
     """An environment of another package, with the actions, observations, states, goals and words of our own tasks.
 
     ## Action Space
@@ -58,10 +56,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
     `restorable` is measured: see `_measure`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-
-    PROPRIO_LIMIT = 3.0
-    factors: Mapping[str, Factor] = {
+    factors = {
         SEED_FACTOR: Factor(
             "number that the environment is reset with: its start, its layout and its own goal",
             0.0,
@@ -97,15 +92,10 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         Raises:
             UserError: for a value outside these, or an environment that does not fit.
         """
-        if render_mode != "rgb_array":
-            raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
-        if not 16 <= image_size <= 2048:
-            raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
-        if render_quality not in ("fast", "full"):
-            raise UserError(f"render_quality={render_quality!r}: expected 'fast' or 'full'")
+        self._set_drawing(render_mode, image_size, render_quality)
         if frame_skip is not None:
             kwargs["frame_skip"] = frame_skip
-        self.env_id, self.render_mode, self.image_size, self.render_quality = env_id, render_mode, image_size, render_quality
+        self.env_id = env_id
         env = make_env(env_id, **kwargs)
         self._world = open_world(env, image_size, render_quality == "fast")
         self._low, self._high = _action_bounds(env_id, self._world.action_space)
@@ -129,8 +119,8 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
             }
         )
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_axes),), np.float32)
-        self.variation: dict[str, Value] = {name: factor.default for name, factor in self.factors.items()}
-        self.sampled: frozenset[str] = frozenset()
+        self.variation = {name: factor.default for name, factor in self.factors.items()}
+        self.sampled = frozenset()
         self.restorable = self._world.can_restore and self._measure()
         ways = [self.goal_distance(start, goal) for start, goal in map(self._trip, range(4))]
         self.success_threshold = float(f"{max(THRESHOLD_SHARE * float(np.mean(ways)), 1e-3):.2g}")
@@ -159,14 +149,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
             return int(np.argmax(action)) + int(self._world.action_space.start)  # type: ignore[attr-defined]
         scaled = self._low + (action.reshape(self._low.shape) + 1) / 2 * (self._high - self._low)
         return scaled.astype(self._world.action_space.dtype)
-
-    def _checked_action(self, action: np.ndarray) -> np.ndarray:
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != self.action_space.shape:
-            raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
-        if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
-            raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
-        return np.clip(action, -1.0, 1.0)
 
     # ---------------------------------------------------------------- What is measured at the start
 
@@ -226,12 +208,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = sorted(set(options) - set(RESET_OPTIONS))
-        if unknown:
-            raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
-        variation, values = options.get("variation", ()), options.get("variation_values", {})
-        self.variation = resolve(self.factors, variation, values, self.np_random)
-        self.sampled = frozenset(self.factors if "all" in variation else variation)
+        self._draw_variation(options)
         number = int(self.variation[SEED_FACTOR])
         self._begin(number)
         if options.get("state") is not None:
@@ -264,9 +241,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         self._reward = self._world.step(self._own_action(self._checked_action(action)))
         self._frames.clear()
 
-    def _observation(self) -> Observation:
-        return {"pixels": self.render(), "proprio": self.proprio()}
-
     def proprio(self) -> np.ndarray:
         """What the environment observes, each number as sign(x) log(1 + |x|), float32 (p,)."""
         observed = self._world.observation
@@ -275,19 +249,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         if noise:
             proprio = noisy_proprio(proprio, noise, self.get_state())
         return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
-
-    def info(self) -> dict[str, Any]:
-        """The `info` of `step` for the current state; draws nothing."""
-        state = self.get_state()
-        return {
-            "state": state,
-            "success": self.is_success(state, self._goal_state),
-            "caption": self.caption(state),
-            "goal": self._goal_frame.copy(),
-            "goal_state": self._goal_state.copy(),
-            "features": self.features(state),
-            "variation": dict(self.variation),
-        }
 
     @property
     def step_seconds(self) -> float:
@@ -315,12 +276,7 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         self._frames.clear()
 
     def _checked(self, state: np.ndarray) -> np.ndarray:
-        state, size = np.array(state, dtype=np.float64), len(self._world.state())
-        if state.shape != (size,):
-            raise UserError(f"state of shape {state.shape}: this task expects ({size},)")
-        if not np.isfinite(state).all():
-            raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
-        return state
+        return checked_state(state, len(self._world.state()))
 
     def position_of(self, state: np.ndarray) -> np.ndarray:
         """The configuration inside a state: qpos (nq,), or all of it when this is no MuJoCo environment."""
@@ -338,13 +294,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         state = self._checked(state)
         return self._seen(self._world.draw(self._checked_camera(camera or self.camera), state), state)
 
-    def _checked_camera(self, camera: str | None) -> str:
-        if camera is None:
-            return self.cameras[0]
-        if camera not in self.cameras:
-            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(self.cameras)}")
-        return camera
-
     def _seen(self, frame: np.ndarray, state: np.ndarray) -> np.ndarray:
         noise = float(self.variation["sensor.pixel_noise"])
         return noisy_frame(frame, noise, state) if noise else frame
@@ -355,10 +304,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         """Root mean square of the difference of two configurations; velocities do not count."""
         difference = self._world.difference(self.position_of(state), self.position_of(goal_state))
         return float(np.sqrt(np.mean(np.square(difference))))
-
-    def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
-        """Whether `state` is within `success_threshold` of `goal_state`."""
-        return self.goal_distance(state, goal_state) <= self.success_threshold
 
     def features(self, state: np.ndarray | None = None) -> np.ndarray:
         """The configuration, each number scaled to about [-1, 1], float32 (f,)."""
@@ -381,22 +326,9 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         state = self.get_state() if state is None else np.asarray(state)
         return language.Facts(self.env_id, self.coordinates, self._world.position_of(state), self._world.speed_of(state))
 
-    @property
-    def attribute_values(self) -> dict[str, tuple[str, ...]]:
-        """Attribute -> every value it can take."""
-        return {name: tuple(attribute.phrases) for name, attribute in self.attributes.items()}
-
-    def caption(self, state: np.ndarray | None = None) -> str:
-        """A sentence that is true of a state (of the current one by default)."""
-        return self.captions(state)[0]
-
     def captions(self, state: np.ndarray | None = None) -> list[str]:
         """Several phrasings of what is true of a state; the first is `caption`."""
         return language.captions(self._facts(state), self.attributes)
-
-    def caption_attributes(self, text: str) -> dict[str, str]:
-        """Attribute -> value as `text` says; what it does not mention is absent."""
-        return read_attributes(text, self.attributes)
 
     def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
         """Several phrasings of the instruction to reach a goal (the current one by default)."""
@@ -439,23 +371,6 @@ class ExternalTask(gymnasium.Env[Any, np.ndarray]):
         for _ in range(WHAT_IF_STEPS):
             self._trial.step(self._own_action(action))
         return f"what happens if you {text}?", self.describe_change(state, self._trial.state())
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the components of an action."""
-        return tuple(axis.name for axis in self.action_axes)
-
-    def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
-        """The action (a,) as text, in one of the forms of `MujocoTask.describe_action`."""
-        return describe_action(action, self.action_axes, form)
-
-    def parse_action(self, text: str) -> np.ndarray:
-        """Read an action, float32 (a,), from any of the forms of `describe_action`.
-
-        Raises:
-            UserError: if the text is malformed or out of bounds.
-        """
-        return parse_action(text, self.action_axes)
 
 
 def _action_bounds(env_id: str, space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:

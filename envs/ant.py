@@ -17,6 +17,7 @@ from worldmodel.envs.ant_scene import (
     KNEES,
     LEG_RADIUS,
     MARKS,
+    PREFIX,
     SHIN,
     TORSO_MASS,
     TORSO_RADIUS,
@@ -30,6 +31,7 @@ from worldmodel.envs.ant_scene import (
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.gaits import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.scenery import material_of
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
@@ -161,16 +163,15 @@ class Ant(MujocoTask):
         number = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         legs, walls = WALL_COLORS[str(values["leg.color"])], WALL_COLORS[str(values["wall.color"])]
         model.geom_rgba[model.geom_bodyid > 0, :3] = legs
-        for name in ("torso_geom", "head"):
+        for name in (f"{PREFIX}torso_geom", "head"):
             model.geom(name).rgba[:3] = OBJECT_COLORS[str(values["torso.color"])]
         for name in ("left_eye", "right_eye"):
             model.geom(name).rgba[:3] = 1.0
         for name in ("left", "right", "far", "near"):
             model.geom(f"wall_{name}").rgba[:3] = walls
         model.geom("ground").rgba[:3] = FLOOR_COLORS[str(values["background.color"])]
-        floor, pattern = model.geom("floor"), str(values["floor.pattern"])
-        floor.rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
-        floor.matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
+        model.geom("floor").matid[:] = material_of(model, str(values["floor.pattern"]))
         self._place_marks(int(number["marks.number"]), int(number["marks.layout"]))
         sun, zenith, azimuth = model.light("sun"), LIGHT_ZENITH, number["light.direction"]
         sun.dir[:] = [-np.sin(zenith) * np.cos(azimuth), -np.sin(zenith) * np.sin(azimuth), -np.cos(zenith)]
@@ -180,7 +181,7 @@ class Ant(MujocoTask):
         camera.pos[:] = [0.0, -CAMERA_DISTANCE * np.cos(elevation), CAMERA_DISTANCE * np.sin(elevation)]
         camera.quat[:] = [np.cos(np.pi / 4 - elevation / 2), np.sin(np.pi / 4 - elevation / 2), 0.0, 0.0]
         camera.fovy[:] = 2 * np.degrees(np.arctan(number["camera.extent"] / 2 / CAMERA_DISTANCE))
-        torso = model.body("torso")
+        torso = model.body(f"{PREFIX}torso")
         torso.mass[:], torso.inertia[:] = number["torso.mass"], 0.4 * number["torso.mass"] * TORSO_RADIUS**2
         mujoco.mj_setConst(model, self._scratch)
         model.actuator_gainprm[:, 0] = STIFFNESS * number["joint.strength"]
@@ -294,7 +295,7 @@ class Ant(MujocoTask):
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
         """How many feet touch the floor, and which of two feet is nearer or further to the right."""
-        feet = legs_of(position)[1]
+        feet, down = legs_of(position)[1], self._feet_down(position)
         one, other = rng.permutation(4)[:2]
         word, answer = [
             ("nearer to the camera than", feet[one, 1] < feet[other, 1]),
@@ -304,7 +305,7 @@ class Ant(MujocoTask):
         ][int(rng.integers(4))]
         return [
             (f"is the {LEGS[one]} foot {word} the {LEGS[other]} foot?", "yes" if answer else "no"),
-            ("how many feet touch the floor?", COUNTS[self._feet_down(position)].split()[0]),
+            ("how many feet touch the floor?", "none" if down == 0 else COUNTS[down].split()[0]),
         ]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:

@@ -6,7 +6,10 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.gaits import LEG_ANGLES, LEG_SIDES
+from worldmodel.envs.scenery import add_pattern, add_servo
 
+PREFIX = "ant_"
+"""Of the names that come from the asset."""
 ARENA = 3.5
 """Half the side of the arena in metres."""
 MARKS = 4
@@ -27,7 +30,7 @@ TORSO_MASS = 4.0
 TORQUE = 32.0
 """Largest torque of a servo, N m: enough for a trot, too little to leap and land on the back."""
 _LEG_DENSITY, _ARMATURE = 20.0, 0.02
-_TILE_REPEATS, _TILE_SHADE = 4, 0.87
+_TILE_REPEATS, _TILE_SHADE = 4, 221
 
 
 def add_arena(spec: mujoco.MjSpec) -> None:
@@ -35,11 +38,8 @@ def add_arena(spec: mujoco.MjSpec) -> None:
     plane, box, cylinder = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{kind}")) for kind in ("PLANE", "BOX", "CYLINDER"))
     world, look = spec.worldbody, {"contype": 0, "conaffinity": 0}
     for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
-        texels = np.where(np.kron(cells, np.ones((32, 32)))[..., None] > 0, _TILE_SHADE, 1.0) * np.full(3, 255)
-        image = {"type": int(mujoco.mjtTexture.mjTEXTURE_2D), "width": 64, "height": 64, "nchannel": 3}
-        spec.add_texture(name=name, **image).data = texels.astype(np.uint8).tobytes()
-        material = spec.add_material(name=name, texrepeat=[_TILE_REPEATS, _TILE_REPEATS])
-        material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
+        dark = np.kron(cells, np.ones((32, 32))) > 0
+        add_pattern(spec, name, np.where(dark, _TILE_SHADE, 255), texrepeat=[_TILE_REPEATS, _TILE_REPEATS])
     # Touched: the floor and four planes that look inwards. Seen: the floor, walls of 0.3 m and the ground.
     world.add_geom(name="floor", type=plane, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
     world.add_geom(name="ground", type=plane, size=[40, 40, 1], pos=[0, 0, -0.05], **look)
@@ -66,17 +66,17 @@ def add_ant(spec: mujoco.MjSpec) -> None:
         joint.armature = _ARMATURE
     torso = ant.body("torso")
     torso.geoms[0].mass = TORSO_MASS
+    # Without a prefix MuJoCo 4 warns that the names of the two might clash.
+    torso = spec.worldbody.add_frame().attach_body(torso, PREFIX, "")
     sphere, look = int(mujoco.mjtGeom.mjGEOM_SPHERE), {"contype": 0, "conaffinity": 0, "mass": 0.0}
     torso.add_geom(name="head", type=sphere, size=[0.19, 0, 0], pos=[0.35, 0, 0.03], **look)
     for name, y in (("left_eye", 0.08), ("right_eye", -0.08)):
         torso.add_geom(name=name, type=sphere, size=[0.075, 0, 0], pos=[0.47, y, 0.12], **look)
     track = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK)
     torso.add_camera(name="follow", mode=track, pos=[0, -2.6, 2.2], xyaxes=[1, 0, 0, 0, 0.65, 0.76], fovy=45)
-    spec.worldbody.add_frame().attach_body(torso, "", "")
     for joint in ("hip", "ankle"):
         for number in NUMBERS:
-            servo = spec.add_actuator(name=f"{joint}_{number}", target=f"{joint}_{number}")
-            servo.trntype, servo.biastype = int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtBias.mjBIAS_AFFINE)
+            servo = add_servo(spec, f"{PREFIX}{joint}_{number}", [0.0, 0.0, 0.0])  # a factor sets how strong
             servo.forcelimited, servo.forcerange = int(mujoco.mjtLimited.mjLIMITED_TRUE), [-TORQUE, TORQUE]
 
 

@@ -23,7 +23,7 @@ WHAT_IF_STEPS = 2
 class Task(Protocol):
     """Observation `pixels` and `proprio`, actions in [-1, 1]^a, states as vectors, and true sentences about them.
 
-    The methods are described at `MujocoTask`.
+    The methods are described at `BaseTask` and `MujocoTask`.
     """
 
     image_size: int

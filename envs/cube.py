@@ -7,7 +7,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from worldmodel.envs import cube_language
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.cube_language import ATTRIBUTES, CUBE_COLORS, OVERLAP, Scene
 from worldmodel.envs.gripper import (
     CLOSING_RATE,
     DISTRACTORS,
@@ -15,22 +17,20 @@ from worldmodel.envs.gripper import (
     GRASP_DEPTH,
     OPENING,
     REACH,
+    SAMPLED,
     TABLE,
     Mover,
     add_gripper,
     add_table,
     held_cube,
 )
-from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
+from worldmodel.envs.scenery import material_of
 from worldmodel.envs.task import MAX_GOAL_TRIES, STATE, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 from worldmodel.errors import UserError
 
 CUBES = 3
-CUBE_COLORS = ("red", "green", "blue", "yellow")
-COUNTS = ("one", "two", "three")
-SAMPLED = np.array([0.2, 0.13])
-"""Half the length and depth of the area in which cubes start and end."""
 APART = np.array([0.115, 0.085])
 """Cubes that do not lie on each other are at least this far apart along x or along y: fingers fit between them."""
 EDGE = (0.044, 0.052, 0.060)
@@ -86,32 +86,7 @@ class Cube(MujocoTask):
     max_episode_steps = 100
     default_frame_skip = 10
     cameras = ("front", "top", "wrist")
-    attributes = {
-        "count": Attribute(
-            {count: f"{count} cube{'s' * (count != 'one')}" for count in COUNTS},
-            "how many cubes are there?",
-            "does the picture show {}?",
-            "cube.count",
-        ),
-        "stacked": Attribute(
-            {"none": "no cube stacked"} | {c: f"the {c} cube stacked on another" for c in CUBE_COLORS},
-            "which cube is stacked on another: none or a color?",
-            "is there {}?",
-        ),
-        "leftmost": Attribute(
-            {c: f"the leftmost cube is {c}" for c in CUBE_COLORS}, "what color is the leftmost cube?", "is it true that {}?"
-        ),
-        "held": Attribute(
-            {"nothing": "the gripper is empty"} | {c: f"the gripper holds the {c} cube" for c in CUBE_COLORS},
-            "what does the gripper hold: nothing or a color?",
-            "is it true that {}?",
-        ),
-        "hand": Attribute(
-            {side: f"above the {side} of the table" for side in ("left", "middle", "right")},
-            "where is the gripper: left, middle or right?",
-            "is the gripper {}?",
-        ),
-    }
+    attributes = ATTRIBUTES
     factors = {
         "cube.count": Factor("number of cubes", 3, low=1, high=CUBES, integer=True),
         "cube.colors": Factor(
@@ -159,15 +134,12 @@ class Cube(MujocoTask):
             geom.contype[:], geom.conaffinity[:] = (1, 3) if used else (0, 0)
             model.body_gravcomp[body.id] = 0.0 if used else 1.0
             body.mass[:], body.inertia[:] = mass, mass * (2 * half) ** 2 / 6
-        mujoco.mj_setConst(model, self._scratch)
-        model.stat.extent = EXTENT  # which the line above has changed
         table, metal = np.array(FLOOR_COLORS[str(values["table.color"])]), np.array(WALL_COLORS[str(values["gripper.color"])])
         model.geom("table").rgba[:3] = table
         model.geom("shadow").rgba[:3] = 0.7 * table
         for name in ("left_rim", "right_rim", "back_rim", "front_rim"):
             model.geom(name).rgba[:3] = 0.8 * table
-        texture = str(values["table.texture"])
-        model.geom_matid[model.geom("table").id] = -1 if texture == "plain" else model.material(texture).id
+        model.geom("table").matid[:] = material_of(model, str(values["table.texture"]))
         model.geom("background").rgba[:3] = 0.85 * np.array(FLOOR_COLORS[str(values["background.color"])])
         for name in _GRIPPER_GEOMS:
             model.geom(name).rgba[:3] = metal + (0.15 if name in ("left", "right") else 0.0)
@@ -177,6 +149,8 @@ class Cube(MujocoTask):
         model.light("lamp").dir[:] = _unit(-np.array([np.cos(azimuth), np.sin(azimuth), 1.2]))
         model.light("lamp").diffuse[:] = float(values["light.brightness"])
         self._place_camera(np.radians(float(values["camera.azimuth"])), float(values["camera.distance"]))
+        mujoco.mj_setConst(model, self._scratch)
+        model.stat.extent = EXTENT  # which the line above has changed
 
     def _place_camera(self, azimuth: float, distance: float) -> None:
         """Turn the front camera about the table; it looks at the middle of what happens."""
@@ -187,9 +161,6 @@ class Cube(MujocoTask):
         mujoco.mju_mat2Quat(camera.quat, np.stack([right, np.cross(backward, right), backward], axis=1).ravel())
 
     # ---------------------------------------------------------------- Parts of the state
-
-    def _number(self, name: str) -> float:
-        return float(self.variation[name])
 
     @property
     def _half(self) -> float:
@@ -215,7 +186,7 @@ class Cube(MujocoTask):
         """Cube -> the cube that it lies on."""
         cubes, edge, below = self._cubes(position).tolist(), 2 * self._half, {}
         for (i, (x, y, z)), (j, other) in itertools.permutations(enumerate(cubes), 2):
-            if abs(z - other[2] - edge) < CONTACT_DEPTH and math.hypot(x - other[0], y - other[1]) < 0.7 * edge:
+            if abs(z - other[2] - edge) < CONTACT_DEPTH and math.hypot(x - other[0], y - other[1]) < OVERLAP * edge:
                 below[i] = j
         held = self._held(position) if below else None
         return {i: j for i, j in below.items() if i != held}
@@ -333,99 +304,36 @@ class Cube(MujocoTask):
 
     # ---------------------------------------------------------------- Language
 
+    def _scene(self, position: np.ndarray) -> Scene:
+        return Scene(
+            hand=position[:3],
+            closing=float(position[3:5].mean()),
+            cubes=self._cubes(position),
+            colors=self._colors,
+            edge=2 * self._half,
+            held=self._held(position),
+            below=self._below(position),
+        )
+
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
         """Number of cubes, the topmost stacked cube, the leftmost cube, what is held, and the third where the hand is."""
-        cubes, held, below = self._cubes(position), self._held(position), self._below(position)
-        x, third = position[0], SAMPLED[0] / 3
-        return {
-            "count": COUNTS[self._count - 1],
-            "stacked": self._colors[max(below, key=lambda i: cubes[i, 2])] if below else "none",
-            "leftmost": self._colors[int(np.argmin(cubes[:, 0]))],
-            "held": "nothing" if held is None else self._colors[held],
-            "hand": "left" if x < -third else "right" if x > third else "middle",
-        }
+        return cube_language.truth(self._scene(position))
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "three cubes, no cube stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
-        count, stacked, leftmost, held, hand = (phrases[name] for name in self.attributes)
-        return [
-            f"{count}, {stacked}, {leftmost}, {held} {hand}",
-            f"{held} {hand}. {leftmost}; there is {stacked}",
-            f"a table with {count}: {self._relations(position)}. {held}",
-            f"{self._places(position)}; {held} {hand}",
-        ]
-
-    def _relations(self, position: np.ndarray) -> str:
-        """Where each cube is, seen from the next one, or the only one on the table."""
-        if self._count == 1:
-            return self._places(position)
-        cubes, colors, below = self._cubes(position), self._colors, self._below(position)
-        parts = []
-        for i, j in itertools.pairwise(range(self._count)):
-            gap = cubes[i] - cubes[j]
-            if below.get(i) == j or below.get(j) == i:
-                words = "on top of" if below.get(i) == j else "under"
-            elif abs(gap[0]) >= abs(gap[1]):
-                words = "left of" if gap[0] < 0 else "right of"
-            else:
-                words = "in front of" if gap[1] < 0 else "behind"
-            parts.append(f"the {colors[i]} cube is {words} the {colors[j]} cube")
-        return ", ".join(parts)
-
-    def _places(self, position: np.ndarray, verb: str = " is") -> str:
-        """Where each cube is on the table, or on which cube, or that it is in the air."""
-        below, held = self._below(position), self._held(position)
-        parts = []
-        for i, (color, place) in enumerate(zip(self._colors, self._cubes(position), strict=True)):
-            where = (
-                f"on top of the {self._colors[below[i]]} cube" if i in below else "in the air" if i == held else _place_words(place)
-            )
-            parts.append(f"the {color} cube{verb} {where}")
-        return ", ".join(parts)
+        """E.g. "three cubes, no cube is stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
+        return cube_language.captions(self._scene(position), phrases)
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
         """E.g. "put the red cube at the back left, the blue cube on top of the green cube, ..."."""
-        place = "place" if self._count == 1 else "arrange"
-        aim = phrases["stacked"] if self._below(position) else phrases["leftmost"]
-        return [
-            f"put {self._places(position, verb='')}",
-            f"{place} the cubes so that {self._relations(position)}"
-            if self._count > 1
-            else f"bring {self._places(position, verb='')}",
-            f"goal: {aim}; {self._places(position)}",
-        ]
+        return cube_language.goals(self._scene(position), phrases)
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
         """Where the gripper and each cube went, and whether the fingers opened or closed."""
-        parts = []
-        way = _way_words(after[:3] - before[:3])
-        if way:
-            parts.append(f"the gripper moved {way}")
-        closed = float((after[3:5] - before[3:5]).mean())
-        if abs(closed) > 0.006:
-            parts.append("the gripper closed" if closed > 0 else "the gripper opened")
-        for color, gap in zip(self._colors, self._cubes(after) - self._cubes(before), strict=True):
-            lift = "was lifted" if gap[2] > 0.01 else "came down" if gap[2] < -0.01 else ""
-            slide = _way_words(gap * [1.0, 1.0, 0.0])
-            words = " and ".join(word for word in (lift, f"moved {slide}" if slide else "") if word)
-            if words:
-                parts.append(f"the {color} cube {words}")
-        return ", ".join(parts) or "nothing moved"
+        return cube_language.change(self._scene(before), self._scene(after))
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Which of two things is farther to a side, in random order: the names are as likely the one way as the other."""
-        things = [(f"the {color} cube", place) for color, place in zip(self._colors, self._cubes(position), strict=True)]
-        things.append(("the gripper", position[:3]))
-        pairs = []
-        for axis, words in ((0, ("left of", "right of")), (1, ("in front of", "behind"))):
-            apart = [(a, b) for a, b in itertools.permutations(things, 2) if abs(a[1][axis] - b[1][axis]) > 0.02]
-            if not apart:
-                continue
-            (first, place), (second, other) = apart[int(rng.integers(len(apart)))]
-            side = int(rng.integers(2))
-            true = (place[axis] < other[axis]) == (side == 0)
-            pairs.append((f"is {first} {words[side]} {second}?", "yes" if true else "no"))
-        return pairs
+        """Which of two things is farther to a side, in random order."""
+        return cube_language.relations(rng, self._scene(position))
 
 
 def _scaled(points: np.ndarray) -> np.ndarray:
@@ -435,17 +343,3 @@ def _scaled(points: np.ndarray) -> np.ndarray:
 
 def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
-
-
-def _place_words(place: np.ndarray) -> str:
-    """A ninth of the table: "at the back left", "in the center"."""
-    x, y = place[:2] / SAMPLED
-    side = "left" if x < -1 / 3 else "right" if x > 1 / 3 else ""
-    depth = "front" if y < -1 / 3 else "back" if y > 1 / 3 else ""
-    return f"at the {' '.join(word for word in (depth, side) if word)}" if side or depth else "in the center"
-
-
-def _way_words(way: np.ndarray) -> str:
-    """A displacement (3,) as words: "left", "right and up"; "" when all of it is below 1 cm."""
-    words = (("left", "right"), ("closer", "away"), ("down", "up"))
-    return " and ".join(pair[int(value > 0)] for pair, value in zip(words, way, strict=True) if abs(value) > 0.01)

@@ -1,4 +1,4 @@
-"""What can be said about any environment: on which side of zero its coordinates are, how fast it moves, what grew."""
+"""What can be said about any environment: on which side of zero its coordinates are, how fast it moves, what changed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def captions(facts: Facts, attributes: Mapping[str, Attribute]) -> list[str]:
 def goals(facts: Facts, attributes: Mapping[str, Attribute]) -> list[str]:
     """Three phrasings of the instruction to reach a configuration."""
     _, places = _phrases(facts, attributes)
-    return [f"reach the goal with {places}", f"bring {facts.env_id} to {places}", f"move until you see {places}"]
+    return [f"reach the goal with {places}", f"bring {facts.env_id} to a state with {places}", f"move until you see {places}"]
 
 
 def change(before: Facts, after: Facts) -> str:
@@ -85,7 +85,7 @@ def change(before: Facts, after: Facts) -> str:
     if not changes or max(map(abs, changes)) < CHANGED:
         return "nothing changed much"
     most = int(np.argmax(np.abs(changes)))
-    return f"coordinate {before.coordinates[most][0]} {'grew' if changes[most] > 0 else 'shrank'}"
+    return f"coordinate {before.coordinates[most][0]} {'increased' if changes[most] > 0 else 'decreased'}"
 
 
 def relations(rng: np.random.Generator, facts: Facts) -> list[tuple[str, str]]:
@@ -101,5 +101,5 @@ def relations(rng: np.random.Generator, facts: Facts) -> list[tuple[str, str]]:
     if pairs:
         i, j = pairs[int(rng.integers(len(pairs)))]
         return [(f"is coordinate {names[i]} larger than coordinate {names[j]}?", "yes" if values[i] > values[j] else "no")]
-    number = float(np.round(values[0] + rng.choice([-0.5, 0.5]), 1))
+    number = float(np.round(values[0] + rng.choice([-0.5, 0.5]), 1)) + 0.0  # which makes -0 to 0
     return [(f"is coordinate {names[0]} larger than {number:g}?", "yes" if values[0] > number else "no")]

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.demonstrators import move_towards
+from worldmodel.envs.scenery import add_servo
 
 REACH = np.array([[-0.235, -0.165, 0.006], [0.235, 0.165, 0.2]])
 """Lowest and highest x, y and z of the finger tips, in metres."""
@@ -25,6 +26,8 @@ EXTENT = 1.0
 """Size of the scene in metres: what is closer to a camera than 1/50 of it is not drawn."""
 TABLE = np.array([0.265, 0.195])
 """Half the length and depth of the table between its walls."""
+SAMPLED = np.array([0.2, 0.13])
+"""Half the length and depth of the area in which cubes start and end."""
 DISTRACTORS = ((-0.16, 0.018, (0.93, 0.60, 0.66)), (0.15, 0.024, (0.45, 0.72, 0.70)), (0.01, 0.014, (0.60, 0.52, 0.42)))
 """x, half size and colour of the objects behind the table's wall."""
 _AXES = (("x", [1, 0, 0]), ("y", [0, 1, 0]), ("z", [0, 0, 1]))
@@ -78,7 +81,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         body = body.add_body(name=f"hand_{name}", gravcomp=1.0, mass=0.2, inertia=[1e-4] * 3, explicitinertial=True)
         hold = LOAD if name == "z" else 0.0
         body.add_joint(name=name, type=slide, axis=axis, limited=1, range=REACH[:, i].tolist(), armature=0.2, frictionloss=hold)
-        motor = _add_motor(spec, name, VELOCITY_GAIN, [0.0, 0.0, -VELOCITY_GAIN])
+        motor = add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN], VELOCITY_GAIN)
         motor.forcelimited, motor.forcerange = 1, [-FORCE_LIMIT, FORCE_LIMIT]
         if name == "y":  # below the hand, on the table: shows where it is
             body.add_geom(name="shadow", type=box, size=[0.05, 0.016, 0.0005], pos=[0, 0, 0.0006], **look)
@@ -89,17 +92,9 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
         finger = body.add_body(name=name, pos=[side * (OPENING + PAD[0]), 0, PAD[2]], gravcomp=1.0)
         finger.add_joint(name=name, type=slide, axis=[-side, 0, 0], limited=1, range=[-0.002, OPENING + 0.002], armature=0.1)
         finger.add_geom(name=name, type=box, size=list(PAD), mass=0.1, friction=[1.2, 0.005, 0.0001], **touch)
-        motor = _add_motor(spec, name, FINGER_STIFFNESS, [0.0, -FINGER_STIFFNESS, -FINGER_DAMPING])
+        motor = add_servo(spec, name, [0.0, -FINGER_STIFFNESS, -FINGER_DAMPING], FINGER_STIFFNESS)
         motor.dyntype = int(mujoco.mjtDyn.mjDYN_INTEGRATOR)
         motor.actlimited, motor.actrange = 1, [0.0, OPENING]
-
-
-def _add_motor(spec: mujoco.MjSpec, name: str, gain: float, bias: list[float]) -> mujoco.MjsActuator:
-    motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-    motor.gainprm[0] = gain
-    motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-    motor.biasprm[:3] = bias
-    return motor
 
 
 def held_cube(hand: np.ndarray, fingers: np.ndarray, cubes: np.ndarray, half: float) -> int | None:

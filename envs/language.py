@@ -104,14 +104,15 @@ def question_track(
         sampled: Names of the factors that were sampled.
         others: Other questions about state i.
     """
+    names = list(attributes)
     kinds = rng.permutation(np.arange(len(truths)) % 3)
+    drawn = [names[k] for k in rng.integers(len(names), size=len(truths)).tolist()]
     track: list[tuple[str, str] | None] = [None] * len(truths)
-    for i in map(int, np.flatnonzero(kinds == 0)):
-        name = list(attributes)[int(rng.integers(len(attributes)))]
-        track[i] = (attributes[name].question, truths[i][name])
+    for i in np.flatnonzero(kinds == 0).tolist():
+        track[i] = (attributes[drawn[i]].question, truths[i][drawn[i]])
     waiting: dict[str, int] = {}  # attribute -> a state that still lacks its counterpart
-    for i in map(int, rng.permutation(np.flatnonzero(kinds == 1))):
-        name = list(attributes)[int(rng.integers(len(attributes)))]
+    for i in rng.permutation(np.flatnonzero(kinds == 1)).tolist():
+        name = drawn[i]
         attribute, truth = attributes[name], truths[i][name]
         if attribute.factor in sampled:
             wrong = [value for value in attribute.phrases if value != truth]
@@ -121,7 +122,8 @@ def question_track(
         elif attribute.factor is None and name not in waiting:
             waiting[name] = i
         elif attribute.factor is None and truths[waiting[name]][name] != truth:
-            yes_state, no_state = map(int, rng.permutation([i, waiting.pop(name)]))
+            other = waiting.pop(name)
+            yes_state, no_state = (i, other) if rng.random() < 0.5 else (other, i)
             question = attribute.yes_no.format(attribute.phrases[truths[yes_state][name]])
             track[yes_state], track[no_state] = (question, "yes"), (question, "no")
     return [pair or _one_of(rng, others(i)) for i, pair in enumerate(track)]

@@ -9,6 +9,7 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.mazes import DIRECTIONS, Cell, Maze, cell_of, centre_of, make_maze, max_walls, next_step, path_lengths, wall_boxes
+from worldmodel.envs.scenery import add_pattern, add_servo, material_of
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 from worldmodel.errors import UserError
@@ -131,9 +132,7 @@ class PointMaze(MujocoTask):
         ball = world.add_body(name="ball")
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             ball.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
-            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-            motor.biasprm[2] = -VELOCITY_GAIN
+            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
         # Touched: a sphere. Seen: a flat cylinder with a spot of light, cheaper than a round ball.
         ball.add_geom(name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[0.1, 0, 0], mass=1.0, group=3, solref=STIFF)
         ball.add_geom(name="shine", type=cylinder, size=[0.1, 0.01, 0], pos=[0.01, 0.01, 0.065], mass=0.0, **look)
@@ -142,11 +141,9 @@ class PointMaze(MujocoTask):
             shape, angle = (box, np.pi / 4) if k % 2 else (cylinder, 0.0)
             quat = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
             world.add_geom(name=f"mark_{k}", type=shape, size=[0.06, 0.06, 0.002], pos=[0.1, 0, -0.1], quat=quat, **look)
-        for k, pattern in enumerate(PATTERNS[1:]):
-            texture = spec.add_texture(name=pattern, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=100, height=100, nchannel=3)
-            texture.data = _pattern(k, 100).tobytes()
-            material = spec.add_material(name=pattern)
-            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = pattern
+        (row, column), tile = np.indices((100, 100)), 100 // (2 * CELLS)
+        for pattern, dark in (("checker", (row // tile + column // tile) % 2), ("stripes", (row + column) // tile % 2)):
+            add_pattern(spec, pattern, np.where(dark, 226, 255))
         world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -0.11], **look)
         spec.visual.headlight.ambient = [AMBIENT] * 3
         kind = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
@@ -167,11 +164,12 @@ class PointMaze(MujocoTask):
         pool = slice(first, first + max_walls(CELLS))
         used = slice(first, first + len(boxes))
         model.geom_rgba[pool] = (*wall, 0.0)
+        model.geom_pos[pool, :2], model.geom_size[pool] = 0.1, (0.1, 0.1, WALL_HEIGHT)
         model.geom_contype[pool] = model.geom_conaffinity[pool] = 0
         model.geom_rgba[used, 3] = model.geom_contype[used] = model.geom_conaffinity[used] = 1
         model.geom_pos[used, :2], model.geom_size[used, :2] = boxes[:, :2], boxes[:, 2:]
         model.geom_size[used, 2] = WALL_HEIGHT - 0.002 * (boxes[:, 2] < boxes[:, 3])  # no two tops in one plane
-        model.geom_rbound[used] = np.linalg.norm(model.geom_size[used], axis=1)
+        model.geom_rbound[pool] = np.linalg.norm(model.geom_size[pool], axis=1)
         model.geom_friction[:, 0] = float(values["wall.friction"])
         self._apply_floor(values)
         brightness = float(values["light.brightness"])
@@ -179,6 +177,7 @@ class PointMaze(MujocoTask):
         lamp = model.light("lamp")
         lamp.diffuse[:] = (1.0 - AMBIENT) * brightness / abs(float(lamp.dir[2]))  # what lies flat gets all of it
         model.camera("top").fovy[:] = float(values["camera.extent"])
+        mujoco.mj_setConst(model, self._scratch)
 
     def _apply_ball(self, values: dict[str, Value]) -> None:
         model, radius = self.model, float(values["ball.radius"])
@@ -190,13 +189,12 @@ class PointMaze(MujocoTask):
         model.geom("shine").pos[:2] = -0.35 * radius, 0.35 * radius
         model.actuator_gainprm[:, 0] = VELOCITY_GAIN * float(values["ball.speed"])
         model.body("ball").mass[:] = float(values["ball.mass"])
-        mujoco.mj_setConst(model, self._scratch)
 
     def _apply_floor(self, values: dict[str, Value]) -> None:
         """Colour and pattern; marks of several sizes, laid out by the number of the maze."""
-        model, pattern = self.model, str(values["floor.pattern"])
+        model = self.model
         model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
-        model.geom("floor").matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        model.geom("floor").matid[:] = material_of(model, str(values["floor.pattern"]))
         rng = np.random.default_rng(int(values["maze.layout"]))
         spots, colors = rng.permutation(CELLS * CELLS), rng.permutation(MAX_MARKS)
         for k in range(MAX_MARKS):
@@ -216,9 +214,6 @@ class PointMaze(MujocoTask):
     def maze(self) -> Maze:
         """The maze of this episode."""
         return self._maze_of(self.variation)
-
-    def _number(self, name: str) -> float:
-        return float(self.variation[name])
 
     def _place_in(self, cell: Cell, rng: np.random.Generator) -> np.ndarray:
         """A random point (2,) in a cell that is clear of walls on all sides."""
@@ -368,11 +363,3 @@ def _ways_text(ways: list[str]) -> str:
     if len(ways) == 1:
         return f"the way {ways[0]} alone"
     return f"the ways {', '.join(ways[:-1])} and {ways[-1]}"
-
-
-def _pattern(kind: int, size: int) -> np.ndarray:
-    """A floor in two shades of white, uint8 (size, size, 3): a chessboard of half cells (0) or diagonal stripes (1)."""
-    x, y = np.meshgrid(np.arange(size), np.arange(size))
-    tile = size // (2 * CELLS)
-    dark = ((x // tile + y // tile) % 2 if kind == 0 else (x + y) // tile % 2).astype(bool)
-    return np.repeat(np.where(dark, 226, 255).astype(np.uint8)[..., None], 3, axis=2)

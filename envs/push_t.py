@@ -9,7 +9,8 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
-from worldmodel.envs.push_planning import BOXES, CORNERS, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block, to_world, wrap
+from worldmodel.envs.push_planning import BOXES, CORNERS, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block, wrap
+from worldmodel.envs.scenery import add_pattern, add_servo, material_of
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
@@ -126,7 +127,9 @@ class PushT(MujocoTask):
         plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
         cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
         look = {"contype": 0, "conaffinity": 0}
-        self._add_patterns(spec)
+        rows, columns = np.indices((256, 256)) // 32 % 2
+        for name, dark in (("checker", rows ^ columns), ("stripes", rows)):
+            add_pattern(spec, name, np.where(dark, 226, 255))
         world = spec.worldbody
         # Touched: four planes that look inwards. Seen: walls, and the floor on a ground that shows outside.
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
@@ -152,24 +155,11 @@ class PushT(MujocoTask):
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             block.add_joint(name=f"block_{name}", type=slide, axis=axis)
             pusher.add_joint(name=name, type=slide, axis=axis)
-            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-            motor.biasprm[2] = -VELOCITY_GAIN
+            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
         block.add_joint(name="block_angle", type=int(mujoco.mjtJoint.mjJNT_HINGE), axis=[0, 0, 1])
         projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
         world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
         world.add_camera(name="tilted", pos=[0, -2.1, 2.2], xyaxes=[1, 0, 0, 0, 0.74, 0.673], fovy=50)
-
-    @staticmethod
-    def _add_patterns(spec: mujoco.MjSpec) -> None:
-        """Materials "checker" and "stripes" in two shades of gray, which the floor's colour tints."""
-        tiles = np.indices((256, 256)) // 32 % 2
-        for name, dark in (("checker", tiles[0] ^ tiles[1]), ("stripes", tiles[0])):
-            pixels = np.repeat(np.where(dark, 226, 255).astype(np.uint8)[..., None], 3, axis=-1)
-            texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=256, height=256, nchannel=3)
-            texture.data = pixels.tobytes()
-            material = spec.add_material(name=name)
-            material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colours, sizes, friction, the floor, the light and the cameras into the model."""
@@ -177,8 +167,7 @@ class PushT(MujocoTask):
         floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
         model.geom("floor").rgba[:3] = floor
         model.geom("ground").rgba[:3] = FLOOR_COLORS[str(values["background.color"])]
-        pattern = str(values["floor.pattern"])
-        model.geom("floor").matid[:] = -1 if pattern == "plain" else model.material(pattern).id
+        model.geom("floor").matid[:] = material_of(model, str(values["floor.pattern"]))
         for name in ("left", "right", "top", "bottom"):
             model.geom(f"wall_{name}").rgba[:3] = WALL_COLORS[str(values["wall.color"])]
         self._lay_marks(marks_of(int(values["floor.marks"])), 0.84 * floor)
@@ -213,9 +202,6 @@ class PushT(MujocoTask):
         model.body("block").inertia[:] = BLOCK_MASS * arm
         for name, damping in (("block_x", friction), ("block_y", friction), ("block_angle", friction * arm)):
             model.joint(name).damping[:] = damping
-
-    def _number(self, name: str) -> float:
-        return float(self.variation[name])
 
     def _pusher(self) -> Pusher:
         return Pusher(self._number("block.size"), self._number("pusher.radius"))
@@ -303,8 +289,8 @@ class PushT(MujocoTask):
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
         """Touch, height and the ends of the block, each question and its opposite equally likely; and a count of marks."""
         size = self._number("block.size")
-        bar, end = to_world(position[:3], size * np.array([BOXES[0, :2], CORNERS[[2, 3]].mean(axis=0)]))
-        nearer_end = np.hypot(*(position[3:] - end)) < np.hypot(*(position[3:] - bar))
+        disc = to_block(position[:3], position[None, 3:])
+        to_bar, to_end = gaps(disc, size)[0, 0], np.hypot(*(disc[0] - size * CORNERS[[2, 3]].mean(axis=0)))
         touching = self._gap(position) < self._number("pusher.radius") + 0.01
         facts = [
             ("does the disc touch the block?", "is there a gap between the disc and the block?", touching),
@@ -316,7 +302,7 @@ class PushT(MujocoTask):
             (
                 "is the end of the stem nearer to the disc than the bar?",
                 "is the bar nearer to the disc than the end of the stem?",
-                nearer_end,
+                to_end < to_bar,
             ),
         ]
         asked, opposite, true = facts[int(rng.integers(len(facts)))]

@@ -9,6 +9,7 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.scenery import add_servo
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
@@ -111,9 +112,7 @@ class Reacher(MujocoTask):
         joint = body.add_joint(name=name, type=hinge, axis=[0, 0, 1], armature=0.05)
         if limit is not None:
             joint.limited, joint.range = int(mujoco.mjtLimited.mjLIMITED_TRUE), np.degrees([-limit, limit])
-        motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-        motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-        motor.biasprm[2] = -VELOCITY_GAIN
+        add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colours, lengths, the light and the camera into the model; masses stay as they are."""

@@ -6,7 +6,9 @@ clean flat colours. Multisampling stays on: blended pixels tell where an edge is
 """
 
 import atexit
+import ctypes
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -48,6 +50,17 @@ def _make_gl_context(size: int) -> Any:
     return GLContext(size, size)
 
 
+def _egl_context() -> Callable[[], int | None] | None:
+    """What tells the address of this thread's current context; None with another backend."""
+    if choose_backend() != "egl":
+        return None
+    from OpenGL.platform import PLATFORM  # type: ignore[import-untyped]
+
+    current: Any = PLATFORM.EGL["eglGetCurrentContext"]  # without PyOpenGL's wrapper, which takes ten times as long
+    current.restype = ctypes.c_void_p
+    return current
+
+
 _open_renderers: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 
 
@@ -85,6 +98,8 @@ class Renderer:
         try:
             self._gl = _make_gl_context(size)
             self._gl.make_current()
+            self._current = _egl_context()
+            self._address = self._current() if self._current else None
             self._context = mujoco.MjrContext(model, int(mujoco.mjtFontScale.mjFONTSCALE_50))
         except Exception as error:  # PyOpenGL, EGL and MuJoCo each raise types of their own
             raise no_rendering(error) from error
@@ -98,7 +113,8 @@ class Renderer:
             self._camera.fixedcamid = self._model.camera(camera).id
             camera = self._camera
         mujoco.mjv_updateScene(self._model, data, self._option, None, camera, int(mujoco.mjtCatBit.mjCAT_ALL), self._scene)
-        self._gl.make_current()
+        if self._current is None or self._current() != self._address:
+            self._gl.make_current()  # costs time even if it is current already
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._buffer, None, self._rect, self._context)
         return self._buffer[::-1].copy()  # OpenGL counts rows from the bottom

@@ -7,49 +7,16 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.floor_plans import (
-    CELL,
-    HALF,
-    KINDS,
-    MAX_PARTS,
-    MAX_PIECES,
-    Eye,
-    Ground,
-    Plan,
-    Seen,
-    View,
-    ground_of,
-    look,
-    place_of,
-    plan_of,
-)
-from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, Color, with_article
+from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PIECES, Plan, plan_of
+from worldmodel.envs.floor_views import Eye, Seen, View, look
+from worldmodel.envs.floor_ways import CELL, Ground, ground_of, place_of
+from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, with_article
+from worldmodel.envs.rooms_scene import MAX_PICTURES, PATTERNS, RADIUS, ROOM_COLORS, SKY_COLORS, add_body, add_flat, furnish
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 from worldmodel.errors import UserError
 
-ROOM_COLORS: dict[str, Color] = {  # in the order of OBJECT_COLORS: no piece stands before walls of its own hue
-    "pink": (0.93, 0.60, 0.64),
-    "green": (0.53, 0.76, 0.55),
-    "blue": (0.50, 0.68, 0.90),
-    "yellow": (0.95, 0.84, 0.48),
-    "lilac": (0.73, 0.60, 0.86),
-    "gray": (0.66, 0.67, 0.71),
-}
-SKY_COLORS: dict[str, Color] = {
-    "day": (0.86, 0.93, 0.99),
-    "dusk": (0.96, 0.78, 0.66),
-    "night": (0.10, 0.12, 0.22),
-    "plaster": (0.94, 0.93, 0.90),
-}
-FLOOR_SHADES = (1.0, 0.9, 0.95, 0.86, 0.97, 0.92)
 COMPASS = ("east", "north", "west", "south")
-PATTERNS = ("plain", "checker", "planks")
-MAX_WALLS, MAX_FLOORS, MAX_PICTURES = 40, 6, 8
-RADIUS = 0.2
-"""Of the body."""
-MARKER_Z = 2.2
-"""The body as the map shows it hovers above its eye, out of its sight."""
 CONTACT_DEPTH = 0.03
 """How deep a contact may press the body into a wall."""
 CLEARANCE = 0.03
@@ -109,7 +76,7 @@ class Rooms(MujocoTask):
         "ahead": Attribute(
             {kind: f"{kind} straight ahead" for kind in (*KINDS, "doorway", "wall")},
             "what is straight ahead?",
-            "is the thing in the middle a {}?",
+            "is there a {}?",
         ),
     }
     factors = {
@@ -143,19 +110,9 @@ class Rooms(MujocoTask):
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree would not know where the pools are
         spec.stat.extent, spec.stat.center = 8.0, [0.0, 0.0, 0.0]
         spec.visual.map.znear, spec.visual.map.zfar = 0.004, 100.0
-        self._add_materials(spec)
-        box, look = int(mujoco.mjtGeom.mjGEOM_BOX), {"contype": 0, "conaffinity": 0}
+        add_flat(spec)
+        add_body(spec)
         world = spec.worldbody
-        away = {"type": box, "size": [1, 1, 1], "pos": [0, 0, -50]}  # not at the origin: MuJoCo would take it for granted
-        for i in range(MAX_WALLS):
-            world.add_geom(name=f"wall{i}", **away)
-        for i in range(MAX_PIECES):  # touched, not seen
-            world.add_geom(name=f"piece{i}", group=3, **away)
-        for pool, count in (("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
-            for i in range(count):
-                world.add_geom(name=f"{pool}{i}", **away, **look)
-        world.add_geom(name="sky", type=box, size=[150, 150, 0.1], pos=[0, 0, 8], material="sky", **look)
-        self._add_body(spec)
         world.add_camera(name="top", pos=[0, 0, 6], proj=int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC), fovy=2 * HALF + 0.2)
         spec.visual.headlight.ambient = [0.5] * 3
         for name in ("sun", "fill"):
@@ -163,59 +120,11 @@ class Rooms(MujocoTask):
                 name=name, type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 7], castshadow=name == "sun", specular=[0] * 3
             )
 
-    @staticmethod
-    def _add_materials(spec: mujoco.MjSpec) -> None:
-        """A checker board and planks, in shades that the colour of the floor tints."""
-        plank = np.full((32, 32, 3), 255, np.uint8)
-        plank[:, 16:] = 236
-        plank[:, [0, 16]] = 205
-        board = np.full((32, 32, 3), 255, np.uint8)
-        board[:16, :16] = board[16:, 16:] = 222
-        spec.add_material(name="sky", emission=0.5)
-        for name, picture in (("checker", board), ("planks", plank)):
-            texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), width=32, height=32, nchannel=3)
-            texture.data = picture.tobytes()
-            roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
-            roles[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
-            spec.add_material(name=name, textures=roles, texrepeat=[1, 1], texuniform=True)
-
-    @staticmethod
-    def _add_body(spec: mujoco.MjSpec) -> None:
-        """Two slides and a hinge; a hull to touch with; a disc with an arrow for the map; the eye."""
-        body = spec.worldbody.add_body(name="body")
-        look = {"contype": 0, "conaffinity": 0, "mass": 0.0}
-        slide, hinge = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
-        for name, kind, axis, armature in (("x", slide, [1, 0, 0], 0.0), ("y", slide, [0, 1, 0], 0.0), ("yaw", hinge, [0, 0, 1], 1.0)):
-            body.add_joint(name=name, type=kind, axis=axis, armature=armature)
-            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-        # A sphere at half the height of the lowest piece meets upright boxes like a cylinder, but with analytic contacts.
-        body.add_geom(
-            name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[RADIUS, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3
-        )
-        body.add_geom(
-            name="disc",
-            type=int(mujoco.mjtGeom.mjGEOM_CYLINDER),
-            size=[RADIUS, 0.02, 0],
-            pos=[0, 0, MARKER_Z],
-            rgba=[0.12, 0.13, 0.18, 1],
-            **look,
-        )
-        body.add_geom(
-            name="arrow",
-            type=int(mujoco.mjtGeom.mjGEOM_BOX),
-            size=[0.2, 0.06, 0.02],
-            pos=[0.2, 0, MARKER_Z + 0.05],
-            rgba=[0.98, 0.25, 0.1, 1],
-            **look,
-        )
-        body.add_camera(name="first_person", pos=[0, 0, 0.65], xyaxes=[0, -1, 0, 0, 0, 1], fovy=84)
-
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Put the pools where the floor plan says; write colours, lights, the eye and the body into the model."""
         model, numbers = self.model, {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         self.plan = _plan_of(values)
-        self._furnish(values)
+        furnish(model, self.plan, values)
         lag = numbers["body.lag"]
         model.actuator_gainprm[:, 0], model.actuator_biasprm[:, 2] = 1.0 / lag, -1.0 / lag
         pitch = np.radians(numbers["camera.pitch"])
@@ -233,39 +142,6 @@ class Rooms(MujocoTask):
             model.light(name).diffuse[:] = share * light
         model.geom("sky").rgba[:3] = SKY_COLORS[str(values["sky.color"])]
 
-    def _furnish(self, values: dict[str, Value]) -> None:
-        """Walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
-        plan, model = self.plan, self.model
-        height, wash = float(values["wall.height"]), float(values["wall.wash"])
-        room_colors = [np.array(list(ROOM_COLORS.values())[color]) * (1 - wash) + wash for color in plan.colors]
-        floor, pattern = np.array(FLOOR_COLORS[str(values["floor.color"])]), str(values["floor.pattern"])
-        boxes: dict[str, list[tuple[np.ndarray, np.ndarray, Any]]] = {"part": []}
-        boxes["wall"] = [(*_upright(w, 0.0, height), room_colors[room]) for w, room in zip(plan.walls, plan.wall_rooms, strict=True)]
-        boxes["floor"] = [(*_upright(room, -0.1, 0.0), floor * FLOOR_SHADES[i]) for i, room in enumerate(plan.rooms)]
-        boxes["piece"] = [(*_upright(np.array(piece.rect), 0.0, piece.height), floor) for piece in plan.pieces]
-        for piece in plan.pieces:
-            color = np.array(list(OBJECT_COLORS.values())[piece.color])
-            boxes["part"] += [(center, half, color * shade) for center, half, shade in piece.parts()]
-        boxes["picture"] = _pictures(plan, int(values["layout"]), int(values["wall.pictures"]))
-        for pool, count in (
-            ("wall", MAX_WALLS),
-            ("piece", MAX_PIECES),
-            ("part", MAX_PARTS),
-            ("picture", MAX_PICTURES),
-            ("floor", MAX_FLOORS),
-        ):
-            first, used = model.geom(f"{pool}0").id, len(boxes[pool])
-            ids = slice(first, first + used)
-            model.geom_pos[first + used : first + count] = 0, 0, -50
-            model.geom_size[first + used : first + count] = 0.01
-            model.geom_rgba[first + used : first + count, 3] = 0
-            if used:
-                model.geom_pos[ids], model.geom_size[ids] = (np.array([box[i] for box in boxes[pool]]) for i in (0, 1))
-                model.geom_rgba[ids, :3], model.geom_rgba[ids, 3] = np.array([box[2] for box in boxes[pool]]), 1
-            model.geom_rbound[first : first + count] = np.linalg.norm(model.geom_size[first : first + count], axis=1)
-        first = model.geom("floor0").id
-        model.geom_matid[first : first + MAX_FLOORS] = -1 if pattern == "plain" else model.mat(pattern).id
-
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
         """Velocities in the frame of the world, for a command in that of the body as it is now."""
         speed, yaw = self._number("body.speed"), data.qpos[2]
@@ -274,9 +150,6 @@ class Rooms(MujocoTask):
         return np.array([speed * (cos * forward - sin * left), speed * (sin * forward + cos * left), TURN_SPEED * turn])
 
     # ---------------------------------------------------------------- Poses
-
-    def _number(self, name: str) -> float:
-        return float(self.variation[name])
 
     def _ground(self) -> Ground:
         return ground_of(self.plan, RADIUS + 0.05)
@@ -462,29 +335,6 @@ class Rooms(MujocoTask):
 
 def _plan_of(values: dict[str, Value]) -> Plan:
     return plan_of(int(values["layout"]), int(values["furniture.pieces"]), float(values["door.width"]), len(ROOM_COLORS))
-
-
-def _upright(rect: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and half sizes of the box over a rectangle."""
-    x0, x1, y0, y1 = rect
-    return np.array([x0 + x1, y0 + y1, low + high]) / 2, np.array([x1 - x0, y1 - y0, high - low]) / 2
-
-
-def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Coloured panels on the inner faces of walls: centre, half sizes and colour of each."""
-    rng = np.random.default_rng([layout, 1])
-    walls = [i for i in rng.permutation(len(plan.walls)) if np.ptp(plan.walls[i][:2]) > 1 or np.ptp(plan.walls[i][2:]) > 1]
-    boxes = []
-    for i in walls[:count]:
-        center, half = _upright(plan.walls[i], 0.8, 1.1)
-        axis = int(half[0] < half[1])  # along which the wall runs
-        room = plan.rooms[plan.wall_rooms[i]]
-        inwards = np.sign(room[[0, 1]].sum() / 2 - center[0]) if axis else np.sign(room[[2, 3]].sum() / 2 - center[1])
-        center[1 - axis] += 0.02 * inwards
-        center[axis] += rng.uniform(-0.5, 0.5) * half[axis]
-        half[axis] = rng.uniform(0.15, 0.3)
-        boxes.append((center, half, rng.uniform(0.1, 0.95, 3)))
-    return boxes
 
 
 def _short_way(angle: float) -> float:

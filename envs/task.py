@@ -9,51 +9,40 @@ A concrete task fills in the class attributes and the small methods under "For a
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.envs.action_text import ActionAxis, ActionForm, coarse_actions, describe_action, parse_action
-from worldmodel.envs.contract import RESET_OPTIONS, WHAT_IF_STEPS, Observation, Policy
-from worldmodel.envs.language import Attribute, make_questions, question_track, read_attributes
+from worldmodel.envs.action_text import coarse_actions
+from worldmodel.envs.base import BaseTask, checked_state
+from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
+from worldmodel.envs.language import make_questions, question_track
 from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
-from worldmodel.envs.variation import Factor, Value, resolve
+from worldmodel.envs.variation import Value
 from worldmodel.errors import UserError
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 MAX_GOAL_TRIES = 10_000
-_BOUND_TOLERANCE = 1e-6
 
 
-class MujocoTask(gymnasium.Env[Any, np.ndarray]):
+class MujocoTask(BaseTask):
     """Base class of all tasks.
 
     Observation: `pixels` uint8 (H, W, 3) and `proprio` float32 (p,) in [-PROPRIO_LIMIT, PROPRIO_LIMIT].
     Action: float32 (a,) in [-1, 1]. Reward: the negative distance to the goal. Terminated: at success.
-    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3),
-    `goal_state` float64 (n,), `features` float32 (f,) and `variation` (factor -> value).
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-
-    PROPRIO_LIMIT: ClassVar[float] = 3.0
-    action_axes: ClassVar[tuple[ActionAxis, ...]]
     feature_names: ClassVar[tuple[str, ...]]
-    cameras: ClassVar[tuple[str, ...]] = ("top",)
-    """Names of the cameras; the first one takes the observation."""
+    cameras: tuple[str, ...] = ("top",)
     default_frame_skip: ClassVar[int] = 10
     multisampling: ClassVar[int] = 0
     """Samples per pixel of the fast preset: 4 makes edges smooth and costs up to half of the speed."""
     restorable: ClassVar[bool] = True
     """Whether `set_state` restores the simulation bit for bit, so that an oracle can plan with it."""
     proprio_size: ClassVar[int]
-    success_threshold: ClassVar[float]
     min_goal_distance: ClassVar[float]
     max_episode_steps: ClassVar[int] = 50
-    attributes: ClassVar[Mapping[str, Attribute]]
-    factors: ClassVar[Mapping[str, Factor]]
 
     def __init__(
         self,
@@ -76,19 +65,11 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         Raises:
             UserError: for a value outside these.
         """
-        if render_mode != "rgb_array":
-            raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
-        if not 16 <= image_size <= 2048:
-            raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
+        self._set_drawing(render_mode, image_size, render_quality)
         if frame_skip is not None and frame_skip < 1:
             raise UserError(f"frame_skip={frame_skip}: expected at least 1")
-        if render_quality not in ("fast", "full"):
-            raise UserError(f"render_quality={render_quality!r}: expected 'fast' or 'full'")
-        self.render_mode = render_mode
-        self.image_size = image_size
         self.frame_skip = frame_skip or self.default_frame_skip
         self.camera = self._checked_camera(camera)
-        self.render_quality = render_quality
 
         spec = mujoco.MjSpec()
         apply_fast_preset(spec, self.multisampling)
@@ -110,8 +91,8 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
             }
         )
         self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
-        self.variation: dict[str, Value] = {name: factor.default for name, factor in self.factors.items()}
-        self.sampled: frozenset[str] = frozenset()
+        self.variation = {name: factor.default for name, factor in self.factors.items()}
+        self.sampled = frozenset()
         self.apply_variation(self.variation)
         self._goal_state = self.get_state()
         self._goal_frame = np.zeros(frame_shape, np.uint8)
@@ -120,6 +101,10 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
     def step_seconds(self) -> float:
         """Simulated time of one environment step."""
         return float(self.model.opt.timestep * self.frame_skip)
+
+    def _number(self, factor: str) -> float:
+        """The value of a factor in this episode."""
+        return float(self.variation[factor])
 
     # ---------------------------------------------------------------- For a task to define
 
@@ -208,12 +193,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = sorted(set(options) - set(RESET_OPTIONS))
-        if unknown:
-            raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
-        variation, values = options.get("variation", ()), options.get("variation_values", {})
-        self.variation = resolve(self.factors, variation, values, self.np_random)
-        self.sampled = frozenset(self.factors if "all" in variation else variation)
+        self._draw_variation(options)
         self.apply_variation(self.variation)
 
         state, goal_state = self._given(options, "state"), self._given(options, "goal_state")
@@ -254,21 +234,13 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
 
     def advance(self, action: np.ndarray) -> None:
         """The physics of `step` alone: renders nothing. Raises the same errors."""
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != self.action_space.shape:
-            raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
-        if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
-            raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
-        self._advance(self.data, np.clip(action, -1.0, 1.0))
+        self._advance(self.data, self._checked_action(action))
         self._frames.clear()
 
     def _advance(self, data: mujoco.MjData, action: np.ndarray) -> None:
         data.ctrl[:] = self.control_of(data, action)
         mujoco.mj_step(self.model, data, self.frame_skip)
         _update_poses(self.model, data)
-
-    def _observation(self) -> Observation:
-        return {"pixels": self.render(), "proprio": self.proprio()}
 
     def proprio(self) -> np.ndarray:
         """What the body feels now, float32 (p,)."""
@@ -277,19 +249,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         if noise:
             proprio = noisy_proprio(proprio, noise, self.get_state())
         return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
-
-    def info(self) -> dict[str, Any]:
-        """The `info` of `step` for the current state; draws nothing."""
-        state = self.get_state()
-        return {
-            "state": state,
-            "success": self.is_success(state, self._goal_state),
-            "caption": self.caption(state),
-            "goal": self._goal_frame.copy(),
-            "goal_state": self._goal_state.copy(),
-            "features": self.features(state),
-            "variation": dict(self.variation),
-        }
 
     # ---------------------------------------------------------------- State
 
@@ -321,12 +280,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         return np.asarray(state)[1 : 1 + self.model.nq]
 
     def _checked(self, state: np.ndarray) -> np.ndarray:
-        state = np.array(state, dtype=np.float64)
-        if state.shape != (self._state_size,):
-            raise UserError(f"state of shape {state.shape}: this task expects ({self._state_size},)")
-        if not np.isfinite(state).all():
-            raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
-        return state
+        return checked_state(state, self._state_size)
 
     def _restore(self, data: mujoco.MjData, state: np.ndarray) -> None:
         mujoco.mj_setState(self.model, data, self._checked(state), STATE)
@@ -345,13 +299,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
         self._restore(self._scratch, state)
         return self._draw(self._scratch, self._checked_camera(camera or self.camera))
-
-    def _checked_camera(self, camera: str | None) -> str:
-        if camera is None:
-            return self.cameras[0]
-        if camera not in self.cameras:
-            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(self.cameras)}")
-        return camera
 
     def _draw(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         if self._renderer is None:
@@ -376,10 +323,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         """Distance of two full states (n,) in the units of `success_threshold`; velocities do not count."""
         return float(self.distance_between(self.position_of(state), self.position_of(goal_state)))
 
-    def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
-        """Whether `state` is within `success_threshold` of `goal_state`."""
-        return self.goal_distance(state, goal_state) <= self.success_threshold
-
     def features(self, state: np.ndarray | None = None) -> np.ndarray:
         """The physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
         return self.features_of(self._position(state)).astype(np.float32)
@@ -388,15 +331,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         return self.data.qpos if state is None else self.position_of(state)
 
     # ---------------------------------------------------------------- Language
-
-    @property
-    def attribute_values(self) -> dict[str, tuple[str, ...]]:
-        """Attribute -> every value it can take."""
-        return {name: tuple(attribute.phrases) for name, attribute in self.attributes.items()}
-
-    def caption(self, state: np.ndarray | None = None) -> str:
-        """A sentence that is true of a state (of the current one by default)."""
-        return self.captions(state)[0]
 
     def captions(self, state: np.ndarray | None = None) -> list[str]:
         """Several phrasings of what is true of a state; the first is `caption`."""
@@ -416,10 +350,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         truth = self.attributes_of(position)
         return {name: self.attributes[name].phrases[value] for name, value in truth.items()}
 
-    def caption_attributes(self, text: str) -> dict[str, str]:
-        """Attribute -> value as `text` says; what it does not mention is absent."""
-        return read_attributes(text, self.attributes)
-
     def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
         """(question, answer) pairs about a state: attributes, relations, and what an action would do."""
         state = self.get_state() if state is None else state
@@ -436,7 +366,7 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         truths = [self.attributes_of(position) for position in positions]
 
         def others(i: int) -> list[tuple[str, str]]:
-            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.75 else []
+            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.9 else []
             return relations or [self.what_if(rng, states[i])]  # the rarer, as it simulates
 
         return question_track(rng, self.attributes, truths, self.sampled, others)
@@ -449,31 +379,6 @@ class MujocoTask(gymnasium.Env[Any, np.ndarray]):
         for _ in range(WHAT_IF_STEPS):
             self._advance(self._scratch, action)
         return f"what happens if you {text}?", self.change_of(before, self._scratch.qpos.copy())
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the components of an action."""
-        return tuple(axis.name for axis in self.action_axes)
-
-    def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
-        """The action (a,) as text.
-
-        Args:
-            action: Components in [-1, 1].
-            form: "exact" (`action: dx=+0.300, dy=-0.120`), "words" (`move a little right`) or "keys"
-                (`keys: w d`).
-        """
-        return describe_action(action, self.action_axes, form)
-
-    def parse_action(self, text: str) -> np.ndarray:
-        """Read an action, float32 (a,), from any of the forms of `describe_action`.
-
-        The exact form is read back to its printed precision, words and keys to their nominal size.
-
-        Raises:
-            UserError: if the text is malformed or out of bounds.
-        """
-        return parse_action(text, self.action_axes)
 
 
 def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:

@@ -9,6 +9,7 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards, through_door
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.scenery import add_servo
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
 
@@ -105,9 +106,7 @@ class TwoRoom(MujocoTask):
         disc = world.add_body(name="disc")
         for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
             disc.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
-            motor = spec.add_actuator(name=name, target=name, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
-            motor.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
-            motor.biasprm[2] = -VELOCITY_GAIN
+            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
         # Touched: a sphere, which meets the walls like a disc but with analytic contacts. Seen: a cylinder.
         disc.add_geom(name="hull", type=sphere, size=[self.factors["disc.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
         disc.add_geom(name="disc", type=cylinder, size=[0.14, 0.1, 0], mass=0.0, **look)
@@ -147,9 +146,6 @@ class TwoRoom(MujocoTask):
             geom.rbound[:] = np.linalg.norm(geom.size)
         model.vis.headlight.ambient[:] = float(values["light.brightness"])
         model.camera("top").fovy[:] = float(values["camera.extent"])
-
-    def _number(self, name: str) -> float:
-        return float(self.variation[name])
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
         """Uniform over the points where the disc touches no wall."""

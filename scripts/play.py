@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # an optional extra
 
 
 HOSTS = ("127.0.0.1", "localhost")
+SECONDS_TO_TELL = 1.0
+"""Time that a page gets to take what it is told; the others wait meanwhile."""
 PAGE = Path(__file__).with_name("play.html")
 
 
@@ -146,6 +148,7 @@ class Station:
     def __init__(self, cockpit: Cockpit) -> None:
         self._cockpit = cockpit
         self._pages: set[WebSocket] = set()
+        self._driver: WebSocket | None = None  # the page whose keys are held
         self._wake = asyncio.Event()
         self.failure: Exception | None = None
         self.stop: Callable[[], None] = lambda: None
@@ -202,7 +205,11 @@ class Station:
         try:
             await page.send_json(self._cockpit.about() | self._cockpit.status())
             while True:
-                self._cockpit.obey(await self._read(page))
+                message = await self._read(page)
+                self._pages.add(page)
+                if isinstance(message, dict) and message.get("do") in ("keys", "say"):
+                    self._driver = page
+                self._cockpit.obey(message)
                 self._wake.set()
                 if not self._cockpit.moving:  # else the clock tells
                     await self._tell_all()
@@ -210,19 +217,24 @@ class Station:
             pass
         finally:
             self._pages.discard(page)
-            self._cockpit.release()
+            if self._driver is page:
+                self._cockpit.release()
 
     async def _read(self, page: "WebSocket") -> Any:
         try:
             return await page.receive_json()
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, KeyError):  # KeyError: bytes, not text
             return None
 
     async def _tell_all(self) -> None:
+        from starlette.websockets import WebSocketDisconnect
+
         status = self._cockpit.status()
         for page in list(self._pages):
-            with contextlib.suppress(RuntimeError, OSError):  # it is closing; `_talk` notices
-                await page.send_json(status)
+            try:
+                await asyncio.wait_for(page.send_json(status), SECONDS_TO_TELL)
+            except (RuntimeError, OSError, WebSocketDisconnect, TimeoutError):
+                self._pages.discard(page)  # it is closing, which `_talk` notices, or does not read, until it speaks again
 
 
 def _serve(cockpit: Cockpit, listening: socket.socket) -> None:

@@ -110,6 +110,20 @@ def test_interrupted_collection_keeps_what_is_finished(tmp_path: Path, root: Pat
     assert not out.exists() and len(parts_of(out)) >= 2
 
 
+def test_ctrl_c_while_the_workers_start_is_quiet(tmp_path: Path, root: Path) -> None:
+    process = start(root, tmp_path / "a.h5", workers=2, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(children.read_text().split()) < 3:  # with multiprocessing's own helper
+        assert time.monotonic() < deadline, "no worker starts"
+        time.sleep(0.001)
+    time.sleep(0.3)  # they import
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and errors == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_killed_worker_is_one_sentence(uninterrupted: bytes, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
 
@@ -183,6 +197,40 @@ def test_parts_of_other_arguments_are_left_alone(tmp_path: Path) -> None:
     assert part_path(folder, 0).read_text() == "a part"
 
 
+@pytest.mark.parametrize("about", ['{"env_id": "worldmodel/TwoRoom-v0", "driven": true}', "[1]", "half of"])
+def test_parts_of_another_program_are_left_alone(about: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a.h5.parts"
+    folder.mkdir()
+    (folder / "config.json").write_text(about)
+    part_path(folder, 0).write_text("a part")
+    with pytest.raises(UserError, match="a.h5.parts was not made by `worldmodel collect`"):
+        collect(small(tmp_path / "a.h5"))
+    assert part_path(folder, 0).read_text() == "a part"
+
+
+def test_parts_of_an_older_version_are_recorded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = small(tmp_path / "a.h5", episodes=2, workers=1)
+    folder = tmp_path / "a.h5.parts"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.recipe()))
+    (folder / "episode_000000.h5").write_bytes(b"an episode")
+    assert collect(config).new_episodes == 2
+    assert "1 episodes of an older version of worldmodel are recorded again" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_parts_that_a_kill_left_beside_the_finished_file_are_removed(tmp_path: Path) -> None:
+    config = small(tmp_path / "a.h5", episodes=2, workers=1)
+    collect(config)
+    folder = tmp_path / "a.h5.parts"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.recipe() | {"seed": 1}))
+    part_path(folder, 1).write_text("a part of another collection")
+    assert collect(config).new_episodes == 0 and part_path(folder, 1).exists()
+    (folder / "config.json").write_text(json.dumps(config.recipe()))
+    assert collect(config).new_episodes == 0 and not folder.exists()
+
+
 def test_parts_without_an_episode_do_not_bind(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     folder = tmp_path / "a.h5.parts"
@@ -198,7 +246,7 @@ def test_two_collections_of_one_file_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="in use by another collection"):
+        with pytest.raises(UserError, match="in use by another process"):
             collect(small(out))
     assert folder.exists()
 

@@ -68,3 +68,9 @@ def test_table_shows_what_was_seen() -> None:
         varied.add(make_episode(index, features=np.zeros((6, 1), np.float32)))
     text = coverage_table(varied.report())
     assert "  door.width" in text and "disc.color" not in text and "of the cells" not in text
+
+
+def test_what_is_no_number_counts_as_zero() -> None:
+    report = seen([(float("nan"), float("inf")), (0.0, 0.0)], [0.5])
+    assert np.flatnonzero(report["features"]["x"]["counts"]).tolist() == [BINS // 2]
+    assert np.flatnonzero(report["features"]["y"]["counts"]).tolist() == [BINS // 2, BINS - 1]

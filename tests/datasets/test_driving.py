@@ -13,7 +13,7 @@ import pytest
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.driving import Drive, DriveFile
 from worldmodel.datasets.episode import Episode, same_episode
-from worldmodel.datasets.parts import PATTERN
+from worldmodel.datasets.parts import PATTERN, part_path
 from worldmodel.datasets.recording import CollectConfig, first_look
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.envs import make_task
@@ -224,11 +224,22 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, env_id: str, fac
         with first:
             pass
     else:  # as a killed process leaves it
-        os.close(first._lock)
+        first._lock.close()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=words):
         DriveFile(path, env_id, FACTS | facts)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("about", ["[1]", "half of", '{"env": "worldmodel/TwoRoom-v0"}'])
+def test_parts_of_something_else_are_left_alone(about: str, tmp_path: Path) -> None:
+    folder = tmp_path / "x.h5.parts"
+    folder.mkdir()
+    (folder / "config.json").write_text(about)
+    part_path(folder, 0).write_text("a part")
+    with pytest.raises(UserError, match="x.h5.parts"):
+        DriveFile(tmp_path / "x.h5", TASK, FACTS)
+    assert part_path(folder, 0).read_text() == "a part" and (folder / "config.json").read_text() == about
 
 
 def test_a_collected_file_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episode import same_episode
@@ -21,5 +22,31 @@ def test_truncated_part_is_an_error(tmp_path: Path) -> None:
     content = path.read_bytes()
     for place in np.linspace(0, len(content) - 1, 20).astype(int):
         path.write_bytes(content[:place])
-        with pytest.raises((OSError, KeyError, ValueError)):
+        with pytest.raises(ValueError, match="is damaged"):
             load_part(path)
+
+
+def content(header: bytes, arrays: bytes = b"") -> bytes:
+    return zstandard.compress(len(header).to_bytes(8, "little") + header + arrays)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x89HDF",
+        zstandard.compress(b""),
+        zstandard.compress(b"\xff" * 8),
+        content(b"[]"),
+        content(b"{}"),
+        content(b'{"arrays": [["frames", "|O", [1]]]}', b"\0" * 8),
+        content(b'{"arrays": [], "seed": 1}'),
+        content(b'{"arrays": [["frames", "|u1", [1000000]]]}', b"short"),
+        content(b"\xff\xfe"),
+    ],
+)
+def test_a_part_of_something_else_is_an_error(data: bytes, tmp_path: Path) -> None:
+    path = part_path(tmp_path, 0)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="episode_000000.part is damaged"):
+        load_part(path)

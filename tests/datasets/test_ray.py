@@ -1,4 +1,5 @@
 import importlib.util
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def test_without_ray_the_refusal_names_the_extra(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"pip install 'worldmodel\[ray\]'"):
         collect(replace(small(tmp_path / "a.h5"), ray=True))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("127.0.0.1:{port}", "refused"), ("ray://127.0.0.1:{port}", "refused"), ("nobody", "expected host:port"), ("a:b", "[Pp]ort")],
+)
+def test_a_cluster_that_is_not_there(address: str, words: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # it does not listen
+        with pytest.raises(UserError, match=f"cannot reach the Ray cluster at --ray-address .*{words}"):
+            ray_workers.check_reachable(address.format(port=free.getsockname()[1]))
 
 
 @needs_ray

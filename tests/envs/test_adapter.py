@@ -11,6 +11,7 @@ from worldmodel.datasets.recording import CollectConfig
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.envs.adapter import SEED_FACTOR
+from worldmodel.envs.contract import WHAT_IF_STEPS
 from worldmodel.errors import UserError
 
 MUJOCO = ["HalfCheetah-v5", "Ant-v5", "InvertedPendulum-v5"]
@@ -204,8 +205,8 @@ def test_words_are_true_of_the_state_and_read_back(make, env_id):
         grew = task.describe_change(state, task.get_state())
         for name, place, _ in task.coordinates:
             change = task.position_of(task.get_state())[place] - values[name]
-            assert grew != f"coordinate {name} grew" or change > 0
-            assert grew != f"coordinate {name} shrank" or change < 0
+            assert grew != f"coordinate {name} increased" or change > 0
+            assert grew != f"coordinate {name} decreased" or change < 0
     assert len(task.describe_goal()) >= 3
     assert 8 < answers.count("yes") < 32
 
@@ -215,7 +216,7 @@ def test_what_if_says_what_the_action_does(make):
     _, info = task.reset(seed=4)
     question, answer = task.what_if(np.random.default_rng(2), info["state"])
     action = task.parse_action(question.removeprefix("what happens if you ").removesuffix("?"))
-    for _ in range(3):
+    for _ in range(WHAT_IF_STEPS):
         task.advance(action)
     assert task.describe_change(info["state"], task.get_state()) == answer
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import make_task
-from worldmodel.envs.ant_scene import HIPS, KNEES, heading_of, joints_of, legs_of, rotation_of
+from worldmodel.envs.ant_scene import HIPS, KNEES, PREFIX, heading_of, joints_of, legs_of, rotation_of
 from worldmodel.envs.demonstrators import solves
 from worldmodel.envs.gaits import CADENCE, LEGS, trot
 from worldmodel.envs.task import MujocoTask
 from worldmodel.errors import UserError
 
-COUNTS = ["no", "one", "two", "three", "four"]
-SHINS = ["left_ankle_geom", "fourth_ankle_geom", "right_ankle_geom", "third_ankle_geom"]
+COUNTS = ["none", "one", "two", "three", "four"]
+SHINS = [f"{PREFIX}{leg}_ankle_geom" for leg in ("left", "fourth", "right", "third")]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_the_bounds_hold(task: MujocoTask) -> None:
 def test_caption_is_true(task: MujocoTask) -> None:
     for state in visited(task, range(10)):
         x, y = task.position_of(state)[:2]
-        ahead = task.data.body("torso").xmat.reshape(3, 3)[:2, 0]
+        ahead = task.data.body(f"{PREFIX}torso").xmat.reshape(3, 3)[:2, 0]
         said = task.caption_attributes(task.caption(state))
         assert said["side"] == ("left" if x < -0.8 else "right" if x > 0.8 else "center")
         assert said["depth"] == ("near" if y < -0.8 else "far" if y > 0.8 else "middle")

@@ -173,6 +173,17 @@ def test_words_say_what_was_arranged(task: MujocoTask) -> None:
     }
 
 
+def test_words_about_one_cube_a_cube_just_grasped_and_a_cube_above_another(task: MujocoTask) -> None:
+    alone = configuration(HIGH, *APART)
+    goals = task.describe_goal(start(task, alone, **{"cube.count": 1}))
+    assert goals[:2] == ["put the red cube at the left", "place the cube so that the red cube is at the left"]
+    grasp(task)  # it still stands on the table
+    assert cubes_of(task)[0, 2] < HALF + 0.003
+    assert "the red cube is in the gripper" in task.captions()[3]
+    above = configuration((0.0, 0.1, 0.13), (0.004, 0.1, 0.13 + 0.6 * HALF), APART[1], APART[2], closed=OPENING - HALF)
+    assert "the red cube is above the green cube, the green cube is" in task.captions(start(task, above))[2]
+
+
 def test_changes_name_what_moved(task: MujocoTask) -> None:
     grasp(task)
     before = task.get_state()

@@ -158,6 +158,15 @@ def test_wording(task: PushT) -> None:
     assert task.describe_change(state, state) == "the disc did not move and the block did not move"
 
 
+def test_the_bar_is_as_near_as_its_nearest_point(task: PushT) -> None:
+    beside = np.array([0.0, 0.0, 0.0, 0.42, -0.25])  # nearer to the end of the stem than to the middle of the bar
+    task.reset(options={"state": task.make_state(beside)})
+    rng = np.random.default_rng(0)
+    asked = dict(task.relation_questions(rng, beside)[0] for _ in range(60))
+    assert asked["is the bar nearer to the disc than the end of the stem?"] == "yes"
+    assert asked["is the end of the stem nearer to the disc than the bar?"] == "no"
+
+
 def test_relations_are_true_and_balanced(task: PushT) -> None:
     rng, answers = np.random.default_rng(0), {}
     for seed in range(120):

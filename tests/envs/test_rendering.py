@@ -2,6 +2,7 @@
 
 import gc
 
+import mujoco
 import numpy as np
 
 from worldmodel.envs import make_task
@@ -28,6 +29,19 @@ def test_a_dropped_renderer_leaves_the_others_intact() -> None:
         gc.collect()
         assert np.array_equal(kept.render_state(kept.get_state()), frame)
     kept.close()
+
+
+def test_the_context_of_another_library_in_between() -> None:
+    task = make_task("worldmodel/Reacher-v0")
+    frame = task.reset(seed=0)[0]["pixels"]
+    for _ in range(2):
+        with mujoco.Renderer(task.model, 32, 32) as other:  # type: ignore[attr-defined]
+            other.update_scene(task.data)  # type: ignore[attr-defined]
+            picture = other.render()
+            assert np.array_equal(task.render_state(task.get_state()), frame)
+            assert np.array_equal(other.render(), picture)
+        assert np.array_equal(task.render_state(task.get_state()), frame)
+    task.close()
 
 
 def test_close_twice_and_render_again() -> None:

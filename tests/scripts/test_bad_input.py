@@ -114,6 +114,33 @@ def test_an_unknown_task(verb: str, flag: str, tmp_path: Path, refused: Refused)
     assert snapshot(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--cameras", "back"], "unknown camera 'back': this task has top, tilted"),
+        (["--cameras", "top"], "this camera takes the observation already"),
+        (["--policies", "demonstrater", "1"], "unknown policy 'demonstrater': .*did you mean 'demonstrator'"),
+        (["--policies", "sb3:ppo.zip", "1"], "no such file ppo.zip"),
+        (["--action-block", "7"], "--max-steps 50 must be a multiple of --action-block 7"),
+        (["--variation", "disk.color"], "unknown factor of variation 'disk.color'"),
+        (["--ray-address", "127.0.0.1:6379"], "--ray-address .* needs --ray"),
+    ],
+)
+def test_a_collection_that_cannot_be(flags: list[str], words: str, tmp_path: Path, refused: Refused) -> None:
+    said = refused("collect", "--out", tmp_path / "new" / "x.h5", "--workers", "1", *flags)
+    assert re.search(words, said), said
+    assert snapshot(tmp_path) == {}
+
+
+def test_driving_into_a_file_of_something_else(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "x.h5"
+    for damage, words in ((truncated, "truncated, damaged or not HDF5"), (shutil.copy, "was not made by `worldmodel play`")):
+        damage(*((tiny.data, path) if damage is shutil.copy else (path, tiny.data)))
+        before = snapshot(tmp_path)
+        assert words in refused("play", "--no-browser", "--port", "0", "--out", path)
+        assert snapshot(tmp_path) == before and [file.name for file in tmp_path.iterdir()] == ["x.h5"]
+
+
 # episode files
 
 
@@ -377,7 +404,8 @@ def test_a_folder_in_use(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     with held(tiny.codec / ".lock"):
         assert f"{tiny.codec} is in use" in refused(*tiny.codec_flags)
     with held(tmp_path / "x.h5.parts" / "lock"):
-        assert "x.h5.parts is in use" in refused("collect", "--out", tmp_path / "x.h5")
+        for verb in ("collect", "play"):
+            assert "x.h5.parts is in use" in refused(verb, "--out", tmp_path / "x.h5", *(["--port", 0] if verb == "play" else []))
     with locked(tmp_path / "quick"):
         assert f"{tmp_path / 'quick'} is in use" in refused("quickstart", "--out", tmp_path / "quick")
 

@@ -1,5 +1,6 @@
 """The page in a real headless browser, the socket behind it, and what happens when it ends."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.envs import make_task
+from worldmodel.scripts import play as play_script
 from worldmodel.scripts.cli import run
 
 pytest.importorskip("starlette", reason="the extra `play` is not installed")
@@ -224,6 +226,66 @@ def test_nothing_driven_leaves_no_file(play: Callable[..., Playing], tmp_path: P
     status, out, err = playing.end(signal.SIGINT)
     assert (status, err) == (0, "") and "nothing was recorded" in out
     assert list(tmp_path.iterdir()) == []
+
+
+# several pages
+
+
+def test_a_page_that_closes_lets_go_of_its_own_keys_alone(play: Callable[..., Playing], tmp_path: Path) -> None:
+    playing = play("--out", tmp_path / "drives.h5", "--port", "0", *SMALL)
+    with playing.connect() as page:
+        with playing.connect() as other:
+            ask(page, do="keys", keys=["d"])
+            wait_until(other, lambda status: status["step"] >= 2)
+        start = wait_until(page, lambda status: True)["step"]
+        wait_until(page, lambda status: status["step"] >= start + 8)
+        with playing.connect() as other:
+            ask(other, do="keys", keys=["a"])
+            wait_until(other, lambda status: "left" in status["action"])
+        ask(page, do="clock", always=True)
+        wait_until(page, lambda status: status["action"] == "stay still")
+
+
+def test_pages_that_vanish_do_not_stop_the_clock(play: Callable[..., Playing], tmp_path: Path) -> None:
+    playing = play("--out", tmp_path / "drives.h5", "--port", "0", *SMALL)
+    with playing.connect() as page:
+        ask(page, do="clock", always=True)
+        for _ in range(10):
+            with playing.connect() as other:
+                wait_until(other, lambda status: True)
+                other.socket.shutdown(socket.SHUT_RDWR)  # without a word
+        page.send(b"bytes")
+        ask(page, do=[])
+        start = wait_until(page, lambda status: True)["step"]
+        wait_until(page, lambda status: status["step"] >= start + 5)
+        status, _, err = playing.end(signal.SIGINT)
+    assert (status, err) == (0, "")
+
+
+def test_a_page_that_is_gone_or_does_not_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from starlette.websockets import WebSocketDisconnect
+
+    class Page:
+        def __init__(self, fails: bool = False, seconds: float = 0.0) -> None:
+            self.fails, self.seconds, self.told = fails, seconds, 0
+
+        async def send_json(self, status: dict[str, Any]) -> None:
+            await asyncio.sleep(self.seconds)
+            if self.fails:
+                raise WebSocketDisconnect(1006)
+            self.told += 1
+
+    class Parked:
+        def status(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(play_script, "SECONDS_TO_TELL", 0.01)
+    station = play_script.Station(Parked())  # type: ignore[arg-type]
+    pages = [Page(), Page(fails=True), Page(seconds=60.0), Page()]
+    station._pages = set(pages)  # type: ignore[arg-type]
+    for _ in range(2):
+        asyncio.run(station._tell_all())
+    assert [page.told for page in pages] == [2, 0, 0, 2]
 
 
 # who may drive
