@@ -100,7 +100,7 @@ def test_the_gallery_has_a_row_for_each_task(
         sheets.append((tmp_path / "new" / name).read_bytes())
     assert sheets[0] == sheets[1] != sheets[2]
 
-    sheet = np.asarray(Image.open(tmp_path / "new" / "a.png"))
+    sheet = np.asarray(Image.open(tmp_path / "new" / "a.png").convert("RGB"), float)  # of 256 colours
     assert sheet.shape[1] == 2 * MARGIN + (2 + VARIED) * (size + GAP) - GAP
     for row, env_id in enumerate(ids):
         top = MARGIN + LABEL_HEIGHT + row * (TITLE_HEIGHT + size + GAP) + TITLE_HEIGHT
@@ -110,7 +110,7 @@ def test_the_gallery_has_a_row_for_each_task(
         obs, info = task.reset(seed=0)
         for cell, frame in ((cells[0], obs["pixels"]), (cells[-1], info["goal"])):
             middle = frame.reshape(size, 2, size, 2, 3).mean((1, 3))[8:-8, 8:-8]
-            assert np.abs(cell[8:-8, 8:-8] - middle).max() <= 1
+            assert np.abs(cell[8:-8, 8:-8] - middle).mean() <= 3
 
 
 @pytest.mark.parametrize(
