@@ -84,6 +84,9 @@ def make_questions(rng: np.random.Generator, attributes: Mapping[str, Attribute]
     return pairs
 
 
+_OPPOSITE = {"yes": "no", "no": "yes"}
+
+
 def question_track(
     rng: np.random.Generator,
     attributes: Mapping[str, Attribute],
@@ -94,8 +97,9 @@ def question_track(
     """One (question, answer) per state of an episode; who sees the questions alone scores chance on yes and no.
 
     About a third are open, a third yes/no, the rest come from `others`. A yes/no question about something that
-    changes in the episode is asked of two states, once for a yes and once for a no. About something that stays
-    it is asked only if a sampled factor decided it; then all values are equally likely and so are yes and no.
+    changes in the episode is asked of two states, once for a yes and once for a no; where no second state is found an
+    open question takes its place. About an attribute that stays it is asked only if a sampled factor decided it; then
+    all values are equally likely and so are yes and no.
 
     Args:
         rng: Source of all choices.
@@ -126,11 +130,19 @@ def question_track(
             yes_state, no_state = (i, other) if rng.random() < 0.5 else (other, i)
             question = attribute.yes_no.format(attribute.phrases[truths[yes_state][name]])
             track[yes_state], track[no_state] = (question, "yes"), (question, "no")
-    return [pair or _one_of(rng, others(i)) for i, pair in enumerate(track)]
-
-
-def _one_of(rng: np.random.Generator, pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    return pairs[int(rng.integers(len(pairs)))]
+    unpaired: dict[tuple[str, str], int] = {}  # the yes/no question that would complete a pair -> the state of the other half
+    for i in rng.permutation([i for i, pair in enumerate(track) if pair is None]).tolist():
+        pairs = others(i)
+        match = next((pair for pair in pairs if pair in unpaired), None)
+        question, answer = match or pairs[int(rng.integers(len(pairs)))]
+        if match is not None:
+            track[unpaired.pop(match)] = (question, _OPPOSITE[answer])
+            track[i] = match
+        elif answer in _OPPOSITE:
+            unpaired[question, _OPPOSITE[answer]] = i
+        else:
+            track[i] = (question, answer)
+    return [pair or (attributes[drawn[i]].question, truths[i][drawn[i]]) for i, pair in enumerate(track)]
 
 
 def direction_words(right: float, up: float, threshold: float) -> str:

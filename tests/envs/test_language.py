@@ -79,3 +79,17 @@ def test_question_track_asks_about_a_sampled_factor() -> None:
 )
 def test_direction_words(right: float, up: float, words: str) -> None:
     assert direction_words(right, up, threshold=0.1) == words
+
+
+def test_other_yes_no_questions_are_paired_too() -> None:
+    truths = [{"color": "red", "place": "left"}] * 90
+
+    def others(i: int) -> list[tuple[str, str]]:
+        return [("is it near?", "no" if i % 6 else "yes"), ("is it round?", "yes")]
+
+    answers: dict[str, list[str]] = {}
+    for question, answer in question_track(np.random.default_rng(0), ATTRIBUTES, truths, set(), others):
+        answers.setdefault(question, []).append(answer)
+    assert answers["is it near?"].count("yes") == answers["is it near?"].count("no") > 0
+    assert "is it round?" not in answers, "there is no state for a no"
+    assert sum(map(len, answers.values())) == len(truths)
