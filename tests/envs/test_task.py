@@ -1,7 +1,6 @@
-"""Laws of the suite, for every registered task."""
+"""Laws of the physics, the states and the pictures, for every registered task."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -10,53 +9,13 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from worldmodel.envs import make_task, task_ids
+from tests.envs.laws import bang_bang, first_factor
+from worldmodel.envs import make_task
 from worldmodel.envs.contract import Policy
 from worldmodel.envs.demonstrators import solves
 from worldmodel.envs.rendering import Renderer
 from worldmodel.envs.task import MujocoTask
-from worldmodel.envs.variation import SENSOR_FACTORS
 from worldmodel.errors import UserError
-
-
-@pytest.fixture(scope="module", params=task_ids())
-def env_id(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def task(env_id: str) -> Iterator[MujocoTask]:
-    task = make_task(env_id)
-    yield task
-    task.close()
-
-
-def bang_bang(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
-    """Full actions held for 15 steps: they drive everything into walls and joint limits. (steps, size)."""
-    return rng.choice([-1.0, 1.0], size=(steps // 15 + 1, size)).repeat(15, axis=0)[:steps]
-
-
-def demonstration(task: MujocoTask, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """States (steps + 1, n) and actions (steps, a) of the demonstrator from the current start."""
-    obs, info = {"pixels": task.render(), "proprio": task.proprio()}, task.info()
-    policy, states, actions = task.demonstrator(np.random.default_rng(seed)), [task.get_state()], []
-    for _ in range(steps):
-        actions.append(policy(obs, info))
-        task.advance(actions[-1])
-        obs, info = obs | {"proprio": task.proprio()}, task.info()
-        states.append(info["state"])
-    return np.stack(states), np.stack(actions)
-
-
-def extremes(task: MujocoTask, name: str) -> tuple[Any, Any]:
-    factor = task.factors[name]
-    return (factor.choices[0], factor.choices[-1]) if factor.choices else (factor.low, factor.high)
-
-
-def first_factor(task: MujocoTask, choices: bool) -> str:
-    """The first factor with choices, or the first with an interval."""
-    return next(name for name, factor in task.factors.items() if bool(factor.choices) == choices and not factor.integer)
-
 
 # ---------------------------------------------------------------- gymnasium
 
@@ -282,198 +241,6 @@ def test_bad_options_are_refused(task: MujocoTask) -> None:
 def test_bad_arguments_are_refused(task: MujocoTask, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         type(task)(**arguments)
-
-
-# ---------------------------------------------------------------- Actions
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda action: np.r_[action[:-1], 1.01], r"1.01\] is out of bounds.*\[-1, 1\]"),
-        (lambda action: np.r_[-2.0, action[1:]], r"\[-2.0.*is out of bounds"),
-        (lambda action: np.r_[np.nan, action[1:]], "nan.*out of bounds"),
-        (lambda action: np.r_[np.inf, action[1:]], "inf.*out of bounds"),
-        (lambda action: action[1:], r"shape \(\d+,\): expected"),
-        (lambda action: action[None], r"shape \(1, \d+\): expected"),
-    ],
-)
-def test_bad_action_is_refused_and_changes_nothing(task: MujocoTask, change: Any, message: str) -> None:
-    task.reset(seed=0)
-    state = task.get_state()
-    with pytest.raises(UserError, match=message):
-        task.step(change(np.zeros(len(task.action_names))))
-    assert np.array_equal(task.get_state(), state)
-
-
-def test_rounding_errors_at_the_bound_are_accepted(task: MujocoTask) -> None:
-    size = len(task.action_names)
-    task.reset(seed=0)
-    state = task.get_state()
-    task.step(np.full(size, np.nextafter(np.float32(1), np.float32(2))))
-    beyond = task.get_state()
-    task.set_state(state)
-    task.step(np.ones(size))
-    assert np.array_equal(task.get_state(), beyond)
-
-
-def test_exact_action_text_round_trip(task: MujocoTask) -> None:
-    for action in np.random.default_rng(0).uniform(-1, 1, (100, len(task.action_names))).astype(np.float32):
-        text = task.describe_action(action)
-        parsed = task.parse_action(text)
-        assert parsed.dtype == np.float32
-        np.testing.assert_allclose(parsed, action, atol=0.00051)
-        assert task.describe_action(parsed) == text
-        assert task.action_space.contains(parsed)
-
-
-@pytest.mark.parametrize("form", ["words", "keys"])
-def test_coarse_action_text_keeps_the_direction(task: MujocoTask, form: Any) -> None:
-    for action in np.random.default_rng(0).uniform(-1, 1, (100, len(task.action_names))).astype(np.float32):
-        text = task.describe_action(action, form)
-        parsed = task.parse_action(text)
-        assert task.describe_action(parsed, form) == text
-        assert np.array_equal(np.sign(parsed), np.where(np.abs(action) >= 0.15, np.sign(action), 0.0))
-
-
-def test_keys_and_words_of_the_axes_are_distinct(task: MujocoTask) -> None:
-    keys = [key for axis in task.action_axes for key in axis.keys]
-    words = [side for axis in task.action_axes for side in (axis.negative, axis.positive)]
-    assert len(set(keys)) == len(keys) and len(set(words)) == len(words)
-    assert all(" and " not in " ".join(side) for side in words)
-
-
-# ---------------------------------------------------------------- Language
-
-
-def test_captions_read_back_as_the_truth(task: MujocoTask) -> None:
-    seen: dict[str, set[str]] = {name: set() for name in task.attributes}
-    for seed in range(100):
-        _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.attributes_of(task.position_of(info["state"]))
-        assert set(truth) <= set(task.attributes)
-        assert task.caption_attributes(info["caption"]) == truth
-        assert info["caption"] == task.caption() == task.caption(info["state"])
-        captions, goals = task.captions(), task.describe_goal()
-        assert len(set(captions)) == len(captions) >= 3 and len(set(goals)) == len(goals) >= 3
-        for caption in captions:
-            assert task.caption_attributes(caption).items() <= truth.items(), caption
-        goal_truth = task.attributes_of(task.position_of(info["goal_state"]))
-        for goal in goals:
-            assert task.caption_attributes(goal).items() <= goal_truth.items(), goal
-        for name, value in truth.items():
-            seen[name].add(value)
-    for name, values in task.attribute_values.items():
-        assert len(seen[name]) >= 2 and seen[name] <= set(values), name
-
-
-def test_questions_about_attributes_are_true(task: MujocoTask) -> None:
-    rng = np.random.default_rng(0)
-    for seed in range(50):
-        _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.attributes_of(task.position_of(info["state"]))
-        pairs = task.questions(rng)
-        assert len(pairs) > 2 * len(truth)
-        for name, (_, value), (question, answer) in zip(truth, pairs[: 2 * len(truth) : 2], pairs[1::2], strict=False):
-            assert value == truth[name]
-            assert (answer == "yes") == (task.attributes[name].phrases[value] in question)
-        assert np.array_equal(task.get_state(), info["state"])
-
-
-def test_a_blind_guesser_scores_chance_on_yes_and_no(task: MujocoTask) -> None:
-    """It knows how often each question of half of the episodes was answered with yes, and answers the other half."""
-    rng = np.random.default_rng(0)
-    asked: list[list[tuple[str, str]]] = []
-    for seed in range(40):
-        task.reset(seed=seed, options={"variation": "all"})
-        states, _ = demonstration(task, seed, steps=40)
-        pairs = task.question_track(rng, states)
-        assert len(pairs) == len(states)
-        asked.append([pair for pair in pairs if pair[1] in ("yes", "no")])
-    known: dict[str, list[bool]] = {}
-    for question, answer in sum(asked[::2], []):
-        known.setdefault(question, []).append(answer == "yes")
-    answers = [(np.mean(known.get(question, [0.5])) > 0.5) == (answer == "yes") for question, answer in sum(asked[1::2], [])]
-    assert len(answers) > 100
-    assert 0.4 < np.mean(answers) < 0.6
-
-
-def test_what_if_is_answered_by_what_happens(task: MujocoTask) -> None:
-    rng = np.random.default_rng(0)
-    for seed in range(30):
-        _, info = task.reset(seed=seed)
-        question, answer = task.what_if(rng, info["state"])
-        assert np.array_equal(task.get_state(), info["state"])
-        action = task.parse_action(question.removeprefix("what happens if you ").removesuffix("?"))
-        for _ in range(2):
-            task.advance(np.float64(np.round(action, 3)))
-        assert task.describe_change(info["state"], task.get_state()) == answer
-
-
-# ---------------------------------------------------------------- Variation
-
-
-def test_at_least_eight_factors(task: MujocoTask) -> None:
-    assert len(set(task.factors) - set(SENSOR_FACTORS)) >= 8
-    assert set(SENSOR_FACTORS) <= set(task.factors)
-
-
-def test_every_factor_changes_the_picture_or_the_feeling_or_the_dynamics(task: MujocoTask) -> None:
-    def play(values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        obs, _ = task.reset(options={"state": start, "goal_state": start, "variation_values": fixed | values})
-        for action in actions:
-            task.advance(action)
-        return obs["pixels"], obs["proprio"], task.get_state()
-
-    unchanged = set(task.factors)
-    for seed in range(6):
-        _, info = task.reset(seed=seed)
-        start, fixed = info["state"], {name: info["variation"][name] for name in task.factors}
-        _, actions = demonstration(task, seed, steps=task.max_episode_steps // 2)
-        for name in sorted(unchanged):
-            try:
-                ends = [play({name: value}) for value in extremes(task, name)]
-            except UserError:  # this start is impossible with the other value: another seed decides
-                continue
-            if not all(np.allclose(first, second, rtol=0, atol=1e-6) for first, second in zip(*ends, strict=True)):
-                unchanged.remove(name)
-    assert not unchanged
-
-
-def test_only_listed_factors_vary_and_nothing_stays_behind(task: MujocoTask) -> None:
-    name, number = first_factor(task, choices=True), first_factor(task, choices=False)
-    always = {name for name, factor in task.factors.items() if factor.per_episode}
-    defaults = {name: factor.default for name, factor in task.factors.items()}
-    obs, info = task.reset(seed=0)
-    assert {name for name in defaults if info["variation"][name] != defaults[name]} <= always
-    _, info = task.reset(seed=1, options={"variation": "all"})
-    numbers = [name for name, factor in task.factors.items() if not factor.choices and not factor.integer]
-    assert all(info["variation"][name] != defaults[name] for name in numbers)
-    _, info = task.reset(seed=2, options={"variation": [name, number]})
-    assert {name for name in defaults if info["variation"][name] != defaults[name]} <= {name, number} | always
-    assert info["variation"][number] != defaults[number]
-    assert np.array_equal(task.reset(seed=0)[0]["pixels"], obs["pixels"])
-
-
-def test_values_win_over_samples(task: MujocoTask) -> None:
-    number = first_factor(task, choices=False)
-    value = task.factors[number].low * 0.4 + task.factors[number].high * 0.6
-    _, info = task.reset(seed=0, options={"variation": "all", "variation_values": {number: value}})
-    assert info["variation"][number] == value
-
-
-def test_sensor_noise_is_a_function_of_the_state(task: MujocoTask) -> None:
-    noise = {"sensor.pixel_noise": 0.05, "sensor.proprio_noise": 0.05}
-    clean, info = task.reset(seed=0)
-    values = dict(info["variation"])
-    noisy, _ = task.reset(options={"state": info["state"], "goal_state": info["goal_state"], "variation_values": values | noise})
-    difference = noisy["pixels"].astype(float) - clean["pixels"]
-    unclipped = (clean["pixels"] > 60) & (clean["pixels"] < 195)
-    assert 0.04 < difference[unclipped].std() / 255 < 0.06
-    assert 0.0 < np.abs(noisy["proprio"] - clean["proprio"]).max() < 0.3
-    again, _ = task.reset(options={"state": info["state"], "goal_state": info["goal_state"], "variation_values": values | noise})
-    assert np.array_equal(noisy["pixels"], again["pixels"]) and np.array_equal(noisy["proprio"], again["proprio"])
-    assert np.array_equal(task.render_state(info["state"]), noisy["pixels"])
 
 
 # ---------------------------------------------------------------- Pictures
