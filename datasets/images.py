@@ -97,10 +97,13 @@ class ImagePairSource:
     direction: Literal["both", "to text", "to image"] = "both"
     name: str = "image pair"
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Frame, Text] or [Text, Frame] of a random pair."""
-        i, to_image = int(rng.integers(len(self.pairs))), bool(rng.integers(2))
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Text] or [Text, Frame] of a pair."""
+        to_image = bool(rng.integers(2))
         if self.direction != "both":
             to_image = self.direction == "to image"
-        image, caption = self.pairs.image(i), self.pairs.captions[i]
+        image, caption = self.pairs.image(item), self.pairs.captions[item]
         return image_document(caption, image) if to_image else caption_document(image, caption)

@@ -1,7 +1,7 @@
 """Sources of documents that read episode files: action video, video, captions both ways, questions.
 
-A source has a name and makes one document from a random generator; equal generators give equal documents.
-Every source here is told which episodes it may use, so that validation episodes stay unseen.
+A source has a name and a number of items, and makes a document from an item and a random generator; equal items and
+generators give equal documents. Every source here is told which episodes it may use, so that validation episodes stay unseen.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,17 @@ class Source(Protocol):
         """What the source is called in counts and logs; different for each source of a mixture."""
         ...
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """A document drawn with `rng` and nothing else."""
+    def __len__(self) -> int:
+        """Number of items: a pass over the source (an epoch) gives each of them once."""
+        ...
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """The document of an item, 0 <= item < len; what is random about it comes from `rng` and nothing else."""
         ...
 
 
 class ClipSampler:
-    """Draws windows of a fixed length, uniformly over all places where one fits.
+    """Windows of a fixed length, one for each place where one fits.
 
     Args:
         store: the episode file.
@@ -69,9 +73,12 @@ class ClipSampler:
                 f"{action_block} actions, the longest has {longest}; take shorter clips or longer episodes"
             )
 
-    def draw(self, rng: np.random.Generator) -> Clip:
-        """One clip."""
-        place = int(rng.integers(self._stops[-1]))
+    def __len__(self) -> int:
+        """Number of windows."""
+        return int(self._stops[-1])
+
+    def clip(self, place: int) -> Clip:
+        """Window `place`, 0 <= place < len."""
         which = int(np.searchsorted(self._stops, place, side="right"))
         start = place - (int(self._stops[which - 1]) if which > 0 else 0)
         return self.store.clip(int(self.episodes[which]), start * self.store.action_block, self.length, self.action_block)
@@ -91,9 +98,12 @@ class ActionVideoSource:
         self.name = name
         self._sampler = ClipSampler(store, episodes, length, action_block)
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Frame, Action, Frame, ...] of a random clip."""
-        return action_video_document(self._sampler.draw(rng))
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Action, Frame, ...] of a clip."""
+        return action_video_document(self._sampler.clip(item))
 
 
 class VideoSource:
@@ -110,13 +120,16 @@ class VideoSource:
         self.name = name
         self._sampler = ClipSampler(store, episodes, length, action_block)
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Frame, Frame, ...] of a random clip."""
-        return video_document(self._sampler.draw(rng))
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Frame, ...] of a clip."""
+        return video_document(self._sampler.clip(item))
 
 
 class FrameSampler:
-    """Draws single frames, uniformly over all frames of some episodes."""
+    """All frames of some episodes."""
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int]) -> None:
         self.store = store
@@ -125,9 +138,12 @@ class FrameSampler:
             raise UserError(f"{store.path}: no episode to draw frames from")
         self._stops = np.cumsum(store.lengths[self.episodes] + 1)
 
-    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """(episode, frame) of one frame."""
-        place = int(rng.integers(self._stops[-1]))
+    def __len__(self) -> int:
+        """Number of frames."""
+        return int(self._stops[-1])
+
+    def place(self, place: int) -> tuple[int, int]:
+        """(episode, frame) of frame `place`, 0 <= place < len."""
         which = int(np.searchsorted(self._stops, place, side="right"))
         return int(self.episodes[which]), place - (int(self._stops[which - 1]) if which > 0 else 0)
 
@@ -139,9 +155,12 @@ class CaptionSource:
         self.name = name
         self._sampler = FrameSampler(store, episodes)
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Frame, Text] of a random frame."""
-        i, t = self._sampler.draw(rng)
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Text] of a frame."""
+        i, t = self._sampler.place(item)
         return caption_document(self._sampler.store.frame(i, t), self._sampler.store.caption(i, t))
 
 
@@ -152,9 +171,12 @@ class CaptionedImageSource:
         self.name = name
         self._sampler = FrameSampler(store, episodes)
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Text, Frame] of a random frame."""
-        i, t = self._sampler.draw(rng)
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Text, Frame] of a frame."""
+        i, t = self._sampler.place(item)
         return image_document(self._sampler.store.caption(i, t), self._sampler.store.frame(i, t))
 
 
@@ -165,8 +187,11 @@ class QuestionSource:
         self.name = name
         self._sampler = FrameSampler(store, episodes)
 
-    def document(self, rng: np.random.Generator) -> Document:
-        """[Frame, Text, Text] of a random frame."""
-        i, t = self._sampler.draw(rng)
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Text, Text] of a frame."""
+        i, t = self._sampler.place(item)
         question, answer = self._sampler.store.question(i, t)
         return question_document(self._sampler.store.frame(i, t), question, answer)

@@ -18,7 +18,7 @@ _SPACE = re.compile(r"\s+")
 
 
 class TextSource:
-    """Draws chunks of a corpus, each chunk equally often.
+    """The chunks of a corpus.
 
     Args:
         docs: the texts.
@@ -35,9 +35,12 @@ class TextSource:
         if not self.chunks:
             raise UserError(f"text source {name!r} holds no text; give at least one text that is not empty")
 
-    def document(self, rng: np.random.Generator) -> Document:
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
         """One chunk."""
-        return text_document(self.chunks[int(rng.integers(len(self.chunks)))])
+        return text_document(self.chunks[item])
 
 
 def load_text(source: str | Path) -> list[str]:

@@ -16,6 +16,7 @@ VERBS = {
     "envs": "List the tasks, or show everything about one.",
     "play": "Drive a task from the keyboard in a local web page, and record it.",
     "collect": "Record episodes of a task into a file.",
+    "datasets": "Inspect, check, repair, merge, split, convert, mix and fetch data.",
     "codec": "Train the visual codec: frames to latents and back.",
     "pretrain": "Train the model on action video, captions, questions, text and pictures at once.",
     "dream": "Predict a held-out episode from its actions, and write a video of truth beside prediction.",

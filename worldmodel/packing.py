@@ -197,7 +197,7 @@ class Packer:
 
     def source_name(self, index: int) -> str:
         """The source that document `index` of the mixture comes from."""
-        return next(name for name, count in self.mixture.counts(index, index + 1).items() if count)
+        return self.mixture.source_name(index)
 
     def tokens(self, index: int) -> Tokens:
         """Document `index` of the mixture as positions: a pure function of the mixture's seed and the index."""

@@ -50,7 +50,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
     assert torch.equal(found.codec.encode(frames), codec.encode(frames))
     assert found.tokenizer.encode(toys.WORDS) == tokenizer.encode(toys.WORDS)
     assert found.tokenizer.vocab_size == tokenizer.vocab_size
-    batch, none = toys.pack([toys.Sentences().document(np.random.default_rng(0))]), toys.random_latents(0)
+    batch, none = toys.pack([toys.Sentences().document(0, np.random.default_rng(0))]), toys.random_latents(0)
     assert torch.equal(model.eval()(batch, none, none[:, 0, 0])[0], found.model(batch, none, none[:, 0, 0])[0])
 
 

@@ -168,7 +168,7 @@ def test_a_width_below_the_channels_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["modality", "moe"])
 def test_one_batch_is_learnt_by_heart(kind: FeedForwardKind) -> None:
     torch.manual_seed(0)
-    documents = [toys.Videos().document(np.random.default_rng(i)) for i in range(2)]
+    documents = [toys.Videos().document(0, np.random.default_rng(i)) for i in range(2)]
     batch = toys.pack(documents, [(Text(toys.WORDS[:60]),)])
     latents, model = toys.random_latents(len(batch.frames)), toys.model(kind).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)

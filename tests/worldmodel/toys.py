@@ -71,28 +71,40 @@ def sentence(rng: np.random.Generator) -> str:
 class Videos:
     name = "videos"
 
-    def document(self, rng: np.random.Generator) -> Document:
+    def __len__(self) -> int:
+        return 1000
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
         return action_video(rng, int(rng.integers(2, 4)))
 
 
 class Sentences:
     name = "sentences"
 
-    def document(self, rng: np.random.Generator) -> Document:
+    def __len__(self) -> int:
+        return 1000
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
         return (Text(sentence(rng)),)
 
 
 class Captions:
     name = "captions"
 
-    def document(self, rng: np.random.Generator) -> Document:
+    def __len__(self) -> int:
+        return 1000
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
         return Frame(picture(rng), predict=False), Text(sentence(rng))
 
 
 class Drawings:
     name = "drawings"
 
-    def document(self, rng: np.random.Generator) -> Document:
+    def __len__(self) -> int:
+        return 1000
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
         return Text(sentence(rng), predict=False), Frame(picture(rng), predict=True)
 
 
