@@ -74,7 +74,7 @@ def collect(config: CollectConfig) -> CollectResult:
         if len(missing) < config.episodes:
             there = config.episodes - len(missing)
             logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
-        with EpisodeWriter(config.path, {}) as writer:
+        with EpisodeWriter(config.path, {}, config.storage) as writer:
             _play(config, parts, missing, _Merger(config.episodes, parts, writer))
         _remove(parts)
     return _result(config, len(missing), start)

@@ -5,6 +5,7 @@ whether the model is to learn to produce the segment; a segment that is only giv
 a question) has it off. Actions are always given.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,9 @@ class Action:
     vector: np.ndarray
     """float32 (d,), d = action block * action size."""
     text: str
+    """The numbers, to three decimals."""
+    words: str = ""
+    """The same in coarse words ("move right"); "" when it is not known."""
 
 
 Segment = Text | Frame | Action
@@ -74,6 +78,26 @@ def video_document(clip: Clip) -> Document:
 def action_video_document(clip: Clip) -> Document:
     """Frame, action, frame, action, ..., frame: t + 1 frames, all learnt, and the t actions between them."""
     segments: list[Segment] = [Frame(clip.frames[0], predict=True)]
-    for vector, text, pixels in zip(clip.actions, clip.action_texts, clip.frames[1:], strict=True):
-        segments += [Action(vector, text), Frame(pixels, predict=True)]
+    words = clip.action_words or [""] * len(clip.actions)
+    for vector, text, said, pixels in zip(clip.actions, clip.action_texts, words, clip.frames[1:], strict=True):
+        segments += [Action(vector, text, said), Frame(pixels, predict=True)]
     return tuple(segments)
+
+
+def change_document(clip: Clip) -> Document:
+    """What happened: the first and the last frame of a clip are given, what changed in between is learnt.
+
+    The sentences of the clip's steps stand one after the other; one that repeats the sentence before it is left out.
+    """
+    sentences = [part for change in clip.changes for part in change.split("; ")]
+    changed = "; ".join(sentence for sentence, _ in itertools.groupby(filter(None, sentences)))
+    return (Frame(clip.frames[0], predict=False), Frame(clip.frames[-1], predict=False), Text(changed))
+
+
+def instruction_document(frame: np.ndarray, instruction: str, goal: np.ndarray) -> Document:
+    """The picture an instruction asks for: a frame and the instruction are given, the frame that fulfils it is learnt (uint8, H W 3).
+
+    This is what a planner that is told its goal in words lacks: its costs compare frames, so the words must become the frame to reach,
+    in this very scene. (A video with all its actions does not need the instruction, so nothing would be learnt of it there.)
+    """
+    return (Frame(frame, predict=False), Text(instruction, predict=False), Frame(goal, predict=True))

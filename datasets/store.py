@@ -1,30 +1,23 @@
 """Reading episode files: whole episodes, clips, single frames, in any order, in any process."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 
+from worldmodel.datasets.chunks import ColumnReader, locate
 from worldmodel.datasets.episode import ACTION_TEXTS, Clip, Episode
-from worldmodel.datasets.schema import (
-    FRAME_COLUMNS,
-    FRAME_TEXTS,
-    FRAMES_PER_CHUNK,
-    NUMBERS,
-    TEXTS,
-    VIEWS,
-    open_file,
-)
+from worldmodel.datasets.schema import FRAME_COLUMNS, FRAME_TEXTS, NUMBERS, TEXTS, VIEWS, damaged, open_file, read_meta
 from worldmodel.errors import UserError
 
 
 class EpisodeStore:
-    """Reads an episode file; safe to hand to forked or spawned processes (each opens the file for itself).
+    """Reads an episode file; safe to share among threads and forked processes, and to hand to spawned ones.
+
+    What it holds of the file is where the chunks lie, and small columns of numbers once they were used.
 
     Args:
         path: the file.
@@ -38,27 +31,14 @@ class EpisodeStore:
     def __init__(self, path: Path, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.in_memory = in_memory
-        self._memory: dict[str, np.ndarray] = {}
-        self._columns: dict[str, h5py.Dataset] = {}  # open handles: a column keeps its chunk cache while one is open
-        self._file, self._pid = open_file(self.path), os.getpid()
-        self.meta = self._read_meta()
-        self.cameras: list[str] = sorted(self._file.get(VIEWS, ()))
-        self.lengths = self._rows("ep_len", 0, None)
-        self._offsets = self._rows("ep_offset", 0, None)
+        self._reader, self.meta = _open(self.path)
+        self.cameras: list[str] = self._reader.cameras
+        self.lengths: np.ndarray = self._reader.rows("ep_len", 0, self._reader.num_rows("ep_len"))
+        self.offsets: np.ndarray = self._reader.rows("ep_offset", 0, len(self.lengths))
+        """int64 (episodes,), row of each episode's first frame in the columns of frames; its first action row is that minus
+        the episode's number."""
         if in_memory:
-            self._load()
-
-    def _load(self) -> None:
-        parts = [f"{name}/{part}" for name in TEXTS for part in ("bytes", "end")]
-        views = [f"{VIEWS}/{camera}" for camera in self.cameras]
-        self._memory = {name: self._rows(name, 0, None) for name in (*NUMBERS, *views, *parts)}
-
-    def _read_meta(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self._file.attrs["meta"]))
-        except (OSError, KeyError, ValueError) as error:
-            self._file.close()
-            raise UserError(f"{self.path} is damaged (its meta data cannot be read); collect it again") from error
+            self._reader.load()
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -70,9 +50,14 @@ class EpisodeStore:
         return int(self.lengths.sum()) + len(self)
 
     @property
+    def storage(self) -> str:
+        """How pictures are kept: lossless, raw or jpeg."""
+        return self._reader.storage
+
+    @property
     def image_size(self) -> int:
         """Height of a frame in pixels."""
-        return int(self._column("frames").shape[1])
+        return int(self.row_shape("frames")[0])
 
     @property
     def action_block(self) -> int:
@@ -82,7 +67,22 @@ class EpisodeStore:
     @property
     def action_size(self) -> int:
         """Numbers in one environment action."""
-        return int(self._column("actions").shape[1]) // self.action_block
+        return int(self.row_shape("actions")[0]) // self.action_block
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether actions were recorded; without, the file is a video."""
+        return self.row_shape("actions")[0] > 0
+
+    def has_text(self, name: str) -> bool:
+        """Whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
+        if name not in TEXTS:
+            raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
+        return self._reader.num_rows(f"{name}/bytes") > 0
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a row of a column of numbers, e.g. (H, W, 3) of `frames`."""
+        return self._reader.row_shape(name)
 
     def episode(self, i: int) -> Episode:
         """The whole of episode i."""
@@ -102,7 +102,7 @@ class EpisodeStore:
             views={camera: self._rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},
         )
 
-    def clip(self, i: int, start: int, length: int, action_block: int = 1) -> Clip:
+    def clip(self, i: int, start: int, length: int, action_block: int = 1, texts: bool = True) -> Clip:
         """A window of episode i: `length` model steps of `action_block` environment steps each.
 
         Args:
@@ -110,6 +110,7 @@ class EpisodeStore:
             start: environment step of the first frame; the clip must end within the episode.
             length: number of model steps t; the clip has t + 1 frames and t block actions.
             action_block: environment actions per model step, k.
+            texts: read the texts of the actions too; without, the clip has empty ones.
 
         Raises:
             UserError: the file was recorded in blocks and k is not a multiple of them.
@@ -130,15 +131,34 @@ class EpisodeStore:
             )
         row = self._first_row(i) + start_step
         action_rows = (row - i, row - i + steps)
-        texts = {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
-        joined = {name: ["; ".join(rows[t : t + in_steps]) for t in range(0, steps, in_steps)] for name, rows in texts.items()}
+        joined = {name: self._joined(name, *action_rows, in_steps) if texts else [""] * length for name in ACTION_TEXTS}
         return Clip(
-            frames=np.ascontiguousarray(self._rows("frames", row, row + steps + 1)[::in_steps]),
-            actions=self._rows("actions", *action_rows).reshape(length, -1),  # (t k) a -> t (k a)
+            frames=self._reader.rows("frames", row, row + steps + 1, in_steps),
+            actions=self._rows("actions", *action_rows).reshape(length, in_steps * self.row_shape("actions")[0]),  # (t k) a -> t (k a)
             **joined,
             start=start,
             episode=i,
         )
+
+    def _joined(self, name: str, start: int, stop: int, in_steps: int) -> list[str]:
+        """Texts of recorded steps, those of each model step joined; empty ones leave no trace."""
+        texts = self._texts(name, start, stop)
+        return ["; ".join(filter(None, texts[t : t + in_steps])) for t in range(0, len(texts), in_steps)]
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of a column of numbers or pictures."""
+        return self._reader.dtype(name)
+
+    def windows(self, name: str, rows: np.ndarray, step: int, out: np.ndarray) -> None:
+        """Reads several windows of a column of numbers, `frames` or `views/<camera>`.
+
+        Args:
+            name: the column; its rows are those of all episodes end to end (see `offsets`).
+            rows: int64 (b,), number of the first row of each window.
+            step: distance of the rows in a window.
+            out: C-contiguous (b, count, *row_shape) of the column's type, to fill.
+        """
+        self._reader.windows(name, rows, step, out)
 
     def frame(self, i: int, t: int) -> np.ndarray:
         """Frame t of episode i: uint8 (H, W, 3)."""
@@ -178,33 +198,24 @@ class EpisodeStore:
 
     def frame_rows(self, episodes: Iterable[int]) -> np.ndarray:
         """Rows of all frames of some episodes, int64; see `frames` and `column`."""
-        spans = [np.arange(self._offsets[i], self._offsets[i] + self.lengths[i] + 1) for i in episodes]
+        spans = [np.arange(self.offsets[i], self.offsets[i] + self.lengths[i] + 1) for i in episodes]
         return np.concatenate(spans) if spans else np.zeros(0, np.int64)
 
     def frames(self, rows: np.ndarray) -> np.ndarray:
         """Frames of any row numbers, in the order asked: uint8 (len(rows), H, W, 3)."""
-        rows = np.asarray(rows, np.int64)
-        if self.in_memory:
-            return self._memory["frames"][rows]
-        frames = np.empty((len(rows), *self._column("frames").shape[1:]), np.uint8)
-        chunk = rows // FRAMES_PER_CHUNK
-        for index in np.unique(chunk):  # each chunk is decoded once
-            members = np.flatnonzero(chunk == index)
-            start = index * FRAMES_PER_CHUNK
-            frames[members] = self._rows("frames", start, start + FRAMES_PER_CHUNK)[rows[members] - start]
-        return frames
+        return self._reader.scattered("frames", np.asarray(rows, np.int64))
 
     def column(self, name: str) -> np.ndarray:
         """A whole numeric column (`features`, `state`, `actions`, ...), all episodes end to end."""
         if name not in NUMBERS:
             raise ValueError(f"no column {name!r}; there are {', '.join(NUMBERS)}")
-        return self._rows(name, 0, None)
+        return self._rows(name, 0, self._reader.num_rows(name))
 
     def texts(self, name: str) -> list[str]:
         """A whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
         if name not in TEXTS:
             raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
-        return self._texts(name, 0, len(self._column(f"{name}/end")))
+        return self._texts(name, 0, self._reader.num_rows(name))
 
     def split(self, seed: int, validation: float = 0.1) -> tuple[list[int], list[int]]:
         """Episodes for training and for validation, disjoint, the same for the same seed.
@@ -221,8 +232,7 @@ class EpisodeStore:
 
     def close(self) -> None:
         """Closes the file; a store kept in memory stays readable."""
-        if self._pid == os.getpid():
-            self._file.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -236,7 +246,7 @@ class EpisodeStore:
     def _first_row(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(f"episode {i} asked of {self.path}, which has {len(self)}")
-        return int(self._offsets[i])
+        return int(self.offsets[i])
 
     def _frame_row(self, i: int, t: int) -> int:
         first = self._first_row(i)
@@ -250,29 +260,24 @@ class EpisodeStore:
             raise IndexError(f"action {t} asked of episode {i} of {self.path}, which has {self.lengths[i]}")
         return self._texts(name, first + t, first + t + 1)[0]
 
-    def _column(self, name: str) -> Any:
-        if name in self._memory:
-            return self._memory[name]
-        if self._pid != os.getpid():  # forked: HDF5 handles of the parent must not be shared
-            self._file, self._pid, self._columns = open_file(self.path), os.getpid(), {}
-        if name not in self._columns:
-            try:
-                self._columns[name] = self._file[name]
-            except KeyError as error:
-                raise UserError(f"{self.path} is damaged (column {name} cannot be found); collect it again") from error
-        return self._columns[name]
-
-    def _rows(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        column = self._column(name)
-        if name in self._memory:
-            return column[start:stop].copy()
-        try:
-            return column[start:stop]
-        except OSError as error:
-            raise UserError(f"{self.path} is damaged (column {name} cannot be read); collect it again") from error
+    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._reader.rows(name, start, stop)
 
     def _texts(self, name: str, start: int, stop: int) -> list[str]:
-        ends = self._rows(f"{name}/end", max(start - 1, 0), stop).tolist()
-        bounds = ends if start > 0 else [0, *ends]
-        data = self._rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
-        return [data[a - bounds[0] : b - bounds[0]].decode() for a, b in zip(bounds, bounds[1:], strict=False)]
+        return self._reader.texts(name, start, stop)
+
+
+def _open(path: Path) -> tuple[ColumnReader, dict[str, Any]]:
+    """What reads the columns of a file, and its meta data."""
+    with open_file(path) as file:
+        try:
+            meta = read_meta(file)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise damaged(path, "its meta data cannot be read") from error
+        try:
+            columns = locate(file)
+            storage = str(file.attrs["storage"])
+            shape = file.attrs["picture_shape"] if storage == "jpeg" else file["frames"].shape[1:]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise damaged(path, "where its columns lie cannot be read") from error
+    return ColumnReader(path, columns, storage, tuple(int(size) for size in shape)), meta

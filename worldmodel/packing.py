@@ -1,300 +1,221 @@
-"""Documents -> packed batch: whole documents laid end to end in rows of fixed length, with everything the model needs per position.
+"""A mixture's documents, packed into batches: step i's batch is a pure function of the mixture, the settings and i.
 
-A frame becomes `<boi>`, one position per latent token, `<eoi>`. An action becomes either one position that carries its vector, or
-its text; which of the two is drawn per document, so that one checkpoint serves both.
+Packing one batch at a time leaves gaps, and carrying the documents that did not fit makes a state. So the rows of several steps (at
+least 64, a group) are packed at once, and a group starts at a place in the stream that is computed and not remembered:
+
+1. Group g draws documents g * d, g * d + 1, ..., d being how many fill its rows on average, and takes as many of them, in this order,
+   as it finds room for. One that takes more than d reads some of the next group's documents too, one that takes fewer skips some.
+2. Documents with frames or actions are placed whole, the longest first, in the fullest row that has room (best-fit decreasing);
+   then texts. A text that fits nowhere is split over gaps of at least 12 positions; its pieces are documents of their own.
+3. The rows are dealt to the group's steps, each step getting its share of rows rich and poor in frames, in a seeded order.
+
+So nothing is cut off or left out for its length, and the shares of the sources stay what the mixture says. FILL_TABLE
+
+Frames are not aligned to the blocks of FlexAttention, since that does not pay: ALIGN_TABLE
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.batch import PackedBatch, collate, unpack
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import ACTION, IGNORE, TEXT, VISION, PackingConfig, Tokens, tokenise
 
-TEXT, VISION, ACTION = 0, 1, 2
-IGNORE = -100
+__all__ = [
+    "ACTION",
+    "IGNORE",
+    "TEXT",
+    "VISION",
+    "PackedBatch",
+    "Packer",
+    "PackingConfig",
+    "Tokens",
+    "collate",
+    "pack",
+    "tokenise",
+    "unpack",
+]
 
+GROUP_ROWS = 64
+"""Rows that are packed together, at least: enough for gaps of one row to fit what another cannot take."""
+SHORTEST_PIECE = 12
+"""Positions of a piece of a split text, at least."""
 
-@dataclass(frozen=True)
-class PackingConfig:
-    """Shape of a batch, and what is drawn per document."""
-
-    rows: int = 16
-    """Sequences per batch."""
-    length: int = 256
-    """Positions per sequence."""
-    text_action_share: float = 0.2
-    """Share of action videos whose actions are written as text; the others carry them as vectors. Text is longer: such a video ends
-    with the last frame that fits a sequence."""
-    context_noise: float = 0.2
-    """Probability that a context frame of a video is noised too. Frames alternate between context and target, so that a target
-    mostly follows a clean frame, which is what a rollout sees, and sometimes a noised one (Diffusion Forcing, arXiv 2407.01392)."""
-    caption_dropout: float = 0.1
-    """Probability that a picture is generated without its caption, for classifier-free guidance."""
-    lookahead: int = 32
-    """How many documents that do not fit may wait for the next batch before this one is closed."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("length", 2), ("lookahead", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-
-
-@dataclass
-class PackedBatch:
-    """One batch. b rows, n positions, f frames, m action vectors; N tokens per frame."""
-
-    token_id: Tensor  # (b, n) int64; padding id where the position is no text
-    modality: Tensor  # (b, n) int64: TEXT, VISION or ACTION
-    document_id: Tensor  # (b, n) int64, distinct within the batch; -1 padding
-    frame_id: Tensor  # (b, n) int64: index into `frames`, -1 elsewhere; positions of one frame are in patch order
-    action_id: Tensor  # (b, n) int64: index into `actions`, -1 elsewhere
-    position: Tensor  # (b, n, 3) int64: time, row, column
-    text_target: Tensor  # (b, n) int64: the next token, IGNORE where it is not predicted
-    frames: Tensor  # (f, H, W, 3) uint8
-    clean: Tensor  # (f,) bool: given as it is; the others are noised and predicted
-    actions: Tensor  # (m, action_dim) float32
-    sources: dict[str, int] = field(default_factory=dict)  # positions per source
-
-    def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return PackedBatch(**moved)
-
-    @property
-    def filled(self) -> float:
-        """Share of positions that are not padding."""
-        return float((self.document_id >= 0).float().mean())
-
-
-@dataclass
-class Tokens:
-    """One document as positions; frame and action indices are local to it."""
-
-    token_id: list[int] = field(default_factory=list)
-    modality: list[int] = field(default_factory=list)
-    frame: list[int] = field(default_factory=list)
-    action: list[int] = field(default_factory=list)
-    position: list[tuple[int, int, int]] = field(default_factory=list)
-    predicted: list[bool] = field(default_factory=list)
-    frames: list[np.ndarray] = field(default_factory=list)
-    clean: list[bool] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    time: int = 0
-
-    def __len__(self) -> int:
-        return len(self.token_id)
-
-    def add_text(self, ids: list[int], predict: bool) -> None:
-        """Text tokens, each one step of time."""
-        n = len(ids)
-        self.token_id += ids
-        self.modality += [TEXT] * n
-        self.frame += [-1] * n
-        self.action += [-1] * n
-        self.position += [(self.time + i, 0, 0) for i in range(n)]
-        self.predicted += [predict] * n
-        self.time += n
-
-    def add_frame(self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer) -> None:
-        """`<boi>`, the frame's latent tokens at one step of time, `<eoi>`."""
-        self.add_text([tokenizer.boi_id], predict=False)
-        n = grid[0] * grid[1]
-        self.token_id += [tokenizer.pad_id] * n
-        self.modality += [VISION] * n
-        self.frame += [len(self.frames)] * n
-        self.action += [-1] * n
-        self.position += [(self.time, row, column) for row in range(grid[0]) for column in range(grid[1])]
-        self.predicted += [False] * n
-        self.time += 1
-        self.frames.append(pixels)
-        self.clean.append(clean)
-        self.add_text([tokenizer.eoi_id], predict=False)
-
-    def add_action_vector(self, vector: np.ndarray, pad_id: int) -> None:
-        """One position that carries the action's vector."""
-        self.token_id.append(pad_id)
-        self.modality.append(ACTION)
-        self.frame.append(-1)
-        self.action.append(len(self.actions))
-        self.position.append((self.time, 0, 0))
-        self.predicted.append(False)
-        self.time += 1
-        self.actions.append(vector)
-
-
-def tokenise(
-    document: Document, tokenizer: Tokenizer, grid: tuple[int, int], config: PackingConfig, rng: np.random.Generator
-) -> Tokens:
-    """Turn a document into positions, drawing what is random about it from `rng`.
-
-    Args:
-        document: segments; a frame with `predict=False` stays clean.
-        tokenizer: for the text.
-        grid: rows and columns of a frame's latent tokens.
-        config: the shares to draw with.
-        rng: the document's own generator.
-    """
-    actions_as_text = rng.random() < config.text_action_share
-    drop_caption = rng.random() < config.caption_dropout
-    video = sum(isinstance(s, Frame) for s in document) > 1
-    target_parity = 1 if rng.random() < 0.9 else 0  # 1: the first frame is context
-    makes_picture = not video and isinstance(document[-1], Frame)
-    tokens, frames = Tokens(), 0
-    for segment in document:
-        if isinstance(segment, Text):
-            if not (makes_picture and drop_caption):
-                tokens.add_text(tokenizer.encode(segment.text), segment.predict)
-        elif isinstance(segment, Frame):
-            clean = not segment.predict
-            if video and segment.predict and frames % 2 != target_parity:
-                clean = rng.random() >= config.context_noise
-            tokens.add_frame(segment.pixels, clean, grid, tokenizer)
-            frames += 1
-        elif isinstance(segment, Action):
-            if actions_as_text:
-                ids = tokenizer.encode(segment.text)
-                if len(tokens) + len(ids) + grid[0] * grid[1] + 2 > config.length:
-                    break
-                tokens.add_text(ids, predict=False)
-            else:
-                tokens.add_action_vector(segment.vector, tokenizer.pad_id)
-    if isinstance(document[-1], Text):
-        tokens.add_text([tokenizer.eos_id], predict=document[-1].predict)
-    return tokens
+Piece = tuple[int, int, int]
+"""A part of an item: which, from where, up to where."""
+Row = list[tuple[int, Tokens]]
+"""What lies in a row: documents or pieces of texts, each with its index in the mixture."""
 
 
 class Packer:
-    """Draws documents from a mixture and packs them; its state is two small lists, so that a run resumes on the same batches."""
+    """Batches of a mixture by step number; nothing that it holds changes what it gives.
 
-    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, grid: tuple[int, int], action_dim: int, config: PackingConfig) -> None:
-        self.mixture, self.tokenizer, self.grid = mixture, tokenizer, grid
-        self.action_dim, self.config = action_dim, config
-        self.next_document = 0
-        self.waiting: list[int] = []
-        self.held: dict[int, Tokens] = {}  # of the waiting documents, so that none is read and tokenised twice
-
-    def state_dict(self) -> dict[str, object]:
-        """Where the stream stands."""
-        return {"next_document": self.next_document, "waiting": list(self.waiting)}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from `state`."""
-        next_document, waiting = state["next_document"], state["waiting"]
-        assert isinstance(next_document, int) and isinstance(waiting, list)
-        self.next_document, self.waiting = next_document, list(waiting)
-        self.held.clear()
-
-    def __iter__(self) -> Iterator[PackedBatch]:
-        while True:
-            yield self.next_batch()
-
-    def source_name(self, index: int) -> str:
-        """The source that document `index` of the mixture comes from."""
-        return self.mixture.source_name(index)
-
-    def tokens(self, index: int) -> Tokens:
-        """Document `index` of the mixture as positions: a pure function of the mixture's seed and the index."""
-        rng = np.random.default_rng([self.mixture.seed, index, 1])
-        tokens = tokenise(self.mixture.document(index), self.tokenizer, self.grid, self.config, rng)
-        if len(tokens) > self.config.length:
-            if tokens.frames:
-                raise UserError(
-                    f"a document of source {self.source_name(index)!r} takes {len(tokens)} positions, a sequence has "
-                    f"{self.config.length}: use shorter clips or a larger packing length"
-                )
-            tokens = _cut(tokens, self.config.length)
-        return tokens
-
-    def next_batch(self) -> PackedBatch:
-        """Fill all rows first-fit; documents that fit nowhere wait for the next batch, first in line."""
-        rows: list[list[Tokens]] = [[] for _ in range(self.config.rows)]
-        room = [self.config.length] * self.config.rows
-        sources: dict[str, int] = {}
-        queue, self.waiting = self.waiting, []
-        while len(self.waiting) < self.config.lookahead and max(room) > 0:
-            if queue:
-                index = queue.pop(0)
-            else:
-                index, self.next_document = self.next_document, self.next_document + 1
-            tokens = self.held.pop(index) if index in self.held else self.tokens(index)
-            row = next((r for r, free in enumerate(room) if free >= len(tokens)), None)
-            if row is None:
-                self.waiting.append(index)
-                self.held[index] = tokens
-                continue
-            rows[row].append(tokens)
-            room[row] -= len(tokens)
-            name = self.source_name(index)
-            sources[name] = sources.get(name, 0) + len(tokens)
-        self.waiting += queue
-        return collate(rows, self.config.length, self.tokenizer.pad_id, self.action_dim, sources)
-
-
-def _cut(tokens: Tokens, length: int) -> Tokens:
-    lists = ("token_id", "modality", "frame", "action", "position", "predicted")
-    return Tokens(**{name: getattr(tokens, name)[:length] for name in lists}, time=length)
-
-
-def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int, sources: dict[str, int] | None = None) -> PackedBatch:
-    """Lay tokenised documents end to end, one list of them per row, and pad.
+    Args:
+        mixture: where documents come from; measured in positions of this tokenizer and these settings.
+        tokenizer: for the texts.
+        grid: rows and columns of a frame's latent tokens.
+        action_dim: numbers in an action vector; shorter ones are padded with zeros.
+        config: shape of a batch, and what is drawn per document.
+        rank: which process this is; it packs and gives its own lanes only.
+        world_size: how many processes there are.
 
     Raises:
-        UserError: an action vector is longer than `action_dim`; shorter ones are padded with zeros.
+        UserError: the lanes do not divide among the processes.
     """
-    b = len(rows)
-    token_id = np.full((b, length), pad_id, np.int64)
-    modality = np.zeros((b, length), np.int64)
-    document_id = np.full((b, length), -1, np.int64)
-    frame_id = np.full((b, length), -1, np.int64)
-    action_id = np.full((b, length), -1, np.int64)
-    position = np.zeros((b, length, 3), np.int64)
-    text_target = np.full((b, length), IGNORE, np.int64)
-    frames: list[np.ndarray] = []
-    clean: list[bool] = []
-    actions: list[np.ndarray] = []
-    documents = 0
-    for r, row in enumerate(rows):
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        tokenizer: Tokenizer,
+        grid: tuple[int, int],
+        action_dim: int,
+        config: PackingConfig,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if config.lanes % world_size or not 0 <= rank < world_size:
+            raise UserError(
+                f"{config.lanes} lanes do not divide among {world_size} processes; "
+                f"set the packing's lanes to a multiple of {world_size}"
+            )
+        self.mixture, self.tokenizer, self.grid = mixture, tokenizer, grid
+        self.action_dim, self.config = action_dim, config
+        own = config.lanes // world_size
+        self.lanes = range(rank * own, (rank + 1) * own)
+        self.lane_rows = config.rows // config.lanes
+        self.steps_per_group = -(-GROUP_ROWS // self.lane_rows)
+        capacity = self.lane_rows * self.steps_per_group * config.length
+        self.documents_per_lane = max(1, round(capacity / mixture.mean_length))
+        self._held: tuple[int, list[PackedBatch]] = (-1, [])  # the group read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_held": (-1, [])}  # worker processes pack for themselves
+
+    @property
+    def documents_per_group(self) -> int:
+        """Documents of the stream from the start of one group to the start of the next.
+
+        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few per cent of
+        documents come twice or not at all in a pass. Which ones is a matter of their place alone, not of what they are.
+        """
+        return self.documents_per_lane * self.config.lanes
+
+    def documents_before(self, step: int) -> int:
+        """How much of the stream the first `step` steps stand for; `mixture.epochs` of it tells the passes over the data."""
+        return step * self.documents_per_group // self.steps_per_group
+
+    def batch(self, step: int) -> PackedBatch:
+        """The batch of a step, 0 <= step. The steps of one group cost one packing, if they are asked for in turn."""
+        group, place = divmod(step, self.steps_per_group)
+        if self._held[0] != group:
+            self._held = (group, self.steps(group))
+        return self._held[1][place]
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        """The batches of all steps, without end."""
+        step = 0
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def steps(self, group: int) -> list[PackedBatch]:
+        """The batches of steps group * steps_per_group and following, `steps_per_group` of them.
+
+        Raises:
+            UserError: a document with frames is longer than a row.
+        """
+        dealt = [self._deal(self._lane(group, lane), group, lane) for lane in self.lanes]
+        return [self._collate([row for lane in dealt for row in lane[place]]) for place in range(self.steps_per_group)]
+
+    def tokens(self, index: int) -> Tokens:
+        """Document `index` of the mixture as positions: a pure function of the mixture's seed and the index.
+
+        Raises:
+            UserError: it has frames and is longer than a row.
+        """
+        rng = np.random.default_rng([self.mixture.seed, index, 1])
+        tokens = tokenise(self.mixture.document(index), self.tokenizer, self.grid, self.config, rng)
+        if len(tokens) > self.config.length and not tokens.is_text:
+            raise UserError(
+                f"a document of source {self.mixture.source_name(index)!r} takes {len(tokens)} positions, a sequence has "
+                f"{self.config.length}: use shorter clips or a larger packing length"
+            )
+        return tokens
+
+    def _lane(self, group: int, lane: int) -> list[Row]:
+        """The rows of a lane of a group: documents, or pieces of texts, and where in the stream each is from."""
+        rows, length = self.lane_rows * self.steps_per_group, self.config.length
+        first = (group * self.config.lanes + lane) * self.documents_per_lane
+        drawn: list[Tokens] = []
+        total = 0
+        while total < rows * length:
+            drawn.append(self.tokens(first + len(drawn)))
+            total += len(drawn[-1])
+        while (packed := pack([len(t) for t in drawn], [t.is_text for t in drawn], rows, length)) is None:
+            del drawn[-max(1, len(drawn) // 200) :]
+        return [[(first + i, drawn[i].part(start, stop)) for i, start, stop in row] for row in packed]
+
+    def _deal(self, rows: list[Row], group: int, lane: int) -> list[list[Row]]:
+        """Rows for each step of the group: of k rows with about as many frames, each of the k steps gets one."""
+        k = self.steps_per_group
+        rng = np.random.default_rng([self.mixture.seed, group * self.config.lanes + lane, 2])
+        rows = sorted(rows, key=lambda row: sum(len(tokens.frames) for _, tokens in row))
+        dealt: list[list[Row]] = [[] for _ in range(k)]
+        for start in range(0, len(rows), k):
+            for place, row in zip(rng.permutation(k), rows[start : start + k], strict=True):
+                dealt[place].append(row)
+        return dealt
+
+    def _collate(self, rows: list[Row]) -> PackedBatch:
+        sources: dict[str, int] = {}
+        for index, tokens in (document for row in rows for document in row):
+            name = self.mixture.source_name(index)
+            sources[name] = sources.get(name, 0) + len(tokens)
+        packed = [[tokens for _, tokens in row] for row in rows]
+        return collate(packed, self.config.length, self.tokenizer.pad_id, self.action_dim, sources)
+
+
+def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Piece]] | None:
+    """Place every item in a bin: best-fit decreasing, the indivisible ones first; divisible ones are split where they must.
+
+    Args:
+        lengths: of the items, at least 1.
+        divisible: per item, whether it may be split into pieces of at least `SHORTEST_PIECE`.
+        rows: number of bins.
+        length: of each bin.
+
+    Returns:
+        The pieces (item, start, stop) of each bin, None when there is no room for all.
+    """
+    packed: list[list[Piece]] = [[] for _ in range(rows)]
+    room = [(length, row) for row in range(rows)]  # sorted
+    too_long: list[int] = []
+    shortest = min(SHORTEST_PIECE, length // 2)
+    splits = [may and size >= 2 * shortest for may, size in zip(divisible, lengths, strict=True)]
+    for item in sorted(range(len(lengths)), key=lambda i: (splits[i], -lengths[i], i)):
+        at = bisect_left(room, (lengths[item], -1))
+        if at == len(room):
+            if not splits[item]:
+                return None
+            too_long.append(item)
+            continue
+        free, row = room.pop(at)
+        packed[row].append((item, 0, lengths[item]))
+        insort(room, (free - lengths[item], row))
+    for item in too_long:
         start = 0
-        for tokens in row:
-            end = start + len(tokens)
-            token_id[r, start:end] = tokens.token_id
-            modality[r, start:end] = tokens.modality
-            document_id[r, start:end] = documents
-            local = np.array(tokens.frame)
-            frame_id[r, start:end] = np.where(local >= 0, local + len(frames), -1)
-            local = np.array(tokens.action)
-            action_id[r, start:end] = np.where(local >= 0, local + len(actions), -1)
-            position[r, start:end] = tokens.position
-            predicted = np.array(tokens.predicted[1:], bool)
-            text_target[r, start : end - 1] = np.where(predicted, tokens.token_id[1:], IGNORE)
-            frames += tokens.frames
-            clean += tokens.clean
-            actions += tokens.actions
-            documents, start = documents + 1, end
-    for vector in actions:
-        if len(vector) > action_dim:
-            raise UserError(f"an action has {len(vector)} numbers, the model takes {action_dim}: raise its action_dim")
-    vectors = np.zeros((len(actions), action_dim), np.float32)
-    for i, vector in enumerate(actions):
-        vectors[i, : len(vector)] = vector
-    pixels = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
-    return PackedBatch(
-        token_id=torch.from_numpy(token_id),
-        modality=torch.from_numpy(modality),
-        document_id=torch.from_numpy(document_id),
-        frame_id=torch.from_numpy(frame_id),
-        action_id=torch.from_numpy(action_id),
-        position=torch.from_numpy(position),
-        text_target=torch.from_numpy(text_target),
-        frames=torch.from_numpy(pixels),
-        clean=torch.tensor(clean, dtype=torch.bool),
-        actions=torch.from_numpy(vectors),
-        sources=sources or {},
-    )
+        while start < lengths[item]:
+            free, row = room.pop()
+            rest = lengths[item] - start
+            size = rest if rest <= free else min(free, rest - shortest)
+            if size < min(rest, shortest):
+                return None
+            packed[row].append((item, start, start + size))
+            insort(room, (free - size, row))
+            start += size
+    return packed

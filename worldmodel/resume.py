@@ -3,7 +3,7 @@
     config.json                         what the run was asked to do
     checkpoints/step_000100/            a checkpoint as in `checkpoint.py`, with the averaged weights, and
         training/                       weights, averages and optimizers, by `torch.distributed.checkpoint`
-        progress.json                   step, place in the data, counts
+        progress.json                   step, counts; the step tells the place in the data, too
 
 Tensors are saved in shards and loaded in place, so the same files serve one process and, later, many.
 """
@@ -27,7 +27,7 @@ from worldmodel.checkpoint import read_json, write_json
 from worldmodel.errors import UserError
 from worldmodel.optimizer import optimizer_tensors
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "run"
 
 
@@ -36,13 +36,12 @@ class Progress:
     """Where a run stands, apart from its tensors."""
 
     step: int = 0  # optimizer steps done
-    packer: dict[str, Any] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)  # trained on so far, per source
     seconds: float = 0.0  # spent in steps
 
-    def advance(self, packer: dict[str, Any], sources: dict[str, int], seconds: float) -> None:
-        """Count one step: the packer's state after it, its positions per source, its time."""
-        self.step, self.packer, self.seconds = self.step + 1, packer, self.seconds + seconds
+    def advance(self, sources: dict[str, int], seconds: float) -> None:
+        """Count one step: its positions per source, its time."""
+        self.step, self.seconds = self.step + 1, self.seconds + seconds
         for name, positions in sources.items():
             self.positions[name] = self.positions.get(name, 0) + positions
 

@@ -1,6 +1,7 @@
 """What a run writes down while it trains: TensorBoard, and the same numbers as one JSON object a line."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,10 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from worldmodel.datasets.mixture import Mixture
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -93,12 +98,33 @@ class Meter:
     def row(self) -> dict[str, float]:
         """The means, speed and share of time spent waiting; starts over."""
         row = {name: sum(values) / len(values) for name, values in self.values.items()}
-        row |= {"tokens_per_second": self.tokens / self.seconds, "data_wait": self.waited / self.seconds}
+        row |= {"tokens_per_second": self.tokens / self.seconds, "data/wait_share": self.waited / self.seconds}
         self.__init__()  # type: ignore[misc]
         return row
 
 
 def shares(positions: dict[str, int]) -> dict[str, float]:
-    """Share of each source in all positions so far."""
+    """Share of each source in all positions trained on so far."""
     total = sum(positions.values())
-    return {f"share/{name}": count / total for name, count in sorted(positions.items())}
+    return {f"data/share/{name}": count / total for name, count in sorted(positions.items())}
+
+
+class Passes:
+    """Passes over each source of a mixture; says once when a source begins its second.
+
+    Args:
+        mixture: the sources.
+        documents: how much of the stream lies behind already.
+    """
+
+    def __init__(self, mixture: Mixture, documents: int) -> None:
+        self.mixture, self.before = mixture, mixture.epochs(documents)
+
+    def row(self, documents: int) -> dict[str, float]:
+        """The passes after so many documents of the stream, to be logged."""
+        now = self.mixture.epochs(documents)
+        for name, passes in now.items():
+            if passes > 1 >= self.before[name]:
+                logger.warning("source %r begins its second pass: the model sees its data again", name)
+        self.before = now
+        return {f"data/epochs/{name}": passes for name, passes in now.items()}

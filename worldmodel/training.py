@@ -1,8 +1,8 @@
 """Training: one loop from batches to checkpoints, from which a killed run goes on as if nothing had happened.
 
-What step i does is a function of the weights, the packer's state and (seed, i) alone; the first two are in
-every checkpoint. So run it again with the same arguments and number of threads, and on a CPU it continues bit
-for bit.
+What step i does is a function of the weights and of (seed, i) alone: its batch, its noise and its flow times follow from the
+number of the step. Weights and step are in every checkpoint. So run it again with the same arguments and number of threads,
+and on a CPU it continues bit for bit.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,10 +30,11 @@ from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.feeding import BatchStream, FrameEncoder
+from worldmodel.latent_cache import LatentCache
 from worldmodel.model import WorldModel
-from worldmodel.optimizer import Ema, OptimizerName, build_optimizers, schedule, set_rate
-from worldmodel.packing import PackedBatch, Packer, PackingConfig
-from worldmodel.precision import DTypeName, autocast, choose_device, choose_dtype
+from worldmodel.optimizer import Ema, build_optimizers, schedule, set_rate
+from worldmodel.packing import PackedBatch, Packer
+from worldmodel.precision import autocast, choose_device, choose_dtype
 from worldmodel.resume import (
     Progress,
     State,
@@ -45,68 +46,12 @@ from worldmodel.resume import (
     write_state,
 )
 from worldmodel.tokenizer import Tokenizer
-from worldmodel.tracking import Meter, Tracker, shares
+from worldmodel.tracking import Meter, Passes, Tracker, shares
+from worldmodel.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 OnSample = Callable[[int, WorldModel, Tracker], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained."""
-
-    steps: int = 1000
-    """Optimizer steps."""
-    packing: PackingConfig = field(default_factory=PackingConfig)
-    """Shape of a batch."""
-    optimizer: OptimizerName = "adamw"
-    """adamw: for all weights; muon: for the trunk's matrices, AdamW for the rest."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW: linear warm-up, then a cosine down to final_lr_share of it."""
-    muon_lr: float = 0.02
-    """Peak learning rate of Muon, on the same schedule."""
-    warmup_steps: int = 50
-    """Steps of warm-up."""
-    final_lr_share: float = 0.1
-    """Learning rate of the last step, as a share of the peak."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay, of matrices only."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the two moments."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient; longer ones are scaled down to it."""
-    ema_decay: float = 0.99
-    """Decay of the moving average of the weights, which is what checkpoints and samples use."""
-    seed: int = 0
-    """Of flow times and noise; step i draws from (seed, i)."""
-    dtype: DTypeName = "auto"
-    """Of the forward pass. auto: bfloat16 where the hardware multiplies it fast, else float32."""
-    device: str = "auto"
-    """auto: the first GPU, else the CPU."""
-    cache_latents: bool = True
-    """Keep latents of frames seen since the last checkpoint, up to 2 GiB, instead of encoding them again."""
-    log_every: int = 10
-    """Steps between two rows of metrics."""
-    sample_every: int = 200
-    """Steps between two sets of samples; 0: none."""
-    checkpoint_every: int = 200
-    """Steps between two checkpoints; one is written at the end in any case."""
-    keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "muon_lr", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup_steps", "sample_every", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
 
 @dataclass(frozen=True)
@@ -133,12 +78,13 @@ def train(
     on_sample: OnSample | None = None,
     stop: threading.Event | None = None,
     card: dict[str, Any] | None = None,
+    latents: LatentCache | None = None,
 ) -> TrainResult:
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
     Args:
         model: initialised; its weights are overwritten where a run is continued.
-        codec: frozen; frames are encoded on the fly.
+        codec: frozen; it encodes the frames.
         packer: where batches come from; its config is `config.packing`.
         tokenizer: goes into the checkpoints.
         config: how to train.
@@ -146,6 +92,7 @@ def train(
         on_sample: called with the step, the averaged model (evaluation mode, no gradients) and the tracker.
         stop: set it from outside, and the run saves and returns after the step it is in.
         card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
+        latents: the codec's latents of the data, where `config.cache_latents` is "disk".
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
@@ -155,17 +102,19 @@ def train(
     check_fit(model.config, codec, tokenizer)
     if packer.config != config.packing:
         raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
+    if (config.cache_latents == "disk") != (latents is not None):
+        raise ValueError(f"cache_latents is {config.cache_latents!r}, and {'no' if latents is None else 'a'} latent cache was given")
     choose_device(config.device)  # a device that is not there must not claim the folder
     with locked(run_dir):
         record = {
-            "train": dataclasses.asdict(config),
+            "train": {k: v for k, v in dataclasses.asdict(config).items() if k != "data_workers"},  # they change nothing
             "model": dataclasses.asdict(model.config),
             "data": describe_data(packer),
             "card": card or {},
         }
         claim(run_dir, record)
         stop = stop or threading.Event()
-        return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop, record)
+        return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop, record, latents)
 
 
 def _run(
@@ -178,25 +127,26 @@ def _run(
     on_sample: OnSample | None,
     stop: threading.Event,
     record: dict[str, Any],
+    cache: LatentCache | None,
 ) -> TrainResult:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     model.to(device).train()
-    encoder = FrameEncoder(codec.to(device).eval(), device, config.cache_latents)
+    encoder = FrameEncoder(codec.to(device).eval(), device, config.cache_latents == "memory", cache)
     average = Ema(model, config.ema_decay)
     rates = (config.lr, config.muon_lr)
     optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, dtype)
-    state = State(model, average.model, optimizers, Progress(packer=packer.state_dict()))
+    state = State(model, average.model, optimizers, Progress())
     newest = newest_checkpoint(run_dir)
     if newest is not None:
         logger.info("going on from %s", newest)
         read_state(newest, state)
-        packer.load_state_dict(state.progress.packer)
     progress, meter = state.progress, Meter()
+    passes = Passes(packer.mixture, packer.documents_before(progress.step))
     shown: tuple[PackedBatch, Tensor] | None = None  # the batch and latents of the last step
     with (
         Tracker(run_dir, progress.step) as tracker,
-        BatchStream(packer) as stream,
+        BatchStream(packer, progress.step, config.steps, config.data_workers) as stream,
         tqdm(total=config.steps, initial=progress.step, unit="step", desc="train", disable=None) as bar,
     ):
         while True:
@@ -247,11 +197,12 @@ def _run(
 
             # count and log it
             shown, tokens = (batch, latents), int((batch.document_id >= 0).sum())
-            progress.advance(stream.state, batch.sources, seconds)
-            meter.add(losses | {"filled": batch.filled}, tokens, seconds, waited)
+            progress.advance(batch.sources, seconds)
+            meter.add(losses | {"data/filled": batch.filled}, tokens, seconds, waited)
             bar.update()
             if progress.step % config.log_every == 0 or progress.step == config.steps:
                 metrics = meter.row() | {"learning_rate": share * config.lr} | shares(progress.positions)
+                metrics |= passes.row(packer.documents_before(progress.step))
                 tracker.scalars(progress.step, metrics)
                 bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in metrics.items() if k.startswith("loss/")})
 

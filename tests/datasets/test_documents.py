@@ -7,7 +7,9 @@ from worldmodel.datasets.documents import (
     Text,
     action_video_document,
     caption_document,
+    change_document,
     image_document,
+    instruction_document,
     question_document,
     text_document,
     video_document,
@@ -15,7 +17,8 @@ from worldmodel.datasets.documents import (
 from worldmodel.datasets.episode import Clip
 
 FRAMES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
-CLIP = Clip(FRAMES, np.array([[0.1, 0.2], [0.3, 0.4]], np.float32), ["first", "second"], start=0, episode=0)
+ACTIONS = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
+CLIP = Clip(FRAMES, ACTIONS, ["first", "second"], start=0, episode=0)
 
 
 def test_action_video_alternates_and_predicts_frames_alone() -> None:
@@ -29,6 +32,22 @@ def test_action_video_alternates_and_predicts_frames_alone() -> None:
         action = document[2 * t + 1]
         assert isinstance(action, Action) and action.text == text
         np.testing.assert_array_equal(action.vector, CLIP.actions[t])
+
+
+def test_actions_have_words_where_they_are_known() -> None:
+    known = Clip(FRAMES, ACTIONS, ["first", "second"], start=0, episode=0, action_words=["move right", "move up"])
+    for clip, words in ((known, ["move right", "move up"]), (CLIP, ["", ""])):
+        assert [segment.words for segment in action_video_document(clip) if isinstance(segment, Action)] == words
+
+
+def test_changes_of_a_clip_are_told_without_repeating() -> None:
+    changes = ["it rose; it rose; it fell", "it fell; ; it rose"]
+    clip = Clip(FRAMES, ACTIONS, ["first", "second"], start=0, episode=0, changes=changes)
+    before, after, text = change_document(clip)
+    assert isinstance(before, Frame) and isinstance(after, Frame) and not before.predict and not after.predict
+    np.testing.assert_array_equal(before.pixels, FRAMES[0])
+    np.testing.assert_array_equal(after.pixels, FRAMES[2])
+    assert text == Text("it rose; it fell; it rose")
 
 
 def test_video_is_its_frames() -> None:
@@ -50,6 +69,11 @@ def test_what_is_given_is_not_predicted() -> None:
         ("frame", False),
         ("where?", False),
         ("left", True),
+    ]
+    assert outline(instruction_document(frame, "go left", FRAMES[1])) == [
+        ("frame", False),
+        ("go left", False),
+        ("frame", True),
     ]
 
 

@@ -16,6 +16,14 @@ def test_gives_back_what_was_written(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["episode_000012.part"]
 
 
+def test_columns_of_no_width(tmp_path: Path) -> None:
+    bare = make_episode(
+        0, proprio=np.zeros((6, 0), np.float32), state=np.zeros((6, 0)), features=np.zeros((6, 0), np.float32), goal_state=np.zeros(0)
+    )
+    save_part(part_path(tmp_path, 0), bare)
+    assert same_episode(load_part(part_path(tmp_path, 0)), bare)
+
+
 def test_truncated_part_is_an_error(tmp_path: Path) -> None:
     path = part_path(tmp_path, 0)
     save_part(path, make_episode())

@@ -140,7 +140,7 @@ def test_truncated_anywhere_is_refused(path: Path, episodes: list[Episode]) -> N
     places |= set(np.random.default_rng(0).integers(0, len(content), 60).tolist())
     for place in places:
         cut.write_bytes(content[:place])
-        with pytest.raises(UserError, match="cut.h5 is truncated, damaged or not HDF5"):
+        with pytest.raises(UserError, match="cut.h5 is truncated, damaged or not HDF5; `worldmodel datasets check .*cut.h5 --repair`"):
             EpisodeStore(cut)
 
 
@@ -162,14 +162,14 @@ def test_damage_is_noticed_or_harmless(path: Path, episodes: list[Episode]) -> N
 def test_foreign_hdf5_is_refused(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["observations"] = np.zeros(3)
-    with pytest.raises(UserError, match="another program"):
+    with pytest.raises(UserError, match="another program; `worldmodel datasets convert "):
         EpisodeStore(path)
 
 
 def test_other_schema_version_is_refused(path: Path, episodes: list[Episode]) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 1
-    with pytest.raises(UserError, match="schema version 1, this version reads 2"):
+    with pytest.raises(UserError, match="schema version 1, this version reads 3"):
         EpisodeStore(path)
 
 
@@ -244,3 +244,12 @@ def test_clips_of_a_file_recorded_in_blocks(path: Path) -> None:
         assert {sampler.draw(rng).start for _ in range(40)} == {0, 3, 6}
         with pytest.raises(UserError, match="multiple of 3"):
             ClipSampler(store, [0], length=1, action_block=4)
+
+
+def test_clip_without_texts_and_what_is_there(store: EpisodeStore, episodes: list[Episode]) -> None:
+    clip = store.clip(2, 3, 2, action_block=2, texts=False)
+    np.testing.assert_array_equal(clip.frames, episodes[2].frames[[3, 5, 7]])
+    assert clip.action_texts == clip.action_words == clip.changes == ["", ""]
+    assert store.has_actions and store.has_text("captions") and store.storage == "lossless"
+    with pytest.raises(ValueError, match="no text column 'frames'"):
+        store.has_text("frames")

@@ -49,6 +49,22 @@ def test_demonstrators_table(tmp_path: Path) -> None:
     assert row["random"] <= 3 and row["demonstrator, all factors"] >= 4
 
 
+def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.json"
+    flags = ["--tasks", TASK, "--image-sizes", "32", "--repeats", "2", "--episodes", "2", "--workers", "1", "--clips", "64"]
+    assert run(["benchmark", "data", *flags, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    reading, loaders = figures["reading (files in the page cache)"], figures["loaders (shuffled, batches of 32)"]
+    assert [row["storage"] for row in reading] == ["lossless", "raw", "jpeg"]
+    for row in reading:
+        assert row["ratio"] == pytest.approx(row["clips/s"] / row["in order"])
+        assert 0 < row["range"][0] <= row["clips/s"] <= row["range"][1]
+    assert reading[1]["bytes/clip"] > 4 * 32 * 32 * 3 > 4 * reading[0]["bytes/clip"], "flat colours compress"
+    ours = [(row["workers"], row["loader"]) for row in loaders if not row["loader"].startswith("stable-worldmodel")]
+    assert ours == [(workers, storage) for workers in (0, 1) for storage in ("lossless", "raw", "jpeg")]
+    assert "only read" in capsys.readouterr().out
+
+
 def test_a_failing_process_of_the_bare_loop_is_noticed(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="a process of the bare loop failed"):
         bare_rate(CollectConfig("worldmodel/Nowhere-v0", episodes=1, workers=1))
@@ -60,6 +76,7 @@ def test_a_failing_process_of_the_bare_loop_is_noticed(capfd: pytest.CaptureFixt
     [
         (["fish"], "fish"),
         (["envs", "--repeats", "0"], "--repeats 0 must be at least 1"),
+        (["data", "--clip-frames", "1"], "--clip-frames 1 must be at least 2"),
         (["envs", "--seconds", "0"], "--seconds 0.0 must be more than 0"),
         (["demonstrators", "--tasks", "worldmodel/TwoRom-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
     ],

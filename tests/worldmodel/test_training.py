@@ -18,9 +18,8 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.checkpoint import from_pretrained
-from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
-from worldmodel.feeding import BatchStream, FrameEncoder
+from worldmodel.latent_cache import build_latent_cache
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.optimizer import Ema, build_optimizers
@@ -58,7 +57,7 @@ def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CON
 
 def losses(run_dir: Path) -> list[dict[str, float]]:
     """Everything logged that does not depend on the clock."""
-    clocked = ("tokens_per_second", "data_wait")
+    clocked = ("tokens_per_second", "data/wait_share")
     return [{k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")]
 
 
@@ -70,7 +69,7 @@ def assert_same_run(a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", 
     for name, tensor in mine.items():
         assert torch.equal(tensor, theirs[name]), name
     progress = [json.loads((folder / "progress.json").read_text()) for folder in folders]
-    assert all(progress[0][key] == progress[1][key] for key in ("step", "packer", "positions"))
+    assert all(progress[0][key] == progress[1][key] for key in ("step", "positions"))
     assert losses(a) == losses(b)
     assert len(losses(a)) == step
 
@@ -79,25 +78,25 @@ class Crash(Exception):
     pass
 
 
-def crash_after(batches: int, packer: Packer) -> Packer:
-    """A packer that fails once it has given so many batches."""
-    given, original = [], packer.next_batch
+def crash_after(steps: int, model: WorldModel) -> WorldModel:
+    """A model that fails once it has been trained for so many steps."""
+    done, original = [], model.loss
 
-    def next_batch() -> PackedBatch:
-        if len(given) == batches:
+    def loss(*arguments: Any) -> Any:
+        if len(done) == steps:
             raise Crash
-        given.append(1)
-        return original()
+        done.append(1)
+        return original(*arguments)
 
-    packer.next_batch = next_batch  # type: ignore[method-assign]
-    return packer
+    model.loss = loss  # type: ignore[method-assign]
+    return model
 
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
         ("moe", {}),
-        ("modality", {"optimizer": "muon", "cache_latents": False}),
+        ("modality", {"optimizer": "muon", "cache_latents": "none"}),
         ("shared", {"checkpoint_every": 2, "keep_checkpoints": 1}),
     ],
 )
@@ -105,7 +104,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, kind: FeedFor
     config = replace(CONFIG, **changes)
     whole = run(tmp_path / "whole", config, kind)
     with pytest.raises(Crash):
-        run(tmp_path / "broken", config, kind, packer=crash_after(5, toys.packer()))
+        run(tmp_path / "broken", config, kind, model=crash_after(5, toys.model(kind)))
     resumed = run(tmp_path / "broken", config, kind, seed=1)  # the fresh model's weights do not matter
     assert whole.finished and resumed.finished
     assert resumed.checkpoint == tmp_path / "broken" / "checkpoints" / "step_000006"
@@ -187,12 +186,13 @@ def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
         "loss/router",
         "gradient_norm",
         "learning_rate",
-        "filled",
+        "data/filled",
     }
-    sources = {"share/videos", "share/sentences", "share/captions", "share/drawings"}
-    assert names | sources | {"tokens_per_second", "data_wait"} <= rows[-1].keys()
+    sources = {f"data/share/{name}" for name in ("videos", "sentences", "captions", "drawings")}
+    assert names | sources | {"tokens_per_second", "data/wait_share"} <= rows[-1].keys()
     assert sum(rows[-1][name] for name in sources) == pytest.approx(1)
-    assert 0 <= rows[-1]["data_wait"] <= 1 and rows[-1]["tokens_per_second"] > 0
+    assert rows[-1]["data/epochs/videos"] == pytest.approx(4 * rows[0]["data/epochs/videos"], rel=0.02)
+    assert 0 <= rows[-1]["data/wait_share"] <= 1 and rows[-1]["tokens_per_second"] > 0
     assert rows[-1]["learning_rate"] == pytest.approx(0.1 * config.lr)
     assert calls == [20, 40]
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -221,7 +221,7 @@ def test_every_step_draws_noise_of_its_own(tmp_path: Path) -> None:
 
 
 def test_text_alone_can_be_learnt(tmp_path: Path) -> None:
-    packer = Packer(Mixture([(toys.Sentences(), 1.0)], 0), toys.tokenizer(), toys.GRID, 2, toys.PACKING)
+    packer = Packer(toys.measured([(toys.Sentences(), 1.0)]), toys.tokenizer(), toys.GRID, 2, toys.PACKING)
     result = run(tmp_path, replace(CONFIG, sample_every=3), packer=packer)
     assert result.finished and "loss/flow" not in result.metrics
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_holds_the_averaged_model_and_its_card(tmp_path: Path) -> N
 
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     first = run(tmp_path)
-    again = run(tmp_path, packer=crash_after(1, toys.packer()), seed=1)
+    again = run(tmp_path, model=crash_after(0, toys.model("moe")))
     assert again == first
 
 
@@ -302,7 +302,7 @@ def spoil(model: WorldModel, at: int, what: Callable[[Tensor], Tensor]) -> World
     ],
 )
 def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(tmp_path: Path, what: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(UserError, match=r"step 5 is not finite .*nan.*captions.*the last checkpoint is .*step_000003;") as error:
+    with pytest.raises(UserError, match=r"step 5 is not finite .*nan.* of [a-z]+.*; the last checkpoint is .*step_000003;") as error:
         run(tmp_path, model=spoil(toys.model("moe"), 5, what))
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
@@ -343,42 +343,30 @@ def test_counts_must_be_positive(field: str) -> None:
         TrainConfig(**{field: 0})
 
 
-def test_the_stream_is_the_packer_and_its_state_that_of_the_last_batch() -> None:
-    plain, packer = toys.packer(), toys.packer()
-    with BatchStream(packer) as stream:
-        for _ in range(3):
-            expected, batch = plain.next_batch(), stream.next()
-            assert torch.equal(batch.token_id, expected.token_id)
-            assert stream.state == plain.state_dict()
-    assert packer.state_dict() == plain.state_dict()
+def test_a_source_that_comes_again_is_announced_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Few(toys.Sentences):
+        def __len__(self) -> int:
+            return 70
+
+    packer = Packer(toys.measured([(Few(), 1.0)]), toys.tokenizer(), toys.GRID, 2, toys.PACKING)
+    run(tmp_path, packer=packer, model=toys.model("moe"))
+    said = [record.message for record in caplog.records if "pass" in record.message]
+    assert said == ["source 'sentences' begins its second pass: the model sees its data again"]
+    caplog.clear()
+    run(tmp_path / "again", replace(CONFIG, steps=9), packer=packer, model=toys.model("moe"))
+    run(tmp_path / "again", replace(CONFIG, steps=9), packer=packer, model=toys.model("moe"))
+    assert len([record for record in caplog.records if "pass" in record.message]) == 1
 
 
-def test_the_streams_errors_reach_the_loop() -> None:
-    with BatchStream(crash_after(1, toys.packer())) as stream:
-        stream.next()
-        with pytest.raises(Crash):
-            stream.next()
-
-
-def test_frames_are_encoded_once_until_forgotten() -> None:
-    codec, sizes = toys.codec(), []
-    original = codec.encode
-    codec.encode = lambda frames: sizes.append(len(frames)) or original(frames)  # type: ignore[method-assign, func-returns-value]
-    frames = torch.randint(0, 256, (5, toys.IMAGE, toys.IMAGE, 3), dtype=torch.uint8)
-    repeated = frames[[0, 1, 0, 2]]
-    encoder, plain = (FrameEncoder(codec, torch.device("cpu"), cache) for cache in (True, False))
-    expected = plain.encode(repeated)
-    sizes.clear()
-    torch.testing.assert_close(encoder.encode(repeated), expected)
-    assert sizes == [3]
-    torch.testing.assert_close(encoder.encode(frames), plain.encode(frames))
-    assert sizes == [3, 2, 5]
-    encoder.encode(frames)
-    assert sizes == [3, 2, 5]
-    encoder.forget()
-    encoder.encode(frames)
-    assert sizes == [3, 2, 5, 5]
-    assert encoder.encode(frames[:0]).shape == (0, 4, toys.CHANNELS)
+def test_training_from_a_cache_on_the_disk_is_the_same_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, cache_latents="disk")
+    frames = [frame.numpy() for batch, _ in zip(toys.packer(), range(4), strict=False) for frame in batch.frames]  # not all of them
+    cache = build_latent_cache(tmp_path / "latents", toys.codec(), frames, len(frames))
+    run(tmp_path / "disk", config, latents=cache)
+    run(tmp_path / "fly", replace(CONFIG, cache_latents="none"))
+    assert_same_run(tmp_path / "disk", tmp_path / "fly", 6)
+    with pytest.raises(ValueError, match="no latent cache was given"):
+        run(tmp_path / "without", config)
 
 
 def test_signals_ask_to_stop_and_then_interrupt() -> None:

@@ -1,20 +1,24 @@
 """The smallest model that has everything (four tokens a frame, two blocks), and documents for it."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.datasets.documents import Action, Document, Frame, Text
 from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.sources import Source
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind, MoEConfig
-from worldmodel.packing import PackedBatch, Packer, PackingConfig, collate, tokenise
+from worldmodel.packing import Packer
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.transformer import TrunkConfig
 
 IMAGE, GRID, CHANNELS = 16, (2, 2), 8
@@ -48,7 +52,7 @@ def picture(rng: np.random.Generator) -> np.ndarray:
 
 def action(rng: np.random.Generator) -> Action:
     vector = rng.uniform(-1, 1, 2).round(3).astype(np.float32)
-    return Action(vector, describe(torch.from_numpy(vector)))
+    return Action(vector, describe(torch.from_numpy(vector)), "move right by half a step")
 
 
 def describe(vector: Tensor) -> str:
@@ -108,12 +112,21 @@ class Drawings:
         return Text(sentence(rng), predict=False), Frame(picture(rng), predict=True)
 
 
-PACKING = PackingConfig(rows=3, length=96, lookahead=4)
+PACKING = PackingConfig(rows=3, length=96)
 
 
-def packer(seed: int = 0, config: PackingConfig = PACKING) -> Packer:
-    sources = [(Videos(), 2.0), (Sentences(), 1.0), (Captions(), 1.0), (Drawings(), 1.0)]
-    return Packer(Mixture(sources, seed), tokenizer(), GRID, 2, config)
+def mixture(seed: int = 0, config: PackingConfig = PACKING, extra: Sequence[tuple[Source, float]] = ()) -> Mixture:
+    sources = [(Videos(), 2.0), (Sentences(), 1.0), (Captions(), 1.0), (Drawings(), 1.0), *extra]
+    return measured(sources, seed, config)
+
+
+def measured(sources: Sequence[tuple[Source, float]], seed: int = 0, config: PackingConfig = PACKING) -> Mixture:
+    rng = np.random.default_rng(seed)
+    return Mixture(sources, seed, lambda document: len(tokenise(document, tokenizer(), GRID, config, rng)))
+
+
+def packer(seed: int = 0, config: PackingConfig = PACKING, rank: int = 0, world_size: int = 1) -> Packer:
+    return Packer(mixture(seed, config), tokenizer(), GRID, 2, config, rank, world_size)
 
 
 def pack(*rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0) -> PackedBatch:

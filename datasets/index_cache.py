@@ -1,0 +1,57 @@
+"""Indices of big files, kept under WORLDMODEL_HOME so that a file is looked through once and not at every start."""
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.home import home
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+_STAMP = "stamp"
+
+
+def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Arrays:
+    """`make(path)`, or what it gave when the file had the size and the time of change that it has now.
+
+    Args:
+        path: the file that the index is about.
+        kind: what the index holds, and its version; other kinds of the same file are kept beside.
+        make: looks through the file; arrays without Python objects.
+    """
+    path = path.resolve()
+    status = path.stat()
+    stamp = np.array([status.st_size, status.st_mtime_ns], np.int64)
+    name = hashlib.sha256(os.fsencode(path) + b"\0" + kind.encode()).hexdigest()[:32]
+    kept = home() / "cache" / "indices" / f"{name}.npz"
+    found = _load(kept, stamp)
+    if found is not None:
+        return found
+    made = make(path)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **made, **{_STAMP: stamp})
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, content.getvalue(), durable=False)
+    except OSError as error:  # a full or read-only home costs time, nothing else
+        logger.warning("the index of %s cannot be kept in %s: %s", path, kept.parent, error.strerror)
+    return made
+
+
+def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
+    """The arrays of a kept index; None when there is none, it is damaged, or it is about another state of the file."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    kept = arrays.pop(_STAMP, None)
+    return arrays if kept is not None and np.array_equal(kept, stamp) else None

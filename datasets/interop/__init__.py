@@ -1,0 +1,1 @@
+"""Foreign data formats, each translated both ways where it can be written."""

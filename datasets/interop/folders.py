@@ -1,0 +1,251 @@
+"""Folders of videos and folders of pictures, with or without actions; they hold episodes as they are, no format above them.
+
+Videos: `<name>.mp4` is an episode; beside it may lie `<name>.actions.npy` (or .csv, .jsonl) and `<name>.txt`.
+Pictures: a folder `<name>` with `000000.png`, `000001.png`, ... is an episode; in it may lie `actions.npy` (or .csv,
+.jsonl) and `captions.txt`; a folder of pictures alone is one episode.
+
+N frames go with N - 1 actions, row t leading from frame t to frame t + 1; where there are N rows, the last one leads
+nowhere and is left out. No actions: the episode's are (N - 1, 0). A text of N lines is a caption per frame; any other text is
+the caption of every frame.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.interop.foreign import new_folder
+from worldmodel.datasets.interop.layouts import action_names, foreign_episode, foreign_meta
+from worldmodel.datasets.interop.video import GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, frame_rate
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ACTIONS = (".npy", ".csv", ".jsonl")
+EPISODE_BYTES = 2**28
+"""A longer video becomes several episodes, each beginning with the last frame of the one before: memory stays bounded."""
+KEEPS = frozenset({"frames", "actions", "captions"})
+"""What of an episode such a folder holds."""
+DEFAULT_FPS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class _Skip(Exception):
+    """An episode that cannot be used; the text says why."""
+
+
+def read(path: Path, size: int | None = None, fit: Fit = "crop", fps: float | None = None) -> tuple[Iterator[Episode], dict[str, Any]]:
+    """Episodes of a folder of videos, of a folder of folders of pictures, or of one video.
+
+    What cannot be decoded is left out, warned of, and named with the reason in `meta["skipped"]`, which grows while the
+    episodes are read.
+
+    Args:
+        path: the folder, or one video file.
+        size: bring frames to this height and width in pixels.
+        fit: what to do with frames that are not square when `size` is given.
+        fps: frames per second to note down; by default what the first video says, 10 for pictures.
+
+    Returns:
+        The episodes in order of their names, and meta data.
+
+    Raises:
+        UserError: nothing to read; and, from the iterator, frames of several sizes, or not one episode that can be used.
+    """
+    path = Path(path)
+    sources = _sources(path)
+    claimed = None if fps or sources[0].is_dir() else frame_rate(sources[0])
+    meta = foreign_meta(kind_of(path), path.name, 0, (), fps=fps or claimed or DEFAULT_FPS, skipped={})
+    return _episodes(path, sources, size, fit, meta), meta
+
+
+def kind_of(path: Path) -> Literal["mp4", "frames"]:
+    """`mp4` for a video or a folder of them, `frames` for pictures.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if path.is_file() and path.suffix.lower() in VIDEOS:
+        return "mp4"
+    if path.is_dir():
+        if any(item.suffix.lower() in VIDEOS for item in path.iterdir()):
+            return "mp4"
+        if _pictures(path) or any(_pictures(item) for item in path.iterdir() if item.is_dir()):
+            return "frames"
+    raise UserError(f"{path} is no video, and no folder of videos or of folders of pictures")
+
+
+def _sources(path: Path) -> list[Path]:
+    """What holds an episode each: video files, or folders of pictures."""
+    if kind_of(path) == "mp4":
+        return [path] if path.is_file() else sorted(item for item in path.iterdir() if item.suffix.lower() in VIDEOS)
+    return [path] if _pictures(path) else sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.suffix.lower() in PICTURES)
+
+
+def _beside(source: Path, ending: str) -> Path:
+    """Where the companion file of an episode lies: `a.mp4` -> `a.actions.npy`, folder `a` -> `a/actions.npy`."""
+    if source.is_dir():
+        return source / ("captions.txt" if ending == ".txt" else ending.removeprefix("."))
+    return source.with_name(source.stem + ending)
+
+
+def _episodes(path: Path, sources: list[Path], size: int | None, fit: Fit, meta: dict[str, Any]) -> Iterator[Episode]:
+    with_actions = any(_beside(source, f".actions{ending}").exists() for source in sources for ending in ACTIONS)
+    shape: tuple[int, ...] | None = None
+    skipped = meta["skipped"]
+    for number, source in enumerate(tqdm(sources, desc=path.name, disable=None)):
+        try:
+            for episode in _read_source(source, number, size, fit, with_actions):
+                if shape is None:
+                    shape = episode.frames.shape[1:]
+                    meta["action_names"] = action_names(episode.actions.shape[1])
+                if episode.frames.shape[1:] != shape:
+                    found, before = "x".join(map(str, episode.frames.shape[1:3])), "x".join(map(str, shape[:2]))
+                    raise UserError(f"{source} has frames of {found} pixels, those before it {before}; give --size")
+                yield episode
+        except _Skip as error:
+            logger.warning("%s is left out: %s", source, error)
+            skipped[source.name] = str(error)
+    if shape is None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:3])
+        raise UserError(f"nothing in {path} can be used ({len(skipped)} tried; {reasons}); give other files")
+
+
+def _read_source(source: Path, number: int, size: int | None, fit: Fit, with_actions: bool) -> Iterator[Episode]:
+    """The episodes of one video or one folder of pictures: one, or several when it is long.
+
+    Raises:
+        _Skip: it cannot be used; of a long one, parts may have been given before.
+    """
+    try:
+        actions, lines = _read_actions(source, with_actions), _read_lines(source)
+        frames = decode(source, size, fit) if source.is_file() else _open_pictures(source, size, fit)
+        start, piece = 0, list[np.ndarray]()
+        for frame in frames:
+            if len(piece) > 1 and len(piece) * frame.nbytes >= EPISODE_BYTES:
+                yield _piece(piece, start, actions, lines, number, last=False)
+                start, piece = start + len(piece) - 1, piece[-1:]
+            piece.append(frame)
+        yield _piece(piece, start, actions, lines, number, last=True)
+    except (DamagedVideo, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise _Skip(str(error)) from error
+
+
+def _piece(piece: list[np.ndarray], start: int, actions: np.ndarray | None, lines: list[str], number: int, last: bool) -> Episode:
+    """Frames start, start + 1, ... of a source as an episode; its actions and lines are cut to them."""
+    stop = start + len(piece)
+    if stop < 2:
+        raise _Skip(f"it has {stop} frames, an episode needs two")
+    if len({frame.shape for frame in piece}) > 1:
+        raise _Skip("its pictures have several sizes; --size makes them one")
+    if actions is None:
+        actions = np.zeros((stop, 0), np.float32)
+    if len(actions) < stop - 1 or last and len(actions) > stop:
+        raise _Skip(f"it has {len(actions)} rows of actions for {stop} frames, there must be one less than frames, or as many")
+    per_frame = len(lines) == stop if last else len(lines) > stop
+    captions = lines[start:stop] if per_frame else [" ".join(lines)] * len(piece)
+    return foreign_episode(np.stack(piece), actions[start : stop - 1], captions=captions, seed=number)
+
+
+def _open_pictures(folder: Path, size: int | None, fit: Fit) -> Iterator[np.ndarray]:
+    for path in _pictures(folder):
+        try:
+            with Image.open(path) as image:
+                yield fit_image(image, size, fit)
+        except (OSError, SyntaxError) as error:  # Pillow reports some damaged files as a syntax error
+            raise _Skip(f"{path.name} cannot be decoded") from error
+
+
+def _read_lines(source: Path) -> list[str]:
+    path = _beside(source, ".txt")
+    return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n") if path.exists() else []
+
+
+def _read_actions(source: Path, needed: bool) -> np.ndarray | None:
+    """The rows of actions beside a source, float32 (rows, a); None when no source of the folder has any.
+
+    Raises:
+        _Skip: there are none although others have some; they cannot be read.
+    """
+    paths = [path for ending in ACTIONS if (path := _beside(source, f".actions{ending}")).exists()]
+    if not paths:
+        if needed:
+            raise _Skip("it has no actions, others in the folder have")
+        return None
+    try:
+        rows = _load_table(paths[0])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _Skip(f"{paths[0].name} cannot be read as a table of numbers") from error
+    rows = rows[:, None] if rows.ndim == 1 else rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+    if not np.isfinite(rows).all():
+        raise _Skip(f"{paths[0].name} holds numbers that are not finite")
+    return rows
+
+
+def _load_table(path: Path) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False).astype(np.float32)
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    if path.suffix == ".csv":
+        names = not re.fullmatch(r"[-+.,\s\deE]*", lines[0])  # the first line may name the columns
+        return np.array([[float(value) for value in line.split(",")] for line in lines[names:]], np.float32)
+    rows = [json.loads(line) for line in lines]
+    return np.array([row["action"] if isinstance(row, dict) else row for row in rows], np.float32)
+
+
+def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf: int = GOOD) -> None:
+    """Writes episode i as `<i>.mp4`, with its actions and captions beside it.
+
+    Args:
+        store: the episodes.
+        path: folder to make.
+        fps: frames per second; by default the file's own, else 10.
+        crf: quality of the videos, see `VideoWriter`; 0 is lossless.
+
+    Raises:
+        UserError: the folder exists or cannot be written.
+    """
+    rate = fps or float(store.meta.get("fps", DEFAULT_FPS))
+    with new_folder(path) as folder:
+        for i in tqdm(range(len(store)), desc="mp4", unit="episode", disable=None):
+            episode = store.episode(i)
+            with VideoWriter(folder / f"{i:06d}.mp4", rate, crf) as video:
+                for frame in episode.frames:
+                    video.add(frame)
+            _write_beside(folder / f"{i:06d}.mp4", episode)
+
+
+def write_pictures(store: EpisodeStore, path: Path) -> None:
+    """Writes episode i as a folder `<i>` of PNG files, with its actions and captions; nothing is lost of these.
+
+    Raises:
+        UserError: the folder exists or cannot be written.
+    """
+    with new_folder(path) as folder:
+        for i in tqdm(range(len(store)), desc="frames", unit="episode", disable=None):
+            episode = store.episode(i)
+            (folder / f"{i:06d}").mkdir()
+            for t, frame in enumerate(episode.frames):
+                Image.fromarray(frame).save(folder / f"{i:06d}" / f"{t:06d}.png")
+            _write_beside(folder / f"{i:06d}", episode)
+
+
+def _write_beside(source: Path, episode: Episode) -> None:
+    if episode.actions.shape[1]:
+        np.save(_beside(source, ".actions.npy"), episode.actions)
+    if any(episode.captions):
+        lines = [" ".join(caption.splitlines()) for caption in episode.captions]
+        _beside(source, ".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

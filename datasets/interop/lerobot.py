@@ -1,0 +1,283 @@
+"""LeRobotDataset v3, both ways: a folder of Parquet tables, mp4 videos and JSON.
+
+A row of theirs holds what is seen at step t and the action taken there, so an episode of N rows has N frames and N actions. The
+action of row t < N - 1 leads from frame t to frame t + 1, which is ours; that of the last row leads to a frame that nobody
+recorded and is left out: N frames, N - 1 actions. An episode of one row has no transition and is left out.
+`next.success` of row t is about what the action led to, so it becomes `success` of frame t + 1.
+"""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from worldmodel.datasets.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.interop.foreign import import_parquet
+from worldmodel.datasets.interop.layouts import foreign_episode, foreign_meta
+from worldmodel.datasets.interop.lerobot_layout import (
+    COUNTERS,
+    EPISODE_FACTS,
+    KEPT_META,
+    NUMBERS,
+    OWN_NUMBERS,
+    OWN_TEXTS,
+    PICTURES,
+    VERSION,
+)
+from worldmodel.datasets.interop.lerobot_writer import write as write
+from worldmodel.datasets.interop.video import DamagedVideo, Fit, decode, fit_image
+from worldmodel.errors import UserError
+
+ROWS_PER_READ = 256
+CAMERAS = ("video", "image")
+TYPES = {"proprio": np.float32, "state": np.float64, "actions": np.float32, "features": np.float32, "success": np.bool_}
+
+logger = logging.getLogger(__name__)
+
+
+def read(
+    path: Path, size: int | None = None, fit: Fit = "crop", camera: str | None = None
+) -> tuple[Iterator[Episode], dict[str, Any]]:
+    """Episodes of a LeRobotDataset folder, in its order; one episode at a time is kept in memory.
+
+    Features without a home (rewards, cameras of other sizes, ...) are named in `meta["dropped"]`; episodes that cannot be used in
+    `meta["skipped"]`, which grows while the episodes are read.
+
+    Args:
+        path: the folder, with `meta`, `data` and perhaps `videos` in it.
+        size: bring frames to this height and width in pixels.
+        fit: what to do with frames that are not square when `size` is given.
+        camera: the feature that becomes `frames`, the first one by default; the others become views.
+
+    Raises:
+        UserError: pyarrow is missing; the folder is no dataset of version 3, or has no such camera; and, from the iterator,
+            tables or videos that are damaged.
+    """
+    path = Path(path)
+    import_parquet()
+    info = _read_info(path)
+    features: dict[str, dict[str, Any]] = info["features"]
+    cameras = _cameras(path, features, size, camera)
+    used = {name for name in features if name in NUMBERS or name in OWN_NUMBERS or name in OWN_TEXTS or name == "next.success"}
+    dropped = sorted(set(features) - used - set(cameras) - set(COUNTERS))
+    action_size = int(np.prod(features["action"]["shape"])) if "action" in features else 0
+    meta = foreign_meta("lerobot", path.name, action_size, dropped, fps=info["fps"], licence=_licence(path), skipped={})
+    names = features.get("action", {}).get("names")
+    if isinstance(names, list) and len(names) == action_size:
+        meta["action_names"] = names
+    kept = info.get(KEPT_META)
+    if isinstance(kept, dict):  # written from an episode file: what it said about itself still holds
+        meta |= {name: value for name, value in kept.items() if name not in ("source", "dropped", "skipped")}
+    return _episodes(path, info, cameras, used, size, fit, meta["skipped"]), meta
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads((path / "meta" / "info.json").read_text())
+        version, _ = str(info["codebase_version"]), (info["features"], info["fps"], info["data_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no LeRobotDataset: meta/info.json is missing or damaged") from error
+    if not version.startswith("v3."):
+        raise UserError(
+            f"{path} is a LeRobotDataset of version {version}, {VERSION} is read; convert it with "
+            "`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`"
+        )
+    return dict(info)
+
+
+def _cameras(path: Path, features: dict[str, dict[str, Any]], size: int | None, wanted: str | None) -> list[str]:
+    """The features that are pictures, the main one first; without `size` only those as large as it."""
+    names = [name for name, feature in features.items() if feature["dtype"] in CAMERAS]
+    names = [name for name in names if not features[name].get("info", {}).get("video.is_depth_map")]
+    if not names:
+        raise UserError(f"{path} has no pictures; a world model needs a camera")
+    if wanted is not None and wanted not in names:
+        raise UserError(f"{path} has no camera {wanted!r}; it has {', '.join(names)}")
+    main = wanted or names[0]
+    others = [name for name in names if name != main]
+    if not size:
+        others = [name for name in others if sorted(features[name]["shape"]) == sorted(features[main]["shape"])]
+    return [main, *others]
+
+
+def _licence(path: Path) -> str:
+    """What the card of the dataset says."""
+    card = path / "README.md"
+    found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE) if card.is_file() else None
+    return found[1] if found else "unknown"
+
+
+def _episodes(
+    path: Path, info: dict[str, Any], cameras: list[str], used: set[str], size: int | None, fit: Fit, skipped: dict[str, str]
+) -> Iterator[Episode]:
+    tasks = _read_tasks(path)
+    pictures = [name for name in cameras if info["features"][name]["dtype"] == "image"]
+    columns = [*used, *pictures, "task_index", "episode_index"]
+    rows = _Rows(path, columns)
+    videos = {name: _Frames(path, info, name, size, fit) for name in cameras if name not in pictures}
+    given = 0
+    try:
+        for facts in tqdm(_read_facts(path), desc=path.name, total=info.get("total_episodes"), disable=None):
+            number, length = int(facts["episode_index"]), int(facts["length"])
+            table = rows.take(length, number)
+            if length < 2:
+                logger.warning("episode %d of %s is left out: it has %d row", number, path, length)
+                skipped[f"episode {number}"] = f"it has {length} row, no action leads from frame to frame"
+                continue
+            views = {name: _decode_images(table[name], size, fit) for name in pictures}
+            views |= {name: frames.take(facts, length) for name, frames in videos.items()}
+            yield _episode(table, views, cameras, tasks, facts)
+            given += 1
+    finally:
+        for frames in videos.values():
+            frames.close()
+    if not given:
+        raise UserError(f"{path} has no episode of two rows or more; nothing can be learnt from it")
+
+
+def _episode(
+    table: dict[str, list[Any]], views: dict[str, np.ndarray], cameras: list[str], tasks: dict[int, str], facts: dict[str, Any]
+) -> Episode:
+    length = len(table["episode_index"])
+    known: dict[str, Any] = {}
+    for name, rows in table.items():
+        field = NUMBERS.get(name, name)
+        if field in TYPES:
+            known[field] = np.asarray(rows, TYPES[field]).reshape(length, -1)
+        elif field in OWN_TEXTS:
+            known[field] = [str(text) for text in rows]
+    if "success" in known:
+        known["success"] = known["success"][:, 0]
+    elif "next.success" in table:
+        after = np.asarray(table["next.success"], np.bool_).reshape(-1)
+        known["success"] = np.concatenate([[False], after[:-1]])
+    actions = known.pop("actions", np.zeros((length, 0), np.float32))[:-1]
+    for name in ACTION_TEXTS:
+        if name in known:
+            known[name] = known[name][:-1]
+    known |= {name: _fact(name, facts[f"{KEPT_META}/{name}"]) for name in EPISODE_FACTS if f"{KEPT_META}/{name}" in facts}
+    known.setdefault("seed", int(facts["episode_index"]))
+    frames = views[cameras[0]]
+    for name in cameras[1:]:
+        if views[name].shape != frames.shape:
+            raise UserError(f"camera {name} has pictures of another size than {cameras[0]}; give --size")
+    return foreign_episode(
+        frames,
+        actions,
+        goal_text="; ".join(dict.fromkeys(tasks[int(number)] for number in table["task_index"])),
+        views={name.removeprefix(PICTURES): views[name] for name in cameras[1:]},
+        **known,
+    )
+
+
+def _fact(name: str, value: Any) -> Any:
+    if name == "variation":
+        return json.loads(value)
+    return np.asarray(value, np.float64) if name == "goal_state" else value
+
+
+def _tables(path: Path, part: str) -> list[Path]:
+    found = sorted((path / part).glob("chunk-*/file-*.parquet"))
+    if not found:
+        raise UserError(f"{path} has no tables in {part}; the dataset is not whole")
+    return found
+
+
+def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
+    """A dictionary per episode, in order; statistics are left out."""
+    _, parquet = import_parquet()
+    for file in _tables(path, "meta/episodes"):
+        with parquet.ParquetFile(file) as table:
+            columns = [name for name in table.schema_arrow.names if not name.startswith("stats/")]
+            for batch in table.iter_batches(ROWS_PER_READ, columns=columns):
+                yield from batch.to_pylist()
+
+
+def _read_tasks(path: Path) -> dict[int, str]:
+    """Instruction of each task number; the text is the index of a pandas table, whose column has no fixed name."""
+    _, parquet = import_parquet()
+    table = parquet.read_table(path / "meta" / "tasks.parquet").to_pydict()
+    numbers = table.pop("task_index")
+    return dict(zip(numbers, next(iter(table.values())), strict=True))
+
+
+class _Rows:
+    """The rows of all data tables, in order."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self.path, self.columns = path, columns
+        self._batches = self._read()
+        self._rest: dict[str, list[Any]] = {name: [] for name in columns}
+
+    def _read(self) -> Iterator[dict[str, list[Any]]]:
+        _, parquet = import_parquet()
+        for file in _tables(self.path, "data"):
+            with parquet.ParquetFile(file) as table:
+                for batch in table.iter_batches(ROWS_PER_READ, columns=self.columns):
+                    yield batch.to_pydict()
+
+    def take(self, length: int, episode: int) -> dict[str, list[Any]]:
+        """The next `length` rows, all of this episode."""
+        while len(self._rest["episode_index"]) < length:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise UserError(f"{self.path} is not whole: the rows of episode {episode} are missing in data")
+            for name, values in self._rest.items():
+                values.extend(batch[name])
+        taken = {name: values[:length] for name, values in self._rest.items()}
+        self._rest = {name: values[length:] for name, values in self._rest.items()}
+        if set(taken["episode_index"]) != {episode}:
+            raise UserError(f"{self.path} is damaged: the rows in data do not follow the episodes at episode {episode}")
+        return taken
+
+
+class _Frames:
+    """The frames of one camera, whose mp4 files hold many episodes each, decoded once from front to back."""
+
+    def __init__(self, path: Path, info: dict[str, Any], name: str, size: int | None, fit: Fit) -> None:
+        self.path, self.info, self.name, self.size, self.fit = path, info, name, size, fit
+        self._file: Path | None = None
+        self._frames: Iterator[np.ndarray] = iter(())
+        self._place = 0
+
+    def take(self, facts: dict[str, Any], length: int) -> np.ndarray:
+        """The frames of an episode, uint8 (length, H, W, 3)."""
+        fact = {key: facts[f"videos/{self.name}/{key}"] for key in ("chunk_index", "file_index", "from_timestamp")}
+        numbers = {"chunk_index": int(fact["chunk_index"]), "file_index": int(fact["file_index"])}
+        file = self.path / self.info["video_path"].format(video_key=self.name, **numbers)
+        start = round(fact["from_timestamp"] * self.info["fps"])
+        if file != self._file or start < self._place:
+            self.close()
+            self._file, self._frames, self._place = file, decode(file, self.size, self.fit), 0
+        taken: list[np.ndarray] = []
+        try:
+            while len(taken) < length:
+                frame = next(self._frames)
+                if self._place >= start:
+                    taken.append(frame)
+                self._place += 1
+        except StopIteration as error:
+            raise UserError(f"{file} ends at frame {self._place}, episode {facts['episode_index']} goes on") from error
+        except (DamagedVideo, OSError) as error:
+            raise UserError(f"{file} is missing or damaged ({error}); fetch it again") from error
+        return np.stack(taken)
+
+    def close(self) -> None:
+        """Stops the decoder."""
+        if hasattr(self._frames, "close"):
+            self._frames.close()
+
+
+def _decode_images(images: list[dict[str, Any]], size: int | None, fit: Fit) -> np.ndarray:
+    """Encoded pictures, as Hugging Face `datasets` keeps them in a column."""
+    try:
+        return np.stack([fit_image(Image.open(io.BytesIO(image["bytes"])), size, fit) for image in images])
+    except (OSError, SyntaxError, TypeError, ValueError) as error:
+        raise UserError("a picture within the tables of the dataset cannot be decoded; fetch it again") from error

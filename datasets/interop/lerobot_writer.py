@@ -1,0 +1,210 @@
+"""Writing LeRobotDataset v3: a folder of Parquet tables, mp4 videos and JSON.
+
+Row t holds frame t and the action that leaves it, so an episode of T actions becomes T + 1 rows. The last row has a frame and
+no action of its own: it repeats the action before it, which keeps the bounds and nearly the statistics of the column.
+`lerobot.py` leaves that row's action out again.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.interop import lerobot_layout as layout
+from worldmodel.datasets.interop.foreign import import_parquet, new_folder
+from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
+from worldmodel.datasets.interop.video import GOOD, VideoWriter, encode_png
+from worldmodel.datasets.store import EpisodeStore
+
+FILES_PER_CHUNK = 1000
+DATA_MB, VIDEO_MB = 100, 200
+"""A file that has grown beyond is followed by the next one."""
+FACTS_PER_WRITE = 64
+DEFAULT_FPS = 10.0
+KEYFRAME_EVERY = 2
+"""LeRobot reads single frames at random places: short ways from key frames matter more to it than small files."""
+
+_INDEX = "__index_level_0__"
+_PANDAS = {
+    "index_columns": [_INDEX],
+    "column_indexes": [],
+    "columns": [
+        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+        {"name": None, "field_name": _INDEX, "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+    ],
+    "pandas_version": "2.0.0",
+}
+"""Note that makes the texts of tasks the index of the table when pandas reads it, where LeRobot looks for them."""
+
+
+def write(store: EpisodeStore, path: Path, fps: float | None = None, pictures: Literal["video", "image"] = "video") -> None:
+    """Writes an episode file as a LeRobotDataset of version 3.
+
+    Args:
+        store: the episodes.
+        path: folder to make.
+        fps: recorded steps per second; by default the file's own, else 10.
+        pictures: as H.264 video (small, nearly the same) or as PNG images within the tables (exactly the same).
+
+    Raises:
+        UserError: pyarrow is missing; the folder exists or cannot be written.
+    """
+    import_parquet()
+    rate = fps or float(store.meta.get("fps", DEFAULT_FPS))
+    with new_folder(path) as folder:
+        writer = _Writer(folder, store, rate, pictures)
+        with contextlib.closing(writer):
+            for i in tqdm(range(len(store)), desc="lerobot", unit="episode", disable=None):
+                writer.add(store.episode(i))
+            writer.finish()
+
+
+class _Writer:
+    """The files that are open while a dataset is written."""
+
+    def __init__(self, folder: Path, store: EpisodeStore, fps: float, pictures: Literal["video", "image"]) -> None:
+        self.folder, self.fps, self.pictures, self.meta = folder, fps, pictures, store.meta
+        self.arrow, self.parquet = import_parquet()
+        self.features = layout.features(store, fps, pictures)
+        self.cameras = [name for name, feature in self.features.items() if feature["dtype"] == pictures]
+        self.tasks: dict[str, int] = {}
+        self.num_rows = self.num_episodes = 0
+        self.table: Any = None
+        self.facts: list[dict[str, Any]] = []
+        self.episodes: Any = None
+        self.note: dict[str, str] = {}
+        self.videos: dict[str, VideoWriter] = {}
+        self.files = {"data": -1} | dict.fromkeys(self.cameras, -1)
+        self.statistics: dict[str, dict[str, np.ndarray]] = {}
+
+    def add(self, episode: Episode) -> None:
+        rows = len(episode) + 1
+        task = self.tasks.setdefault(episode.goal_text, len(self.tasks))
+        columns = layout.columns(episode, self.features)
+        columns |= {
+            "timestamp": np.arange(rows) / self.fps,
+            "frame_index": np.arange(rows),
+            "episode_index": np.full(rows, self.num_episodes),
+            "index": np.arange(self.num_rows, self.num_rows + rows),
+            "task_index": np.full(rows, task),
+        }
+        views = dict(zip(self.cameras, [episode.frames, *(episode.views[name] for name in sorted(episode.views))], strict=True))
+        facts: dict[str, Any] = {"episode_index": self.num_episodes, "tasks": [episode.goal_text], "length": rows}
+        for name, view in views.items():
+            if self.pictures == "video":
+                facts |= self._add_video(name, view)
+            else:
+                columns[name] = [{"bytes": encode_png(frame), "path": f"frame-{t:06d}.png"} for t, frame in enumerate(view)]
+        facts |= self._add_rows(columns)
+        facts |= {"dataset_from_index": self.num_rows, "dataset_to_index": self.num_rows + rows}
+        facts |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        facts |= {f"{layout.KEPT_META}/{name}": layout.fact(getattr(episode, name)) for name in layout.EPISODE_FACTS}
+        numbers = {
+            name: columns[name] for name, feature in self.features.items() if feature["dtype"] not in ("string", "image", "video")
+        }
+        statistics = describe(numbers, views)
+        self.statistics = aggregate(self.statistics, statistics)
+        facts |= {f"stats/{name}/{kind}": value.tolist() for name, kinds in statistics.items() for kind, value in kinds.items()}
+        self.facts.append(facts)
+        if len(self.facts) >= FACTS_PER_WRITE:
+            self._write_facts()
+        self.num_rows += rows
+        self.num_episodes += 1
+
+    def _place(self, kind: str, pattern: str, next_file: bool) -> tuple[Path, dict[str, int]]:
+        """The path of the current or the next file of a kind (its folder is made), and its two numbers."""
+        self.files[kind] += next_file
+        numbers = dict(zip(("chunk_index", "file_index"), divmod(self.files[kind], FILES_PER_CHUNK), strict=True))
+        path = self.folder / pattern.format(video_key=kind, **numbers)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path, numbers
+
+    def _add_video(self, name: str, view: np.ndarray) -> dict[str, Any]:
+        video = self.videos.get(name)
+        if video is not None and video.path.exists() and video.path.stat().st_size >= VIDEO_MB * 2**20:
+            video.close()
+            video = None
+        path, numbers = self._place(name, layout.VIDEO_PATH, next_file=video is None)
+        if video is None:
+            video = self.videos[name] = VideoWriter(path, self.fps, GOOD, KEYFRAME_EVERY)
+        start = video.num_frames
+        for frame in view:
+            video.add(frame)
+        facts: dict[str, Any] = {f"videos/{name}/{key}": value for key, value in numbers.items()}
+        return facts | {
+            f"videos/{name}/from_timestamp": start / self.fps,
+            f"videos/{name}/to_timestamp": video.num_frames / self.fps,
+        }
+
+    def _add_rows(self, columns: dict[str, Any]) -> dict[str, Any]:
+        names = [name for name, feature in self.features.items() if feature["dtype"] != "video"]
+        types = {name: layout.arrow_type(self.arrow, self.features[name]) for name in names}
+        table = self.arrow.table({name: self.arrow.array(layout.plain(columns[name]), types[name]) for name in names})
+        if self.table is not None and self.table[1].stat().st_size >= DATA_MB * 2**20:
+            self.table[0].close()
+            self.table = None
+        path, numbers = self._place("data", layout.DATA_PATH, next_file=self.table is None)
+        if self.table is None:
+            note = {"info": {"features": {name: layout.hub_type(self.features[name]) for name in names}}}
+            self.note = {"huggingface": json.dumps(note)}
+            self.table = self.parquet.ParquetWriter(path, table.schema.with_metadata(self.note), compression="snappy"), path
+        self.table[0].write_table(table.replace_schema_metadata(self.note))
+        return {f"data/{key}": value for key, value in numbers.items()}
+
+    def _write_facts(self) -> None:
+        """Writes the facts gathered about episodes."""
+        if self.episodes is None:
+            path = self.folder / layout.EPISODES_PATH.format(chunk_index=0, file_index=0)
+            path.parent.mkdir(parents=True)
+            schema = self.arrow.Table.from_pylist(self.facts[:1]).schema
+            goal = f"{layout.KEPT_META}/goal_state"  # it may be empty, which does not tell its type
+            schema = schema.set(schema.get_field_index(goal), self.arrow.field(goal, self.arrow.list_(self.arrow.float64())))
+            self.episodes = self.parquet.ParquetWriter(path, schema, compression="snappy")
+        self.episodes.write_table(self.arrow.Table.from_pylist(self.facts, self.episodes.schema))
+        self.facts = []
+
+    def finish(self) -> None:
+        """Closes all files and writes what is known only at the end."""
+        for video in self.videos.values():
+            video.close()
+        self.table[0].close()
+        if self.facts:
+            self._write_facts()
+        self.episodes.close()
+        tasks = self.arrow.table({"task_index": list(self.tasks.values()), _INDEX: list(self.tasks)})
+        tasks = tasks.replace_schema_metadata({"pandas": json.dumps(_PANDAS)})
+        self.parquet.write_table(tasks, self.folder / "meta" / "tasks.parquet")
+        statistics = {name: {kind: value.tolist() for kind, value in kinds.items()} for name, kinds in self.statistics.items()}
+        (self.folder / "meta" / "stats.json").write_text(json.dumps(statistics, indent=1))
+        (self.folder / "meta" / "info.json").write_text(json.dumps(self._info(), indent=4))
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "codebase_version": layout.VERSION,
+            "robot_type": str(self.meta.get("env_id", "unknown")),
+            "total_episodes": self.num_episodes,
+            "total_frames": self.num_rows,
+            "total_tasks": len(self.tasks),
+            "chunks_size": FILES_PER_CHUNK,
+            "data_files_size_in_mb": DATA_MB,
+            "video_files_size_in_mb": VIDEO_MB,
+            "fps": int(self.fps) if self.fps == int(self.fps) else self.fps,
+            "splits": {"train": f"0:{self.num_episodes}"},
+            "data_path": layout.DATA_PATH,
+            "video_path": layout.VIDEO_PATH if self.pictures == "video" else None,
+            "features": self.features,
+            layout.KEPT_META: self.meta,
+        }
+
+    def close(self) -> None:
+        """Lets go of what is still open, after a failure."""
+        for video in self.videos.values():
+            video.abandon()
+        if self.table is not None:
+            self.table[0].close()
+        if self.episodes is not None:
+            self.episodes.close()

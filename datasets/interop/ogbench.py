@@ -1,0 +1,225 @@
+"""OGBench's npz files (visual-*: observations are uint8 pictures), in the three layouts in which they are met.
+
+    as published     observations f0 .. fT of each trajectory end to end, as many actions, terminals 1 at fT; the last
+                     action of a trajectory leads nowhere. This is what `write` makes.
+    compact          the same rows with `valids`: 0 at fT (terminals are 1 there and one row before)
+    regular          `next_observations` beside observations: T rows a trajectory, terminals 1 at the last one
+
+A file may be larger than memory: its columns are read row by row out of the zip archive.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from tqdm import tqdm
+
+from worldmodel.datasets.atomic import sync_and_rename
+from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.interop.layouts import (
+    as_frames,
+    as_rows,
+    foreign_episode,
+    foreign_meta,
+    is_picture,
+    no_pictures,
+    one_hot,
+)
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
+
+FORMAT = "ogbench"
+PHYSICS = ("qpos", "qvel", "button_states")
+"""Columns that make up the state, in this order."""
+OWN = ("state", "proprio", "success")
+"""Columns that `write` adds; OGBench's loader does not look at them."""
+DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+class _Column:
+    """Rows of one array of an npz file, read one after the other."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self._data: IO[bytes] = archive.open(f"{name}.npy")
+        try:
+            version = npy.read_magic(self._data)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            self.shape, fortran, self.dtype = header(self._data)
+            if fortran or self.dtype.hasobject or not self.shape:
+                raise ValueError(f"column {name} is no plain table")
+        except BaseException:
+            self._data.close()
+            raise
+
+    def read(self, rows: int) -> np.ndarray:
+        """The next rows, (rows, ...)."""
+        shape = (rows, *self.shape[1:])
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        data = bytearray()
+        while len(data) < size:
+            part = self._data.read(size - len(data))
+            if not part:
+                raise EOFError("the column ends early")
+            data += part
+        return np.frombuffer(data, self.dtype).reshape(shape)
+
+    def __enter__(self) -> "_Column":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._data.close()
+
+
+def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
+    """Reads a file, one trajectory in memory at a time.
+
+    Returns:
+        The episodes (trajectories of a single frame are left out), and the meta data.
+
+    Raises:
+        UserError: the file is missing, damaged, of another kind, or holds no pictures (while reading, too).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            if not names >= {"observations", "actions", "terminals"}:
+                raise UserError(f"{path} is no OGBench file: it needs observations, actions and terminals, it has {sorted(names)}")
+            with _Column(archive, "terminals") as column:
+                ends = column.read(column.shape[0]).reshape(-1) > 0
+            if "valids" in names:
+                with _Column(archive, "valids") as column:
+                    ends = column.read(column.shape[0]).reshape(-1) == 0
+            regular = "next_observations" in names
+            columns = _columns_of(names, regular)
+            with ExitStack() as stack:
+                shapes = {name: stack.enter_context(_Column(archive, name)) for name in columns}
+            short = [name for name, column in shapes.items() if column.shape[0] != len(ends)]
+            pictures = is_picture(shapes["observations"].shape[1:], shapes["observations"].dtype)
+            size, choices = _actions_of(archive, shapes["actions"])
+    except DAMAGE as error:
+        if isinstance(error, UserError):
+            raise
+        raise _damaged(path) from error
+    if not pictures:
+        raise no_pictures(path, "OGBench", names)
+    if short or not len(ends) or not ends[-1]:
+        raise UserError(f"{path} is not whole: {', '.join(short) or 'its last trajectory'} ends early; fetch it again")
+    lengths = np.diff(np.flatnonzero(ends), prepend=-1)
+    least = 1 if regular else 2
+    skipped = {"skipped_episodes": int((lengths < least).sum())} if (lengths < least).any() else {}
+    if (lengths < least).all():
+        raise UserError(f"{path} has no trajectory of at least two frames; nothing in it can be used")
+    dropped = names - set(columns) - {"terminals", "valids"}
+    meta = foreign_meta(FORMAT, path.stem, size, dropped, **skipped)
+    return _episodes(path, columns, [int(length) for length in lengths], regular, choices), meta
+
+
+def _columns_of(names: set[str], regular: bool) -> list[str]:
+    """Columns that have a home here. The regular layout lacks the state of the last frame, so that it is not taken."""
+    if regular:
+        return ["observations", "actions", "next_observations"]
+    state = ["state"] if "state" in names else [name for name in PHYSICS if name in names]
+    return ["observations", "actions", *state, *(name for name in OWN[1:] if name in names)]
+
+
+def _actions_of(archive: zipfile.ZipFile, column: _Column) -> tuple[int, int]:
+    """Numbers in an action, and of how many it is one (0: actions are vectors)."""
+    if len(column.shape) > 1 or column.dtype.kind not in "iu":
+        return int(np.prod(column.shape[1:])), 0
+    with _Column(archive, "actions") as again:
+        choices = int(again.read(again.shape[0]).max()) + 1
+    return choices, choices
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is truncated, damaged or not an npz file; fetch it again")
+
+
+def _episodes(path: Path, columns: list[str], lengths: list[int], regular: bool, choices: int) -> Iterator[Episode]:
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            opened = {name: stack.enter_context(_Column(archive, name)) for name in columns}
+        except DAMAGE as error:
+            raise _damaged(path) from error
+        for rows in tqdm(lengths, desc=path.name, disable=None):
+            try:
+                found = {name: column.read(rows) for name, column in opened.items()}
+            except DAMAGE as error:
+                raise _damaged(path) from error
+            if regular or rows > 1:
+                yield _episode(found, regular, choices)
+
+
+def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episode:
+    pictures, actions = found["observations"], found["actions"]
+    if regular:
+        pictures = np.concatenate([pictures, found["next_observations"][-1:]])
+    else:
+        actions = actions[:-1]
+    known: dict[str, Any] = {}
+    parts = [as_rows(found[name], np.float64) for name in ("state", *PHYSICS) if name in found]
+    if parts:
+        known["state"] = np.concatenate(parts, axis=1)
+    if "proprio" in found:
+        known["proprio"] = as_rows(found["proprio"], np.float32)
+    if "success" in found:
+        known["success"] = found["success"].astype(np.bool_)
+    vectors = one_hot(actions, choices) if choices else as_rows(actions, np.float32)
+    return foreign_episode(as_frames(pictures), vectors, **known)
+
+
+def write(store: EpisodeStore, path: Path) -> None:
+    """Writes an episode file in the published layout; `ogbench.utils.load_dataset(path, ob_dtype=np.uint8)` reads it.
+
+    State, proprio and success are kept as columns of these names; texts, features, factors and additional cameras have
+    no place and are left out. The action of a last frame is 0.
+
+    Raises:
+        UserError: the file exists, there are no actions, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} exists already; remove it or choose another name")
+    if not store.has_actions:
+        raise UserError(f"{store.path} has no actions; OGBench's layout has no place for video alone")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name in ("observations", "actions", "terminals", *OWN):
+                _write_column(store, archive, name)
+        sync_and_rename(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room and try again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_column(store: EpisodeStore, archive: zipfile.ZipFile, name: str) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
+        for i in tqdm(range(len(store)), desc=name, disable=None):
+            rows = np.ascontiguousarray(_rows(store.episode(i), name))
+            if i == 0:
+                shape = (store.num_frames, *rows.shape[1:])
+                npy.write_array_header_1_0(out, {"descr": npy.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape})
+            out.write(rows.tobytes())
+
+
+def _rows(episode: Episode, name: str) -> np.ndarray:
+    """The rows of an episode in one column."""
+    if name == "observations":
+        return episode.frames
+    if name == "actions":
+        return np.pad(episode.actions, ((0, 1), (0, 0)))
+    if name == "terminals":
+        return (np.arange(len(episode.frames)) == len(episode)).astype(np.float32)
+    return np.asarray(getattr(episode, name))

@@ -1,0 +1,131 @@
+"""Which episode file can give which kind of document, and which of its episodes keep their actions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from worldmodel.datasets.recipe import VIDEO_KINDS, Entry
+from worldmodel.datasets.sources import (
+    ActionVideoSource,
+    CaptionedImageSource,
+    CaptionSource,
+    ChangeSource,
+    InstructionSource,
+    QuestionSource,
+    Source,
+    VideoSource,
+    first_successes,
+)
+from worldmodel.datasets.store import EpisodeStore
+from worldmodel.errors import UserError
+
+_TEXTS = {
+    "caption": ("captions",),
+    "captioned image": ("captions",),
+    "question": ("questions", "answers"),
+    "change": ("changes",),
+    "instruction": ("goal_text",),
+}
+"""Text columns that a kind is made of."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """An episode file and what may be trained on."""
+
+    store: EpisodeStore
+    episodes: Sequence[int]
+    """All training episodes."""
+    with_actions: Sequence[int] | None = None
+    """Those of them that keep their actions, where the others lose theirs; None: nothing is said about it."""
+
+
+def lacks(training: Training, kind: str) -> str | None:
+    """What a file lacks to give documents of a kind, in words; None if it can give them."""
+    store = training.store
+    if kind == "action video" and not store.has_actions:
+        return "actions"
+    missing = [column.replace("_", " ") for column in _TEXTS.get(kind, ()) if not store.has_text(column)]
+    if missing:
+        return " and ".join(missing)
+    if kind == "instruction" and not first_successes(store, training.episodes):
+        return "episodes that succeed"
+    return None
+
+
+def episode_source(training: Training, entry: Entry, clip_length: int, action_block: int) -> Source | None:
+    """The documents of one file; None when its episodes are all on the other side of `with_actions`."""
+    store, episodes = training.store, training.episodes
+    if training.with_actions is not None and entry.kind in VIDEO_KINDS:
+        kept = set(training.with_actions)
+        episodes = [i for i in episodes if (i in kept) == (entry.kind == "action video")]
+        if not episodes:
+            return None
+    match entry.kind:
+        case "action video":
+            return ActionVideoSource(store, episodes, clip_length, action_block, entry.name)
+        case "video":
+            return VideoSource(store, episodes, clip_length, action_block, entry.name)
+        case "caption":
+            return CaptionSource(store, episodes, entry.name)
+        case "captioned image":
+            return CaptionedImageSource(store, episodes, entry.name)
+        case "question":
+            return QuestionSource(store, episodes, entry.name)
+        case "change":
+            return ChangeSource(store, episodes, action_block, entry.name)
+        case "instruction":
+            return InstructionSource(store, episodes, entry.name)
+    raise ValueError(f"{entry.kind!r} is no kind that episode files give")
+
+
+def share_actions(entries: Sequence[Entry], share: float) -> list[Entry]:
+    """The same mixture with actions in a share of its video tokens, while the video tokens stay as many.
+
+    Args:
+        entries: of the mixture.
+        share: of the video tokens (action video and video together) that is to carry actions, 0 to 1.
+
+    Raises:
+        UserError: there is no action video to take a share of.
+    """
+    of_kind = {kind: [entry for entry in entries if entry.kind == kind and entry.weight > 0] for kind in VIDEO_KINDS}
+    total = sum(entry.weight for kind in VIDEO_KINDS for entry in of_kind[kind])
+    if not of_kind["action video"]:
+        raise UserError(f"mixture actions is {share}, but the mixture has no action video; give it a weight above 0")
+    if not of_kind["video"]:
+        alone = [replace(entry, kind="video", name=f"{entry.name} without actions") for entry in of_kind["action video"]]
+        of_kind["video"] = alone
+    shares = {"action video": share, "video": 1 - share}
+    changed = [entry for entry in entries if entry.kind not in VIDEO_KINDS]
+    for kind in VIDEO_KINDS:
+        factor = shares[kind] * total / sum(entry.weight for entry in of_kind[kind])
+        changed += [replace(entry, weight=factor * entry.weight, where=entry.where or "mixture actions") for entry in of_kind[kind]]
+    return [entry for entry in changed if entry.weight > 0]
+
+
+def keep_actions(store: EpisodeStore, episodes: Sequence[int], share: float, steps: int, seed: int) -> list[int]:
+    """A seeded choice of the episodes that keep their actions; the choice for a share holds those for smaller ones.
+
+    Args:
+        store: the episode file.
+        episodes: to choose from.
+        share: of the episodes, 0 to 1; at least one keeps its actions and one loses them, except for 0 and 1.
+        steps: recorded steps that an episode must have to be of use.
+        seed: of the choice.
+
+    Raises:
+        UserError: fewer than two episodes are of use and the share is neither 0 nor 1.
+    """
+    long_enough = [i for i in episodes if store.lengths[i] >= steps]
+    if share in (0, 1):
+        return list(episodes) if share else []
+    if len(long_enough) < 2:
+        raise UserError(
+            f"mixture actions is {share}, which divides the training episodes of {store.path}; of {len(episodes)} only "
+            f"{len(long_enough)} can hold a clip, two are needed"
+        )
+    order = np.random.default_rng([seed, len(store)]).permutation(len(long_enough)).tolist()
+    count = min(max(1, round(share * len(long_enough))), len(long_enough) - 1)
+    return sorted(long_enough[place] for place in order[:count])

