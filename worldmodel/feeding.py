@@ -115,11 +115,16 @@ def _in_processes(packer: Packer, groups: range, workers: int) -> Generator[list
     batches = iter(loader)
     try:
         while isinstance(group := _next(batches), list):
-            yield [PackedBatch(**{k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in b.items()}) for b in group]
+            yield [_from_arrays(batch) for batch in group]
     finally:
         del batches, loader  # ends the processes, even while an error that is raised below is kept
     if group is not None:
         raise UserError(group.message) if group.mistake else RuntimeError(f"a data worker failed: {group.message}")
+
+
+def _from_arrays(batch: dict[str, Any]) -> PackedBatch:
+    fields: dict[str, Any] = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+    return PackedBatch(**fields)
 
 
 def _next(batches: Iterator[list[dict[str, Any]] | _Failure]) -> list[dict[str, Any]] | _Failure | None:
@@ -171,8 +176,8 @@ class FrameEncoder:
         if not len(frames) or not (self.remember or self.cache is not None):
             return encode_frames(self.codec, frames, self.device)
         keys = [frame_key(frame.numpy()) for frame in frames]
-        found = self.cache.read(keys) if self.cache is not None else {}
-        found = {key: torch.from_numpy(latents).to(self.device) for key, latents in found.items()}
+        cached = self.cache.read(keys) if self.cache is not None else {}
+        found = {key: torch.from_numpy(latents).to(self.device) for key, latents in cached.items()}
         new = {key: i for i, key in enumerate(keys) if key not in self.known and key not in found}
         encoded = encode_frames(self.codec, frames[list(new.values())], self.device)
         found |= dict(zip(new, encoded, strict=True))

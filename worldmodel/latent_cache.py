@@ -58,7 +58,7 @@ class Contents:
 
 def frame_key(pixels: np.ndarray) -> bytes:
     """What a frame (H, W, 3) uint8 is found by."""
-    return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=HASH_BYTES).digest()
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=HASH_BYTES).digest()
 
 
 def codec_key(codec: RAE) -> str:

@@ -9,9 +9,18 @@ least 64, a group) are packed at once, and a group starts at a place in the stre
    then texts. A text that fits nowhere is split over gaps of at least 12 positions; its pieces are documents of their own.
 3. The rows are dealt to the group's steps, each step getting its share of rows rich and poor in frames, in a seeded order.
 
-So nothing is cut off or left out for its length, and the shares of the sources stay what the mixture says. FILL_TABLE
+So nothing is cut off or left out for its length, and the shares of the sources stay what the mixture says. Filled on the standard
+mixture (TwoRoom, clips of 4 frames), for rows x length and tokens per frame:
 
-Frames are not aligned to the blocks of FlexAttention, since that does not pay: ALIGN_TABLE
+    16 x 152, 16   98.1 %        32 x 2048, 64    99.7 %
+    32 x 512, 16   99.2 %        32 x 512, 64     96.1 %      a clip takes 267: one to a row
+                                 32 x 2048, 256   85.7 %      a clip takes 1035: one to a row
+
+so choose a length that holds a whole number of clips with little to spare.
+
+Frames are not aligned to the blocks of 128 positions of FlexAttention, since that does not pay. With frames of 256 tokens and rows of
+4096, aligned frames left 58 % of the positions in use instead of 87 %, and 86 blocks to compute per 1000 of these instead of 51
+(`create_block_mask`, made-up rows of clips, pictures and texts): a frame with its three other positions takes three blocks, not two.
 """
 
 from bisect import bisect_left, insort
