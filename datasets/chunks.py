@@ -9,6 +9,7 @@ be shared or lost, so threads and forked processes read through one reader. The 
 import os
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,8 @@ class ColumnReader:
         data = os.pread(self._open_fd(), size, place) if place >= 0 else b""
         try:
             if column.is_zstd:
+                if zlib.crc32(memoryview(data)[:-CHECKSUM_BYTES]) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
+                    raise ValueError("another checksum")
                 if zstandard.frame_content_size(data) != content:
                     raise ValueError("a chunk of another size")
                 data = _decompressor().decompress(data)

@@ -1,5 +1,7 @@
 """Writing one column of an episode file: whole chunks, each once, so that what is in the file never moves."""
 
+import zlib
+
 import h5py
 import hdf5plugin
 import numpy as np
@@ -17,14 +19,18 @@ TEXT_BYTES_PER_CHUNK = (2**11, 2**14)
 """Least and most."""
 ZSTD_LEVEL = 3
 
-_COMPRESS = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+CHECKSUM_FRAME = b"\x50\x2a\x4d\x18\x04\x00\x00\x00"
+"""Head of a zstd frame that decoders skip (RFC 8878, 3.1.2), of 4 bytes: the CRC-32 of all bytes of the chunk before them."""
+
+_COMPRESS = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False, write_content_size=True)
 
 
 class ColumnWriter:
     """A column that grows at its end.
 
-    Compressed columns are coded here and not by HDF5, whose filter writes no checksum. Columns of episodes are written as they come,
-    into chunks that have their place from their first row on; the others when a chunk is full, and at the end.
+    Compressed columns are coded here and not by HDF5, whose filter writes no checksum. It is of the compressed bytes: zstd's own, of
+    what is decoded, takes as long as decoding flat scenes does. Columns of episodes are written as they come, into chunks that have
+    their place from their first row on; the others when a chunk is full, and at the end.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -72,7 +78,8 @@ class ColumnWriter:
             chunk = np.ascontiguousarray(rows[start : start + self._per_chunk])
             content = chunk.tobytes().ljust(self._per_chunk * chunk[0].nbytes, b"\0")
             place = (self._written + start, *(0 for _ in self.row_shape))
-            self._dataset.id.write_direct_chunk(place, _COMPRESS.compress(content))
+            data = _COMPRESS.compress(content) + CHECKSUM_FRAME
+            self._dataset.id.write_direct_chunk(place, data + zlib.crc32(data).to_bytes(4, "little"))
 
 
 def create_column(file: h5py.File, name: str, rows: np.ndarray, storage: str, texts: int = 1) -> ColumnWriter:

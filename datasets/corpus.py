@@ -25,7 +25,7 @@ from worldmodel.datasets.shuffle import seeded_key
 from worldmodel.datasets.text import chunk_text
 from worldmodel.datasets.text_origins import Origin, open_origin
 from worldmodel.errors import UserError
-from worldmodel.home import home
+from worldmodel.home import cache_dir
 
 FORMAT = 1
 """Of the cache; raised when files or cuts are to be different, so that older caches are made anew."""
@@ -65,7 +65,7 @@ def open_corpus(source: str | Path, chunk: int = 512, held_out: float = 0.05, se
     origin = open_origin(str(source), field)
     fingerprint = hashlib.sha256(json.dumps([FORMAT, origin.identity, chunk, held_out, seed]).encode()).hexdigest()[:20]
     folder = made_once(
-        home() / "cache" / "text" / fingerprint,
+        cache_dir() / "text" / fingerprint,
         lambda part: _cut(origin, chunk, Fraction(held_out), seed, part),
         lambda whole: _sizes(whole) is not None,
     )

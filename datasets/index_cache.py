@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.home import home
+from worldmodel.home import cache_dir
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Array
     status = path.stat()
     stamp = np.array([status.st_size, status.st_mtime_ns], np.int64)
     name = hashlib.sha256(os.fsencode(path) + b"\0" + kind.encode()).hexdigest()[:32]
-    kept = home() / "cache" / "indices" / f"{name}.npz"
+    kept = cache_dir() / "indices" / f"{name}.npz"
     found = _load(kept, stamp)
     if found is not None:
         return found

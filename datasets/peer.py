@@ -35,7 +35,7 @@ def peer_installed() -> bool:
 
 def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
     """Frames per second into a file: ours with `config`, and the peer's with as many episodes and random actions."""
-    import stable_worldmodel as swm  # type: ignore[import-not-found]
+    import stable_worldmodel as swm
 
     size = config.image_size
     world: Any = swm.World(PEER_TASKS[config.env], num_envs=PEER_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps)
@@ -68,8 +68,8 @@ def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tu
     """
     if not peer_installed():
         return {}
-    from stable_worldmodel.data.formats.hdf5 import HDF5Dataset, HDF5Writer  # type: ignore[import-not-found]
-    from stable_worldmodel.data.formats.lance import LanceDataset, LanceWriter  # type: ignore[import-not-found]
+    from stable_worldmodel.data.formats.hdf5 import HDF5Dataset, HDF5Writer
+    from stable_worldmodel.data.formats.lance import LanceDataset, LanceWriter
 
     found: dict[str, tuple[Any, float]] = {}
     with EpisodeStore(path) as store:

@@ -1,6 +1,8 @@
 """Pretrain the unified model from scratch on action video, video, captions, questions, text and pictures at once."""
 
+import hashlib
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,29 +13,34 @@ import tyro
 
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.rae import RAE
+from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
-from worldmodel.home import runs_dir
+from worldmodel.home import cache_dir, runs_dir
+from worldmodel.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key
 from worldmodel.model import WorldModel
-from worldmodel.packing import Packer, tokenise
+from worldmodel.packing import Packer
+from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, fit, paper, small, tiny
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import tokenise
 from worldmodel.tracking import Tracker
 from worldmodel.training import OnSample, TrainResult, stop_on_signals, train
+from worldmodel.training_config import TrainConfig
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """What to train on, and how. Every field of model and training is a flag behind the preset: `... small --preset.train.lr 3e-4`."""
 
-    data: tuple[Path, ...]
-    """Episode files, from worldmodel collect."""
     codec: Path
     """Folder of the codec, from worldmodel codec."""
+    data: tuple[Path, ...] = ()
+    """Episode files, from worldmodel collect or worldmodel datasets convert; a recipe may name them instead."""
     out: Path | None = None
     """Run folder; by default `pretrain` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
     vocab_size: int = 2048
@@ -60,7 +67,10 @@ def main(config: PretrainConfig) -> None:
         print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}")
         return
     print(f"{result.checkpoint}: checkpoint written after {result.step} steps")
-    print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {config.data[0]}")
+    if data.stores:
+        print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {data.stores[0].path}")
+    else:
+        print(f"next: worldmodel generate --checkpoint {result.checkpoint} --text 'Our economy'")
 
 
 def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, out: Path, **options: object) -> TrainResult:
@@ -75,13 +85,41 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
     packing, seed = preset.train.packing, preset.train.seed
     rng = np.random.default_rng(seed)
     mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, codec.grid, packing, rng)))
-    action_dim = data.config.action_block * max(store.action_size for store in data.stores)
+    action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
     torch.manual_seed(seed)
     model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
-    sampler = dream_sampler(data, codec, tokenizer)
-    card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores]}
-    return train(model, codec, packer, tokenizer, preset.train, out, sampler, card=card, **options)  # type: ignore[arg-type]
+    print(as_text(data.report(mixture, packer.documents_before(preset.train.steps))))
+    latents = latent_cache(data, codec, preset.train) if preset.train.cache_latents == "disk" else None
+    sampler = dream_sampler(data, codec, tokenizer) if data.stores else None
+    card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores], "sources": data.description()}
+    return train(model, codec, packer, tokenizer, preset.train, out, sampler, card=card, latents=latents, **options)  # type: ignore[arg-type]
+
+
+def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentCache:
+    """Latents of every frame and picture of the data, in the cache of WORLDMODEL_HOME; made if they are not there."""
+    pictures = len(data.train_pictures) if data.train_pictures else 0
+    count = sum(store.num_frames for store in data.stores) + pictures
+    origin = hashlib.blake2b(repr((codec_key(codec), config.cache_dtype)).encode(), digest_size=12)
+    for store in data.stores:
+        about = store.path.stat()
+        origin.update(repr((str(store.path.resolve()), about.st_size, about.st_mtime_ns)).encode())
+    for part in data.train_pictures.parts if data.train_pictures else []:
+        origin.update(repr((part.name, len(part), part.size)).encode())
+    folder = cache_dir() / "latents" / origin.hexdigest()
+    size = cache_bytes(codec, count, config.cache_dtype)
+    print(f"latents of {count:,} frames take up to {size / 2**20:,.0f} MiB in {folder}")
+    codec = codec.to(choose_device(config.device)).eval()
+    return build_latent_cache(folder, codec, every_frame(data), count, config.cache_dtype)
+
+
+def every_frame(data: StandardData) -> Iterator[np.ndarray]:
+    """All frames of the episode files, then all pictures that are trained on: uint8 (H, W, 3) each."""
+    for store in data.stores:
+        for start in range(0, store.num_frames, 256):
+            yield from store.frames(np.arange(start, min(start + 256, store.num_frames)))
+    pictures = data.train_pictures
+    yield from (pictures.image(i) for i in range(len(pictures))) if pictures else ()
 
 
 def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: int = 64) -> OnSample:

@@ -12,15 +12,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from worldmodel.batch import collate
 from worldmodel.codec.frames import frames_to_uint8
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.sources import ClipSampler
 from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.packing import IGNORE, PackingConfig, Tokens, collate
 from worldmodel.rollout import Rollout
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import IGNORE, PackingConfig, Tokens
 
 
 @dataclass(frozen=True)

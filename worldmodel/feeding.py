@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from worldmodel.batch import PackedBatch
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.latent_cache import LatentCache, encode_frames, frame_key
-from worldmodel.packing import PackedBatch, Packer
+from worldmodel.packing import Packer
 
 CACHE_BYTES = 2**31
 GROUPS_AHEAD = 2  # per worker process

@@ -22,3 +22,8 @@ def checkpoints_dir() -> Path:
 def runs_dir() -> Path:
     """Training runs and reports."""
     return home() / "runs"
+
+
+def cache_dir() -> Path:
+    """What can be made again: cut corpora, indices, latents."""
+    return home() / "cache"

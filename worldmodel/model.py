@@ -15,10 +15,11 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from worldmodel.attention import Backend, prepare_mask
+from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time, velocity_from, velocity_target
 from worldmodel.moe import TokenGroups
-from worldmodel.packing import IGNORE, VISION, PackedBatch
+from worldmodel.tokens import IGNORE, VISION
 from worldmodel.transformer import Trunk, TrunkConfig
 
 

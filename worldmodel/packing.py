@@ -29,26 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.batch import PackedBatch, collate, unpack
+from worldmodel.batch import PackedBatch, collate
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import Tokenizer
-from worldmodel.tokens import ACTION, IGNORE, TEXT, VISION, PackingConfig, Tokens, tokenise
-
-__all__ = [
-    "ACTION",
-    "IGNORE",
-    "TEXT",
-    "VISION",
-    "PackedBatch",
-    "Packer",
-    "PackingConfig",
-    "Tokens",
-    "collate",
-    "pack",
-    "tokenise",
-    "unpack",
-]
+from worldmodel.tokens import PackingConfig, Tokens, tokenise
 
 GROUP_ROWS = 64
 """Rows that are packed together, at least: enough for gaps of one row to fit what another cannot take."""

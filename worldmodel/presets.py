@@ -11,8 +11,8 @@ from worldmodel.codec.rae import RAE
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig
 from worldmodel.moe import MoEConfig
-from worldmodel.packing import PackingConfig
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import PackingConfig
 from worldmodel.training import TrainConfig
 from worldmodel.transformer import TrunkConfig
 

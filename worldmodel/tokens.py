@@ -153,7 +153,7 @@ def tokenise(
     drop_caption = rng.random() < config.caption_dropout
     target_parity = 1 if rng.random() < 0.9 else 0  # 1: the first frame is context
     actions_as_text &= all(segment.text for segment in document if isinstance(segment, Action))  # unnamed actions have vectors only
-    video = sum(isinstance(s, Frame) for s in document) > 1
+    video = sum(isinstance(s, Frame) and s.predict for s in document) > 1
     makes_picture = not video and isinstance(document[-1], Frame)
     tokens, frames = Tokens(), 0
     for segment in document:

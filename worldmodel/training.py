@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import check_fit, whole_folder, write_pretrained
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.rae import RAE
@@ -33,7 +34,7 @@ from worldmodel.feeding import BatchStream, FrameEncoder
 from worldmodel.latent_cache import LatentCache
 from worldmodel.model import WorldModel
 from worldmodel.optimizer import Ema, build_optimizers, schedule, set_rate
-from worldmodel.packing import PackedBatch, Packer
+from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
 from worldmodel.resume import (
     Progress,

@@ -121,7 +121,7 @@ def _trees(folder: Path, about: dict[str, Any], numbers: range) -> Iterator[Tree
 
 def _library_trees(folder: Path, layout: str, numbers: range) -> Iterator[Tree]:
     try:
-        from minari import MinariDataset  # type: ignore[import-not-found]
+        from minari import MinariDataset
     except ImportError as error:
         raise UserError(f"{folder} is stored as {layout}; pip install 'minari[arrow,hdf5]=={VERSION}' to read it") from error
     try:

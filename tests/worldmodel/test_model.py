@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.worldmodel import toys
+from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.packing import IGNORE, VISION, PackedBatch
+from worldmodel.tokens import IGNORE, VISION
 from worldmodel.transformer import TrunkConfig
 
 KINDS: list[FeedForwardKind] = ["shared", "modality", "moe"]
@@ -26,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def batch() -> PackedBatch:
-    return toys.packer().next_batch()
+    return toys.packer().batch(0)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel import toys
+from worldmodel.batch import collate
 from worldmodel.flow import FlowConfig, sample
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.packing import Tokens, collate
 from worldmodel.rollout import (
     Rollout,
     RolloutConfig,
@@ -21,6 +21,7 @@ from worldmodel.rollout import (
     text_piece,
     write_text,
 )
+from worldmodel.tokens import Tokens
 
 P, C = 4, toys.CHANNELS
 PROMPTS = ["a red disc is near the top", "a blue", "then it moves right by half a step"]
