@@ -10,7 +10,7 @@ import torch
 
 from worldmodel.agents.intervals import wilson
 from worldmodel.codec.rae import RAE
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel

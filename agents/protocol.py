@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 

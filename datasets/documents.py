@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.datasets.episode import Clip
+from worldmodel.datasets.episodes.episode import Clip
 
 
 @dataclass(frozen=True)

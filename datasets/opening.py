@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from worldmodel.datasets.corpus import Corpus, open_corpus
 from worldmodel.datasets.drawn import Part
-from worldmodel.datasets.pairs import ImagePairSource, Pairs, open_pairs
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
 from worldmodel.datasets.recipe import EPISODE_KINDS, Entry
 from worldmodel.datasets.serving import Training, episode_source, keep_actions, lacks
 from worldmodel.datasets.sources import JoinedSource, Source
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.text import TextSource
+from worldmodel.datasets.texts.corpus import Corpus, open_corpus
+from worldmodel.datasets.texts.text import TextSource
 from worldmodel.errors import UserError
 
 IN_MEMORY_BYTES = 2 * 2**30

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from worldmodel.datasets.images import Fit
 from worldmodel.datasets.packages import PACKAGES
+from worldmodel.datasets.pictures.images import Fit
 from worldmodel.errors import UserError
 
 SHIPPED = Path(__file__).parent / "recipes"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.recipe import VIDEO_KINDS, Entry
 from worldmodel.datasets.sources import (
     ActionVideoSource,
@@ -17,7 +18,6 @@ from worldmodel.datasets.sources import (
     VideoSource,
     first_successes,
 )
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 _TEXTS = {

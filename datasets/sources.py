@@ -19,8 +19,8 @@ from worldmodel.datasets.documents import (
     question_document,
     video_document,
 )
-from worldmodel.datasets.episode import Clip
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.episode import Clip
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 
 T = TypeVar("T")

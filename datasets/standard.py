@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.corpus import Corpus
 from worldmodel.datasets.documents import Document
 from worldmodel.datasets.drawn import Drawn, Part, drawn
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.opening import choose_episodes, open_entry, open_stores, served
-from worldmodel.datasets.pairs import Pairs
+from worldmodel.datasets.pictures.pairs import Pairs
 from worldmodel.datasets.recipe import Entry, read_recipe, recipe_path
 from worldmodel.datasets.serving import share_actions
 from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.texts.corpus import Corpus
 from worldmodel.errors import UserError
 
 TOKENIZER_CHARACTERS = 16 * 2**20

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 import worldmodel
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.loading_speed import loader_rates, reading_rates, stored_bytes, write_files
-from worldmodel.datasets.peer import PEER_FORMATS, PEER_TASKS, peer_installed, peer_rates
-from worldmodel.datasets.recording import CollectConfig
-from worldmodel.datasets.speed import Rates, collecting_rates, drawing_rates
+from worldmodel.datasets.collection.peer import PEER_FORMATS, PEER_TASKS, peer_installed, peer_rates
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.speed import Rates, collecting_rates, drawing_rates
+from worldmodel.datasets.episodes.loading_speed import loader_rates, reading_rates, stored_bytes, write_files
 from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError

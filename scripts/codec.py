@@ -9,8 +9,8 @@ import numpy as np
 
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb

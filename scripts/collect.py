@@ -2,9 +2,9 @@
 
 import sys
 
-from worldmodel.datasets.collect import collect
-from worldmodel.datasets.coverage import ASCII_BARS, BARS, coverage_table
-from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.coverage import ASCII_BARS, BARS, coverage_table
+from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.scripts.console import run_verb
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.interop.convert import Format
 from worldmodel.datasets.interop.video import Fit
 from worldmodel.datasets.mixing import MixConfig
-from worldmodel.datasets.schema import Storage
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import print_columns, run_verb
 
@@ -26,7 +26,7 @@ class Info:
 
     def run(self) -> None:
         """Print it."""
-        from worldmodel.datasets.inspection import describe
+        from worldmodel.datasets.episodes.inspection import describe
 
         print(describe(self.file))
         print(f"\nsee it: worldmodel datasets preview {self.file}")
@@ -52,7 +52,7 @@ class Check:
 
     def run(self) -> None:
         """Check one file after the other; status 2 if one is damaged and was not repaired."""
-        from worldmodel.datasets.integrity import check, repair, repaired_path
+        from worldmodel.datasets.episodes.integrity import check, repair, repaired_path
 
         damaged = []
         for file in self.files:
@@ -80,7 +80,7 @@ class Preview:
 
     def run(self) -> None:
         """Draw it."""
-        from worldmodel.datasets.preview import preview
+        from worldmodel.datasets.episodes.preview import preview
 
         print(f"wrote {preview(self.file, self.out)}")
         print(f"next: worldmodel datasets card {self.file}")
@@ -95,7 +95,7 @@ class Card:
 
     def run(self) -> None:
         """Write it."""
-        from worldmodel.datasets.card import write_card
+        from worldmodel.datasets.episodes.card import write_card
 
         print(f"wrote {write_card(self.file)}")
         print(f"next: worldmodel codec --data {self.file}")
@@ -112,7 +112,7 @@ class Merge:
 
     def run(self) -> None:
         """Merge them."""
-        from worldmodel.datasets.combine import merge
+        from worldmodel.datasets.episodes.combine import merge
 
         print(f"wrote {self.out}: {merge(self.files, self.out)} episodes")
         print(f"next: worldmodel datasets info {self.out}")
@@ -133,8 +133,8 @@ class Split:
 
     def run(self) -> None:
         """Divide it."""
-        from worldmodel.datasets.combine import split
-        from worldmodel.datasets.store import EpisodeStore
+        from worldmodel.datasets.episodes.combine import split
+        from worldmodel.datasets.episodes.store import EpisodeStore
 
         parts = split(self.file, self.shares, self.out, self.seed)
         for part in parts:

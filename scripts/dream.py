@@ -6,7 +6,7 @@ from pathlib import Path
 
 from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors
 from worldmodel.home import runs_dir

@@ -21,7 +21,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Intervals, Row, Section, Table, Video, video_bytes, write_report
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig

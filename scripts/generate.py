@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.agents.language import score_language
 from worldmodel.checkpoint import Pretrained, from_pretrained
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.evaluation import decode_video
 from worldmodel.home import runs_dir

@@ -10,7 +10,7 @@ from worldmodel.agents.evaluate import EvaluateConfig, side_by_side
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.home import runs_dir
 from worldmodel.rollout import RolloutConfig
 from worldmodel.scripts.console import run_verb

@@ -14,9 +14,9 @@ import tyro
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.drawn import as_text
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.home import cache_dir, runs_dir
 from worldmodel.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key

@@ -24,8 +24,8 @@ from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text,
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.collect import collect
-from worldmodel.datasets.recording import CollectConfig
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text

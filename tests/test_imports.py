@@ -68,7 +68,7 @@ def test_the_import_reader_sees_every_form(line: str, folders: set[str]) -> None
     [
         ("import worldmodel", "torch mujoco gymnasium numpy"),
         ("import worldmodel.envs", "torch h5py"),
-        ("import worldmodel.datasets.collect", "torch"),
+        ("import worldmodel.datasets.collection.collect", "torch"),
         ("import worldmodel.scripts.cli", "torch mujoco gymnasium"),
         ("import worldmodel.scripts.envs, worldmodel.scripts.collect", "torch"),
     ],

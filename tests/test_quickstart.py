@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from worldmodel.agents.protocol import Manifest
 from worldmodel.checkpoint import from_pretrained
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 
 CONTROLLERS = ["random", "random_held", "copy_last_frame", "learned", "oracle"]
 EPISODES, STEPS, CONTEXT, HORIZON, CLIPS = 6, 12, 2, 2, 3

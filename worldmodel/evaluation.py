@@ -15,8 +15,8 @@ from torch import Tensor
 from worldmodel.batch import collate
 from worldmodel.codec.frames import frames_to_uint8
 from worldmodel.codec.rae import RAE
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.rollout import Rollout

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import h5py
 from tqdm import tqdm
 
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.schema import FORMAT as WORLDMODEL
+from worldmodel.datasets.episodes.schema import Storage
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.interop import folders, lerobot, minari, ogbench, stable_worldmodel
 from worldmodel.datasets.interop.video import Fit
-from worldmodel.datasets.schema import FORMAT as WORLDMODEL
-from worldmodel.datasets.schema import Storage
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import EpisodeWriter
 from worldmodel.errors import UserError
 
 Format = Literal["worldmodel", "stable-worldmodel", "lerobot", "minari", "ogbench", "mp4", "frames"]

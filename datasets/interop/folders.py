@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import new_folder
 from worldmodel.datasets.interop.layouts import action_names, foreign_episode, foreign_meta
 from worldmodel.datasets.interop.video import GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, frame_rate
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")

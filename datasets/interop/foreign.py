@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.atomic import sync_and_rename
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.errors import UserError
 
 

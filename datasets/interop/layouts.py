@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.interop.foreign import bare_episode
 from worldmodel.errors import UserError
 

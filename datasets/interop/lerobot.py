@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from worldmodel.datasets.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.interop.foreign import import_parquet
 from worldmodel.datasets.interop.layouts import foreign_episode, foreign_meta
 from worldmodel.datasets.interop.lerobot_layout import (

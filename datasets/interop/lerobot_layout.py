@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.episode import Episode
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot_layout as layout
 from worldmodel.datasets.interop.foreign import import_parquet, new_folder
 from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
 from worldmodel.datasets.interop.video import GOOD, VideoWriter, encode_png
-from worldmodel.datasets.store import EpisodeStore
 
 FILES_PER_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200

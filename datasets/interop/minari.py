@@ -19,7 +19,9 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.schema import FRAME_TEXTS
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import new_folder
 from worldmodel.datasets.interop.layouts import (
     as_frames,
@@ -30,8 +32,6 @@ from worldmodel.datasets.interop.layouts import (
     no_pictures,
     one_hot,
 )
-from worldmodel.datasets.schema import FRAME_TEXTS
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 FORMAT = "minari"

@@ -20,7 +20,8 @@ from numpy.lib import format as npy
 from tqdm import tqdm
 
 from worldmodel.datasets.atomic import sync_and_rename
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.layouts import (
     as_frames,
     as_rows,
@@ -30,7 +31,6 @@ from worldmodel.datasets.interop.layouts import (
     no_pictures,
     one_hot,
 )
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 FORMAT = "ogbench"

@@ -23,7 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.datasets.atomic import BlackHoleFile, sync_and_rename
-from worldmodel.datasets.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.schema import FRAME_TEXTS
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.layouts import (
     as_frames,
     as_rows,
@@ -33,8 +35,6 @@ from worldmodel.datasets.interop.layouts import (
     no_pictures,
     one_hot,
 )
-from worldmodel.datasets.schema import FRAME_TEXTS
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 FORMAT = "stable-worldmodel"

@@ -9,8 +9,8 @@ import pytest
 from tests.datasets.toys import make_episode
 from worldmodel.agents import language
 from worldmodel.agents.language import Accuracy, score_language
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 
 TRUE = "a red disc in the left room, near the top"

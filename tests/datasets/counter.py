@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.episode import Episode
-from worldmodel.datasets.writer import write_episodes
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.writer import write_episodes
 
 CELLS = 4
 """Cells per side."""

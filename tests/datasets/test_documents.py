@@ -14,7 +14,7 @@ from worldmodel.datasets.documents import (
     text_document,
     video_document,
 )
-from worldmodel.datasets.episode import Clip
+from worldmodel.datasets.episodes.episode import Clip
 
 FRAMES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
 ACTIONS = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)

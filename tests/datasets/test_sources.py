@@ -5,7 +5,9 @@ import pytest
 
 from tests.datasets.toys import make_episode, write_toy_file
 from worldmodel.datasets.documents import Action, Frame, Text
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.sources import (
     ActionVideoSource,
     CaptionedImageSource,
@@ -18,8 +20,6 @@ from worldmodel.datasets.sources import (
     Source,
     VideoSource,
 )
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 

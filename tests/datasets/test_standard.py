@@ -13,9 +13,9 @@ from PIL import Image
 from tests.datasets.toys import make_episode
 from worldmodel.datasets import opening
 from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
-from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 NO_SHARES = dict.fromkeys(("action_video", "video", "caption", "captioned_image", "question", "text", "pictures"), 0.0)

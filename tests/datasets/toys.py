@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.episode import Episode
-from worldmodel.datasets.writer import write_episodes
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.writer import write_episodes
 
 
 def make_episode(index: int = 0, num_actions: int = 5, size: int = 16, **changes: Any) -> Episode:

@@ -6,9 +6,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from worldmodel.datasets.collect import collect
-from worldmodel.datasets.recording import CollectConfig
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.envs.adapter import SEED_FACTOR
 from worldmodel.envs.contract import WHAT_IF_STEPS

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from worldmodel.datasets.collect import collect
-from worldmodel.datasets.recording import CollectConfig
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.envs.adapter import SEED_FACTOR
 from worldmodel.errors import UserError

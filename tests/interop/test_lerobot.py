@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.datasets.counter import assert_counts, draw_number, read_number, write_counter_file
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot as ours
-from worldmodel.datasets.store import EpisodeStore
 
 LENGTHS = (6, 3, 9)
 pytestmark = pytest.mark.filterwarnings("ignore")

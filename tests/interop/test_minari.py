@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import minari as ours
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 
 LENGTHS = (5, 3)
 pytestmark = pytest.mark.filterwarnings("ignore")

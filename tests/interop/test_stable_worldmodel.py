@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import stable_worldmodel
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 
 STEPS = 12
 pytestmark = pytest.mark.filterwarnings("ignore")

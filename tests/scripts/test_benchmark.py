@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.datasets.recording import CollectConfig
-from worldmodel.datasets.speed import Rates, bare_rate, interleave
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.speed import Rates, bare_rate, interleave
 from worldmodel.scripts.cli import run
 
 TASK = "worldmodel/TwoRoom-v0"

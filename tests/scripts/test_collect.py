@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.scripts.cli import run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episode import same_episode
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
+from worldmodel.datasets.episodes.episode import same_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.scripts.cli import run
 
 Output = pytest.CaptureFixture[str]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.datasets.store import EpisodeStore
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.scripts import play as play_script
 from worldmodel.scripts.cli import run

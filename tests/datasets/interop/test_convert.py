@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, write_counter_file
 from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episode import same_episode
+from worldmodel.datasets.episodes.episode import same_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop.convert import FORMATS, Format, convert, recognise
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 pytest.importorskip("pyarrow")

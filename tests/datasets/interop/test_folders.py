@@ -13,9 +13,9 @@ from PIL import Image
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
 from tests.datasets.toys import write_toy_file
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import folders
 from worldmodel.datasets.interop.video import VideoWriter
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
 from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episode import same_episode
+from worldmodel.datasets.episodes.episode import same_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot
 from worldmodel.datasets.interop.video import VideoWriter, encode_png
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 pa = pytest.importorskip("pyarrow")

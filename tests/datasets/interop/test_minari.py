@@ -15,10 +15,10 @@ from PIL import Image
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episode import Episode, same_episode
+from worldmodel.datasets.episodes.episode import Episode, same_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import minari
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 LENGTHS = (4, 2)

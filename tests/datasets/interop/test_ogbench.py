@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
 from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import ogbench
-from worldmodel.datasets.store import EpisodeStore
 from worldmodel.errors import UserError
 
 LENGTHS = (4, 2)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episode import Episode, same_episode
+from worldmodel.datasets.episodes.episode import Episode, same_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import stable_worldmodel
-from worldmodel.datasets.store import EpisodeStore
-from worldmodel.datasets.writer import write_episodes
 from worldmodel.errors import UserError
 
 

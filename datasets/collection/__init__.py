@@ -1,0 +1,1 @@
+"""Recording episodes: policies, processes, keyboards."""

@@ -1,0 +1,243 @@
+"""Collection: workers play episodes, each finished one becomes a part, the parts are merged into one file.
+
+    1. lock     `<out>.parts/` belongs to one process at a time and to one set of arguments (`config.json`)
+    2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
+    3. merge    meanwhile the parts are put together; `<out>` appears, whole, when all are in it, and they are deleted
+
+Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and
+however often the collection was killed on the way: run it again with the same arguments and it goes on.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.workers import WorkerPool
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import EpisodeWriter
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.datasets.collection.ray_workers import RayPool
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "config.json"
+OLD_PATTERN = "episode_*.h5"
+"""Parts that earlier versions wrote."""
+
+
+@dataclass(frozen=True)
+class CollectResult:
+    """What a collection did."""
+
+    path: Path
+    episodes: int
+    frames: int
+    new_episodes: int
+    """Episodes recorded by this call; the others were there already."""
+    seconds: float
+    """Time this call took, start of the workers and merging included."""
+    coverage: dict[str, Any]
+    """What the episodes cover; see `coverage.py`."""
+
+
+def collect(config: CollectConfig) -> CollectResult:
+    """Records the episodes that are missing and writes the file.
+
+    Raises:
+        UserError: unknown task or factor; the file exists with other arguments; another process collects it;
+            the disk is full; a worker died, or its first frame does not come.
+        KeyboardInterrupt: on Ctrl-C; finished episodes are kept.
+    """
+    start = time.perf_counter()
+    if config.path.exists():
+        with EpisodeStore(config.path) as store:
+            _refuse_other_recipe(config, store.meta.get("recipe"), config.path)
+        logger.info("%s is complete already", config.path)
+        _remove_leftovers(config)
+        return _result(config, 0, start)
+    with _own_parts(config) as parts:
+        missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i))]
+        if len(missing) < config.episodes:
+            there = config.episodes - len(missing)
+            logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
+        with EpisodeWriter(config.path, {}, config.storage) as writer:
+            _play(config, parts, missing, _Merger(config.episodes, parts, writer))
+        _remove(parts)
+    return _result(config, len(missing), start)
+
+
+class _Merger:
+    """Appends the parts to the file, in the order of their numbers, as soon as they are there.
+
+    What goes wrong with the file meanwhile must not stop the recording: it is raised at the end.
+    """
+
+    def __init__(self, episodes: int, parts: Path, writer: EpisodeWriter) -> None:
+        self._episodes, self._parts, self._writer = episodes, parts, writer
+        self._there: set[int] = set()
+        self._next = 0
+        self._error: UserError | None = None
+
+    def begin(self, meta: dict[str, Any]) -> None:
+        """Takes the meta data of the file."""
+        self._writer.meta.update(meta)
+        self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
+
+    def add(self, episode: int) -> None:
+        """Notes that a part is there, and appends the parts whose turn has come."""
+        self._there.add(episode)
+        while self._next in self._there and self._error is None:
+            merged = load_part(part_path(self._parts, self._next))
+            try:
+                self._writer.append(merged)
+            except UserError as error:
+                self._error = error
+            self._coverage.add(merged)
+            self._next += 1
+
+    def finish(self) -> None:
+        """Completes the meta data; raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        assert self._next == self._episodes, "every episode has been appended"
+        self._writer.meta["coverage"] = self._coverage.report()
+
+
+def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
+    with EpisodeStore(config.path) as store:
+        return CollectResult(
+            config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start, store.meta["coverage"]
+        )
+
+
+def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> None:
+    """Records the missing episodes and appends all of them to the file."""
+    there = sorted(set(range(config.episodes)) - set(missing))
+    with (
+        _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
+        tqdm(total=config.episodes, initial=len(there), unit="episode", disable=None) as bar,
+    ):
+        recipe = config.recipe()
+        meta = {"env_id": config.env, "seed": config.seed, "package_version": recipe["package_version"], "recipe": recipe}
+        merger.begin(meta | pool.wait_until_ready())
+        frames, start = 0, time.perf_counter()
+        for episode, num_frames in pool.record(missing):
+            frames += num_frames
+            bar.update()
+            bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
+            merger.add(episode)
+    for episode in there:
+        merger.add(episode)
+    merger.finish()
+
+
+def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPool":
+    if not config.ray:
+        return WorkerPool(config, parts, count)
+    from worldmodel.datasets.collection.ray_workers import RayPool  # an optional extra
+
+    return RayPool(config, parts, count)
+
+
+@contextlib.contextmanager
+def _own_parts(config: CollectConfig) -> Iterator[Path]:
+    """The folder of parts, locked for this process and checked to belong to the same arguments."""
+    parts = _parts_of(config)
+    with locked_folder(parts):
+        try:
+            if config.path.exists():
+                raise UserError(f"{config.path} was finished by another process just now; run the command again")
+            _claim(parts, config)
+            yield parts
+        finally:
+            if not _has_episodes(parts):  # a start that failed leaves nothing behind
+                _remove(parts)
+
+
+def _parts_of(config: CollectConfig) -> Path:
+    return config.path.with_name(config.path.name + ".parts")
+
+
+def _remove(parts: Path) -> None:
+    """Removes the folder, the episodes first: it tells what they are for as long as there are any."""
+    for part in parts.glob(PATTERN):
+        part.unlink()
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _remove_leftovers(config: CollectConfig) -> None:
+    """Removes the parts of a file that is complete: a collection was killed before it could."""
+    parts = _parts_of(config)
+    if not parts.exists():
+        return
+    with contextlib.suppress(UserError), locked_folder(parts):  # else another process is at it
+        if not _has_episodes(parts) or _recipe_of(parts) == config.recipe():
+            _remove(parts)
+
+
+def _claim(parts: Path, config: CollectConfig) -> None:
+    """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
+    try:
+        for leftover in parts.glob("*.tmp-*"):
+            leftover.unlink(missing_ok=True)
+        if _has_episodes(parts):
+            _refuse_other_recipe(config, _recipe_of(parts), parts)
+            return
+        old = list(parts.glob(OLD_PATTERN))
+        if old:
+            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", parts, len(old))
+            for part in old:
+                part.unlink()
+        write_atomic(parts / RECIPE, json.dumps(config.recipe(), indent=2).encode())
+    except OSError as error:
+        raise UserError(f"cannot use {parts}: {error}") from error
+
+
+def _recipe_of(parts: Path) -> Any:
+    """The arguments that a folder of parts is for; None when it does not tell."""
+    try:
+        return json.loads((parts / RECIPE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _has_episodes(parts: Path) -> bool:
+    return any(parts.glob(PATTERN))
+
+
+def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
+    """Raises UserError unless `found` is what this configuration would record."""
+    if not isinstance(found, dict) or "env" not in found:
+        raise UserError(f"{path} was not made by `worldmodel collect`; choose another --out")
+    different = [name for name, value in config.recipe().items() if found.get(name) != value]
+    if different:
+        was = ", ".join(f"{name}={found.get(name)}" for name in different)
+        now = ", ".join(f"{name}={config.recipe()[name]}" for name in different)
+        raise UserError(f"{path} was collected with {was}, not {now}; choose another --out, or remove it to start over")
+
+
+def _is_whole(part: Path) -> bool:
+    """True when a part can be read; one that cannot (the power failed) is removed, to be recorded again."""
+    if not part.exists():
+        return False
+    try:
+        load_part(part)
+    except (OSError, ValueError):
+        logger.warning("%s is damaged, its episode is recorded again", part)
+        part.unlink()
+        return False
+    return True

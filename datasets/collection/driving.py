@@ -1,0 +1,215 @@
+"""Driving: a task that is driven action by action from outside, and the file that grows by what was driven.
+
+`Drive` turns actions that come from anywhere (a keyboard, a gamepad, a program) into episodes. `DriveFile`
+keeps them: each one is on the disk as soon as it is handed over, as a part beside the file, and `merge` writes
+the file again with all parts in it. A part is numbered as the episode will be in the file, so a merge that was
+killed between renaming the file and deleting the parts adds nothing twice.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from worldmodel import __version__
+from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
+from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path, save_part
+from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_options
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import EpisodeWriter
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.envs.contract import Task
+
+POLICY = "human"
+"""Name of the policy of driven episodes."""
+
+
+class Drive:
+    """Drives a task and remembers what happened, until `begin` starts the next episode.
+
+    Args:
+        task: the task; nobody else may step it.
+        seed: start, goal, variation and questions of episode i depend on (seed, i) alone.
+        variation: factors of variation to sample in each episode, or ("all",).
+        number: i of the first episode.
+        policy: who drives.
+
+    Raises:
+        UserError: an unknown factor.
+    """
+
+    def __init__(self, task: "Task", seed: int = 0, variation: Sequence[str] = (), number: int = 0, policy: str = POLICY) -> None:
+        self.task = task
+        self.recording = True
+        self._seed, self._options, self._policy = seed, reset_options(tuple(variation)), policy
+        self._number = number - 1
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts the next episode; what was driven so far is forgotten."""
+        self._number += 1
+        self._rng = np.random.default_rng([self._seed, self._number])
+        self._reset_seed = int(self._rng.integers(MAX_SEED))
+        self.obs, self.info = self.task.reset(seed=self._reset_seed, options=self._options)
+        self.steps = 0
+        """Actions since the episode began, recorded or not."""
+        self.reached: int | None = None
+        """Step at which the goal was reached first."""
+        goals = self.task.describe_goal()
+        self.goal_text = goals[int(self._rng.integers(len(goals)))]
+        self.forget()
+
+    def step(self, action: np.ndarray) -> None:
+        """Applies an action (a,) in [-1, 1]; UserError when it is none."""
+        self.obs, _, _, _, self.info = self.task.step(action)
+        self.steps += 1
+        if self.reached is None and self.info["success"]:
+            self.reached = self.steps
+        if self.recording:
+            self._recorder.add(np.asarray(action)[None], self.obs, self.info)
+
+    def forget(self) -> None:
+        """Throws the recorded steps away; the recording goes on from the present state."""
+        self._recorder = Recorder(self.task, self.obs, self.info)
+
+    def record(self, on: bool) -> None:
+        """Turns the recording on, from the present state, or off; what was recorded is forgotten."""
+        self.recording = on
+        self.forget()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the environment cannot go on; never so in a task of our own."""
+        return bool(getattr(self.task, "finished", False))
+
+    @property
+    def recorded(self) -> int:
+        """Number of recorded actions."""
+        return len(self._recorder)
+
+    def episode(self) -> Episode | None:
+        """What was recorded; None before the first action."""
+        if not self.recorded:
+            return None
+        episode = self._recorder.episode(self._rng, self._reset_seed, self._policy)
+        return replace(episode, goal_text=self.goal_text)  # what the driver was told
+
+
+class DriveFile:
+    """An episode file that grows; use as a context manager, which merges at the end.
+
+    Args:
+        path: the file; it may exist if it was driven before with the same task and frame size.
+        env_id: the task.
+        facts: about the task, from `recording.first_look`; kept with the file.
+
+    Raises:
+        UserError: the file, or the parts beside it, hold something else; another process adds to it.
+    """
+
+    def __init__(self, path: Path, env_id: str, facts: dict[str, Any]) -> None:
+        self.path, self.parts = Path(path), Path(path).with_name(Path(path).name + ".parts")
+        self.meta = facts | {"env_id": env_id, "package_version": __version__, "driven": True}
+        self._count()  # a file of something else is refused before anything is written beside it
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked_folder(self.parts))
+            self._claim()
+            self._lock = stack.pop_all()
+
+    def _claim(self) -> None:
+        about = self.parts / "config.json"
+        try:
+            if self._numbers():
+                self._refuse_other(json.loads(about.read_text()), self.parts)
+            else:
+                write_atomic(about, json.dumps(self.meta).encode())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot use {self.parts}: {error}") from error
+        self.saved = self._count()
+        """Episodes in the file."""
+        for number in self._numbers():
+            if number < self.saved:  # merged, but the merge was killed before it could delete them
+                part_path(self.parts, number).unlink()
+
+    def _refuse_other(self, found: Any, path: Path) -> None:
+        if not isinstance(found, dict) or not found.get("driven"):
+            raise UserError(f"{path} was not made by `worldmodel play`; choose another --out")
+        for name in ("env_id", "image_size"):
+            if found.get(name) != self.meta[name]:
+                raise UserError(f"{path} holds episodes of {name}={found.get(name)}, not {self.meta[name]}; choose another --out")
+
+    def _count(self) -> int:
+        if not self.path.exists():
+            return 0
+        with EpisodeStore(self.path) as store:
+            self._refuse_other(store.meta, self.path)
+            return len(store)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem.removeprefix("episode_")) for path in self.parts.glob(PATTERN))
+
+    def __len__(self) -> int:
+        """Episodes in the file and in parts."""
+        return max([self.saved, *(number + 1 for number in self._numbers())])
+
+    def keep(self, episode: Episode) -> None:
+        """Adds an episode; it is on the disk when this returns. UserError when the disk is full."""
+        try:
+            save_part(part_path(self.parts, len(self)), episode)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.parts}: {error.strerror}; make room and try again") from error
+
+    def undo(self) -> bool:
+        """Removes the last episode that was added, unless it is in the file already; returns whether one was."""
+        numbers = self._numbers()
+        if numbers:
+            part_path(self.parts, numbers[-1]).unlink()
+        return bool(numbers)
+
+    def merge(self) -> int:
+        """Moves all parts into the file, which is there whole, old or new, at any moment; returns their number."""
+        numbers = self._numbers()
+        if numbers:
+            merged = self.parts / "merged.h5"
+            merged.unlink(missing_ok=True)
+            meta = dict(self.meta)
+            coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
+            with EpisodeWriter(merged, meta) as writer:
+                for episode in self._all(numbers):
+                    writer.append(episode)
+                    coverage.add(episode)
+                meta["coverage"] = coverage.report()
+            sync_and_rename(merged, self.path)
+            self.saved = self._count()
+            for number in numbers:
+                part_path(self.parts, number).unlink()
+        return len(numbers)
+
+    def _all(self, numbers: list[int]) -> Iterator[Episode]:
+        if self.path.exists():
+            with EpisodeStore(self.path) as store:
+                yield from (store.episode(i) for i in range(len(store)))
+        for number in numbers:
+            path = part_path(self.parts, number)
+            try:
+                yield load_part(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} is damaged; remove it and start again to keep the others") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self.merge()
+            shutil.rmtree(self.parts)

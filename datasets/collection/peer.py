@@ -1,0 +1,92 @@
+"""stable-worldmodel beside us: frames of its nearest task through its `World.collect`, our frames through its readers.
+
+Needs the package `stable_worldmodel` (with its `env` and `data` extras); nothing else imports it.
+"""
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.speed import Rates, interleave
+from worldmodel.datasets.episodes.store import EpisodeStore
+
+PEER_TASKS = {
+    "worldmodel/TwoRoom-v0": "swm/TwoRoom-v1",
+    "worldmodel/PushT-v0": "swm/PushT-v1",
+}
+"""Our task -> the peer's nearest one."""
+PEER_FORMATS = ("hdf5", "lance")
+"""Its formats that are read beside ours."""
+PEER_ENVS = 8
+"""Environments of the peer's world, as in its own examples."""
+
+
+def peer_installed() -> bool:
+    """Whether the peer can be measured here."""
+    return importlib.util.find_spec("stable_worldmodel") is not None
+
+
+def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
+    """Frames per second into a file: ours with `config`, and the peer's with as many episodes and random actions."""
+    import stable_worldmodel as swm
+
+    size = config.image_size
+    world: Any = swm.World(PEER_TASKS[config.env], num_envs=PEER_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps)
+    world.set_policy(swm.policy.RandomPolicy())
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            result = collect(CollectConfig(**{**vars(config), "out": Path(folder) / "episodes.h5"}))
+        return result.frames / result.seconds
+
+    def theirs() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            world.collect(f"{folder}/episodes.h5", episodes=config.episodes, seed=0, format="hdf5")
+            return config.episodes * config.max_steps / (time.perf_counter() - start)
+
+    return interleave({"collect": ours, "peer": theirs}, repeats)
+
+
+def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tuple[Any, float]]:
+    """The frames and actions of an episode file in the peer's formats, by its own writers; nothing where it is not installed.
+
+    Args:
+        path: our file.
+        folder: where to write; what is there already is used again.
+        clip_frames: frames in an item of the data sets.
+
+    Returns:
+        `hdf5` and `lance` -> (the peer's data set, bytes on the disk per frame).
+    """
+    if not peer_installed():
+        return {}
+    from stable_worldmodel.data.formats.hdf5 import HDF5Dataset, HDF5Writer
+    from stable_worldmodel.data.formats.lance import LanceDataset, LanceWriter
+
+    found: dict[str, tuple[Any, float]] = {}
+    with EpisodeStore(path) as store:
+        for name, writer, reader in (("hdf5", HDF5Writer, HDF5Dataset), ("lance", LanceWriter, LanceDataset)):
+            target = folder / f"peer.{'h5' if name == 'hdf5' else name}"
+            if not target.exists():
+                with writer(target) as file:
+                    file.write_episodes(_peer_episodes(store))
+            dataset = reader(path=target, num_steps=clip_frames, keys_to_load=["pixels", "action"])
+            files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
+            found[name] = (dataset, sum(file.stat().st_size for file in files) / store.num_frames)
+    return found
+
+
+def _peer_episodes(store: EpisodeStore) -> Iterator[dict[str, list[np.ndarray]]]:
+    """Episodes as the peer keeps them: as many actions as frames, the last one of no effect."""
+    for i in range(len(store)):
+        episode = store.episode(i)
+        actions = np.concatenate([episode.actions, np.zeros_like(episode.actions[:1])])
+        yield {"pixels": list(episode.frames), "action": list(actions)}

@@ -1,0 +1,170 @@
+"""Recording with Ray: actors, on this machine or on a cluster, play the episodes; this process writes their parts.
+
+The interface is that of `workers.WorkerPool`, and the same parts come out. Only bytes of finished parts travel, so
+the machines of a cluster need no common folder (but a file of `sb3:<file>` must be at the same path on each).
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+try:
+    import ray
+except ImportError:
+    ray = None  # an optional extra
+
+from worldmodel.datasets.atomic import DISK_FULL, write_atomic
+from worldmodel.datasets.collection.parts import part_bytes, part_path
+from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode
+from worldmodel.datasets.collection.workers import SENT_AHEAD, prepare_process
+from worldmodel.errors import UserError
+
+SECONDS_TO_CONNECT = 5.0
+
+Reply = tuple[str, Any]
+"""("done", value) or ("refused", sentence): a mistake that the user can mend needs no trace of a remote call."""
+
+
+class RayWorker:
+    """One actor: owns a task, and records the episodes it is asked for."""
+
+    def __init__(self, config: CollectConfig) -> None:
+        self._config = config
+        prepare_process(config)
+
+    def start(self) -> Reply:
+        """Makes the task and draws its first frame; facts about it."""
+        try:
+            self._task = open_task(self._config)
+            return "done", first_look(self._task, self._config)
+        except UserError as error:
+            return "refused", str(error)
+
+    def record(self, index: int) -> Reply:
+        """The part of one episode, and its number of frames."""
+        try:
+            episode = record_episode(self._task, self._config, index)
+        except UserError as error:
+            return "refused", str(error)
+        return "done", (index, part_bytes(episode), len(episode.frames))
+
+
+def check_reachable(address: str) -> None:
+    """Looks whether anybody listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
+
+    Raises:
+        UserError: nobody does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        if place.hostname is None or place.port is None:
+            raise ValueError("expected host:port")
+        socket.create_connection((place.hostname, place.port), SECONDS_TO_CONNECT).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot reach the Ray cluster at --ray-address {address}: {error}") from error
+
+
+class RayPool:
+    """Actors that record episodes; use as a context manager: `wait_until_ready`, then `record`.
+
+    Args:
+        config: of the collection.
+        parts: folder of the parts.
+        count: number of actors; fewer when the cluster has fewer CPUs.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(self, config: CollectConfig, parts: Path, count: int) -> None:
+        if ray is None:
+            raise UserError("--ray needs the package ray: pip install 'worldmodel[ray]', or leave --ray out")
+        self._config, self._parts = config, parts
+        self._owned = not ray.is_initialized()
+        if self._owned:
+            if config.ray_address:
+                check_reachable(config.ray_address)
+            quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+            local = {} if config.ray_address else {"num_cpus": count, "include_dashboard": False}
+            try:
+                ray.init(address=config.ray_address, **quiet, **local)
+            except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"cannot use the Ray cluster {config.ray_address or 'of this machine'}: {reason}") from error
+        room = int(ray.cluster_resources().get("CPU", 1))
+        remote = ray.remote(num_cpus=1)(RayWorker)
+        self._actors = [remote.remote(config) for _ in range(max(1, min(count, room)))]
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Waits until every actor has drawn a frame; returns facts about the task for the meta data."""
+        first, *others = self._actors
+        facts = self._start([first])[0]
+        self._start(others)
+        return facts
+
+    def _start(self, actors: list[Any]) -> list[Any]:
+        waiting = [actor.start.remote() for actor in actors]
+        _, late = ray.wait(waiting, num_returns=len(waiting), timeout=self._config.start_timeout) if waiting else ([], [])
+        if late:
+            raise UserError(
+                f"no first frame of {self._config.env} within {self._config.start_timeout:g} s from {len(late)} of "
+                f"{len(actors)} Ray actors; look at `ray status`, or try a longer --start-timeout"
+            )
+        return [self._value(reply) for reply in waiting]
+
+    def _value(self, reference: Any) -> Any:
+        try:
+            kind, value = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            reason = str(error).strip().splitlines()[0]
+            kept = f"finished episodes are kept in {self._parts}, the same command goes on"
+            raise UserError(f"a Ray actor ended ({reason}); {kept}") from error
+        if kind == "refused":
+            raise UserError(value)
+        return value
+
+    def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
+        """Records these episodes in any order; yields (episode, its number of frames) as each part is written."""
+        queue = iter(episodes)
+        running: dict[Any, Any] = {}  # reply to come -> actor
+
+        def send(actor: Any) -> None:
+            index = next(queue, None)
+            if index is not None:
+                running[actor.record.remote(index)] = actor
+
+        for actor in self._actors * SENT_AHEAD:
+            send(actor)
+        while running:
+            ready, _ = ray.wait(list(running), num_returns=1)
+            actor = running.pop(ready[0])
+            index, content, num_frames = self._value(ready[0])
+            send(actor)
+            self._write(index, content)
+            yield index, num_frames
+
+    def _write(self, index: int, content: bytes) -> None:
+        try:
+            write_atomic(part_path(self._parts, index), content, durable=False)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            room = "finished episodes are kept, make room and run the same command"
+            raise UserError(f"{self._parts}: {error.strerror}; {room}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for actor in self._actors:
+            with contextlib.suppress(Exception):  # it may be gone with its machine
+                ray.kill(actor)
+        if self._owned:
+            ray.shutdown()

@@ -1,0 +1,269 @@
+"""Recording one episode: what to record, and the loop; a pure function of (seed, index)."""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldmodel import __version__
+from worldmodel.datasets.collection.policies import DEFAULT_POLICIES, SB3, check_policies, draw_policy, make_policy, policy_file
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.schema import Storage
+from worldmodel.envs import make_task
+from worldmodel.errors import UserError
+from worldmodel.home import datasets_dir
+
+if TYPE_CHECKING:  # the worker processes import it when they make the task
+    from worldmodel.envs.contract import Task
+
+MAX_SEED = 2**31
+NOT_IN_RECIPE = ("out", "workers", "start_timeout", "ray", "ray_address")
+"""Settings that change nothing in the file."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to record, and where."""
+
+    env: str = "worldmodel/TwoRoom-v0"
+    """Task id."""
+    out: Path | None = None
+    """File to write; by default `<task>.h5` in the datasets folder of WORLDMODEL_HOME."""
+    episodes: int = 400
+    """Number of episodes."""
+    seed: int = 0
+    """Episode i depends on (seed, i) alone."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Worker processes; any number gives the same file."""
+    policies: dict[str, float] = field(default_factory=dict)
+    """Who plays, by share of the episodes: random, smooth, demonstrator, noisy, play, sb3:<file of Stable-Baselines3>; by default
+    demonstrator 0.4 noisy 0.3 smooth 0.2 random 0.1."""
+    noise: float = 0.5
+    """Standard deviation of the noise on the `noisy` policy's actions, in units of half the action range."""
+    image_size: int = 64
+    """Height and width of a frame in pixels."""
+    max_steps: int = 50
+    """Environment actions per episode; an episode goes on after success."""
+    variation: tuple[str, ...] = ()
+    """Factors of variation to sample in each episode, e.g. `disc.color`; `all` for every factor."""
+    start_timeout: float = 120.0
+    """Seconds after which a worker that has not drawn its first frame counts as hung."""
+    camera: str | None = None
+    """Camera of the observation; by default the task's first one."""
+    cameras: tuple[str, ...] = ()
+    """Additional cameras to record beside it."""
+    action_block: int = 1
+    """Environment actions per recorded step: only every k-th frame is drawn and kept."""
+    storage: Storage = "lossless"
+    """How the file keeps its frames: lossless (compressed, smallest), raw (uncompressed, fastest to read) or jpeg (lossy)."""
+    ray: bool = False
+    """Record with Ray, on a cluster or on this machine, instead of worker processes; the same file comes out."""
+    ray_address: str | None = None
+    """Address of the Ray cluster; by default one of this machine's own is started."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError when a number is out of range or a policy is not there."""
+        object.__setattr__(self, "policies", dict(self.policies or DEFAULT_POLICIES))
+        check_policies(self.policies)
+        for name in ("episodes", "workers", "image_size", "max_steps", "action_block"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        for name in ("seed", "noise"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least 0")
+        if not self.start_timeout > 0:
+            raise UserError(f"--start-timeout {self.start_timeout} must be more than 0")
+        if self.max_steps % self.action_block:
+            raise UserError(f"--max-steps {self.max_steps} must be a multiple of --action-block {self.action_block}")
+        if self.ray_address is not None and not self.ray:
+            raise UserError(f"--ray-address {self.ray_address} needs --ray")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise UserError(f"--cameras {' '.join(self.cameras)} names a camera twice")
+
+    @property
+    def path(self) -> Path:
+        """The file that will be written."""
+        return Path(self.out) if self.out is not None else datasets_dir() / f"{self.env.rsplit('/', 1)[-1]}.h5"
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything the content of the file depends on, as JSON values."""
+        files = {name: _digest(policy_file(name)) for name in self.policies if name.startswith(SB3)}
+        settings = asdict(self) | {"package_version": __version__, "policy_files": files}
+        settings |= {"variation": list(self.variation), "cameras": list(self.cameras)}
+        return {name: value for name, value in settings.items() if name not in NOT_IN_RECIPE}
+
+
+def _digest(path: Path) -> str:
+    """What tells one file of weights from another."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+class Recorder:
+    """Gathers what is seen and done in one episode.
+
+    Args:
+        task: the task that is played; its current state is the first one.
+        obs: the observation of the first state.
+        info: the info of the first state.
+        cameras: additional cameras that take a picture of every recorded state.
+    """
+
+    def __init__(self, task: "Task", obs: dict[str, np.ndarray], info: dict[str, Any], cameras: tuple[str, ...] = ()) -> None:
+        self._task = task
+        self._seen: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
+        self._blocks: list[np.ndarray] = []
+        self._views: dict[str, list[np.ndarray]] = {camera: [] for camera in sorted(cameras)}
+        self._look(obs, info)
+
+    def _look(self, obs: dict[str, np.ndarray], info: dict[str, Any]) -> None:
+        self._seen.append((obs, info))
+        for camera, frames in self._views.items():
+            frames.append(self._task.render(camera))
+
+    def add(self, actions: np.ndarray, obs: dict[str, np.ndarray], info: dict[str, Any]) -> None:
+        """Adds one recorded step: the actions (k, a) of a block, and what the task, now in its last state, shows."""
+        self._blocks.append(np.asarray(actions, np.float32))
+        self._look(obs, info)
+
+    def __len__(self) -> int:
+        """Recorded steps so far."""
+        return len(self._blocks)
+
+    def episode(self, rng: np.random.Generator, seed: int, policy: str) -> Episode:
+        """The episode, put into words.
+
+        Args:
+            rng: source of all choices among phrasings and questions.
+            seed: what the task was reset with.
+            policy: who acted.
+        """
+        task, seen = self._task, self._seen
+        state = np.stack([info["state"] for _, info in seen]).astype(np.float64)
+        info = seen[-1][1]
+        pairs = task.question_track(rng, state)
+        return Episode(
+            frames=np.stack([obs["pixels"] for obs, _ in seen]),
+            proprio=np.stack([obs["proprio"] for obs, _ in seen]).astype(np.float32),
+            state=state,
+            features=np.stack([info["features"] for _, info in seen]).astype(np.float32),
+            success=np.array([info["success"] for _, info in seen], np.bool_),
+            captions=[_one_of(rng, task.captions(row)) for row in state],
+            questions=[question for question, _ in pairs],
+            answers=[answer for _, answer in pairs],
+            actions=np.stack([block.reshape(-1) for block in self._blocks]),
+            action_texts=["; ".join(task.describe_action(action) for action in block) for block in self._blocks],
+            action_words=["; ".join(task.describe_action(action, "words") for action in block) for block in self._blocks],
+            changes=[task.describe_change(before, after) for before, after in pairwise(state)],
+            seed=seed,
+            policy=policy,
+            variation={factor: _json_value(value) for factor, value in info["variation"].items()},
+            goal_state=np.asarray(info["goal_state"], np.float64),
+            goal_text=_one_of(rng, task.describe_goal(info["goal_state"])),
+            views={camera: np.stack(frames) for camera, frames in self._views.items()},
+        )
+
+
+def open_task(config: CollectConfig) -> "Task":
+    """The task of a collection.
+
+    Raises:
+        UserError: no such task; a camera that it does not have.
+    """
+    task = make_task(config.env, image_size=config.image_size, **({"camera": config.camera} if config.camera else {}))
+    for camera in config.cameras:
+        if camera not in task.cameras:
+            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(task.cameras)}")
+        if camera == task.camera:
+            raise UserError(f"--cameras {camera}: this camera takes the observation already; name other ones")
+    return task
+
+
+def first_look(task: "Task", config: CollectConfig) -> dict[str, Any]:
+    """Draws a first frame and makes every policy once, so that what cannot work fails at the start.
+
+    Returns:
+        Facts about the task for the meta data, as JSON values.
+
+    Raises:
+        UserError: no rendering here; an unknown factor; a policy that does not fit the task.
+    """
+    task.reset(seed=0, options=reset_options(config.variation))
+    for camera in config.cameras:
+        task.render(camera)
+    for name, share in config.policies.items():
+        if share > 0:
+            make_policy(name, task, np.random.default_rng(0), config.noise)
+    return {
+        "feature_names": list(task.feature_names),
+        "action_names": list(task.action_names),
+        "image_size": config.image_size,
+        "camera": task.camera,
+        "cameras": list(config.cameras),
+        "action_block": config.action_block,
+        "restorable": bool(getattr(task, "restorable", True)),
+        "factors": {
+            name: {"choices": list(factor.choices)} if factor.choices else {"low": factor.low, "high": factor.high}
+            for name, factor in task.factors.items()
+        },
+    }
+
+
+def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
+    """Plays `config.max_steps` actions, on through success, and returns what was seen.
+
+    Within an action block nothing is drawn: a policy acts on the fresh proprioception and info, and on the pixels
+    of the block's first state. The episode is shorter only if the environment cannot go on (`task.finished`); it then
+    ends with the last whole block.
+
+    Args:
+        task: any instance of `config.env`; what it did before does not matter.
+        config: of the collection; `out`, `workers`, `start_timeout` and `ray` play no part.
+        index: number of the episode in its collection.
+
+    Raises:
+        UserError: the environment ended within the first block.
+    """
+    rng = np.random.default_rng([config.seed, index])
+    reset_seed = int(rng.integers(MAX_SEED))
+    name = draw_policy(config.policies, rng)
+    obs, info = task.reset(seed=reset_seed, options=reset_options(config.variation))
+    policy = make_policy(name, task, rng, config.noise)
+    recorder = Recorder(task, obs, info, config.cameras)
+    finished = False
+    while len(recorder) < config.max_steps // config.action_block and not finished:
+        actions: list[np.ndarray] = []
+        while len(actions) < config.action_block and not finished:
+            if actions:
+                obs, info = obs | {"proprio": task.proprio()}, task.info()
+            action = policy(obs, info)
+            task.advance(action)
+            actions.append(action)
+            finished = bool(getattr(task, "finished", False))
+        if len(actions) == config.action_block:
+            obs, info = {"pixels": task.render(), "proprio": task.proprio()}, task.info()
+            recorder.add(np.asarray(actions, np.float32), obs, info)
+    if len(recorder) == 0:
+        raise UserError(f"episode {index} of {config.env} ended within {config.action_block} actions; choose a smaller --action-block")
+    return recorder.episode(rng, reset_seed, name)
+
+
+def reset_options(variation: tuple[str, ...]) -> dict[str, Any]:
+    """The `options` of a task's `reset` that sample these factors of variation."""
+    if not variation:
+        return {}
+    return {"variation": "all" if variation == ("all",) else list(variation)}
+
+
+def _one_of(rng: np.random.Generator, texts: list[str]) -> str:
+    return texts[int(rng.integers(len(texts)))]
+
+
+def _json_value(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,1 @@
+"""Episode files: written, read, checked, described, combined."""

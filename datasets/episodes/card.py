@@ -1,0 +1,94 @@
+"""The data card: a page of Markdown beside an episode file that says what is in it. Every fact comes from the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.episodes.inspection import (
+    COLUMN_HEADERS,
+    COMPONENT_HEADERS,
+    FACTOR_HEADERS,
+    Row,
+    column_rows,
+    component_rows,
+    factor_rows,
+    facts,
+)
+from worldmodel.datasets.episodes.statistics import column_statistics
+from worldmodel.datasets.episodes.store import EpisodeStore
+
+CONVENTION = (
+    "`actions[t]` leaves `frames[t]` and arrives at `frames[t + 1]`: an episode of T actions has T + 1 frames, and nothing is padded."
+)
+HOW = {
+    "policies": "who acted: {}",
+    "seeds": "seeds of the environment: {}",
+    "success": "{}",
+    "origin": "{}",
+}
+"""Facts about the collection, as sentences."""
+
+
+def write_card(path: Path) -> Path:
+    """Writes the data card `<stem>.md` beside an episode file and returns its path.
+
+    Raises:
+        UserError: the file is missing, damaged or not an episode file.
+    """
+    with EpisodeStore(path) as store:
+        page = card(store)
+    out = path.with_suffix(".md")
+    write_atomic(out, page.encode())
+    return out
+
+
+def card(store: EpisodeStore) -> str:
+    """The data card of an episode file, in Markdown."""
+    known = dict(facts(store))
+    statistics = column_statistics(store)
+    what = [(name, text) for name, text in known.items() if name not in (*HOW, "file", "licence")]
+    how = [form.format(known[name]) for name, form in HOW.items()]
+    recipe = store.meta.get("recipe")
+    if isinstance(recipe, dict):
+        how.append(
+            "settings: " + ", ".join(f"`{name}={value}`" for name, value in sorted(recipe.items()) if value not in (None, [], {}))
+        )
+    factors = factor_rows(store)
+    parts = [
+        f"# {store.path.name}",
+        f"{len(store)} episodes of `{known['environment']}`: {known['frames'].replace(' of ', ' frames of ')}.",
+        *_section("What is in it", _table([("fact", "value"), *what])),
+        *_section("How it was collected", "\n".join(f"- {sentence}" for sentence in how)),
+        *_section("Factors of variation", _table([FACTOR_HEADERS, *factors]) if factors else "None was recorded."),
+        *_section("Columns", CONVENTION, _table([COLUMN_HEADERS, *column_rows(store, statistics)])),
+        *_section("Components", _table([COMPONENT_HEADERS, *component_rows(store, statistics)])),
+        *_section("Examples of its language", _examples(store)),
+        *_section("Licence", f"{known['licence'][:1].upper()}{known['licence'][1:]}."),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(title: str, *paragraphs: str) -> list[str]:
+    """Nothing when there is nothing to say."""
+    return [f"## {title}", *paragraphs] if all(paragraphs) else []
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Markdown of a table with a row of headers; nothing when there are headers alone."""
+    if len(rows) < 2:
+        return ""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _examples(store: EpisodeStore) -> str:
+    """What is said about the first step of the first episode."""
+    question, answer = store.question(0, 0)
+    said = {
+        "caption": store.caption(0, 0),
+        "question": f"{question} {answer}",
+        "action": store.action_words(0, 0),
+        "change": store.change(0, 0),
+        "goal": store.goal_text(0),
+    }
+    return "\n".join(f"- {kind}: {text.strip()}" for kind, text in said.items() if text.strip())

@@ -1,0 +1,165 @@
+"""Episodes for the eye: a contact sheet of frames with what was said about them, and a film of several side by side."""
+
+import io
+import os
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from worldmodel.datasets.atomic import sync_and_rename, write_atomic
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+TILE = 128
+"""Frames are enlarged to at least this many pixels, without smoothing."""
+GAP, LINE, FONT_SIZE = 8, 13, 11
+CAPTION_LINES = 5
+STRIP = 20
+"""Height of the line of text below a film's picture."""
+FRAMES_PER_READ = 16
+INK, SOFT = "#1d1f24", "#70757f"
+
+
+def preview(path: Path, out: Path | None = None) -> Path:
+    """Draws a contact sheet, or a film when `out` ends in .mp4, and returns what was written.
+
+    Args:
+        path: the episode file.
+        out: .png or .mp4; by default the contact sheet `<stem>.png` beside the file.
+
+    Raises:
+        UserError: the file cannot be read; `out` has another ending.
+    """
+    out = out if out is not None else path.with_suffix(".png")
+    match out.suffix.lower():
+        case ".png":
+            contact_sheet(path, out)
+        case ".mp4":
+            preview_video(path, out)
+        case _:
+            raise UserError(f"{out}: a preview ends in .png (contact sheet) or .mp4 (film)")
+    return out
+
+
+def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> None:
+    """Writes a PNG: a row for each episode, a column for each step, both evenly spread, the captions below the frames.
+
+    Args:
+        path: the episode file.
+        out: the picture.
+        episodes: rows at most.
+        steps: columns at most.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    with EpisodeStore(path) as store:
+        chosen = _spread(len(store), episodes)
+        columns = min(steps, int(store.lengths[chosen].max()) + 1)
+        scale = _scale(store)
+        height, width = (scale * side for side in store.frame(0, 0).shape[:2])
+        captions, policies = store.has_text("captions"), store.texts("policy")
+        row_height = LINE + height + (1 + CAPTION_LINES * captions) * LINE + GAP
+        sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + len(chosen) * row_height), "white")
+        draw = ImageDraw.Draw(sheet)
+        for row, i in enumerate(chosen.tolist()):
+            top = GAP + row * row_height
+            draw.text((GAP, top), _shortened(_title(store, i, policies[i]), sheet.width - 2 * GAP, font), INK, font)
+            for column, t in enumerate(_spread(int(store.lengths[i]) + 1, columns).tolist()):
+                left = GAP + column * (width + GAP)
+                sheet.paste(Image.fromarray(store.frame(i, t)).resize((width, height), Image.Resampling.NEAREST), (left, top + LINE))
+                said = [f"step {t * store.action_block}", *(_wrapped(store.caption(i, t), width, font) if captions else ())]
+                draw.multiline_text((left, top + LINE + height), "\n".join(said), SOFT, font, spacing=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
+    sheet.save(data, "PNG", optimize=True)
+    write_atomic(out, data.getvalue())
+
+
+def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_steps: int = 400) -> None:
+    """Writes an mp4 (H.264): several episodes in a grid, the step's number below each; one that ended stands still.
+
+    Args:
+        path: the episode file.
+        out: the film.
+        episodes: shown at most, evenly spread over the file.
+        fps: recorded steps a second.
+        max_steps: the film stops after this many recorded steps.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    import imageio.v2 as imageio
+
+    font = ImageFont.load_default(FONT_SIZE)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f"{out.stem}.tmp-{os.getpid()}.mp4")
+    try:
+        with EpisodeStore(path) as store:
+            chosen = _spread(len(store), episodes)
+            frames = min(max_steps, int(store.lengths[chosen].max())) + 1
+            # H.264 wants even sides
+            film = imageio.get_writer(temporary, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
+            with film:
+                for start in range(0, frames, FRAMES_PER_READ):
+                    times = np.arange(start, min(start + FRAMES_PER_READ, frames))
+                    tiles = [_read_held(store, i, times) for i in chosen.tolist()]
+                    for k, t in enumerate(times.tolist()):
+                        film.append_data(_grid(store, chosen, [tile[k] for tile in tiles], t, font))
+        sync_and_rename(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_held(store: EpisodeStore, i: int, times: np.ndarray) -> np.ndarray:
+    """Frames of an episode at these times, uint8 (len(times), H, W, 3); the last one goes on."""
+    return store.frames(store.frame_rows([i])[np.minimum(times, store.lengths[i])])
+
+
+def _grid(store: EpisodeStore, chosen: np.ndarray, frames: list[np.ndarray], t: int, font: Font) -> np.ndarray:
+    """One picture of the film: uint8 (height, width, 3) with even sides."""
+    scale = _scale(store)
+    height, width = (scale * side for side in frames[0].shape[:2])
+    columns = int(np.ceil(np.sqrt(len(frames))))
+    rows = -(-len(frames) // columns)
+    size = (columns * (width + GAP) + GAP, rows * (height + STRIP) + GAP)
+    picture = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, (i, frame) in enumerate(zip(chosen.tolist(), frames, strict=True)):
+        left, top = GAP + place % columns * (width + GAP), GAP + place // columns * (height + STRIP)
+        picture.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST), (left, top))
+        step = min(t, int(store.lengths[i])) * store.action_block
+        draw.text((left, top + height + 2), f"episode {i}, step {step}", INK if t <= store.lengths[i] else SOFT, font)
+    return np.asarray(picture)
+
+
+def _title(store: EpisodeStore, i: int, policy: str) -> str:
+    parts = [f"episode {i}", f"policy {policy}" if policy else "", store.goal_text(i)]
+    return " · ".join(part for part in parts if part)
+
+
+def _spread(length: int, most: int) -> np.ndarray:
+    """At most `most` of 0 ... length - 1, evenly, the first and the last with them."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
+
+
+def _scale(store: EpisodeStore) -> int:
+    return max(1, -(-TILE // store.image_size))
+
+
+def _wrapped(text: str, width: int, font: Font) -> list[str]:
+    """The text in lines that fit, `CAPTION_LINES` of them at most."""
+    per_line = max(8, int(len(text) * width / max(1.0, font.getlength(text))))
+    lines = textwrap.wrap(text, per_line, max_lines=CAPTION_LINES, placeholder=" ...")
+    return [_shortened(line, width, font) for line in lines]
+
+
+def _shortened(text: str, width: int, font: Font) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text

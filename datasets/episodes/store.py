@@ -1,0 +1,283 @@
+"""Reading episode files: whole episodes, clips, single frames, in any order, in any process."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from worldmodel.datasets.episodes.chunks import ColumnReader, locate
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Clip, Episode
+from worldmodel.datasets.episodes.schema import FRAME_COLUMNS, FRAME_TEXTS, NUMBERS, TEXTS, VIEWS, damaged, open_file, read_meta
+from worldmodel.errors import UserError
+
+
+class EpisodeStore:
+    """Reads an episode file; safe to share among threads and forked processes, and to hand to spawned ones.
+
+    What it holds of the file is where the chunks lie, and small columns of numbers once they were used.
+
+    Args:
+        path: the file.
+        in_memory: decode every column once and keep it in RAM: H * W * 3 bytes a frame, 245 MB for 20,000 of
+            64 px.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, not an episode file, or of another schema version.
+    """
+
+    def __init__(self, path: Path, in_memory: bool = False) -> None:
+        self.path = Path(path)
+        self.in_memory = in_memory
+        self._reader, self.meta = _open(self.path)
+        self.cameras: list[str] = self._reader.cameras
+        self.lengths: np.ndarray = self._reader.rows("ep_len", 0, self._reader.num_rows("ep_len"))
+        self.offsets: np.ndarray = self._reader.rows("ep_offset", 0, len(self.lengths))
+        """int64 (episodes,), row of each episode's first frame in the columns of frames; its first action row is that minus
+        the episode's number."""
+        if in_memory:
+            self._reader.load()
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.lengths)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all episodes together."""
+        return int(self.lengths.sum()) + len(self)
+
+    @property
+    def storage(self) -> str:
+        """How pictures are kept: lossless, raw or jpeg."""
+        return self._reader.storage
+
+    @property
+    def image_size(self) -> int:
+        """Height of a frame in pixels."""
+        return int(self.row_shape("frames")[0])
+
+    @property
+    def action_block(self) -> int:
+        """Environment actions in one recorded step."""
+        return int(self.meta.get("action_block", 1))
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in one environment action."""
+        return int(self.row_shape("actions")[0]) // self.action_block
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether actions were recorded; without, the file is a video."""
+        return self.row_shape("actions")[0] > 0
+
+    def has_text(self, name: str) -> bool:
+        """Whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
+        if name not in TEXTS:
+            raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
+        return self._reader.num_rows(f"{name}/bytes") > 0
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a row of a column of numbers, e.g. (H, W, 3) of `frames`."""
+        return self._reader.row_shape(name)
+
+    def episode(self, i: int) -> Episode:
+        """The whole of episode i."""
+        first, steps = self._first_row(i), int(self.lengths[i])
+        frame_rows, action_rows = (first, first + steps + 1), (first - i, first - i + steps)
+        columns: dict[str, Any] = {name: self._rows(name, *frame_rows) for name in FRAME_COLUMNS}
+        columns |= {name: self._texts(name, *frame_rows) for name in FRAME_TEXTS}
+        columns |= {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
+        return Episode(
+            **columns,
+            actions=self._rows("actions", *action_rows),
+            seed=int(self._rows("seed", i, i + 1)[0]),
+            policy=self._texts("policy", i, i + 1)[0],
+            variation=json.loads(self._texts("variation", i, i + 1)[0]),
+            goal_state=self._rows("goal_state", i, i + 1)[0],
+            goal_text=self.goal_text(i),
+            views={camera: self._rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},
+        )
+
+    def clip(self, i: int, start: int, length: int, action_block: int = 1, texts: bool = True) -> Clip:
+        """A window of episode i: `length` model steps of `action_block` environment steps each.
+
+        Args:
+            i: episode.
+            start: environment step of the first frame; the clip must end within the episode.
+            length: number of model steps t; the clip has t + 1 frames and t block actions.
+            action_block: environment actions per model step, k.
+            texts: read the texts of the actions too; without, the clip has empty ones.
+
+        Raises:
+            UserError: the file was recorded in blocks and k is not a multiple of them.
+            ValueError: there is no such clip in the episode.
+        """
+        recorded = self.action_block
+        if action_block % recorded or start % recorded:
+            raise UserError(
+                f"{self.path} was recorded in blocks of {recorded} actions; a clip in blocks of {action_block} from action "
+                f"{start} on cannot be cut from it, take multiples of {recorded}"
+            )
+        in_steps, start_step = action_block // recorded, start // recorded  # of recorded steps
+        steps = length * in_steps
+        if length < 1 or action_block < 1 or not 0 <= start_step <= int(self.lengths[i]) - steps:
+            raise ValueError(
+                f"episode {i} of {self.path} has {self.lengths[i] * recorded} actions; a clip of {length} steps of "
+                f"{action_block} cannot start at {start}"
+            )
+        row = self._first_row(i) + start_step
+        action_rows = (row - i, row - i + steps)
+        joined = {name: self._joined(name, *action_rows, in_steps) if texts else [""] * length for name in ACTION_TEXTS}
+        return Clip(
+            frames=self._reader.rows("frames", row, row + steps + 1, in_steps),
+            actions=self._rows("actions", *action_rows).reshape(length, in_steps * self.row_shape("actions")[0]),  # (t k) a -> t (k a)
+            **joined,
+            start=start,
+            episode=i,
+        )
+
+    def _joined(self, name: str, start: int, stop: int, in_steps: int) -> list[str]:
+        """Texts of recorded steps, those of each model step joined; empty ones leave no trace."""
+        texts = self._texts(name, start, stop)
+        return ["; ".join(filter(None, texts[t : t + in_steps])) for t in range(0, len(texts), in_steps)]
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of a column of numbers or pictures."""
+        return self._reader.dtype(name)
+
+    def windows(self, name: str, rows: np.ndarray, step: int, out: np.ndarray) -> None:
+        """Reads several windows of a column of numbers, `frames` or `views/<camera>`.
+
+        Args:
+            name: the column; its rows are those of all episodes end to end (see `offsets`).
+            rows: int64 (b,), number of the first row of each window.
+            step: distance of the rows in a window.
+            out: C-contiguous (b, count, *row_shape) of the column's type, to fill.
+        """
+        self._reader.windows(name, rows, step, out)
+
+    def frame(self, i: int, t: int) -> np.ndarray:
+        """Frame t of episode i: uint8 (H, W, 3)."""
+        row = self._frame_row(i, t)
+        return self._rows("frames", row, row + 1)[0]
+
+    def caption(self, i: int, t: int) -> str:
+        """The sentence recorded with frame t of episode i."""
+        row = self._frame_row(i, t)
+        return self._texts("captions", row, row + 1)[0]
+
+    def question(self, i: int, t: int) -> tuple[str, str]:
+        """The question recorded with frame t of episode i, and its answer."""
+        row = self._frame_row(i, t)
+        return self._texts("questions", row, row + 1)[0], self._texts("answers", row, row + 1)[0]
+
+    def view(self, i: int, camera: str) -> np.ndarray:
+        """What one of `cameras`, the additional ones, saw in episode i: uint8 (T+1, H, W, 3)."""
+        if camera not in self.cameras:
+            there = ", ".join(self.cameras) or "none"
+            raise UserError(f"{self.path} has no additional camera {camera!r}; there are: {there}")
+        row = self._first_row(i)
+        return self._rows(f"{VIEWS}/{camera}", row, row + int(self.lengths[i]) + 1)
+
+    def action_words(self, i: int, t: int) -> str:
+        """The action that leaves frame t of episode i, in coarse words."""
+        return self._action_text("action_words", i, t)
+
+    def change(self, i: int, t: int) -> str:
+        """What changed from frame t to frame t + 1 of episode i, as a sentence."""
+        return self._action_text("changes", i, t)
+
+    def goal_text(self, i: int) -> str:
+        """The goal of episode i as an instruction."""
+        self._first_row(i)
+        return self._texts("goal_text", i, i + 1)[0]
+
+    def frame_rows(self, episodes: Iterable[int]) -> np.ndarray:
+        """Rows of all frames of some episodes, int64; see `frames` and `column`."""
+        spans = [np.arange(self.offsets[i], self.offsets[i] + self.lengths[i] + 1) for i in episodes]
+        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+
+    def frames(self, rows: np.ndarray) -> np.ndarray:
+        """Frames of any row numbers, in the order asked: uint8 (len(rows), H, W, 3)."""
+        return self._reader.scattered("frames", np.asarray(rows, np.int64))
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole numeric column (`features`, `state`, `actions`, ...), all episodes end to end."""
+        if name not in NUMBERS:
+            raise ValueError(f"no column {name!r}; there are {', '.join(NUMBERS)}")
+        return self._rows(name, 0, self._reader.num_rows(name))
+
+    def texts(self, name: str) -> list[str]:
+        """A whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
+        if name not in TEXTS:
+            raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
+        return self._texts(name, 0, self._reader.num_rows(name))
+
+    def split(self, seed: int, validation: float = 0.1) -> tuple[list[int], list[int]]:
+        """Episodes for training and for validation, disjoint, the same for the same seed.
+
+        Args:
+            seed: of the shuffle.
+            validation: share of the episodes kept for validation; at least one is, and one is left over.
+        """
+        if len(self) < 2:
+            raise UserError(f"{self.path} has {len(self)} episode; two are needed to keep one for validation")
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        held = min(max(1, round(validation * len(self))), len(self) - 1)
+        return sorted(order[held:]), sorted(order[:held])
+
+    def close(self) -> None:
+        """Closes the file; a store kept in memory stays readable."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type, tuple[Path, bool]]:
+        return EpisodeStore, (self.path, self.in_memory)
+
+    def _first_row(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(f"episode {i} asked of {self.path}, which has {len(self)}")
+        return int(self.offsets[i])
+
+    def _frame_row(self, i: int, t: int) -> int:
+        first = self._first_row(i)
+        if not 0 <= t <= self.lengths[i]:
+            raise IndexError(f"frame {t} asked of episode {i} of {self.path}, which has {self.lengths[i] + 1}")
+        return first + t
+
+    def _action_text(self, name: str, i: int, t: int) -> str:
+        first = self._first_row(i) - i
+        if not 0 <= t < self.lengths[i]:
+            raise IndexError(f"action {t} asked of episode {i} of {self.path}, which has {self.lengths[i]}")
+        return self._texts(name, first + t, first + t + 1)[0]
+
+    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._reader.rows(name, start, stop)
+
+    def _texts(self, name: str, start: int, stop: int) -> list[str]:
+        return self._reader.texts(name, start, stop)
+
+
+def _open(path: Path) -> tuple[ColumnReader, dict[str, Any]]:
+    """What reads the columns of a file, and its meta data."""
+    with open_file(path) as file:
+        try:
+            meta = read_meta(file)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise damaged(path, "its meta data cannot be read") from error
+        try:
+            columns = locate(file)
+            storage = str(file.attrs["storage"])
+            shape = file.attrs["picture_shape"] if storage == "jpeg" else file["frames"].shape[1:]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise damaged(path, "where its columns lie cannot be read") from error
+    return ColumnReader(path, columns, storage, tuple(int(size) for size in shape)), meta

@@ -1,0 +1,1 @@
+"""Pictures with captions, from shards, folders, tables and packages."""

@@ -1,0 +1,208 @@
+"""WebDataset shards: uncompressed tar files in which the members of a sample share a stem (`0001.jpg`, `0001.txt`).
+
+A shard is looked through once; the index has 25 bytes a pair, and pictures and captions are read where they lie.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
+from worldmodel.datasets.pictures.images import BadPairError
+from worldmodel.datasets.pictures.index_cache import Arrays, cached_index
+from worldmodel.datasets.pictures.skipped import Skipped
+from worldmodel.errors import UserError
+
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")
+"""The first of them that a sample has is its picture."""
+TEXT_ENDINGS = ("txt", "caption", "cap")
+
+_MEMBER = np.dtype([("key", "<i8"), ("offset", "<i8"), ("size", "<u4"), ("rank", "u1"), ("exact", "u1")])
+_PAIR = np.dtype([("picture", "<i8"), ("picture_size", "<u4"), ("caption", "<i8"), ("caption_size", "<u4"), ("is_json", "u1")])
+_FIRST_CAPTION, _JSON, _JSON_FIRST = 100, 200, 99
+_BLOCK = 512
+_NAMED = 1000
+"""Of so many samples that are left out the names are kept."""
+
+
+class TarShards:
+    """The pairs of some shards, in the order of the files.
+
+    Args:
+        paths: the tar files.
+        caption_key: the field of the samples' `.json` that is the caption. By default a `.txt` comes first, then
+            the usual fields of the `.json`.
+
+    Raises:
+        UserError: a file cannot be read or is not an uncompressed tar.
+    """
+
+    licence = "unknown"
+
+    def __init__(self, paths: Sequence[Path], caption_key: str | None = None) -> None:
+        self.name = paths[0].stem if len(paths) == 1 else f"{paths[0].stem} and {len(paths) - 1} more"
+        self.skipped = Skipped()
+        self._paths = list(paths)
+        self._caption_key = caption_key
+        kind = f"webdataset 1 {'json' if caption_key else 'text'}"
+        indices = []
+        for path in tqdm(paths, desc="index", unit="shard", leave=False, disable=True if len(paths) < 10 else None):
+            try:
+                arrays = cached_index(path, kind, lambda path: index_shard(path, json_first=caption_key is not None))
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            indices.append(arrays["pairs"])
+            named = json.loads(arrays["skipped"].tobytes())
+            for name, reason in named:
+                self.skipped.add(f"{path}:{name}" if name else str(path), reason)
+            self.skipped.count += int(arrays["not_named"])
+        self._index = np.concatenate(indices)
+        self._stops = np.cumsum([len(index) for index in indices])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def label(self, i: int) -> str:
+        """File and name of pair i's picture."""
+        return f"{self._path(i)}:{_member_name(self._path(i), int(self._index[i]['picture']))}"
+
+    def picture(self, i: int) -> bytes:
+        """The encoded picture."""
+        pair = self._index[i]
+        return _read(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
+
+    def caption(self, i: int) -> str:
+        """The caption."""
+        pair = self._index[i]
+        data = _read(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
+        return caption_of_json(data, self._caption_key) if pair["is_json"] else caption_of_text(data)
+
+    def _path(self, i: int) -> Path:
+        return self._paths[int(np.searchsorted(self._stops, i, side="right"))]
+
+
+def index_shard(path: Path, json_first: bool = False) -> Arrays:
+    """Looks through the headers of a tar file.
+
+    Of a file that was cut off, the samples that are whole are there.
+
+    Returns:
+        `pairs`: where pictures and captions lie, in the order of the file. `skipped`: JSON of [name, reason] for
+        samples that are left out, as bytes; `not_named`: how many more there are.
+
+    Raises:
+        UserError: it is not an uncompressed tar file.
+    """
+    members, cut = _members(path, json_first)
+    is_picture = members["rank"] < _JSON_FIRST
+    pictures, captions = _first_of_each(members[is_picture]), _first_of_each(members[~is_picture])
+    _, with_caption, with_picture = np.intersect1d(pictures["key"], captions["key"], assume_unique=True, return_indices=True)
+    pairs = np.empty(len(with_caption), _PAIR)
+    pairs["picture"], pairs["picture_size"] = pictures["offset"][with_caption], pictures["size"][with_caption]
+    pairs["caption"], pairs["caption_size"] = captions["offset"][with_picture], captions["size"][with_picture]
+    pairs["is_json"] = np.isin(captions["rank"][with_picture], (_JSON, _JSON_FIRST))
+    pairs.sort(order="picture")
+    lone = [(np.delete(pictures, with_caption), "no caption beside it"), (np.delete(captions, with_picture), "no picture beside it")]
+    lone = [(left[left["exact"] == 1], reason) for left, reason in lone]
+    named = [[_member_name(path, int(offset)), reason] for left, reason in lone for offset in np.sort(left["offset"])[:_NAMED]]
+    if cut:
+        named.insert(0, ["", cut])
+    total = sum(len(left) for left, _ in lone) + bool(cut)
+    skipped = np.frombuffer(json.dumps(named).encode(), np.uint8)
+    return {"pairs": pairs, "skipped": skipped, "not_named": np.array(total - len(named))}
+
+
+def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
+    """The pictures and captions in a tar file (`_MEMBER`), and where it is cut off if it is."""
+    rows = bytearray()
+    size = path.stat().st_size
+    cut = ""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            try:
+                for member in _headers(tar):
+                    end = member.offset_data + member.size
+                    if end > size:
+                        cut = f"the file ends inside {member.name}"
+                    elif member.isreg() and not member.issparse() and member.size < 2**32:
+                        rows += _row(member, json_first)
+            except (tarfile.TarError, ValueError, KeyError, OverflowError):  # the file ends, or a damaged header lies
+                pass
+            if not cut and not _ends_well(path, tar.offset):
+                cut = f"the file is cut off or damaged at byte {min(tar.offset, size)}; the samples before it are used"
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: not an uncompressed tar file ({error}); unpack .gz and .zst first") from error
+    return np.frombuffer(bytes(rows), _MEMBER), cut
+
+
+def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        yield member
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+
+
+def _row(member: tarfile.TarInfo, json_first: bool) -> bytes:
+    """A picture or caption as a row of `_MEMBER`; nothing for other files.
+
+    As in WebDataset, the stem ends at the first dot of the name. A name that gives no known ending that way is cut at its
+    last dot ("photo.v2.jpg"), and is not missed when it has no partner: such are masks ("0001.mask.png") and the like.
+    """
+    folder, _, base = member.name.rpartition("/")
+    if base.startswith((".", "__")):
+        return b""
+    for exact, (stem, _, ending) in ((1, base.partition(".")), (0, base.rpartition("."))):
+        rank = _rank(ending.lower(), json_first)
+        if rank is not None:
+            key = hashlib.blake2b(f"{folder}/{stem}".encode(errors="surrogateescape"), digest_size=8).digest()
+            return key + struct.pack("<qIBB", member.offset_data, member.size, rank, exact)
+    return b""
+
+
+def _rank(ending: str, json_first: bool) -> int | None:
+    if ending in PICTURE_ENDINGS:
+        return PICTURE_ENDINGS.index(ending)
+    if ending in TEXT_ENDINGS:
+        return _FIRST_CAPTION + TEXT_ENDINGS.index(ending)
+    if ending == "json":
+        return _JSON_FIRST if json_first else _JSON
+    return None
+
+
+def _first_of_each(members: np.ndarray) -> np.ndarray:
+    """The member of best rank of each key, ordered by key."""
+    ordered = members[np.lexsort((members["offset"], members["rank"], members["key"]))]
+    _, first = np.unique(ordered["key"], return_index=True)
+    return ordered[first]
+
+
+def _ends_well(path: Path, offset: int) -> bool:
+    """Whether a block of zeros, the end mark, stands at `offset`."""
+    with path.open("rb") as file:
+        return os.pread(file.fileno(), _BLOCK, offset) == bytes(_BLOCK)
+
+
+def _member_name(path: Path, offset: int) -> str:
+    """Name in the header before a member's data; a long one may be shortened."""
+    try:
+        return tarfile.TarInfo.frombuf(_read(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
+    except (tarfile.TarError, BadPairError):
+        return f"byte {offset}"
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Part of a file. It is opened each time, which is cheap beside decoding: so no descriptor is shared by threads or forks."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) < size:
+        raise BadPairError(f"{path} has become shorter")
+    return data

@@ -1,0 +1,1 @@
+"""Text corpora of any size, cut into pieces on the disk."""
