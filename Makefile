@@ -3,15 +3,17 @@
 #   make test                                 lint, types, tests
 #   make test-external, make test-mujoco4     tests with the optional packages, and on the next MuJoCo, each in its own environment
 #   make test-external                        the adapter's tests with the environments of other packages
+#   make test-interop                         other tools read what we write, and write what we read: stable-worldmodel, Minari, OGBench
 
 PYTHON ?= python3
 VENV := .venv
 EXTERNAL := .venv-external
+INTEROP := .venv-interop
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 GL := $(VENV)/.gl
 
-.PHONY: quickstart test test-external lint types format install clean
+.PHONY: quickstart test test-external test-interop lint types format install clean
 
 quickstart: $(INSTALLED) $(GL)
 	$(BIN)/worldmodel quickstart $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
@@ -25,6 +27,14 @@ test-external: $(GL)
 	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,external,ray]'
 	$(EXTERNAL)/bin/python -m pytest -rs tests/envs/test_external.py tests/envs/test_adapter.py tests/datasets/collection/test_ray.py
+
+# Our pins go in last: stable-worldmodel asks for others, and runs with these. (LeRobot's own reader needs an older torch; its test says how.)
+test-interop: $(GL)
+	@$(INTEROP)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(INTEROP)/bin/python -m pip install --quiet 'stable-worldmodel[env,format]==0.1.1' ogbench==1.2.2 'minari[arrow,hdf5]==0.5.4'
+	$(INTEROP)/bin/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(INTEROP)/bin/python -m pytest -rs tests/interop
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
