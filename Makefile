@@ -1,8 +1,9 @@
 # Every target sets up what it needs: a virtual environment with the pinned versions, and headless OpenGL.
 #   make quickstart [SEED=1] [OUT=folder]     the whole loop, 15 minutes on two cores; ends with a report
 #   make test                                 lint, types, tests
-#   make test-external, make test-mujoco4     tests with the optional packages, and on the next MuJoCo, each in its own environment
+# and, each in an environment of its own:
 #   make test-external                        the adapter's tests with the environments of other packages
+#   make test-mujoco4                         the tasks' tests on the next MuJoCo
 #   make test-interop                         other tools read what we write, and write what we read: stable-worldmodel, Minari, OGBench
 
 PYTHON ?= python3

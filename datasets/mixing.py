@@ -11,7 +11,7 @@ from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.documents import Action, Document, Frame, Text
 from worldmodel.datasets.drawn import Part, as_text
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.mixture_page import Numbered, mixture_page
+from worldmodel.datasets.mixture_page import Numbered, counted, mixture_page
 from worldmodel.datasets.recipe import recipe_path
 from worldmodel.datasets.shuffle import seeded_key, shuffled
 from worldmodel.datasets.standard import MixtureConfig, open_standard
@@ -105,13 +105,13 @@ def in_words(numbered: Numbered) -> str:
     for segment in numbered.document:
         match segment:
             case Text():
-                text, predict = f'"{" / ".join(segment.text.split(chr(10)))}"', segment.predict
+                text, predict = f'"{" / ".join(filter(None, segment.text.split(chr(10))))}"', segment.predict
             case Frame():
                 height, width = segment.pixels.shape[:2]
                 text, predict = f"[picture {width}x{height} #{next(numbers)}]", segment.predict
             case Action():
-                words = f" = {segment.words}" if segment.words else ""
-                said.append(f"({segment.text or 'action without text'}{words})")
+                numbers_of, words = ("; ".join(counted(text)) for text in (segment.text, segment.words))
+                said.append(f"({numbers_of or 'action without text'}{words and f' = {words}'})")
                 continue
         if predict != learns:
             said.append("learnt:" if predict else "given:")

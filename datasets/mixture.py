@@ -85,8 +85,7 @@ class Mixture:
 
     def draw(self, i: int) -> Draw:
         """Where document i comes from, 0 <= i; reads nothing."""
-        window, place = divmod(i, WINDOW)
-        k, number = self._turn(window * WINDOW + shuffled(place, WINDOW, self._key(_ORDER, window)))
+        k, number = self._turn_of(i)
         epoch, place = divmod(number, len(self.sources[k]))
         return Draw(k, epoch, shuffled(place, len(self.sources[k]), self._key(_PASS, k, epoch)))
 
@@ -97,7 +96,7 @@ class Mixture:
 
     def source_name(self, i: int) -> str:
         """The source that document i comes from."""
-        return self.sources[self.draw(i).source].name
+        return self.sources[self._turn_of(i)[0]].name
 
     def iter_from(self, start: int) -> Iterator[Document]:
         """Documents start, start + 1, ... without end."""
@@ -112,6 +111,11 @@ class Mixture:
         """How often the first `stop` documents go through each source, by name."""
         counts = self._counts(stop)
         return {source.name: counts[k] / len(source) for k, source in enumerate(self.sources)}
+
+    def _turn_of(self, i: int) -> tuple[int, int]:
+        """Source of document i (an index), and how many documents it gave before in turn."""
+        window, place = divmod(i, WINDOW)
+        return self._turn(window * WINDOW + shuffled(place, WINDOW, self._key(_ORDER, window)))
 
     def _turn(self, n: int) -> tuple[int, int]:
         """Whose turn it is (an index), and how many turns it had before.
@@ -133,9 +137,14 @@ class Mixture:
             counts.append((left * rate + phase) >> _BITS)
             left -= counts[-1]
         counts.append(left)
-        for i in range(stop - rest, stop):
-            counts[self.draw(i).source] += 1
+        for k in self._window(window)[:rest] if rest else ():
+            counts[k] += 1
         return counts
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  a run that logs asks for the same window again and again
+    def _window(self, window: int) -> list[int]:
+        """Sources of the documents of a window (indices)."""
+        return [self._turn_of(i)[0] for i in range(window * WINDOW, (window + 1) * WINDOW)]
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  a mixture lives as long as its run
     def _key(self, *numbers: int) -> int:

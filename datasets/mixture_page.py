@@ -26,6 +26,7 @@ th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child { text-alig
 .documents { display: flex; flex-wrap: wrap; gap: .7rem; }
 .document { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; padding: .6rem; background: var(--soft);
   border-radius: 8px; }
+td:nth-child(-n+2) { white-space: nowrap; }
 p:only-child { max-width: 33rem; }
 figure { margin: 0; text-align: center; } figcaption { font-size: .7rem; color: #888; line-height: 1.2; }
 img { display: block; image-rendering: pixelated; border: 3px solid; border-radius: 4px; }
@@ -91,14 +92,14 @@ def _frame(frame: Frame, number: int) -> str:
 def _words(segment: Text | Action) -> str:
     if isinstance(segment, Text):
         return f"<p class='{_role(segment.predict)}'>{html.escape(segment.text)}</p>"
-    words, numbers = (html.escape(_repeats(text)).replace("\n", "<br>") for text in (segment.words, segment.text))
+    words, numbers = ("<br>".join(map(html.escape, counted(text))) for text in (segment.words, segment.text))
     return f"<div class='action'><b>{words} &rarr;</b>{numbers}</div>"
 
 
-def _repeats(text: str) -> str:
-    """Texts of a block of actions, one a line, repeated ones once with their number."""
+def counted(text: str) -> list[str]:
+    """Texts of a block of actions, repeated ones once with their number."""
     groups = [(each.removeprefix("action: "), len(list(group))) for each, group in itertools.groupby(text.split("; "))]
-    return "\n".join(f"{each} ×{count}" if count > 1 else each for each, count in groups)
+    return [f"{each} ×{count}" if count > 1 else each for each, count in groups]
 
 
 def _role(predict: bool) -> str:

@@ -45,7 +45,7 @@ def open_stores(paths: Sequence[Path], entries: Sequence[Entry]) -> list[Episode
             except UserError as error:
                 raise UserError(f"{where}{error}") from error
     if not stores and any(entry.kind in EPISODE_KINDS for entry in entries):
-        raise UserError("no episode file was given; make one with worldmodel collect")
+        raise UserError("no episode file was given; give one with --data, made by worldmodel collect or worldmodel datasets convert")
     sizes = {store.image_size for store in stores.values()}
     if len(sizes) > 1:
         raise UserError(f"the episode files have frames of {sorted(sizes)} pixels; collect them at one size")
@@ -112,7 +112,8 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
             kept.append(entry)
         elif entry.where:
             said = ", ".join(f"{path} has no {what}" for path, what in missing.items())
-            raise UserError(f"{entry.where}: no episode file gives documents of kind {entry.kind!r}: {said}")
+            remedy = "for video alone set mixture actions to 0" if entry.kind == "action video" else "leave it out"
+            raise UserError(f"{entry.where}: no episode file gives documents of kind {entry.kind!r}: {said}; {remedy}")
         elif entry.kind == "action video":
             without_actions = entry.weight
             kept += [] if any(other.kind == "video" for other in entries) else [replace(entry, kind="video", name="video", weight=0.0)]
@@ -154,7 +155,7 @@ def open_entry(entry: Entry, trainings: Sequence[Training], image_size: int, act
                 licences = [str(each.store.meta.get("licence", "unknown")) for each, source in found if source is not None]
                 return Opened(_part(entry, sources, licences))
     except UserError as error:
-        raise UserError(f"{entry.where}: {error}" if entry.where.endswith("'") else str(error)) from error
+        raise UserError(f"{entry.where}: {error}" if entry.where else str(error)) from error
 
 
 def _part(entry: Entry, sources: Sequence[Source], licences: Sequence[str]) -> Part:

@@ -49,7 +49,7 @@ def lacks(training: Training, kind: str) -> str | None:
     missing = [column.replace("_", " ") for column in _TEXTS.get(kind, ()) if not store.has_text(column)]
     if missing:
         return " and ".join(missing)
-    if kind == "instruction" and not first_successes(store, training.episodes):
+    if kind == "instruction" and next(first_successes(store, training.episodes), None) is None:
         return "episodes that succeed"
     return None
 

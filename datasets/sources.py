@@ -4,7 +4,7 @@ A source has a name and a number of items, and makes a document from an item and
 generators give equal documents. Every source here is told which episodes it may use, so that validation episodes stay unseen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -115,39 +115,10 @@ class ClipSampler:
         return self.clip(int(rng.integers(len(self))))
 
 
-class ActionVideoSource:
-    """Frames with the actions between them."""
-
-    def __init__(
-        self,
-        store: EpisodeStore,
-        episodes: Sequence[int],
-        length: int,
-        action_block: int = 1,
-        name: str = "action video",
-    ) -> None:
-        self.name = name
-        self._sampler = ClipSampler(store, episodes, length, action_block)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Action, Frame, ...] of a clip."""
-        return action_video_document(self._sampler.clip(item))
-
-
 class VideoSource:
     """Frames without actions."""
 
-    def __init__(
-        self,
-        store: EpisodeStore,
-        episodes: Sequence[int],
-        length: int,
-        action_block: int = 1,
-        name: str = "video",
-    ) -> None:
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, action_block: int = 1, name: str = "video") -> None:
         self.name = name
         self._sampler = ClipSampler(store, episodes, length, action_block)
 
@@ -157,6 +128,14 @@ class VideoSource:
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """[Frame, Frame, ...] of a clip."""
         return video_document(self._sampler.clip(item))
+
+
+class ActionVideoSource(VideoSource):
+    """Frames with the actions between them."""
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Action, Frame, ...] of a clip."""
+        return action_video_document(self._sampler.clip(item))
 
 
 class ChangeSource:
@@ -223,15 +202,8 @@ class CaptionSource:
         return caption_document(frame, caption)
 
 
-class CaptionedImageSource:
+class CaptionedImageSource(CaptionSource):
     """Captions and a frame each is true of: text to picture."""
-
-    def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "captioned image") -> None:
-        self.name = name
-        self._sampler = FrameSampler(store, episodes)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """[Text, Frame] of a frame."""
@@ -271,7 +243,7 @@ class InstructionSource:
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "instruction") -> None:
         self.name = name
         self._store = store
-        self._reached = first_successes(store, episodes)
+        self._reached = dict(first_successes(store, episodes))
         self._episodes = list(self._reached)
         if not self._episodes:
             raise UserError(f"{store.path}: none of {len(episodes)} episodes has an instruction that it comes to fulfil")
@@ -288,15 +260,13 @@ class InstructionSource:
         return instruction_document(self._store.frame(i, t), self._store.goal_text(i), goal)
 
 
-def first_successes(store: EpisodeStore, episodes: Sequence[int]) -> dict[int, int]:
-    """Episode -> frame at which it first succeeds, of those of `episodes` with an instruction that do so after their first frame."""
+def first_successes(store: EpisodeStore, episodes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(episode, frame at which it first succeeds) of those with an instruction that do so after their first frame."""
     success = store.column("success")
-    reached = {}
     for i in episodes:
-        of_episode = success[store.frame_rows([i])]
+        of_episode = success[store.offsets[i] : store.offsets[i] + store.lengths[i] + 1]
         if of_episode.any() and not of_episode[0] and store.goal_text(i):
-            reached[i] = int(np.argmax(of_episode))
-    return reached
+            yield i, int(np.argmax(of_episode))
 
 
 def _find(stops: np.ndarray, place: int) -> tuple[int, int]:

@@ -195,8 +195,9 @@ class StandardData:
         texts = []
         for corpus in self.corpora:
             texts += _sample(corpus.train, TOKENIZER_CHARACTERS // len(self.corpora))
-        for pairs in self.train_pictures.parts if self.train_pictures else []:
-            texts += _sample(pairs.captions, TOKENIZER_CHARACTERS)
+        pictures = self.train_pictures.parts if self.train_pictures else []
+        for pairs in pictures:
+            texts += _sample(pairs.captions, TOKENIZER_CHARACTERS // len(pictures))
         for store, episodes in zip(self.stores, self.train_episodes, strict=True):
             frames = 0
             for place in range(len(episodes)):
@@ -216,11 +217,16 @@ class StandardData:
         return texts
 
 
-def open_standard(paths: Sequence[Path], config: MixtureConfig) -> StandardData:
+def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int = IMAGE_SIZE) -> StandardData:
     """Open the episode files and the text and pictures that the mixture needs, and split them.
 
     Nothing large is kept in memory but files of few frames. A default share that no file can serve goes to the others, with a
     warning; for a share that was set by hand, or a recipe's source, that is an error.
+
+    Args:
+        paths: episode files; a recipe may name more.
+        config: the mixture.
+        image_size: height and width of pictures when there is no episode file to say it.
 
     Raises:
         UserError: no file is given, files differ in frame size, a package is missing, or nothing can serve what was asked for.
@@ -230,7 +236,7 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig) -> StandardData:
     splits = [store.split(config.split_seed, config.held_out) for store in stores]
     train = [list(episodes) for episodes, _ in splits]
     trainings = choose_episodes(stores, train, entries, config.actions, config.action_block, config.split_seed)
-    size = stores[0].image_size if stores else IMAGE_SIZE
+    size = stores[0].image_size if stores else image_size
     opened = [
         open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed)
         for entry in served(entries, trainings)

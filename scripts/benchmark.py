@@ -1,6 +1,6 @@
 """Measure speeds, as ratios of sides that take turns in one run, or how often the demonstrators succeed.
 
-Drawing and collecting (`envs`), reading episode files (`data`), demonstrators of all tasks (`demonstrators`).
+Drawing and collecting (`envs`), reading episode files and waiting for them (`data`), demonstrators of all tasks (`demonstrators`).
 """
 
 import json
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 import worldmodel
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.collection.peer import PEER_FORMATS, PEER_TASKS, peer_installed, peer_rates
+from worldmodel.datasets.collection.peer import PEER_TASKS, peer_installed, peer_rates
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.speed import Rates, collecting_rates, drawing_rates
-from worldmodel.datasets.episodes.loading_speed import loader_rates, reading_rates, stored_bytes, write_files
 from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
+from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decodes
 from worldmodel.scripts.console import print_columns, run_verb
 
 Row = dict[str, Any]
@@ -38,7 +38,8 @@ class BenchmarkConfig:
     """Speeds as ratios, or success of the demonstrators."""
 
     what: Annotated[Literal["envs", "data", "demonstrators"], tyro.conf.Positional] = "envs"
-    """envs: frames/s of drawing and collecting. data: clips/s of reading. demonstrators: solved seeds, beside random actions."""
+    """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. demonstrators: solved seeds, beside
+    random actions."""
     tasks: tuple[str, ...] = ()
     """Task ids; by default all tasks of the suite, for data PushT and Ant."""
     image_sizes: tuple[int, ...] = ()
@@ -50,11 +51,13 @@ class BenchmarkConfig:
     episodes: int = 200
     """envs: episodes of 50 steps in one measurement of collecting. data: in the file that is read."""
     workers: int = 2
-    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside none."""
+    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside one thread and none."""
     clips: int = 2048
-    """data: clips in one measurement."""
+    """data: clips in one measurement, in batches of 32; every file is in the page cache."""
     clip_frames: int = 4
     """data: frames of a clip."""
+    steps: int = 100
+    """data: training steps in which waiting for data is measured."""
     seeds: int = 100
     """demonstrators: seeds of each task, with the factors at their defaults and with all factors sampled."""
     out: Path | None = None
@@ -62,7 +65,8 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        for name, least in (("repeats", 1), ("episodes", 1), ("workers", 1), ("seeds", 1), ("clips", 1), ("clip_frames", 2)):
+        positive = {name: 1 for name in ("repeats", "episodes", "workers", "seeds", "clips", "steps")}
+        for name, least in (positive | {"clip_frames": 2}).items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
         is_data = self.what == "data"
@@ -77,7 +81,7 @@ def main(config: BenchmarkConfig) -> None:
     if config.what == "demonstrators":
         tables = {"demonstrators": list(demonstrators(config))}
     elif config.what == "data":
-        tables = reading(config)
+        tables = {"reading": list(reading(config)), "waiting": waiting(config)}
     else:
         tables = {"drawing": list(drawing(config)), "collecting": list(collecting(config))}
     for title, rows in tables.items():
@@ -87,6 +91,8 @@ def main(config: BenchmarkConfig) -> None:
         machine = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
         machine |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
         config.out.parent.mkdir(parents=True, exist_ok=True)
+        if config.what == "data":
+            machine |= {"stable_worldmodel": peer_installed(), "its JPEG decoder": torchvision_decodes()}
         facts = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine}
         write_atomic(config.out, json.dumps(facts | tables, indent=1, default=str).encode())
         print(f"\nwrote {config.out}")
@@ -112,48 +118,22 @@ def collecting(config: BenchmarkConfig) -> Iterator[Row]:
             yield row_of(task, size, "collect", peer["collect"], f"{PEER_TASKS[task]} World.collect", peer["peer"])
 
 
-def reading(config: BenchmarkConfig) -> dict[str, list[Row]]:
-    """Two tables: clips/s of each storage beside the same bytes in order, and of loaders beside a peer's where one is installed."""
+def reading(config: BenchmarkConfig) -> Iterator[Row]:
+    """A row for each way to read each file: ours, and a peer's where one is installed; all ways of a case take turns."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
-    tables: dict[str, list[Row]] = {"reading (files in the page cache)": [], "loaders (shuffled, batches of 32)": []}
-    alone, loaders = tables.values()
     for task, size in tqdm(cases, unit="case", desc="data", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
         with tempfile.TemporaryDirectory() as folder:
-            files = write_files(plan, Path(folder))
-            for storage, path in files.items():
-                rates = reading_rates(path, config.clip_frames, config.clips, config.repeats)
-                alone.append(reading_row(task, size, storage, config.clip_frames * stored_bytes(path), rates))
-            for workers in (0, config.workers):
-                sides = loader_rates(files, Path(folder), config.clip_frames, config.clips, workers, config.repeats)
-                loaders += [loader_row(task, size, workers, name, config.clip_frames, sides) for name in sides]
-    return tables
+            for row in reading_rows(plan, Path(folder), config.clip_frames, config.clips, config.repeats):
+                yield {"task": task, "px": size} | row
 
 
-def reading_row(task: str, size: int, storage: str, clip_bytes: float, rates: dict[str, Rates]) -> Row:
-    """Random clips of one file, beside all of it in order."""
-    random, in_order, read = (rates[name] for name in ("random", "in order", "read"))
-    return {
-        "task": task,
-        "px": size,
-        "storage": storage,
-        "bytes/clip": clip_bytes,
-        "clips/s": random.median,
-        "range": random.spread,
-        "in order": in_order.median,
-        "its range": in_order.spread,
-        "ratio": random.median / in_order.median,
-        "only read": read.median,
-        "ratio to read": random.median / read.median,
-    }
+def waiting(config: BenchmarkConfig) -> list[Row]:
+    """A row for each number of processes that pack: what a training step waits."""
+    from worldmodel.scripts.benchmark_waiting import waiting_rows  # torch, which the other benchmarks need not wait for
 
-
-def loader_row(task: str, size: int, workers: int, name: str, clip_frames: int, sides: dict[str, tuple[Rates, float]]) -> Row:
-    """One side of the loaders, and how many times as fast as each of the peer's it is."""
-    rates, frame_bytes = sides[name]
-    row: Row = {"task": task, "px": size, "workers": workers, "loader": f"stable-worldmodel {name}" if name in PEER_FORMATS else name}
-    row |= {"bytes/clip": clip_frames * frame_bytes, "clips/s": rates.median, "range": rates.spread}
-    return row | {f"x {peer}": rates.median / sides[peer][0].median if peer in sides else float("nan") for peer in PEER_FORMATS}
+    with tempfile.TemporaryDirectory() as folder:
+        return waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers])
 
 
 def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:
@@ -192,6 +172,8 @@ def text_of(value: Any) -> str:
     """A figure as a cell of a table."""
     if isinstance(value, tuple):
         return "-".join(text_of(part) for part in value)
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
     return str(value)

@@ -11,6 +11,7 @@ from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb
@@ -23,8 +24,8 @@ MAX_FRAMES, MAX_PICTURES = 131_072, 16_384
 class CodecVerbConfig:
     """What to train a codec on, and where to put it."""
 
-    data: tuple[Path, ...]
-    """Episode files, from worldmodel collect."""
+    data: tuple[Path, ...] = ()
+    """Episode files, from worldmodel collect or worldmodel datasets convert; a recipe may name them instead."""
     out: Path | None = None
     """Folder of the codec; by default `codec` in the checkpoints folder of WORLDMODEL_HOME."""
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -38,13 +39,15 @@ class CodecVerbConfig:
 def main(config: CodecVerbConfig) -> None:
     """Train or continue, then say how good it is."""
     out = config.out or checkpoints_dir() / "codec"
+    recipe = config.mixture.recipe
     data = codec_data(open_standard(config.data, config.mixture))
     _, report = train_codec(config.codec, data, out, choose_device(config.device))
     for name, candidate in report["objectives"].items():
         print(f"{name}: probe R^2 {candidate['probe']['r2']:.3f}")
     print(f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames")
     print(f"{out}: codec written; its report is {out / 'report.json'}")
-    print(f"next: worldmodel pretrain --data {' '.join(map(str, config.data))} --codec {out}")
+    given = [*(["--data", *config.data] if config.data else []), *(["--mixture.recipe", recipe] if recipe else [])]
+    print(f"next: worldmodel pretrain {' '.join(map(str, given))} --codec {out}")
 
 
 def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: int = MAX_PICTURES) -> CodecData:
@@ -54,62 +57,86 @@ def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: i
         data: opened files with their splits.
         max_frames: about how many frames are kept in memory: of a larger set, a seeded choice of whole episodes.
         max_pictures: how many pictures, training and held-out ones each.
+
+    Raises:
+        UserError: there is no episode file.
     """
-    frames, features, episode, names = [], [], [], []
-    splits: dict[str, list[np.ndarray]] = {"train": [], "held_out": []}
-    targets = [probe_targets(store) for store in data.stores]
-    width = max(1, sum(values.shape[1] for _, values in targets))
+    if not data.stores:
+        raise UserError("a codec is trained on frames of episodes; give episode files with --data")
     share = min(1.0, max_frames / sum(store.num_frames for store in data.stores))
-    start = first = column = 0
-    for store, train, held, (own_names, own) in zip(data.stores, data.train_episodes, data.held_out_episodes, targets, strict=True):
-        chosen = {"train": some_of(train, share), "held_out": some_of(held, share)}
-        for split, episodes in chosen.items():
-            rows = store.frame_rows(episodes)
-            frames.append(store.frames(rows))
-            padded = np.zeros((len(rows), width), np.float32)
-            padded[:, column : column + own.shape[1]] = own[rows]
-            features.append(padded)
-            episode.append(first + np.repeat(episodes, store.lengths[episodes] + 1))
-            splits[split].append(start + np.arange(len(rows)))
-            start += len(rows)
+    frames, targets, episode, train, held_out = [], [], [], [], []
+    names: list[str] = []
+    start = first = 0
+    for store, to_train, to_hold_out in zip(data.stores, data.train_episodes, data.held_out_episodes, strict=True):
+        kept = some_of(to_train, share)
+        num_train = int((store.lengths[kept] + 1).sum())
+        kept += some_of(to_hold_out, share)
+        rows = store.frame_rows(kept)
+        frames.append(store.frames(rows))
+        own_names, own = probe_targets(store, kept)
+        targets.append(own)
         names += [f"{store.path.stem}.{name}" for name in own_names]
-        first, column = first + len(store), column + own.shape[1]
+        episode.append(first + np.repeat(kept, store.lengths[kept] + 1))
+        train.append(start + np.arange(num_train))
+        held_out.append(start + np.arange(num_train, len(rows)))
+        start, first = start + len(rows), first + len(store)
     pictures = [
         np.stack([pairs.image(i) for i in some_of(range(len(pairs)), max_pictures / len(pairs))]) if pairs is not None else None
         for pairs in (data.train_pictures, data.held_out_pictures)
     ]
     return CodecData(
         np.concatenate(frames),
-        np.concatenate(features),
+        end_to_end(targets),
         np.concatenate(episode),
-        np.concatenate(splits["train"]),
-        np.concatenate(splits["held_out"]),
+        np.concatenate(train),
+        np.concatenate(held_out),
         tuple(names) or ("nothing recorded",),
         *pictures,
     )
 
 
-def probe_targets(store: EpisodeStore) -> tuple[list[str], np.ndarray]:
-    """What the probe looks for in a file, by name: its true variables, (frames, f) float32.
+def probe_targets(store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[str], np.ndarray]:
+    """What the probe looks for in some episodes, by name: their true variables, float32 (frames of the episodes, f).
 
     A file of another program may have none: then what the robot felt, or else its physics state, each number with
     deviation 1. With none of them the codec is trained all the same, but no encoder is preferred.
     """
-    names = list(store.meta["feature_names"])
-    if names:
-        return names, store.column("features")
+    recorded = list(store.meta.get("feature_names", ()))
+    if recorded:
+        return recorded, column_of(store, "features", episodes)
     for name in ("proprio", "state"):
-        values = store.column(name).astype(np.float32)
-        if values.shape[1]:
+        if store.row_shape(name)[0]:
+            values = column_of(store, name, episodes)
             spread = values.std(axis=0)
-            return [f"{name}_{k}" for k in range(values.shape[1])], (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    return [], np.zeros((store.num_frames, 0), np.float32)
+            names = [f"{name}_{k}" for k in range(values.shape[1])]
+            return names, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return [], np.zeros((len(store.frame_rows(episodes)), 0), np.float32)
+
+
+def column_of(store: EpisodeStore, name: str, episodes: Sequence[int]) -> np.ndarray:
+    """A column of numbers, of some episodes alone: float32 (their frames, width)."""
+    parts = []
+    for i in episodes:
+        part = np.empty((1, int(store.lengths[i]) + 1, *store.row_shape(name)), store.dtype(name))
+        store.windows(name, store.offsets[[i]], 1, part)
+        parts.append(part[0].astype(np.float32))
+    return np.concatenate(parts)
+
+
+def end_to_end(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Blocks (rows, columns) along the diagonal of one array of at least one column, float32, zero elsewhere."""
+    whole = np.zeros((sum(map(len, blocks)), max(1, sum(block.shape[1] for block in blocks))), np.float32)
+    row = column = 0
+    for block in blocks:
+        whole[row : row + len(block), column : column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return whole
 
 
 def some_of(items: Sequence[int], share: float) -> list[int]:
     """A seeded choice of a share of the items in their order, at least one; all of them for a share of 1 or more."""
     count = min(len(items), max(1, round(share * len(items))))
-    return sorted(np.random.default_rng(0).choice(np.asarray(items), size=count, replace=False).tolist())
+    return [items[i] for i in np.sort(np.random.default_rng(0).choice(len(items), size=count, replace=False)).tolist()]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +33,18 @@ from worldmodel.training import OnSample, TrainResult, stop_on_signals, train
 from worldmodel.training_config import TrainConfig
 
 
+def summary(function: Callable[..., object]) -> str:
+    """First line of a docstring."""
+    return (function.__doc__ or "").partition("\n")[0]
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What to train on, and how. Every field of model and training is a flag behind the preset: `... small --preset.train.lr 3e-4`."""
+    """What to train on, and how.
+
+    Every field of model and training is a flag behind the preset: `... preset:small --preset.train.lr 3e-4`; `preset:small --help`
+    lists them.
+    """
 
     codec: Path
     """Folder of the codec, from worldmodel codec."""
@@ -46,12 +55,12 @@ class PretrainConfig:
     vocab_size: int = 2048
     """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """Shares of the sources."""
+    """Shares of the sources, or a recipe."""
     preset: (
-        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny())]
-        | Annotated[Preset, tyro.conf.subcommand("small", default=small())]
-        | Annotated[Preset, tyro.conf.subcommand("base", default=base())]
-        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper())]
+        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
+        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
+        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
+        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
     ) = field(default_factory=tiny)
     """Sizes of model and training to start from."""
 
@@ -60,15 +69,16 @@ def main(config: PretrainConfig) -> None:
     """Train or continue, then say where the checkpoint is."""
     out = config.out or runs_dir() / "pretrain"
     codec = RAE.from_pretrained(config.codec)
-    data = open_standard(config.data, config.mixture)
+    data = open_standard(config.data, config.mixture, codec.config.encoder.image_size)
     with stop_on_signals() as stop:
         result = pretrain(data, codec, config.preset, config.vocab_size, out, stop=stop)
     if not result.finished:
         print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}")
         return
     print(f"{result.checkpoint}: checkpoint written after {result.step} steps")
-    if data.stores:
-        print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {data.stores[0].path}")
+    with_actions = [store.path for store in data.stores if store.has_actions]
+    if with_actions:
+        print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {with_actions[0]}")
     else:
         print(f"next: worldmodel generate --checkpoint {result.checkpoint} --text 'Our economy'")
 
@@ -91,13 +101,13 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
     print(as_text(data.report(mixture, packer.documents_before(preset.train.steps))))
     latents = latent_cache(data, codec, preset.train) if preset.train.cache_latents == "disk" else None
-    sampler = dream_sampler(data, codec, tokenizer) if data.stores else None
+    sampler = dream_sampler(data, codec, tokenizer)
     card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores], "sources": data.description()}
     return train(model, codec, packer, tokenizer, preset.train, out, sampler, card=card, latents=latents, **options)  # type: ignore[arg-type]
 
 
 def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentCache:
-    """Latents of every frame and picture of the data, in the cache of WORLDMODEL_HOME; made if they are not there."""
+    """Latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; made if they are not there."""
     pictures = len(data.train_pictures) if data.train_pictures else 0
     count = sum(store.num_frames for store in data.stores) + pictures
     origin = hashlib.blake2b(repr((codec_key(codec), config.cache_dtype)).encode(), digest_size=12)
@@ -105,7 +115,7 @@ def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentC
         about = store.path.stat()
         origin.update(repr((str(store.path.resolve()), about.st_size, about.st_mtime_ns)).encode())
     for part in data.train_pictures.parts if data.train_pictures else []:
-        origin.update(repr((part.name, len(part), part.size)).encode())
+        origin.update(repr((part.name, len(part), part.square, data.config.split_seed, data.config.held_out)).encode())
     folder = cache_dir() / "latents" / origin.hexdigest()
     size = cache_bytes(codec, count, config.cache_dtype)
     print(f"latents of {count:,} frames take up to {size / 2**20:,.0f} MiB in {folder}")
@@ -122,12 +132,20 @@ def every_frame(data: StandardData) -> Iterator[np.ndarray]:
     yield from (pictures.image(i) for i in range(len(pictures))) if pictures else ()
 
 
-def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: int = 64) -> OnSample:
-    """Logs one-step and open-loop errors beside copying, and a film of truth above dream, while the model trains."""
+def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
+    """Logs one-step and open-loop errors beside copying, and a film of truth above dream, while the model trains.
+
+    Of the first file with actions and a held-out episode of one model step; None where there is none.
+    """
     from worldmodel.evaluation import DreamConfig, dream_errors
 
-    store, episodes, block = data.stores[0], data.held_out_episodes[0], data.config.action_block
-    longest = int(store.lengths[np.array(episodes)].max()) * store.action_block // block
+    block = data.config.action_block
+    for store, episodes in zip(data.stores, data.held_out_episodes, strict=True):
+        longest = int(store.lengths[episodes].max()) * store.action_block // block
+        if store.has_actions and longest > 0:
+            break
+    else:
+        return None
     context = min(2, longest)
     config = DreamConfig(clips=clips, context=context, horizon=max(1, min(8, longest - context + 1)))
 

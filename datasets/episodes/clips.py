@@ -3,7 +3,8 @@
     clips = ClipDataset("episodes.h5", num_steps=4)
     loader = torch.utils.data.DataLoader(clips, batch_size=32, shuffle=True, num_workers=2)
 
-Nothing here needs torch: a data set is something with a length and items, and arrays become tensors in the loader.
+`ClipLoader` (`loader.py`) reads ahead by threads and gives its batches sooner than processes do. Nothing here needs torch:
+a data set is something with a length and items, and arrays become tensors in the loader.
 """
 
 from collections.abc import Sequence

@@ -111,7 +111,7 @@ def shuffled_many(places: np.ndarray, length: int, key: int) -> np.ndarray:
     while len(walking):
         left, right = found[walking] >> half, found[walking] & mask
         for round_key in keys:
-            left, right = right, left ^ (_hash(right ^ round_key) & mask)
+            left, right = right, left ^ (_hash(right ^ round_key) & mask)  # type: ignore[arg-type]  # uint64 wraps as it should
         found[walking] = left << half | right
         walking = walking[found[walking] >= length]
     return found.astype(np.int64)

@@ -1,24 +1,23 @@
-"""Speed of reading episode files: random clips beside the same bytes in order, and beside another package's loaders.
+"""Speed of reading episode files: random clips beside the same bytes in order.
 
-The same recorded frames lie in a file of each storage, and in the other package's formats, written by its own writers.
-Everything is in the page cache (each side runs once before it is timed): what is compared is the software, not the disk.
+The same recorded frames lie in a file of each storage. Everything is in the page cache (each side runs once before it
+is timed): what is compared is the software, not the disk.
 """
 
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.peer import write_peer_files
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.speed import Rates, interleave
 from worldmodel.datasets.episodes.chunks import locate
 from worldmodel.datasets.episodes.clips import ClipDataset
+from worldmodel.datasets.episodes.loader import ClipLoader
 from worldmodel.datasets.episodes.schema import STORAGES, open_file
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -49,21 +48,20 @@ def stored_bytes(path: Path) -> float:
         return float(sum(wanted)) / columns["success"].num_rows
 
 
-def reading_rates(path: Path, clip_frames: int, clips: int, repeats: int) -> dict[str, Rates]:
-    """Clips per second of one file, three ways that take turns.
+def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
+    """Ways to read one file, each a call that gives its clips per second; see `measure`.
 
-    `random`: batches of random clips of `ClipDataset`, as arrays. `in order`: every frame of the file once, front to
-    back, coded frames decoded by the same decoder; as many frames count as a clip. `read`: `os.read` in blocks of
-    8 MiB of the whole file, front to back, nothing decoded; as many bytes count as a clip as it has in the file.
+    `in order`: every frame of the file once, front to back, coded frames decoded by the same decoder; as many frames
+    count as a clip. `read`: `os.read` in blocks of 8 MiB of the whole file, front to back, nothing decoded; as many bytes
+    count as a clip as it has in the file. A number of workers: `ClipLoader`, the start of its threads included.
     """
-    dataset = ClipDataset(path, clip_frames - 1)
-    clip_bytes = clip_frames * stored_bytes(path)
+    dataset, clip_bytes = ClipDataset(path, clip_frames - 1), clip_frames * stored_bytes(path)
     sides: dict[str, Callable[[], float]] = {
-        "random": functools.partial(_random_rate, dataset, clips),
-        "in order": lambda: _in_order_rate(dataset.stores[0]) / clip_frames,
-        "read": lambda: _read_rate(path) / clip_bytes,
+        str(number): functools.partial(_loader_rate, dataset, clips, number) for number in workers
     }
-    return measure(sides, repeats)
+    sides["in order"] = lambda: _in_order_rate(dataset.stores[0]) / clip_frames
+    sides["read"] = lambda: _read_rate(path) / clip_bytes
+    return sides
 
 
 def measure(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Rates]:
@@ -73,12 +71,11 @@ def measure(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str,
     return interleave(sides, repeats)
 
 
-def _random_rate(dataset: ClipDataset, clips: int) -> float:
-    order = np.random.default_rng(0).integers(len(dataset), size=clips)
+def _loader_rate(dataset: ClipDataset, clips: int, workers: int) -> float:
     start = time.perf_counter()
-    for first in range(0, clips, BATCH):
-        dataset.batch(order[first : first + BATCH])
-    return clips / (time.perf_counter() - start)
+    loader = ClipLoader(dataset, BATCH, workers=workers, stop=-(-clips // BATCH), drop_last=False)
+    found = sum(len(batch["frames"]) for batch in loader)
+    return found / (time.perf_counter() - start)
 
 
 def _in_order_rate(store: EpisodeStore) -> float:
@@ -99,37 +96,3 @@ def _read_rate(path: Path) -> float:
         return path.stat().st_size / (time.perf_counter() - start)
     finally:
         os.close(descriptor)
-
-
-def loader_rates(files: dict[str, Path], folder: Path, clip_frames: int, clips: int, workers: int, repeats: int) -> dict[str, Any]:
-    """Clips per second of torch's DataLoader, shuffled, in batches of 32, over our files and the other package's.
-
-    Both sides give what their data set gives: frames and actions as uint8 and float32 tensors. The start of the worker
-    processes does not count.
-
-    Returns:
-        Side -> (its rates, its bytes on the disk per frame). Sides: the storages, and `hdf5` and `lance` of
-        stable-worldmodel where that package is installed.
-    """
-    from torch.utils.data import DataLoader, RandomSampler  # nothing else in this folder needs torch
-
-    datasets: dict[str, tuple[Any, float]] = {
-        storage: (ClipDataset(path, clip_frames - 1), stored_bytes(path)) for storage, path in files.items()
-    }
-    datasets |= write_peer_files(files["raw"], folder, clip_frames)
-    settings: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "spawn"} if workers else {}
-
-    def side(dataset: Any) -> Callable[[], float]:
-        sampler = RandomSampler(dataset, replacement=True, num_samples=clips)
-        loader = DataLoader(dataset, batch_size=BATCH, sampler=sampler, num_workers=workers, **settings)
-
-        def rate() -> float:
-            start = time.perf_counter()
-            for _ in loader:
-                pass
-            return clips / (time.perf_counter() - start)
-
-        return rate
-
-    rates = measure({name: side(dataset) for name, (dataset, _) in datasets.items()}, repeats)
-    return {name: (rates[name], size) for name, (_, size) in datasets.items()}

@@ -9,15 +9,17 @@ A text column is a group of `bytes` (UTF-8, end to end) and `end` (where each te
 How pictures are kept (`storage`, an attribute of the file), and why:
 
     lossless   zstd over chunks of 16 frames, fewer where that is more than 1 MiB (6 of 224 px). Measured, flat and
-               shaded scenes: at 64 px 16 frames take 20 % less room than 8 and are read about as fast (clips of 4, 32
-               frames read half as fast); at 224 px 16 take 10 % less than 6 and are read half as fast
+               shaded scenes, random clips of 4 frames: at 64 px 16 frames take 20 % less room than 8 and are decoded
+               0.75 times as fast; at 224 px 16 take 14 to 18 % less than 6 and are decoded 0.6 to 0.7 times as fast
     raw        uncompressed, chunks of about 1 MiB: most clips are one read straight to where they are wanted
     jpeg       a JPEG per frame, laid out as a text column; lossy. Quality 95 with 4:2:0 colour
 
 Chunks are written once, in the order of the episodes, and what finds them lies in front of them: a file of which the
 end is missing still has its first episodes (columns of episodes are not compressed, so that they can grow in place).
-Compressed chunks carry a checksum that every read verifies; of the others it is verified where whole columns are
-read, and by `worldmodel datasets check`: a clip of raw or JPEG frames is not worth reading the whole chunk for.
+Compressed chunks end with a checksum of their bytes that every read verifies (zstd's own, of what is decoded, takes as
+long as decoding flat scenes does; this one is in a frame that zstd skips, see `columns.py`). Of the others it is
+verified where whole columns are read, and by `worldmodel datasets check`: a clip of raw or JPEG frames is not worth
+reading the whole chunk for.
 The attribute `meta` is the JSON the file began with; the data set `meta`, unless it is empty, the one it ended with.
 """
 

@@ -23,14 +23,14 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 HDF5 = (".h5", ".hdf5")
 RESIZED = ("lerobot", "mp4", "frames")
 """Formats whose pictures can be resized while they are read."""
+MODULES = {"stable-worldmodel": stable_worldmodel, "minari": minari, "ogbench": ogbench}
+"""Formats that are read and written without further choices."""
 HAS_PLACE: dict[str, frozenset[str]] = {
     "mp4": folders.KEEPS,
     "frames": folders.KEEPS,
     "ogbench": frozenset({"frames", "actions", *ogbench.OWN}),
 }
 """What of an episode these formats hold; the others hold all of it."""
-NOTES = ("dropped", "skipped", "skipped_episodes")
-"""Meta data about how an episode file came about from a foreign one: the next reader makes its own."""
 TEXTS = ("captions", "questions", "answers", "action_words", "changes", "goal_text")
 
 
@@ -113,7 +113,7 @@ def convert(
         storage: how an episode file keeps pictures.
         size: bring pictures to this height and width in pixels, where the source is `lerobot`, `mp4` or `frames`.
         fit: what becomes of pictures that are not square when `size` is given.
-        fps: frames per second of what is read from or written to `lerobot`, `mp4` and `frames`.
+        fps: frames per second: of `mp4` and `frames` that are read, instead of what they say; of `mp4` and `lerobot` that are written.
 
     Raises:
         UserError: unknown format; `target` exists; the source is damaged or has nothing that can be used; a package is missing.
@@ -124,6 +124,8 @@ def convert(
         raise UserError(f"unknown format {after!r}; there are {', '.join(FORMATS)}")
     if target.exists():
         raise UserError(f"{target} exists already; remove it or choose another name")
+    if size is not None and size < 1 or fps is not None and not fps > 0:
+        raise UserError(f"size {size} and fps {fps} must be above 0")
     if size and before not in RESIZED:
         raise UserError(f"--size: pictures of {before} are not resized; it works on {', '.join(RESIZED)}")
     if before == "worldmodel" and after != "worldmodel":
@@ -155,8 +157,7 @@ def _read(source: Path, format: Format, size: int | None, fit: Fit, fps: float |
         return lerobot.read(source, size, fit)
     if format in ("mp4", "frames"):
         return folders.read(source, size, fit, fps)
-    module = {"stable-worldmodel": stable_worldmodel, "minari": minari, "ogbench": ogbench}[format]
-    return module.read(source)
+    return MODULES[format].read(source)
 
 
 def _store(episodes: Iterator[Episode], meta: dict[str, Any], target: Path, storage: Storage, done: Conversion) -> Conversion:
@@ -176,7 +177,6 @@ def _write(source: Path, target: Path, format: Format, fps: float | None, done: 
     """Writes an episode file in another format; returns what was done in addition to what was before."""
     with EpisodeStore(source) as store:
         lost = _without_place(store, format)
-        store.meta = {name: value for name, value in store.meta.items() if name not in NOTES}
         if format == "lerobot":
             lerobot.write(store, target, fps)
         elif format == "mp4":
@@ -184,8 +184,7 @@ def _write(source: Path, target: Path, format: Format, fps: float | None, done: 
         elif format == "frames":
             folders.write_pictures(store, target)
         else:
-            module = {"stable-worldmodel": stable_worldmodel, "minari": minari, "ogbench": ogbench}[format]
-            module.write(store, target)
+            MODULES[format].write(store, target)
         dropped = sorted({*done.dropped, *lost})
         return Conversion(done.source, done.target, len(store), store.num_frames, dropped, done.skipped, done.reasons)
 

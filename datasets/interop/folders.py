@@ -12,7 +12,7 @@ the caption of every frame.
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.interop.foreign import new_folder
-from worldmodel.datasets.interop.layouts import action_names, foreign_episode, foreign_meta
-from worldmodel.datasets.interop.video import GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, frame_rate
+from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
+from worldmodel.datasets.interop.video import DEFAULT_FPS, GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
@@ -34,7 +33,6 @@ EPISODE_BYTES = 2**28
 """A longer video becomes several episodes, each beginning with the last frame of the one before: memory stays bounded."""
 KEEPS = frozenset({"frames", "actions", "captions"})
 """What of an episode such a folder holds."""
-DEFAULT_FPS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ def read(path: Path, size: int | None = None, fit: Fit = "crop", fps: float | No
     path = Path(path)
     sources = _sources(path)
     claimed = None if fps or sources[0].is_dir() else frame_rate(sources[0])
-    meta = foreign_meta(kind_of(path), path.name, 0, (), fps=fps or claimed or DEFAULT_FPS, skipped={})
+    meta = foreign_meta(kind_of(path), path.name, 0, (), {"fps": fps or claimed or DEFAULT_FPS, "skipped": {}})
     return _episodes(path, sources, size, fit, meta), meta
 
 
@@ -77,9 +75,9 @@ def kind_of(path: Path) -> Literal["mp4", "frames"]:
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return "mp4"
     if path.is_dir():
-        if any(item.suffix.lower() in VIDEOS for item in path.iterdir()):
+        if _videos(path):
             return "mp4"
-        if _pictures(path) or any(_pictures(item) for item in path.iterdir() if item.is_dir()):
+        if _pictures(path) or any(map(_pictures, _folders(path))):
             return "frames"
     raise UserError(f"{path} is no video, and no folder of videos or of folders of pictures")
 
@@ -87,12 +85,30 @@ def kind_of(path: Path) -> Literal["mp4", "frames"]:
 def _sources(path: Path) -> list[Path]:
     """What holds an episode each: video files, or folders of pictures."""
     if kind_of(path) == "mp4":
-        return [path] if path.is_file() else sorted(item for item in path.iterdir() if item.suffix.lower() in VIDEOS)
-    return [path] if _pictures(path) else sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+        return [path] if path.is_file() else _videos(path)
+    return [path] if _pictures(path) else _folders(path)
+
+
+def _videos(folder: Path) -> list[Path]:
+    return _in_order(item for item in folder.iterdir() if item.suffix.lower() in VIDEOS)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return _in_order(filter(Path.is_dir, folder.iterdir()))
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(item for item in folder.iterdir() if item.suffix.lower() in PICTURES)
+    return _in_order(item for item in folder.iterdir() if item.suffix.lower() in PICTURES)
+
+
+def _in_order(items: Iterable[Path]) -> list[Path]:
+    """Sorted as people number them, 2.png before 10.png; hidden ones are left out."""
+
+    def key(item: Path) -> tuple[list[str | int], str]:
+        parts = re.split(r"([0-9]+)", item.name)
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], item.name
+
+    return sorted((item for item in items if not item.name.startswith(".")), key=key)
 
 
 def _beside(source: Path, ending: str) -> Path:
@@ -128,35 +144,40 @@ def _read_source(source: Path, number: int, size: int | None, fit: Fit, with_act
     """The episodes of one video or one folder of pictures: one, or several when it is long.
 
     Raises:
-        _Skip: it cannot be used; of a long one, parts may have been given before.
+        _Skip: it cannot be used. A long one is decoded once more before its first part is given, so that nothing is given of one
+            that breaks off or has another number of frames than its actions say.
     """
     try:
         actions, lines = _read_actions(source, with_actions), _read_lines(source)
         frames = decode(source, size, fit) if source.is_file() else _open_pictures(source, size, fit)
-        start, piece = 0, list[np.ndarray]()
+        start, total, piece = 0, 0, list[np.ndarray]()
         for frame in frames:
             if len(piece) > 1 and len(piece) * frame.nbytes >= EPISODE_BYTES:
-                yield _piece(piece, start, actions, lines, number, last=False)
+                total = total or _count_frames(source)
+                yield _piece(piece, start, total, actions, lines, number)
                 start, piece = start + len(piece) - 1, piece[-1:]
             piece.append(frame)
-        yield _piece(piece, start, actions, lines, number, last=True)
+        yield _piece(piece, start, start + len(piece), actions, lines, number)
     except (DamagedVideo, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise _Skip(str(error)) from error
 
 
-def _piece(piece: list[np.ndarray], start: int, actions: np.ndarray | None, lines: list[str], number: int, last: bool) -> Episode:
-    """Frames start, start + 1, ... of a source as an episode; its actions and lines are cut to them."""
-    stop = start + len(piece)
-    if stop < 2:
-        raise _Skip(f"it has {stop} frames, an episode needs two")
+def _count_frames(source: Path) -> int:
+    return sum(1 for _ in decode(source, size=16)) if source.is_file() else len(_pictures(source))
+
+
+def _piece(piece: list[np.ndarray], start: int, total: int, actions: np.ndarray | None, lines: list[str], number: int) -> Episode:
+    """Frames start, start + 1, ... of the `total` ones of a source as an episode; its actions and lines are cut to them."""
+    if total < 2:
+        raise _Skip(f"it has {total} frames, an episode needs two")
     if len({frame.shape for frame in piece}) > 1:
         raise _Skip("its pictures have several sizes; --size makes them one")
     if actions is None:
-        actions = np.zeros((stop, 0), np.float32)
-    if len(actions) < stop - 1 or last and len(actions) > stop:
-        raise _Skip(f"it has {len(actions)} rows of actions for {stop} frames, there must be one less than frames, or as many")
-    per_frame = len(lines) == stop if last else len(lines) > stop
-    captions = lines[start:stop] if per_frame else [" ".join(lines)] * len(piece)
+        actions = np.zeros((total, 0), np.float32)
+    if len(actions) not in (total - 1, total):
+        raise _Skip(f"it has {len(actions)} rows of actions for {total} frames, there must be one less than frames, or as many")
+    stop = start + len(piece)
+    captions = lines[start:stop] if len(lines) == total else [" ".join(lines)] * len(piece)
     return foreign_episode(np.stack(piece), actions[start : stop - 1], captions=captions, seed=number)
 
 
@@ -187,9 +208,9 @@ def _read_actions(source: Path, needed: bool) -> np.ndarray | None:
         return None
     try:
         rows = _load_table(paths[0])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = rows[:, None] if rows.ndim == 1 else rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise _Skip(f"{paths[0].name} cannot be read as a table of numbers") from error
-    rows = rows[:, None] if rows.ndim == 1 else rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
     if not np.isfinite(rows).all():
         raise _Skip(f"{paths[0].name} holds numbers that are not finite")
     return rows
@@ -200,10 +221,24 @@ def _load_table(path: Path) -> np.ndarray:
         return np.load(path, allow_pickle=False).astype(np.float32)
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     if path.suffix == ".csv":
-        names = not re.fullmatch(r"[-+.,\s\deE]*", lines[0])  # the first line may name the columns
-        return np.array([[float(value) for value in line.split(",")] for line in lines[names:]], np.float32)
+        rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+        if rows[0][0] == "" or len(rows[0]) > 1 and rows[0] == [str(i) for i in range(len(rows[0]))]:
+            # As pandas writes them: its index would pass for a part of the action, its head for the first action.
+            raise _Skip(f"{path.name} begins with {','.join(rows[0])!r}, which may number its columns; write no index, and name them")
+        return np.array(rows[1:] if _names_columns(rows[0]) else rows, np.float32)
     rows = [json.loads(line) for line in lines]
     return np.array([row["action"] if isinstance(row, dict) else row for row in rows], np.float32)
+
+
+def _names_columns(cells: list[str]) -> bool:
+    """Whether none of the cells is a number; NaN is one, and a row that is not finite must not pass for a head."""
+    for cell in cells:
+        try:
+            float(cell)
+        except ValueError:
+            continue
+        return False
+    return True
 
 
 def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf: int = GOOD) -> None:
@@ -218,8 +253,8 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
     Raises:
         UserError: the folder exists or cannot be written.
     """
-    rate = fps or float(store.meta.get("fps", DEFAULT_FPS))
-    with new_folder(path) as folder:
+    rate = fps or fps_of(store)
+    with new_path(path, folder=True) as folder:
         for i in tqdm(range(len(store)), desc="mp4", unit="episode", disable=None):
             episode = store.episode(i)
             with VideoWriter(folder / f"{i:06d}.mp4", rate, crf) as video:
@@ -234,7 +269,7 @@ def write_pictures(store: EpisodeStore, path: Path) -> None:
     Raises:
         UserError: the folder exists or cannot be written.
     """
-    with new_folder(path) as folder:
+    with new_path(path, folder=True) as folder:
         for i in tqdm(range(len(store)), desc="frames", unit="episode", disable=None):
             episode = store.episode(i)
             (folder / f"{i:06d}").mkdir()

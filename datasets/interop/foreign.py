@@ -1,9 +1,10 @@
-"""What all foreign formats need: an episode with what they lack left empty, a folder that appears whole, pyarrow."""
+"""What all foreign formats need: their columns as the fields of an episode, meta data, files that appear whole, pyarrow."""
 
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,76 @@ from worldmodel.datasets.atomic import sync_and_rename
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.errors import UserError
 
+CHANNELS = (1, 3, 4)
+"""Grey, colour, colour with transparency."""
+LEAST_SIDE = 8
+"""Pixels: what is smaller is no picture."""
+NOTES = ("source", "dropped", "skipped", "skipped_episodes")
+"""Meta data about how an episode file was made from a foreign one: whoever reads it next makes its own."""
 
-def bare_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episode:
-    """An episode of which little is known: numbers that are missing have width 0, texts are empty.
+
+def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether rows of this shape and type are pictures: uint8, channels last, first, or none (grey)."""
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        return False
+    sides = shape if len(shape) == 2 else shape[:2] if shape[2] in CHANNELS else shape[1:] if shape[0] in CHANNELS else (0, 0)
+    return min(sides) >= LEAST_SIDE
+
+
+def as_frames(pictures: np.ndarray) -> np.ndarray:
+    """Pictures of any layout that `is_picture` takes, (N, ...), as uint8 (N, H, W, 3); transparency is left out."""
+    if pictures.ndim == 3:
+        pictures = pictures[..., None]
+    elif pictures.shape[-1] not in CHANNELS:
+        pictures = np.moveaxis(pictures, 1, -1)
+    colour = np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
+    return np.ascontiguousarray(colour)
+
+
+def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
+    """Values (rows, ...) as (rows, width) of a type."""
+    return np.asarray(values).reshape(len(values), int(np.prod(values.shape[1:]))).astype(dtype)
+
+
+def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
+    """Discrete actions in [0, choices), (T,), as float32 (T, choices).
+
+    Raises:
+        ValueError: there is another number among them.
+    """
+    indices = np.asarray(indices, np.int64).reshape(-1)
+    if len(indices) and not 0 <= indices.min() <= indices.max() < choices:
+        raise ValueError(f"its discrete actions go from {indices.min()} to {indices.max()}, there are {choices} to choose from")
+    return np.eye(choices, dtype=np.float32)[indices]
+
+
+def action_names(size: int) -> list[str]:
+    """Names of the numbers of an action that has no names."""
+    return [f"a{i}" for i in range(size)]
+
+
+def exact_texts(actions: np.ndarray) -> list[str]:
+    """Actions (T, a) as texts to three decimals, as the tasks of this package write theirs; "" where a is 0."""
+    names = action_names(actions.shape[1])
+    pairs = [zip(names, row, strict=True) for row in actions.tolist()]
+    texts = [", ".join(f"{name}={round(value, 3) + 0.0:+.3f}" for name, value in row) for row in pairs]
+    return [f"action: {text}" if text else "" for text in texts]
+
+
+def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episode:
+    """An episode of what a foreign file knows: numbers that are missing have width 0, texts are empty.
 
     Args:
         frames: uint8 (T+1, H, W, 3).
         actions: float32 (T, a); a is 0 for video without actions.
-        known: fields of `Episode` that are known.
+        known: fields of `Episode` that are known. Without `action_texts` the numbers are written out as a0, a1, ...
+
+    Raises:
+        ValueError: an action is not finite, or lengths do not fit T actions.
     """
     rows, steps = len(frames), len(actions)
+    if not np.isfinite(actions).all():
+        raise ValueError(f"action {int(np.argmin(np.isfinite(actions).all(axis=1)))} is not a finite number")
     fields: dict[str, Any] = dict(
         proprio=np.zeros((rows, 0), np.float32),
         state=np.zeros((rows, 0)),
@@ -31,7 +92,7 @@ def bare_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episo
         captions=[""] * rows,
         questions=[""] * rows,
         answers=[""] * rows,
-        action_texts=[""] * steps,
+        action_texts=exact_texts(actions),
         action_words=[""] * steps,
         changes=[""] * steps,
         seed=0,
@@ -44,24 +105,92 @@ def bare_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episo
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill under a temporary name; it gets its own when the block ends well, otherwise nothing is left.
+def explaining(path: Path, number: int) -> Iterator[None]:
+    """What goes wrong while an episode is read is told with its number.
 
     Raises:
-        UserError: something has that name already, or the folder cannot be written.
+        UserError: instead of the errors that damaged or unexpected data make readers raise.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:  # pyarrow's are some of these
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: episode {number} is damaged or not as its format says ({reason}); fetch it again, or leave the episode out"
+        ) from error
+
+
+def explained(path: Path, episodes: Iterator[Episode]) -> Iterator[Episode]:
+    """Episodes as they come; see `explaining`."""
+    for number in itertools.count():
+        with explaining(path, number):
+            episode = next(episodes, None)
+        if episode is None:
+            return
+        yield episode
+
+
+def foreign_meta(
+    layout: str, origin: str, action_size: int, dropped: Iterable[str], facts: dict[str, Any] | None = None, kept: object = None
+) -> dict[str, Any]:
+    """Meta data of an episode file that is made from a foreign one.
+
+    Args:
+        layout: name of the format.
+        origin: name of the foreign file or data set.
+        action_size: numbers in an action.
+        dropped: names of foreign fields that have no home here.
+        facts: what the format says itself.
+        kept: meta data of the episode file that the foreign one was made from, which knows better; `NOTES` are made anew.
+    """
+    meta: dict[str, Any] = {
+        "env_id": origin,
+        "seed": 0,
+        "feature_names": [],
+        "action_names": action_names(action_size),
+        "action_block": 1,
+        "factors": [],
+        "restorable": False,
+        "licence": "unknown",
+    }
+    before = {name: value for name, value in kept.items() if name not in NOTES} if isinstance(kept, dict) else {}
+    return meta | (facts or {}) | before | {"source": {"format": layout, "name": origin}, "dropped": sorted(set(dropped))}
+
+
+def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
+    """The error for a data set in which nothing can be seen."""
+    return UserError(
+        f"{path} is a {layout} data set without pictures (it has {', '.join(sorted(found)) or 'no columns'}); "
+        "record it with rendered frames, an episode file needs them"
+    )
+
+
+@contextlib.contextmanager
+def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
+    """A place to write a file to, or an empty folder to fill, under a temporary name.
+
+    It gets its own name when the block ends well, otherwise nothing is left.
+
+    Raises:
+        UserError: something has that name already, or it cannot be written.
     """
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; remove it or choose another name")
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
+        (temporary if folder else path.parent).mkdir(parents=True, exist_ok=not folder)
         yield temporary
         sync_and_rename(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def import_parquet() -> tuple[Any, Any]:

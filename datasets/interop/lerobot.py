@@ -19,8 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
-from worldmodel.datasets.interop.foreign import import_parquet
-from worldmodel.datasets.interop.layouts import foreign_episode, foreign_meta
+from worldmodel.datasets.interop.foreign import explained, foreign_episode, foreign_meta, import_parquet
 from worldmodel.datasets.interop.lerobot_layout import (
     COUNTERS,
     EPISODE_FACTS,
@@ -68,14 +67,14 @@ def read(
     used = {name for name in features if name in NUMBERS or name in OWN_NUMBERS or name in OWN_TEXTS or name == "next.success"}
     dropped = sorted(set(features) - used - set(cameras) - set(COUNTERS))
     action_size = int(np.prod(features["action"]["shape"])) if "action" in features else 0
-    meta = foreign_meta("lerobot", path.name, action_size, dropped, fps=info["fps"], licence=_licence(path), skipped={})
+    facts: dict[str, Any] = {"licence": _licence(path), "skipped": {}}
     names = features.get("action", {}).get("names")
+    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}, as most robots' data have it
+        names = next(iter(names.values()))
     if isinstance(names, list) and len(names) == action_size:
-        meta["action_names"] = names
-    kept = info.get(KEPT_META)
-    if isinstance(kept, dict):  # written from an episode file: what it said about itself still holds
-        meta |= {name: value for name, value in kept.items() if name not in ("source", "dropped", "skipped")}
-    return _episodes(path, info, cameras, used, size, fit, meta["skipped"]), meta
+        facts["action_names"] = names
+    meta = foreign_meta("lerobot", path.name, action_size, dropped, facts, info.get(KEPT_META)) | {"fps": info["fps"]}
+    return explained(path, _episodes(path, info, cameras, used, size, fit, meta["skipped"])), meta
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -203,9 +202,12 @@ def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
 def _read_tasks(path: Path) -> dict[int, str]:
     """Instruction of each task number; the text is the index of a pandas table, whose column has no fixed name."""
     _, parquet = import_parquet()
-    table = parquet.read_table(path / "meta" / "tasks.parquet").to_pydict()
-    numbers = table.pop("task_index")
-    return dict(zip(numbers, next(iter(table.values())), strict=True))
+    try:
+        table = parquet.read_table(path / "meta" / "tasks.parquet").to_pydict()
+        numbers = table.pop("task_index")
+        return dict(zip(numbers, next(iter(table.values())), strict=True))
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise UserError(f"{path} is not whole: meta/tasks.parquet is missing or damaged; fetch it again") from error
 
 
 class _Rows:
@@ -251,7 +253,10 @@ class _Frames:
         """The frames of an episode, uint8 (length, H, W, 3)."""
         fact = {key: facts[f"videos/{self.name}/{key}"] for key in ("chunk_index", "file_index", "from_timestamp")}
         numbers = {"chunk_index": int(fact["chunk_index"]), "file_index": int(fact["file_index"])}
-        file = self.path / self.info["video_path"].format(video_key=self.name, **numbers)
+        name = self.info["video_path"].format(video_key=self.name, **numbers)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{self.path}: meta/info.json names a video outside of the dataset ({name}); correct its video_path")
+        file = self.path / name
         start = round(fact["from_timestamp"] * self.info["fps"])
         if file != self._file or start < self._place:
             self.close()

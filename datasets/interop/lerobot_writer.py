@@ -16,15 +16,14 @@ from tqdm import tqdm
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot_layout as layout
-from worldmodel.datasets.interop.foreign import import_parquet, new_folder
+from worldmodel.datasets.interop.foreign import import_parquet, new_path
 from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
-from worldmodel.datasets.interop.video import GOOD, VideoWriter, encode_png
+from worldmodel.datasets.interop.video import GOOD, VideoWriter, encode_png, fps_of
 
 FILES_PER_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200
 """A file that has grown beyond is followed by the next one."""
 FACTS_PER_WRITE = 64
-DEFAULT_FPS = 10.0
 KEYFRAME_EVERY = 2
 """LeRobot reads single frames at random places: short ways from key frames matter more to it than small files."""
 
@@ -54,8 +53,8 @@ def write(store: EpisodeStore, path: Path, fps: float | None = None, pictures: L
         UserError: pyarrow is missing; the folder exists or cannot be written.
     """
     import_parquet()
-    rate = fps or float(store.meta.get("fps", DEFAULT_FPS))
-    with new_folder(path) as folder:
+    rate = fps or fps_of(store)
+    with new_path(path, folder=True) as folder:
         writer = _Writer(folder, store, rate, pictures)
         with contextlib.closing(writer):
             for i in tqdm(range(len(store)), desc="lerobot", unit="episode", disable=None):

@@ -22,13 +22,15 @@ from tqdm import tqdm
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.interop.foreign import new_folder
-from worldmodel.datasets.interop.layouts import (
+from worldmodel.datasets.interop.foreign import (
     as_frames,
     as_rows,
+    explained,
+    explaining,
     foreign_episode,
     foreign_meta,
     is_picture,
+    new_path,
     no_pictures,
     one_hot,
 )
@@ -61,7 +63,8 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     Raises:
         UserError: the folder is no data set, it is damaged, or there are no pictures in it (while reading, too).
     """
-    folder = _folder(Path(path))
+    path = Path(path)
+    folder = _folder(path)
     try:
         about = json.loads((folder / METADATA).read_text())
         total = int(about["total_episodes"])
@@ -71,15 +74,15 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     if first is None:
         raise UserError(f"{path} has no episodes")
     choices = _choices(about.get("action_space"))
-    pictures = _pictures(first)
-    if not pictures:
-        raise no_pictures(path, "Minari", first)
-    episode, used = _episode(first, choices, pictures)
+    with explaining(path, 0):
+        pictures = _pictures(first)
+        if not pictures:
+            raise no_pictures(path, "Minari", first)
+        known, used = _fields(first, choices, pictures)
     dropped = {name for name in first if name not in used}
     origin = str(about.get("dataset_id", folder.parent.name))
-    facts = {"env_id": _env_id(about) or origin} | about.get(META, {})
-    meta = foreign_meta(FORMAT, origin, episode.actions.shape[1], dropped, **facts)
-    return _episodes(folder, about, total, choices, pictures), meta
+    meta = foreign_meta(FORMAT, origin, known["actions"].shape[1], dropped, {"env_id": _env_id(about) or origin}, about.get(META))
+    return explained(path, _episodes(folder, about, total, choices, pictures)), meta
 
 
 def _folder(path: Path) -> Path:
@@ -164,27 +167,34 @@ def _array(column: h5py.Dataset) -> Any:
 
 def _pictures(tree: Tree) -> list[str]:
     """Paths of all pictures, one a frame; the main one first."""
-    rows = len(_first_action(tree)) + 1
+    rows = _num_steps(tree) + 1
     found = [name for name, value in tree.items() if isinstance(value, np.ndarray) and is_picture(value.shape[1:], value.dtype)]
     found = [name for name in found if name.startswith(("observations", "infos")) and len(tree[name]) == rows]
     rank = {name: i for i, name in enumerate(NAMES)}
     return sorted(found, key=lambda name: (name.startswith("infos"), rank.get(name.split("/")[-1], len(NAMES)), name))
 
 
-def _first_action(tree: Tree) -> np.ndarray:
-    return np.asarray(next(value for name, value in sorted(tree.items()) if name.split("/")[0] == "actions"))
+def _action_parts(tree: Tree) -> list[str]:
+    """Paths of the parts of an action, which lie side by side."""
+    parts = sorted(name for name in tree if name.split("/")[0] == "actions")
+    if not parts:
+        raise LookupError("it has no actions")
+    return parts
+
+
+def _num_steps(tree: Tree) -> int:
+    return len(tree[_action_parts(tree)[0]])
 
 
 def _episodes(folder: Path, about: dict[str, Any], total: int, choices: tuple[int, int], pictures: list[str]) -> Iterator[Episode]:
     for tree in tqdm(_trees(folder, about, range(total)), total=total, desc=folder.parent.name, disable=None):
-        if len(_first_action(tree)):
-            yield _episode(tree, choices, pictures)[0]
+        if _num_steps(tree):
+            yield foreign_episode(**_fields(tree, choices, pictures)[0])
 
 
-def _episode(tree: Tree, choices: tuple[int, int], pictures: list[str]) -> tuple[Episode, set[str]]:
-    """An episode, and the paths it was made of."""
-    parts = sorted(name for name in tree if name.split("/")[0] == "actions")
-    steps = len(tree[parts[0]])
+def _fields(tree: Tree, choices: tuple[int, int], pictures: list[str]) -> tuple[dict[str, Any], set[str]]:
+    """What is known of an episode, and the paths it was made of."""
+    parts, steps = _action_parts(tree), _num_steps(tree)
     rows = steps + 1
     vectors = [as_rows(tree[name], np.float32) for name in parts]
     actions = one_hot(tree[parts[0]] - choices[1], choices[0]) if choices[0] else np.concatenate(vectors, axis=1)
@@ -205,7 +215,7 @@ def _episode(tree: Tree, choices: tuple[int, int], pictures: list[str]) -> tuple
         if name and "success" not in known:  # where the reset has no info, the first frame is no success
             known["success"] = np.pad(as_rows(tree[name], np.float64)[:, 0] == 1, (rows - len(tree[name]), 0))
             used.add(name)
-    return foreign_episode(frames, actions, views=views, **(known | _own(tree, rows, used))), used
+    return {"frames": frames, "actions": actions, "views": views} | known | _own(tree, rows, used), used
 
 
 def _camera(name: str) -> str:
@@ -254,7 +264,7 @@ def write(store: EpisodeStore, path: Path) -> None:
     """
     if not store.has_actions:
         raise UserError(f"{store.path} has no actions; Minari's layout has no place for video alone")
-    with new_folder(Path(path)) as folder:
+    with new_path(path, folder=True) as folder:
         (folder / "data").mkdir()
         with h5py.File(folder / "data" / DATA, "w", track_order=True) as file:
             for i in tqdm(range(len(store)), desc="minari", disable=None):

@@ -19,15 +19,16 @@ import numpy as np
 from numpy.lib import format as npy
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import sync_and_rename
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.interop.layouts import (
+from worldmodel.datasets.interop.foreign import (
     as_frames,
     as_rows,
+    explained,
     foreign_episode,
     foreign_meta,
     is_picture,
+    new_path,
     no_pictures,
     one_hot,
 )
@@ -38,7 +39,7 @@ PHYSICS = ("qpos", "qvel", "button_states")
 """Columns that make up the state, in this order."""
 OWN = ("state", "proprio", "success")
 """Columns that `write` adds; OGBench's loader does not look at them."""
-DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class _Column:
@@ -118,8 +119,8 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     if (lengths < least).all():
         raise UserError(f"{path} has no trajectory of at least two frames; nothing in it can be used")
     dropped = names - set(columns) - {"terminals", "valids"}
-    meta = foreign_meta(FORMAT, path.stem, size, dropped, **skipped)
-    return _episodes(path, columns, [int(length) for length in lengths], regular, choices), meta
+    meta = foreign_meta(FORMAT, path.stem, size, dropped, skipped)
+    return explained(path, _episodes(path, columns, lengths.tolist(), regular, choices)), meta
 
 
 def _columns_of(names: set[str], regular: bool) -> list[str]:
@@ -186,22 +187,11 @@ def write(store: EpisodeStore, path: Path) -> None:
     Raises:
         UserError: the file exists, there are no actions, or it cannot be written.
     """
-    path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists already; remove it or choose another name")
     if not store.has_actions:
         raise UserError(f"{store.path} has no actions; OGBench's layout has no place for video alone")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name in ("observations", "actions", "terminals", *OWN):
-                _write_column(store, archive, name)
-        sync_and_rename(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room and try again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("observations", "actions", "terminals", *OWN):
+            _write_column(store, archive, name)
 
 
 def _write_column(store: EpisodeStore, archive: zipfile.ZipFile, name: str) -> None:

@@ -22,16 +22,18 @@ import hdf5plugin  # noqa: F401  (files of other versions may be compressed)
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import BlackHoleFile, sync_and_rename
+from worldmodel.datasets.atomic import BlackHoleFile
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.interop.layouts import (
+from worldmodel.datasets.interop.foreign import (
     as_frames,
     as_rows,
+    explained,
     foreign_episode,
     foreign_meta,
     is_picture,
+    new_path,
     no_pictures,
     one_hot,
 )
@@ -84,14 +86,15 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     with _open(path) as file:
         lengths, offsets = _index(path, file)
         layout = _layout(path, file, lengths)
-        known = json.loads(file.attrs[META]) if META in file.attrs else {}
-        factors = {"factors": [name.removeprefix(VARIATION) for name in layout.variation]} | known
-    skipped = {"skipped_episodes": int((lengths < 2).sum())} if (lengths < 2).any() else {}
-    meta = foreign_meta(FORMAT, path.stem, layout.action_size, layout.dropped, **factors, **skipped)
+        kept = json.loads(file.attrs[META]) if META in file.attrs else {}
+    facts: dict[str, Any] = {"factors": [name.removeprefix(VARIATION) for name in layout.variation]}
+    if (lengths < 2).any():
+        facts["skipped_episodes"] = int((lengths < 2).sum())
+    meta = foreign_meta(FORMAT, path.stem, layout.action_size, layout.dropped, facts, kept)
     spans = [(int(start), int(start + rows)) for start, rows in zip(offsets, lengths, strict=True) if rows >= 2]
     if not spans:
         raise UserError(f"{path} has no episode of at least two frames; nothing in it can be used")
-    return _episodes(path, layout, spans), meta
+    return explained(path, _episodes(path, layout, spans)), meta
 
 
 def _find(path: Path) -> Path:
@@ -148,6 +151,7 @@ def _layout(path: Path, file: h5py.File, lengths: np.ndarray) -> _Layout:
     size = choices or (0 if action is None else int(np.prod(action.shape[1:])))
     texts = [name for name in TEXTS if name in columns]
     variation = [name for name in columns if name.startswith(VARIATION)]
+    # Its own evaluation counts an episode that terminates as a success.
     success = next((name for name in ("success", "terminated") if name in columns), None)
     used = {main, *cameras, state, success, "action", "proprio", "features", "seed", "goal_state", *COUNTS, *texts, *variation}
     if "goal_state" in columns and (state is None or columns["goal_state"].shape != columns[state].shape):
@@ -168,14 +172,8 @@ def _damaged(path: Path) -> UserError:
 
 def _episodes(path: Path, layout: _Layout, spans: list[tuple[int, int]]) -> Iterator[Episode]:
     with _open(path) as file:
-        for number, span in enumerate(tqdm(spans, desc=path.name, disable=None)):
-            try:
-                episode = _episode(file, layout, slice(*span))
-            except (OSError, RuntimeError) as error:
-                raise _damaged(path) from error
-            if not np.isfinite(episode.actions).all():
-                raise UserError(f"{path}: episode {number} has actions that are no numbers in its middle; it cannot be learnt from")
-            yield episode
+        for span in tqdm(spans, desc=path.name, disable=None):
+            yield _episode(file, layout, slice(*span))
 
 
 def _episode(file: h5py.File, layout: _Layout, span: slice) -> Episode:
@@ -235,22 +233,12 @@ def write(store: EpisodeStore, path: Path) -> None:
     Raises:
         UserError: the file exists, or the disk is full.
     """
-    path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists already; remove it or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    disk = BlackHoleFile(temporary)
-    try:
-        with h5py.File(disk, "w", libver=("v110", "v110")) as file:  # their reader opens it as SWMR, which old layouts refuse
-            _write_columns(store, file)
-        disk.close()
+    with new_path(path) as temporary:
+        with BlackHoleFile(temporary) as disk:
+            with h5py.File(disk, "w", libver=("v110", "v110")) as file:  # their reader opens it as SWMR, which old layouts refuse
+                _write_columns(store, file)
         if disk.error is not None:
-            raise UserError(f"cannot write {path}: {disk.error.strerror}; make room and try again") from disk.error
-        sync_and_rename(temporary, path)
-    finally:
-        disk.close()
-        temporary.unlink(missing_ok=True)
+            raise disk.error
 
 
 def _write_columns(store: EpisodeStore, file: h5py.File) -> None:

@@ -14,6 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageOps
 
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 
 Fit = Literal["crop", "pad"]
@@ -21,6 +22,8 @@ Fit = Literal["crop", "pad"]
 LOSSLESS = 0
 GOOD = 18
 """Constant rate factors of H.264: 0 keeps every bit, about 18 looks the same to the eye."""
+
+DEFAULT_FPS = 10.0
 
 
 class DamagedVideo(Exception):
@@ -40,7 +43,8 @@ def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[n
     """
     if _cut_off(path):
         raise DamagedVideo("the file is cut off")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-xerror", "-err_detect", "explode", "-i", str(path)]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-xerror", "-err_detect", "explode", "-i", f"file:{path}"]
+    # file: a colon in the name is no protocol, and nothing is fetched from a network.
     filters = ["-vf", _filters(size, fit)] if size else []
     # Pictures in the PPM format carry their size; passthrough: no frame is repeated or left out to even out the rate.
     command += ["-map", "0:v:0", "-an", "-fps_mode", "passthrough", *filters]
@@ -120,10 +124,15 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 def frame_rate(path: Path) -> float | None:
     """Frames per second that a video file claims; None when it claims nothing or cannot be read."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", str(path)]  # no output: it only describes
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]  # no output: it only describes
     said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
     found = re.search(r"Video: .*?(\d+(?:\.\d+)?) fps", said)
     return float(found[1]) or None if found else None
+
+
+def fps_of(store: EpisodeStore) -> float:
+    """Recorded steps per second that an episode file states, else 10."""
+    return float(store.meta.get("fps") or DEFAULT_FPS)
 
 
 class VideoWriter:
@@ -164,7 +173,7 @@ class VideoWriter:
         else:  # subsampled colour, which every player takes, needs even sizes
             pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
             command += ["-c:v", "libx264", "-crf", str(self.crf), "-pix_fmt", pixels]
-        command += ["-threads", "1", "-movflags", "+faststart", str(self.path)]
+        command += ["-threads", "1", "-movflags", "+faststart", f"file:{self.path}"]
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         return self._process

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.packages import PACKAGES, package_folder
+from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
+from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
-from worldmodel.datasets.pictures.images import BadPairError
-from worldmodel.datasets.pictures.index_cache import Arrays, cached_index
 from worldmodel.datasets.pictures.picture_files import PictureFiles
-from worldmodel.datasets.pictures.skipped import Skipped
 from worldmodel.errors import UserError
 
 PERMISSIVE = frozenset("0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC-BY-3.0 CC-BY-4.0 CC0-1.0 ISC MIT OFL-1.1 Unlicense Zlib".split())

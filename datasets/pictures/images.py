@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ _BLANK = 2.0
 """An SVG whose pixels have a smaller standard deviation shows nothing."""
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112
-
-
-class BadPairError(Exception):
-    """A picture or caption that cannot be used, and why. Never leaves the datasets: the pair is skipped and counted."""
 
 
 @dataclass(frozen=True)

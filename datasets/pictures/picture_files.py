@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.captions import caption_of_name, caption_of_record, caption_of_text, record_of_json
-from worldmodel.datasets.pictures.images import BadPairError
 from worldmodel.datasets.pictures.shards import PICTURE_ENDINGS
-from worldmodel.datasets.pictures.skipped import Skipped
 from worldmodel.errors import UserError
 
 METADATA = "metadata.jsonl"
@@ -100,7 +99,7 @@ class MetadataFolder:
     licence = "unknown"
 
     def __init__(self, root: Path, metadata: Sequence[Path], caption_key: str | None = None) -> None:
-        self.name, self.skipped = root.name, Skipped()
+        self.name, self.skipped, self._root = root.name, Skipped(), root
         self._metadata, self._caption_key = list(metadata), caption_key
         rows = ((which, start, size) for which, path in enumerate(metadata) for start, size in _lines(path))
         self._lines = np.fromiter(rows, np.dtype([("file", "<u4"), ("start", "<i8"), ("size", "<u4")]))
@@ -128,12 +127,19 @@ class MetadataFolder:
         name = self._record(i).get("file_name")
         if not isinstance(name, str) or not name:
             raise BadPairError('its line has no "file_name"')
-        return self._metadata[self._lines[i]["file"]].parent / name
+        path = Path(os.path.normpath(self._metadata[self._lines[i]["file"]].parent / name))  # links may lead anywhere, names not
+        if not path.is_relative_to(os.path.normpath(self._root)):
+            raise BadPairError(f"its file_name {name!r} leads out of the folder")
+        return path
 
     def _record(self, i: int) -> dict:
         line = self._lines[i]
-        with self._metadata[line["file"]].open("rb", buffering=0) as file:
-            return record_of_json(os.pread(file.fileno(), int(line["size"]), int(line["start"])))
+        path = self._metadata[line["file"]]
+        try:
+            with path.open("rb", buffering=0) as file:
+                return record_of_json(os.pread(file.fileno(), int(line["size"]), int(line["start"])))
+        except OSError as error:
+            raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def open_folder(root: Path, use_names: bool = False, caption_key: str | None = None) -> PictureFiles | MetadataFolder:

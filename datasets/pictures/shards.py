@@ -4,8 +4,10 @@ A shard is looked through once; the index has 25 bytes a pair, and pictures and 
 """
 
 import hashlib
+import itertools
 import json
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -14,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
+from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
-from worldmodel.datasets.pictures.images import BadPairError
-from worldmodel.datasets.pictures.index_cache import Arrays, cached_index
-from worldmodel.datasets.pictures.skipped import Skipped
 from worldmodel.errors import UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")
@@ -28,6 +29,8 @@ _MEMBER = np.dtype([("key", "<i8"), ("offset", "<i8"), ("size", "<u4"), ("rank",
 _PAIR = np.dtype([("picture", "<i8"), ("picture_size", "<u4"), ("caption", "<i8"), ("caption_size", "<u4"), ("is_json", "u1")])
 _FIRST_CAPTION, _JSON, _JSON_FIRST = 100, 200, 99
 _BLOCK = 512
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _NAMED = 1000
 """Of so many samples that are left out the names are kept."""
 
@@ -86,6 +89,23 @@ class TarShards:
 
     def _path(self, i: int) -> Path:
         return self._paths[int(np.searchsorted(self._stops, i, side="right"))]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """What a shell makes of `{000..127}` and `{a,b}`; other braces stay."""
+    match = _BRACES.search(pattern)
+    if match is None or not (parts := _alternatives(match.group(1))):
+        return [pattern]
+    before, after = pattern[: match.start()], expand_braces(pattern[match.end() :])
+    return [f"{before}{part}{tail}" for part, tail in itertools.product(parts, after)]
+
+
+def _alternatives(inside: str) -> list[str]:
+    if span := _RANGE.fullmatch(inside):
+        first, last = span.groups()
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    return inside.split(",") if "," in inside else []
 
 
 def index_shard(path: Path, json_first: bool = False) -> Arrays:

@@ -4,7 +4,7 @@ The first use of a corpus streams through it, cuts its documents into pieces (`c
 `WORLDMODEL_HOME/cache/text`: the bytes of all pieces end to end, and where each begins. Nothing of it is kept in memory, so a
 corpus may be much larger than the memory; a piece is two small reads of files that the system caches. What is held out
 are whole documents. The cache may be deleted at any time; it is made anew when the corpus, the length of the pieces or the
-split changes.
+split changes; of a Hugging Face dataset only the name is looked at.
 """
 
 import functools

@@ -72,7 +72,9 @@ def test_page_and_words_show_each_source(toy: Path, tmp_path: Path) -> None:
     assert "http" not in out.read_text()  # nothing is loaded from elsewhere
     for name in ("action video", "video", "caption", "captioned image", "question", "change"):
         assert len(re.findall(rf"^{name}:$", said, re.M)) == 1 and re.search(rf"^{name}  .*%.*%", said, re.M)
-    assert said.count("learnt: [picture 16x16 #1] (action: ") == 1 and "an estimate: text one per 4 bytes" in said
+    assert (
+        len(re.findall(r"learnt: \[picture 16x16 #1\] \(\d \d+ = move \d", said)) == 1 and "an estimate: text one per 4 bytes" in said
+    )
     assert re.search(r'given: \[picture 16x16 #\d+\] learnt: "a red disc', said)
     quiet = show(MixConfig((toy,), MIXTURE, show=False, drawn=200, out=out))
     assert "picture" not in quiet and "action video" in quiet
@@ -101,6 +103,9 @@ def test_a_document_in_one_line() -> None:
     ((first, second),) = number_frames({"x": [DOCUMENT, DOCUMENT]}).values()
     assert in_words(first) == 'learnt: [picture 48x32 #1] (dx=0 = stay) given: "two words / more"'
     assert "#2" in in_words(second)
+    block = Action(np.zeros(6, np.float32), "action: dx=1; action: dx=1; action: dx=0", "right; right; stay")
+    (numbered,) = number_frames({"x": [(block, Text("one\n\ntwo"))]})["x"]
+    assert in_words(numbered) == '(dx=1 ×2; dx=0 = right ×2; stay) learnt: "one / two"'
 
 
 def test_tokens_are_counted_and_the_unit_is_named(tmp_path: Path) -> None:

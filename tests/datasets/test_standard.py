@@ -146,10 +146,10 @@ def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.Lo
     ("shares", "words"),
     [
         ({"question": 0.3}, "mixture share question: no episode file gives .*bare.h5 has no questions and answers"),
-        ({"change": 0.3}, "mixture share change: .* has no changes"),
+        ({"change": 0.3}, "mixture share change: .* has no changes; leave it out"),
         ({"instruction": 0.3}, "mixture share instruction: .* has no goal text"),
         ({"action_video": 0.3}, "mixture share action_video: .* has no actions"),
-        ({"actions": 0.5}, "mixture actions: .* has no actions"),
+        ({"actions": 0.5}, "mixture actions: .* has no actions; for video alone set mixture actions to 0"),
     ],
 )
 def test_what_was_asked_for_by_hand_must_be_there(bare: Path, shares: dict, words: str) -> None:

@@ -1,4 +1,12 @@
-"""LeRobot itself (0.4): its class reads a folder written here, and what it writes is read here."""
+"""LeRobot itself (0.4.4): its class reads a folder written here, and what it writes is read here.
+
+It asks for torch below 2.11, this package for 2.11 and newer: no environment has both, and `make test-interop` skips this file.
+Nothing that is tested here imports torch, so that an environment of LeRobot's own runs it:
+
+    python -m venv .venv-lerobot
+    .venv-lerobot/bin/pip install lerobot==0.4.4 pytest h5py hdf5plugin imageio-ffmpeg pillow pyarrow simplejpeg tqdm zstandard
+    PYTHONPATH=. .venv-lerobot/bin/python -m pytest -rs tests/interop/test_lerobot.py
+"""
 
 import warnings
 from pathlib import Path
@@ -20,7 +28,9 @@ def dataset_class() -> Any:
     """`LeRobotDataset`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("lerobot.datasets.lerobot_dataset", exc_type=ImportError).LeRobotDataset
+        pytest.importorskip("lerobot", reason="LeRobot is not installed; the head of this file says how to run it")
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    return LeRobotDataset
 
 
 @pytest.mark.parametrize("pictures", ["video", "image"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episodes.chunks import datasets_of, fletcher32
+from worldmodel.datasets.episodes.chunks import datasets_of, fletcher32, locate
 from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -65,6 +65,26 @@ def test_a_file_cut_while_it_is_open_is_one_sentence(path: Path, tmp_path: Path)
         os.truncate(cut, 40_000)
         with pytest.raises(UserError, match=r"cut.h5 is damaged \(column .*worldmodel datasets check .*cut.h5 --repair"):
             store.episode(11)
+
+
+@given(chunk=st.integers(0, 5), place=st.integers(0, 10**6), bit=st.integers(0, 7))
+@settings(deadline=None, max_examples=60)
+def test_no_bit_of_a_compressed_chunk_can_change(lossless: Path, chunk: int, place: int, bit: int) -> None:
+    data = bytearray(lossless.read_bytes())
+    with h5py.File(lossless, "r", locking=False) as file:
+        column = locate(file)["frames"]
+    data[column.offsets[chunk] + place % column.sizes[chunk]] ^= 1 << bit
+    changed = lossless.with_name("changed.h5")
+    changed.write_bytes(data)
+    with EpisodeStore(changed) as store, pytest.raises(UserError, match=r"changed.h5 is damaged \(column frames cannot be read"):
+        store.frames(np.arange(6 * column.rows_per_chunk))
+
+
+@pytest.fixture(scope="module")
+def lossless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lossless") / "toy.h5"
+    write_episodes(path, [make_episode(i, 60, 16, frames=np.full((61, 16, 16, 3), i, np.uint8)) for i in range(4)], {})
+    return path
 
 
 def test_a_closed_store_says_so(path: Path) -> None:

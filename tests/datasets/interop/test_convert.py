@@ -110,6 +110,9 @@ def test_mistakes_are_explained_and_leave_nothing(counter: Path, tmp_path: Path)
         convert(counter, counter)
     with pytest.raises(UserError, match="are not resized"):
         convert(counter, tmp_path / "b.h5", size=16)
+    for mistake in ({"size": 0}, {"fps": -1.0}):
+        with pytest.raises(UserError, match="must be above 0"):
+            convert(counter, tmp_path / "b", "mp4", **mistake)  # type: ignore[arg-type]
     assert {path.name for path in tmp_path.iterdir()} == before
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.mp4").write_bytes(b"nothing")

@@ -58,6 +58,15 @@ def test_video_without_actions(tmp_path: Path) -> None:
     assert set(episode.captions + episode.action_texts) == {""}
 
 
+def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for t in range(12):
+        Image.fromarray(draw_number(t)).save(tmp_path / f"frame_{t}.png")
+    (tmp_path / "._frame_0.png").write_bytes(b"what a Mac leaves behind")
+    np.save(tmp_path / "actions.npy", np.arange(11))
+    (episode,) = folders.read(tmp_path)[0]
+    assert_counts(episode, 11)
+
+
 def test_a_folder_of_folders_of_pictures_and_a_folder_of_pictures(tmp_path: Path) -> None:
     for name, ending in (("b", "jpg"), ("a", "png")):
         (tmp_path / name).mkdir()
@@ -148,6 +157,40 @@ def test_a_long_video_becomes_several_episodes_that_lose_no_transition(tmp_path:
         assert episode.captions == [str(number) for number in read_numbers(episode.frames)]
 
 
+def test_a_long_video_whose_actions_do_not_fit_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "EPISODE_BYTES", 8 * 32 * 32 * 3)
+    for name, rows in (("fits", 19), ("long", 40), ("short", 15)):
+        write_video(tmp_path / f"{name}.mp4", range(20))
+        np.save(tmp_path / f"{name}.actions.npy", np.arange(rows))
+    (tmp_path / "fits.txt").write_text("\n".join(f"line {i}" for i in range(30)))  # not a line per frame: of all frames
+    read, meta = folders.read(tmp_path)
+    episodes = list(read)
+    assert sum(map(len, episodes)) == 19 and set(meta["skipped"]) == {"long.mp4", "short.mp4"}
+    assert all(caption.startswith("line 0 line 1 ") for episode in episodes for caption in episode.captions)
+    assert "40 rows of actions for 20 frames" in meta["skipped"]["long.mp4"]
+
+
+def test_a_row_of_a_csv_file_is_never_taken_for_its_head(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", range(4))
+    tables = {"nan,0\n1,1\n2,2\n3,3\n": "not finite", "": "as a table", "x,y\n": "0 rows", "1,2\n3\n": "as a table"}
+    tables |= {"0,1\n.1,.2\n.3,.4\n.5,.6\n": "may number its columns", ",x\n0,.1\n1,.2\n2,.3\n": "may number its columns"}
+    for text, reason in tables.items():
+        (tmp_path / "a.actions.csv").write_text(text)
+        with pytest.raises(UserError, match=reason):
+            list(folders.read(tmp_path)[0])
+    (tmp_path / "a.actions.csv").unlink()
+    np.save(tmp_path / "a.actions.npy", np.float32(1))
+    with pytest.raises(UserError, match="as a table"):
+        list(folders.read(tmp_path)[0])
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("12:30.mp4"), range(3), fps=5)
+    read, meta = folders.read(Path("12:30.mp4"))
+    assert [read_numbers(episode.frames) for episode in read] == [[0, 1, 2]] and meta["fps"] == 5
+
+
 def test_pictures_keep_frames_actions_and_captions_exactly(tmp_path: Path) -> None:
     wanted = write_toy_file(tmp_path / "a.h5", (5, 3))
     folders.write_pictures(EpisodeStore(tmp_path / "a.h5"), tmp_path / "b")
@@ -183,6 +226,7 @@ def test_odd_sizes_can_be_written(tmp_path: Path) -> None:
 
 def test_nothing_to_read_and_nowhere_to_write(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "._a.mp4").write_bytes(b"hidden")
     with pytest.raises(UserError, match="no video, and no folder"):
         folders.read(tmp_path / "empty")
     write_counter_file(tmp_path / "a.h5", (2,))

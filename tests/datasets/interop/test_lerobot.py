@@ -196,6 +196,43 @@ def test_what_is_damaged_is_refused_in_one_sentence(tmp_path: Path) -> None:
         lerobot.read(tmp_path)
 
 
+def test_damaged_tables_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    for name in ("meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"):
+        root = tmp_path / name.replace("/", "-")
+        write_theirs(root)
+        (root / name).write_bytes((root / name).read_bytes()[:-20])
+        with pytest.raises(UserError, match="damaged") as error:
+            list(lerobot.read(root)[0])
+        assert str(root) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_actions_that_are_no_numbers_are_refused_with_the_episode(tmp_path: Path) -> None:
+    write_theirs(tmp_path / "a")
+    path = tmp_path / "a" / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path).to_pydict()
+    table["action"][6] = float("nan")
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=r"episode 1 is damaged or not as its format says \(action 1 is not a finite"):
+        list(lerobot.read(tmp_path / "a")[0])
+
+
+@pytest.mark.parametrize("place", ["../{video_key}/{file_index}.mp4", "/etc/{video_key}{file_index}.mp4"])
+def test_no_video_is_read_from_outside_the_dataset(tmp_path: Path, place: str) -> None:
+    write_theirs(tmp_path / "a", video_path=place)
+    with pytest.raises(UserError, match="outside of the dataset"):
+        list(lerobot.read(tmp_path / "a")[0])
+
+
+def test_facts_of_the_format_hold_and_names_may_be_nested(tmp_path: Path) -> None:
+    write_theirs(tmp_path / "a", fps=30, worldmodel={"fps": 10, "env_id": "kept", "source": {}, "skipped": {"x": ""}})
+    info = json.loads((tmp_path / "a" / "meta" / "info.json").read_text())
+    info["features"]["action"]["names"] = {"motors": ["push"]}
+    (tmp_path / "a" / "meta" / "info.json").write_text(json.dumps(info))
+    _, meta = lerobot.read(tmp_path / "a")
+    assert (meta["fps"], meta["env_id"], meta["action_names"]) == (30, "kept", ["push"])
+    assert meta["source"]["format"] == "lerobot" and meta["skipped"] == {}
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_counter_file(tmp_path / "a.h5", (3, 5))
     store = EpisodeStore(tmp_path / "a.h5")

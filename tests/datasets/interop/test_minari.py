@@ -138,6 +138,28 @@ def test_the_way_there_and_back_loses_nothing(tmp_path: Path) -> None:
     assert meta["dropped"] == ["rewards", "terminations", "truncations"]
 
 
+def test_notes_of_an_earlier_conversion_give_way_to_new_ones(tmp_path: Path) -> None:
+    write_theirs(tmp_path / "a-v0", lambda i: {"observations": pictures(i)}, worldmodel_meta={"dropped": ["x"], "licence": "MIT"})
+    _, meta = read_all(tmp_path / "a-v0")
+    assert (meta["dropped"], meta["licence"], meta["source"]["format"]) == (["rewards"], "MIT", "minari")
+    write_theirs(tmp_path / "b-v0", lambda i: {"observations": pictures(i)}, worldmodel_meta=["no meta data"])
+    assert read_all(tmp_path / "b-v0")[1]["licence"] == "unknown"
+
+
+def test_what_does_not_fit_is_refused_with_the_episode(tmp_path: Path) -> None:
+    write_theirs(tmp_path / "lost-v0", lambda i: {"observations" if i == 0 else "other": pictures(i)})
+    assert "episode 1" in refused(tmp_path / "lost-v0")
+    write_theirs(tmp_path / "short-v0", lambda i: {"observations": pictures(i)[: (5, 2)[i]]})
+    assert "episode 1" in refused(tmp_path / "short-v0")
+    high = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 2}
+    write_theirs(tmp_path / "high-v0", lambda i: {"observations": pictures(i), "actions": np.arange(LENGTHS[i])}, high)
+    assert "discrete actions go from 0 to 3" in refused(tmp_path / "high-v0")
+    write_theirs(tmp_path / "idle-v0", lambda i: {"observations": pictures(i)})
+    with h5py.File(tmp_path / "idle-v0" / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/actions"]
+    assert "it has no actions" in refused(tmp_path / "idle-v0")
+
+
 def test_what_we_write_is_their_layout(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "ours.h5", (6, 3))
     with EpisodeStore(tmp_path / "ours.h5") as store:

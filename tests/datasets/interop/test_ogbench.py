@@ -80,6 +80,15 @@ def test_discrete_actions_are_one_of_many(tmp_path: Path) -> None:
     assert episodes[0].actions.shape == (4, 4) and episodes[0].actions.argmax(1).tolist() == [0, 2, 1, 3]
 
 
+def test_actions_that_cannot_be_learnt_from_are_refused_with_the_episode(tmp_path: Path) -> None:
+    hole = np.repeat(np.arange(8.0)[:, None], 3, axis=1)
+    hole[6, 1] = np.nan
+    np.savez(tmp_path / "hole.npz", **published(actions=hole))
+    assert "episode 1 is damaged or not as its format says (action 1 is not a finite number)" in refused(tmp_path / "hole.npz")
+    np.savez(tmp_path / "minus.npz", **published(actions=np.array([0, -1, 1, 3, 0, 1, 1, 0])))
+    assert "its discrete actions go from -1 to 3" in refused(tmp_path / "minus.npz")
+
+
 def test_a_trajectory_of_one_frame_is_left_out_and_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **published(terminals=np.array([1, 0, 0, 0, 1, 0, 0, 1.0])))
     episodes, meta = read_all(tmp_path / "a.npz")
@@ -146,10 +155,10 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_and_video_alone_has_no_place(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "ours.h5", action_size=0)
+    write_counter_file(tmp_path / "acting.h5")
     (tmp_path / "there.npz").write_text("mine")
-    with EpisodeStore(tmp_path / "ours.h5") as store:
-        with pytest.raises(UserError, match="exists already"):
-            ogbench.write(store, tmp_path / "there.npz")
-        with pytest.raises(UserError, match="no actions"):
-            ogbench.write(store, tmp_path / "new.npz")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours.h5", "there.npz"]
+    with EpisodeStore(tmp_path / "acting.h5") as store, pytest.raises(UserError, match="exists already"):
+        ogbench.write(store, tmp_path / "there.npz")
+    with EpisodeStore(tmp_path / "ours.h5") as store, pytest.raises(UserError, match="no actions"):
+        ogbench.write(store, tmp_path / "new.npz")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["acting.h5", "ours.h5", "there.npz"]

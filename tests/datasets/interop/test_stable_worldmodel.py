@@ -131,6 +131,16 @@ def test_the_way_there_and_back_loses_nothing(tmp_path: Path) -> None:
     assert meta["dropped"] == []
 
 
+def test_notes_of_an_earlier_conversion_give_way_to_new_ones(tmp_path: Path) -> None:
+    notes = {"dropped": ["before"], "skipped": {"x": "why"}, "skipped_episodes": 9, "source": {"format": "mp4", "name": "x"}}
+    write_episodes(tmp_path / "ours.h5", [counter_episode()], {"env_id": "toy"} | notes)
+    with EpisodeStore(tmp_path / "ours.h5") as store:
+        stable_worldmodel.write(store, tmp_path / "theirs.h5")
+    _, meta = read_all(tmp_path / "theirs.h5")
+    assert meta["env_id"] == "toy" and meta["source"] == {"format": "stable-worldmodel", "name": "theirs"}
+    assert meta["dropped"] == [] and "skipped" not in meta and "skipped_episodes" not in meta
+
+
 def test_what_we_write_has_their_columns(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "ours.h5", (6, 3))
     with EpisodeStore(tmp_path / "ours.h5") as store:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.datasets.picture_sets import json_lines, number_of, plain, samples, write_folder, write_tar
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.pictures import pairs as pairs_module
-from worldmodel.datasets.pictures.braces import expand_braces
 from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
+from worldmodel.datasets.pictures.shards import expand_braces
 from worldmodel.errors import UserError
 
 
@@ -181,6 +181,23 @@ def test_bad_lines_of_metadata_are_skipped(tmp_path: Path, line: str, reason: st
     pairs = open_pairs(write_folder(tmp_path, {"a.png": plain(3), "metadata.jsonl": f"{line}\n{good}"}), 8)
     assert shown(pairs) == [(3, "good")] * 2
     assert pairs.num_skipped == 1 and reason in next(iter(pairs.skipped.values()))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "x/../../secret.png", "{root}/secret.png"])
+def test_metadata_cannot_name_pictures_outside_its_folder(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path, {"secret.png": plain(1), "in/a.png": plain(3), "in/x/b.png": plain(4)})
+    lines = [{"file_name": name.format(root=tmp_path), "text": "secret"}, {"file_name": "x/../a.png", "text": "good"}]
+    write_folder(tmp_path, {"in/metadata.jsonl": json_lines(lines)})
+    pairs = open_pairs(tmp_path / "in", 8)
+    assert shown(pairs) == [(3, "good")] * 2 and "leads out of the folder" in next(iter(pairs.skipped.values()))
+
+
+def test_metadata_that_goes_away_is_told(tmp_path: Path) -> None:
+    line = json_lines([{"file_name": "a.png", "text": "a"}])
+    pairs = open_pairs(write_folder(tmp_path, {"a.png": plain(3), "metadata.jsonl": line}))
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(UserError, match="metadata.jsonl cannot be read: No such file"):
+        pairs.pair(0)
 
 
 def test_text_files_that_are_not_text_are_skipped(tmp_path: Path) -> None:

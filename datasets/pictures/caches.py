@@ -1,12 +1,14 @@
-"""Indices of big files, kept under WORLDMODEL_HOME so that a file is looked through once and not at every start."""
+"""What was made before: indices of big files on the disk, and the values used last in memory."""
 
 import hashlib
 import io
 import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,11 +18,14 @@ from worldmodel.home import cache_dir
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
+Value = TypeVar("Value")
 _STAMP = "stamp"
 
 
 def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Arrays:
     """`make(path)`, or what it gave when the file had the size and the time of change that it has now.
+
+    It is kept under WORLDMODEL_HOME, so that a file is looked through once and not at every start.
 
     Args:
         path: the file that the index is about.
@@ -55,3 +60,48 @@ def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
         return None
     kept = arrays.pop(_STAMP, None)
     return arrays if kept is not None and np.array_equal(kept, stamp) else None
+
+
+class Recent(Generic[Value]):
+    """Keeps the values that were used last.
+
+    Threads may share one: it has no lock (which a fork could copy while it is held), only single operations of a dictionary,
+    and takes a value that another thread has just dropped for one that was never there. A pickled copy starts empty.
+
+    Args:
+        capacity: number of values; 0 keeps none.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable) -> Value | None:
+        """The value, or None when it is not kept."""
+        value = self._values.get(key)
+        if value is not None:
+            try:
+                self._values.move_to_end(key)
+            except KeyError:
+                pass
+        return value
+
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keeps a value, and drops those not used for longest that are too many."""
+        if self.capacity < 1:
+            return
+        self._values[key] = value
+        while len(self._values) > self.capacity:
+            try:
+                self._values.popitem(last=False)
+            except KeyError:
+                return
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"capacity": self.capacity}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(state["capacity"])  # type: ignore[misc]

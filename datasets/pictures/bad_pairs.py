@@ -1,4 +1,4 @@
-"""What is left out of a set of pairs: counted, and named as far as memory allows."""
+"""Pairs that cannot be used: the error that says why, and the count of what is left out, with names as far as memory allows."""
 
 import logging
 
@@ -6,6 +6,10 @@ logger = logging.getLogger(__name__)
 
 NAMED = 1000
 LOGGED = 10
+
+
+class BadPairError(Exception):
+    """A picture or caption that cannot be used, and why. Never leaves the datasets: the pair is skipped and counted."""
 
 
 class Skipped:

@@ -1,0 +1,80 @@
+"""Ways to read the frames of one task, in turn: `ClipLoader`, torch's DataLoader over ours and over a peer's, and all in order."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from worldmodel.datasets.collection.peer import PEER_FORMATS, write_peer_files
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.episodes.clips import ClipDataset
+from worldmodel.datasets.episodes.loading_speed import BATCH, measure, reading_sides, stored_bytes, write_files
+
+Row = dict[str, Any]
+PEER = "stable-worldmodel "
+
+
+def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[Row]:
+    """Records episodes, and reads them in every way.
+
+    Returns:
+        A row for each way: what is read, by what and with how many threads or processes, clips per second, and how many times as
+        fast that is as the same file in order, as its bytes alone, and as the peer's formats by as many processes.
+    """
+    files = write_files(plan, folder)
+    datasets: dict[str, tuple[Any, float]] = {}
+    datasets |= {name: (ClipDataset(path, clip_frames - 1), stored_bytes(path)) for name, path in files.items()}
+    datasets |= {f"{PEER}{name}": found for name, found in write_peer_files(files["raw"], folder, clip_frames).items()}
+    ways: dict[tuple[str, str, int], Callable[[], float]] = {}
+    for name, path in files.items():
+        for how, side in reading_sides(path, clip_frames, clips, sorted({0, 1, plan.workers})).items():
+            ways[(name, "ClipLoader", int(how)) if how.isdigit() else (name, how, 0)] = side
+    for name, (dataset, _) in datasets.items():
+        ways |= {(name, "DataLoader", workers): torch_loader(dataset, clips, workers) for workers in (0, plan.workers)}
+    rates = measure({" ".join(map(str, way)): side for way, side in ways.items()}, repeats)
+    found = {way: rates[" ".join(map(str, way))] for way in ways}
+
+    def times(way: tuple[str, str, int], other: tuple[str, str, int]) -> float | None:
+        return found[way].median / found[other].median if other in found and way != other else None
+
+    rows: list[Row] = []
+    for way in ways:
+        name, reader, workers = way
+        row: Row = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
+        row |= {"clips/s": found[way].median, "range": found[way].spread}
+        row |= {f"x {other}": times(way, (name, other, 0)) for other in ("in order", "read")}
+        peers = {peer: (PEER + peer, "DataLoader", workers) for peer in PEER_FORMATS}
+        rows.append(row | {f"x {peer}": times(way, side) if "Loader" in reader else None for peer, side in peers.items()})
+    return rows
+
+
+def torch_loader(dataset: Any, clips: int, workers: int) -> Callable[[], float]:
+    """A call that reads so many random clips through torch's DataLoader: clips per second, the start of its processes not counted."""
+    from torch.utils.data import DataLoader, RandomSampler  # seconds, which the other benchmarks need not wait
+
+    settings: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "spawn"} if workers else {}
+    sampler = RandomSampler(dataset, replacement=True, num_samples=clips)
+    loader = DataLoader(dataset, batch_size=BATCH, sampler=sampler, num_workers=workers, **settings)
+
+    def rate() -> float:
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        return clips / (time.perf_counter() - start)
+
+    return rate
+
+
+def torchvision_decodes() -> bool:
+    """Whether torchvision's JPEG decoder works here; without it the peer's Lance reader takes a slower one."""
+    try:
+        import torch
+        from torchvision.io import decode_jpeg  # type: ignore[import-not-found]
+
+        data = simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+        return bool(decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)).shape == (3, 8, 8))
+    except (ImportError, RuntimeError, AttributeError):
+        return False

@@ -1,0 +1,57 @@
+"""How much of a training step at the `tiny` preset is spent waiting for data, and how full its rows are."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.codec.rae import RAE, RAEConfig
+from worldmodel.codec.training import CodecConfig
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.presets import tiny
+from worldmodel.scripts.pretrain import pretrain
+from worldmodel.tracking import read_metrics
+
+ENV = "worldmodel/TwoRoom-v0"
+MAX_STEPS = 40
+VOCABULARY = 1024
+FIRST = 10
+"""Steps that are shown apart: the first batches are packed, and worker processes start, while nothing can be trained on."""
+
+
+def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int]) -> list[dict[str, Any]]:
+    """Trains on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
+
+    The codec is as large as a trained one, and each frame is encoded when it first comes, as in any run.
+
+    Returns:
+        A row each: share of the time that was spent waiting, in the first ten steps and after them; share of positions that
+        are filled; milliseconds a step.
+    """
+    collected = collect(CollectConfig(ENV, folder / "episodes.h5", episodes, max_steps=MAX_STEPS))
+    data = open_standard([collected.path], MixtureConfig())
+    codec = RAE(RAEConfig(CodecConfig().encoder, CodecConfig().decoder)).eval()
+    rows = []
+    for workers in data_workers:
+        preset = tiny()
+        train = replace(preset.train, steps=steps, log_every=FIRST, sample_every=0, checkpoint_every=steps, data_workers=workers)
+        out = folder / f"run-{workers}"
+        pretrain(data, codec, replace(preset, train=train), VOCABULARY, out)
+        logged = [row for row in read_metrics(out / "metrics.jsonl") if "data/wait_share" in row]
+        later = logged[1:] or logged
+        positions = train.packing.rows * train.packing.length
+        seconds = np.mean([row["data/filled"] * positions / row["tokens_per_second"] for row in later])
+        rows.append(
+            {
+                "data workers": workers,
+                "steps": steps,
+                f"waiting, first {FIRST} steps": logged[0]["data/wait_share"],
+                "waiting, later": float(np.mean([row["data/wait_share"] for row in later])),
+                "filled": float(np.mean([row["data/filled"] for row in logged])),
+                "ms/step": float(1000 * seconds),
+            }
+        )
+    return rows
