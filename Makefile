@@ -4,7 +4,7 @@
 # and, each in an environment of its own:
 #   make test-external                        the adapter's tests with the environments of other packages
 #   make test-mujoco4                         the tasks' tests on the next MuJoCo
-#   make test-interop                         other tools read what we write, and write what we read: stable-worldmodel, Minari, OGBench
+#   make test-interop                         other tools read what we write, and write what we read: stable-worldmodel, Minari, OGBench, datasets
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,12 +29,13 @@ test-external: $(GL)
 	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,external,ray]'
 	$(EXTERNAL)/bin/python -m pytest -rs tests/envs/test_external.py tests/envs/test_adapter.py tests/datasets/collection/test_ray.py
 
-# Our pins go in last: stable-worldmodel asks for others, and runs with these. (LeRobot's own reader needs an older torch; its test says how.)
+# Our pins go in last: stable-worldmodel asks for others, and runs with these. (LeRobot needs an environment
+# of its own: tests/interop/test_lerobot.py says how.)
 test-interop: $(GL)
 	@$(INTEROP)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(INTEROP)/bin/python -m pip install --quiet 'stable-worldmodel[env,format]==0.1.1' ogbench==1.2.2 'minari[arrow,hdf5]==0.5.4'
-	$(INTEROP)/bin/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(INTEROP)/bin/python -m pip install --quiet -c constraints.txt -e '.[data,test]'
 	$(INTEROP)/bin/python -m pytest -rs tests/interop
 
 lint: $(INSTALLED)

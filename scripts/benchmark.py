@@ -92,7 +92,7 @@ def main(config: BenchmarkConfig) -> None:
         machine |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
         config.out.parent.mkdir(parents=True, exist_ok=True)
         if config.what == "data":
-            machine |= {"stable_worldmodel": peer_installed(), "its JPEG decoder": torchvision_decodes()}
+            machine |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
         facts = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine}
         write_atomic(config.out, json.dumps(facts | tables, indent=1, default=str).encode())
         print(f"\nwrote {config.out}")

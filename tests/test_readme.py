@@ -41,7 +41,9 @@ SMALLER = {
     "plan": f"{PROBLEMS} {PLANNER}",
     "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
     "generate": "--steps 2 --tokens 4 --frames 2",
-    "benchmark": "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1",
+    "benchmark": (
+        "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1"
+    ),
     "quickstart": (
         f"--episodes 6 --steps 12 --workers 1 --vocab-size 300 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
         f"{PROBLEMS} {PLANNER}"

@@ -52,22 +52,7 @@ def test_demonstrators_table(tmp_path: Path) -> None:
 
 def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
-    flags = [
-        "--tasks",
-        TASK,
-        "--image-sizes",
-        "32",
-        "--repeats",
-        "2",
-        "--episodes",
-        "2",
-        "--workers",
-        "1",
-        "--clips",
-        "64",
-        "--steps",
-        "2",
-    ]
+    flags = f"--tasks {TASK} --image-sizes 32 --repeats 2 --episodes 2 --workers 1 --clips 64 --steps 2".split()
     assert run(["benchmark", "data", *flags, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["machine"].keys() >= {"stable_worldmodel", "its JPEG decoder"}
