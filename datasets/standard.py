@@ -107,7 +107,11 @@ class MixtureConfig:
         return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
 
     def entries(self) -> list[Entry]:
-        """The sources that are asked for, with weights above 0 and all that is to be known of them."""
+        """The sources that are asked for, with weights above 0 and all that is to be known of them.
+
+        Raises:
+            UserError: there is none, or the recipe cannot be read.
+        """
         if self.recipe:
             asked = read_recipe(recipe_path(self.recipe))
         else:
@@ -128,6 +132,8 @@ class MixtureConfig:
             for entry in asked
             if entry.weight > 0
         ]
+        if not whole:
+            raise UserError("all weights of the mixture are 0; give at least one source a weight above 0")
         return whole if self.actions is None else share_actions(whole, self.actions)
 
 

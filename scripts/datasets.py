@@ -52,21 +52,27 @@ class Check:
 
     def run(self) -> None:
         """Check one file after the other; status 2 if one is damaged and was not repaired."""
+        problems = []
+        for file in self.files:
+            try:
+                self._check(file)
+            except UserError as error:  # the others are looked at all the same
+                problems.append(str(error))
+        if problems:
+            raise UserError("; ".join(problems))
+
+    def _check(self, file: Path) -> None:
         from worldmodel.datasets.episodes.integrity import check, repair, repaired_path
 
-        damaged = []
-        for file in self.files:
-            report = check(file)
-            if report.whole:
-                print(f"{file}: whole, {report.episodes} episodes")
-            elif self.repair:
-                out = self.out or repaired_path(file)
-                print(f"wrote {out}: {repair(file, out)} whole episodes of the damaged {file}")
-                print(f"next: worldmodel datasets info {out}")
-            else:
-                damaged.append(report.problem)
-        if damaged:
-            raise UserError("; ".join(map(str, damaged)))
+        report = check(file)
+        if report.whole:
+            print(f"{file}: whole, {report.episodes} episodes")
+            return
+        if not self.repair:
+            raise UserError(str(report.problem))
+        out = self.out or repaired_path(file)
+        print(f"wrote {out}: {repair(file, out)} whole episodes of the damaged {file}")
+        print(f"next: worldmodel datasets info {out}")
 
 
 @dataclass(frozen=True)

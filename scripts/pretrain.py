@@ -88,6 +88,14 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
 
     `options` go to `worldmodel.training.train`.
     """
+    choose_device(preset.train.device)  # mistakes are told before anything is printed
+    size = codec.config.encoder.image_size
+    for store in data.stores:
+        if store.image_size != size:
+            raise UserError(
+                f"{store.path} has frames of shape ({store.image_size}, {store.image_size}), but the codec encodes ({size}, {size}): "
+                "give data of that size, or train a codec on these"
+            )
     texts = data.tokenizer_texts()
     if not texts:
         raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
@@ -99,11 +107,12 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
     torch.manual_seed(seed)
     model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
-    print(as_text(data.report(mixture, packer.documents_before(preset.train.steps))))
+    table = as_text(data.report(mixture, packer.documents_before(preset.train.steps)))
     latents = latent_cache(data, codec, preset.train) if preset.train.cache_latents == "disk" else None
     sampler = dream_sampler(data, codec, tokenizer)
     card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores], "sources": data.description()}
-    return train(model, codec, packer, tokenizer, preset.train, out, sampler, card=card, latents=latents, **options)  # type: ignore[arg-type]
+    options |= {"card": card, "latents": latents, "on_start": lambda: print(table)}
+    return train(model, codec, packer, tokenizer, preset.train, out, sampler, **options)  # type: ignore[arg-type]
 
 
 def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentCache:

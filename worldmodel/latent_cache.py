@@ -14,7 +14,6 @@ of 224 pixels is 150 kB and its latents of 256 x 768 are 786 kB.
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import zlib
@@ -33,8 +32,6 @@ from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
 from worldmodel.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 LatentType = Literal["float32", "float16"]
 SCHEMA_VERSION = 1
@@ -127,7 +124,6 @@ def _build(folder: Path, codec: RAE, frames: Iterable[np.ndarray], count: int, d
                 f"the latents of {count} frames take {size / 1e9:.1f} GB ({dtype}), and {folder} has {free / 1e9:.1f} GB left; "
                 "cache in memory, take float16, or name a folder on a larger disk"
             )
-        logger.info("caching the latents of up to %d frames in %s: %.2f GB (%s)", count, folder, size / 1e9, dtype)
         stream = iter(frames)
         with tqdm(total=count, unit="frame", desc="cache latents", disable=None) as bar:
             while part := list(islice(stream, PART)):

@@ -80,6 +80,7 @@ def train(
     stop: threading.Event | None = None,
     card: dict[str, Any] | None = None,
     latents: LatentCache | None = None,
+    on_start: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
@@ -94,6 +95,7 @@ def train(
         stop: set it from outside, and the run saves and returns after the step it is in.
         card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
         latents: the codec's latents of the data, where `config.cache_latents` is "disk".
+        on_start: called when the run folder is claimed, before the first step.
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
@@ -114,6 +116,8 @@ def train(
             "card": card or {},
         }
         claim(run_dir, record)
+        if on_start is not None:
+            on_start()
         stop = stop or threading.Event()
         return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop, record, latents)
 

@@ -50,7 +50,8 @@ class TrainConfig:
     cache_dtype: LatentType = "float32"
     """Of latents on the disk. float32: the bits that encoding gives; float16: rounded, half the size."""
     data_workers: int = 0
-    """Processes that read and pack the data, 0 for a thread of the training process. The batches are the same for any number."""
+    """Processes that read and pack the data, 0 for a thread of the training process. The batches are the same for any number. Each
+    process keeps its own copy of episode files that are small enough to lie in memory (2 GiB of frames)."""
     log_every: int = 10
     """Steps between two rows of metrics."""
     sample_every: int = 200

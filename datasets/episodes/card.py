@@ -16,6 +16,7 @@ from worldmodel.datasets.episodes.inspection import (
 )
 from worldmodel.datasets.episodes.statistics import column_statistics
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError
 
 CONVENTION = (
     "`actions[t]` leaves `frames[t]` and arrives at `frames[t + 1]`: an episode of T actions has T + 1 frames, and nothing is padded."
@@ -33,13 +34,19 @@ def write_card(path: Path) -> Path:
     """Writes the data card `<stem>.md` beside an episode file and returns its path.
 
     Raises:
-        UserError: the file is missing, damaged or not an episode file.
+        UserError: the file is missing, damaged or not an episode file; the page that is there is no data card of it.
     """
-    with EpisodeStore(path) as store:
-        page = card(store)
     out = path.with_suffix(".md")
+    with EpisodeStore(path) as store:
+        if out.exists() and not out.read_bytes().startswith(_title(store.path).encode()):
+            raise UserError(f"{out} exists and is not the data card of {path}; move it or rename the episode file")
+        page = card(store)
     write_atomic(out, page.encode())
     return out
+
+
+def _title(path: Path) -> str:
+    return f"# {path.name}\n"
 
 
 def card(store: EpisodeStore) -> str:
@@ -48,14 +55,14 @@ def card(store: EpisodeStore) -> str:
     statistics = column_statistics(store)
     what = [(name, text) for name, text in known.items() if name not in (*HOW, "file", "licence")]
     how = [form.format(known[name]) for name, form in HOW.items()]
-    recipe = store.meta.get("recipe")
+    recipe = store.meta.get("recipe") or store.meta.get("repaired_from", {}).get("recipe")
     if isinstance(recipe, dict):
         how.append(
             "settings: " + ", ".join(f"`{name}={value}`" for name, value in sorted(recipe.items()) if value not in (None, [], {}))
         )
     factors = factor_rows(store)
     parts = [
-        f"# {store.path.name}",
+        _title(store.path).rstrip(),
         f"{len(store)} episodes of `{known['environment']}`: {known['frames'].replace(' of ', ' frames of ')}.",
         *_section("What is in it", _table([("fact", "value"), *what])),
         *_section("How it was collected", "\n".join(f"- {sentence}" for sentence in how)),

@@ -6,9 +6,11 @@ episode, never by window: frames of one episode are near copies of each other, a
 
 import contextlib
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "validation", "test")
 MUST_AGREE = ("env_id", "action_block", "feature_names", "action_names", "camera", "restorable", "licence")
 """Meta data without which one file could not speak for all."""
-OF_THE_WHOLE = ("recipe", "coverage", "merged_from", "split")
+OF_THE_WHOLE = ("recipe", "coverage", "merged_from", "split", "repaired_from")
 """Meta data that are not true of a part, or of several files together."""
 
 
@@ -72,8 +74,8 @@ def merge(paths: Sequence[Path], out: Path) -> int:
 def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) -> list[Path]:
     """Divides a file by episode into `train.h5`, `validation.h5` and `test.h5`, and returns those it wrote.
 
-    Which episodes go where depends on the seed and their number alone; each keeps its place in the order. The parts are
-    disjoint and have all episodes between them. A part whose share is 0 is not written.
+    Which episodes go where depends on the seed and their number alone; each keeps its place in the order. The parts have all
+    episodes between them, and what is there twice, bit for bit, is in one part alone. A part whose share is 0 is not written.
 
     Args:
         path: the file; it stays as it is.
@@ -82,14 +84,15 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
         seed: of the draw.
 
     Raises:
-        UserError: shares that are not three numbers with sum 1; fewer episodes than parts; a part that exists already;
+        UserError: shares that are not three numbers with sum 1; fewer different episodes than parts; a part that exists already;
             a file that cannot be read, or a folder that cannot be written to.
     """
     if len(shares) != len(PARTS) or not all(0 <= share <= 1 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise UserError(f"shares {' '.join(map(str, shares))} must be three numbers of at least 0 with sum 1: {', '.join(PARTS)}")
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(VerifiedStore(path))
-        belongs = _draw_parts(store, shares, seed)
+        which = _different(store)
+        belongs = _draw_parts(store.path, int(which.max()) + 1, shares, seed)[which]
         parts: dict[int, _Part] = {}
         for number in np.unique(belongs).tolist():
             episodes = np.flatnonzero(belongs == number).tolist()
@@ -120,19 +123,40 @@ class _Part(CopyingWriter):
         super()._finish()
 
 
-def _draw_parts(store: EpisodeStore, shares: Sequence[float], seed: int) -> np.ndarray:
+def _different(store: EpisodeStore) -> np.ndarray:
+    """Numbers the different episodes of a file, int64 (episodes,): equal ones have the same number.
+
+    Whole episodes are read only where the last frame and the actions are equal already.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for i in range(len(store)):
+        first = int(store.offsets[i]) - i
+        digest = hashlib.blake2b(store.frame(i, int(store.lengths[i])).tobytes(), digest_size=16)
+        digest.update(store.rows("actions", first, first + int(store.lengths[i])).tobytes())
+        alike.setdefault(digest.digest(), []).append(i)
+    firsts: dict[bytes, int] = {}
+    same_as = np.arange(len(store))
+    for group in alike.values():
+        for i in group if len(group) > 1 else ():
+            same_as[i] = firsts.setdefault(_digest(store.episode(i)), i)
+    if (same_as != np.arange(len(store))).any():
+        logger.warning("%d episodes of %s equal others and stay with them", (same_as != np.arange(len(store))).sum(), store.path)
+    return np.unique(same_as, return_inverse=True)[1]
+
+
+def _draw_parts(path: Path, episodes: int, shares: Sequence[float], seed: int) -> np.ndarray:
     """The part of each episode, int64 (episodes,): shares as near as whole episodes allow, no part with a share empty."""
     wanted = [number for number, share in enumerate(shares) if share > 0]
-    if len(store) < len(wanted):
-        raise UserError(f"{store.path} has {len(store)} episodes; {len(wanted)} parts need one each, give fewer shares")
-    counts = np.array([max(1, math.floor(share * len(store))) if share > 0 else 0 for share in shares])
-    while counts.sum() != len(store):  # the part that is furthest from its share gives or takes one
-        excess = counts - np.array(shares) * len(store)
-        step = 1 if counts.sum() < len(store) else -1
+    if episodes < len(wanted):
+        raise UserError(f"{path} has {episodes} different episodes; {len(wanted)} parts need one each, give fewer shares")
+    counts = np.array([max(1, math.floor(share * episodes)) if share > 0 else 0 for share in shares])
+    while counts.sum() != episodes:  # the part that is furthest from its share gives or takes one
+        excess = counts - np.array(shares) * episodes
+        step = 1 if counts.sum() < episodes else -1
         able = [number for number in wanted if counts[number] + step >= 1]
         counts[min(able, key=lambda number: step * excess[number])] += step
-    belongs = np.empty(len(store), np.int64)
-    belongs[np.random.default_rng(seed).permutation(len(store))] = np.repeat(np.arange(len(shares)), counts)
+    belongs = np.empty(episodes, np.int64)
+    belongs[np.random.default_rng(seed).permutation(episodes)] = np.repeat(np.arange(len(shares)), counts)
     return belongs
 
 
@@ -163,9 +187,12 @@ def _refuse_difference(first: EpisodeStore, other: EpisodeStore) -> None:
 
 
 def _digest(episode: Episode) -> bytes:
-    """Equal for episodes that look and act the same."""
+    """Equal for episodes that are equal in every field: one that differs in its goal or questions alone is another one."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in (episode.frames, episode.actions, episode.state):
-        digest.update(array.tobytes())
-    digest.update(f"{episode.frames.shape} {episode.seed} {episode.policy} {episode.captions}".encode())
+    values = [(item.name, getattr(episode, item.name)) for item in fields(Episode) if item.name != "views"]
+    for name, value in [*values, *sorted(episode.views.items())]:
+        is_array = isinstance(value, np.ndarray)
+        digest.update(f"{name} {value.shape if is_array else json.dumps(value, sort_keys=True)}".encode())
+        if is_array:
+            digest.update(value.tobytes())
     return digest.digest()

@@ -71,7 +71,11 @@ def repair(path: Path, out: Path | None = None) -> int:
         saved = [i for i, found in _episodes(store) if isinstance(found, Episode)]
         if not saved:
             raise UserError(f"no episode of {path} can be saved: each lacks something; collect it again or take a copy")
-        meta = store.meta | {"repaired_from": {"file": path.name, "episodes": saved, "of_at_least": len(store)}}
+        # The arguments and the coverage of a collection are those of all its episodes: with them `worldmodel collect` would
+        # take this file for the whole one.
+        meta = {name: value for name, value in store.meta.items() if name not in ("recipe", "coverage")}
+        repaired = {"file": path.name, "episodes": saved, "of_at_least": len(store), "recipe": store.meta.get("recipe")}
+        meta["repaired_from"] = repaired
         with CopyingWriter(out, meta, storage=cast(Storage, store.storage)) as writer:
             for i in saved:
                 writer.copy(store, i)

@@ -154,8 +154,10 @@ def _scale(store: EpisodeStore) -> int:
 
 def _wrapped(text: str, width: int, font: Font) -> list[str]:
     """The text in lines that fit, `CAPTION_LINES` of them at most."""
-    per_line = max(8, int(len(text) * width / max(1.0, font.getlength(text))))
-    lines = textwrap.wrap(text, per_line, max_lines=CAPTION_LINES, placeholder=" ...")
+    for per_line in range(max(8, int(2 * len(text) * width / max(1.0, font.getlength(text)))), 7, -1):  # letters differ in width
+        lines = textwrap.wrap(text, per_line, max_lines=CAPTION_LINES, placeholder=" ...")
+        if all(font.getlength(line) <= width for line in lines):
+            break
     return [_shortened(line, width, font) for line in lines]
 
 

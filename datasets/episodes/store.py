@@ -160,6 +160,10 @@ class EpisodeStore:
         """
         self._reader.windows(name, rows, step, out)
 
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows start <= row < stop of a column of numbers, all episodes end to end."""
+        return self._rows(name, start, stop)
+
     def frame(self, i: int, t: int) -> np.ndarray:
         """Frame t of episode i: uint8 (H, W, 3)."""
         row = self._frame_row(i, t)

@@ -176,7 +176,8 @@ class EpisodeWriter:
 
     def _write_pending(self, all_rows: bool = False) -> None:
         try:
-            for column in self._columns.values():
+            # Pictures last: a file that is cut off within them still has all else of these episodes.
+            for _, column in sorted(self._columns.items(), key=lambda item: is_picture(item[0].removesuffix("/bytes"))):
                 column.write(all_rows)
             self._pending_rows, self._pending_bytes = 0, 0
         finally:  # whatever HDF5 makes of a full disk, the full disk is what the user hears of
