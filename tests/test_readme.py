@@ -1,4 +1,4 @@
-"""The README is true: its commands and its Python run, its file tree is the disk's, its links lead somewhere.
+"""README and docs are true: their commands and their Python run, the file tree is the disk's, links lead somewhere.
 
 The commands run as they stand, in order, in one empty folder, made small by the flags that are appended here.
 """
@@ -130,10 +130,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def tree() -> dict[str, str]:
-    """Path of every .py file in the README's tree, and its comment."""
+    """Path of every .py file in the tree of docs/layout.md, and its comment."""
     found: dict[str, str] = {}
     folders: dict[int, str] = {}
-    for line in (ROOT / "README.md").read_text().splitlines():
+    for line in (ROOT / "docs" / "layout.md").read_text().splitlines():
         entry = re.fullmatch(r"    ( *)(\w+/|\w+\.py)  +(\S.*)", line)
         if not entry:
             continue

@@ -177,8 +177,8 @@ class EpisodeWriter:
     def _write_pending(self, all_rows: bool = False) -> None:
         try:
             # Pictures last: a file that is cut off within them still has all else of these episodes.
-            for _, column in sorted(self._columns.items(), key=lambda item: is_picture(item[0].removesuffix("/bytes"))):
-                column.write(all_rows)
+            for name in sorted(self._columns, key=_holds_pictures):
+                self._columns[name].write(all_rows)
             self._pending_rows, self._pending_bytes = 0, 0
         finally:  # whatever HDF5 makes of a full disk, the full disk is what the user hears of
             self._check_disk()
@@ -215,6 +215,10 @@ class EpisodeWriter:
         error = self._disk.error
         if error is not None:
             raise UserError(f"cannot write {self.path}: {error.strerror}; make room and try again") from error
+
+
+def _holds_pictures(name: str) -> bool:
+    return is_picture(name.removesuffix("/bytes")) and not name.endswith("/end")
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode], meta: dict[str, Any], storage: Storage = "lossless") -> None:

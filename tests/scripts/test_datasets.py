@@ -91,6 +91,10 @@ def test_check_and_repair(path: Path, capsys: Output) -> None:
         assert 0 < len(store) < 40 and same_episode(store.episode(0), make_episode(0, 20))
     both = refused(capsys, "check", cut, path, cut)
     assert both.count("--repair") == 2
+    hopeless = path.with_name("hopeless.h5")
+    hopeless.touch()
+    out.unlink()
+    assert "no episode of" in refused(capsys, "check", hopeless, cut, "--repair") and out.exists(), "one does not stop the others"
 
 
 def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -44,3 +44,14 @@ def test_writing_it_again_gives_the_same_card(tmp_path: Path) -> None:
     assert write_card(tmp_path / "toy.h5").read_bytes() == first
     with pytest.raises(UserError, match="no such file"):
         write_card(tmp_path / "nowhere.h5")
+
+
+def test_a_page_that_is_no_card_is_not_overwritten(tmp_path: Path) -> None:
+    path, page = tmp_path / "README.h5", tmp_path / "README.md"
+    write_episodes(path, [make_episode(0)], {"env_id": "toy"})
+    page.write_text("# My project\n")
+    with pytest.raises(UserError, match="not the data card"):
+        write_card(path)
+    assert page.read_text() == "# My project\n"
+    page.unlink()
+    assert write_card(path) == write_card(path) == page

@@ -55,6 +55,30 @@ def test_an_episode_that_is_there_twice_is_kept_once(tmp_path: Path) -> None:
     assert all(map(same_episode, episodes_of(tmp_path / "c.h5"), [make_episode(i) for i in range(3)]))
 
 
+def test_an_episode_with_another_goal_or_question_is_another_one(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.h5", tmp_path / "b.h5"
+    asked = make_episode(0).questions
+    write_episodes(a, [make_episode(0), make_episode(0, goal_text="go elsewhere")], META)
+    write_episodes(b, [make_episode(0, questions=[*asked[:-1], "another question?"])], META)
+    assert merge([a, b], tmp_path / "c.h5") == 3
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=12), st.integers(0, 99))
+def test_equal_episodes_are_never_on_both_sides(which: list[int], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        write_episodes(path, [make_episode(i, 2, 8) for i in which], META)
+        shares = (0.5, 0.5, 0.0)
+        if len(set(which)) < 2:
+            with pytest.raises(UserError, match="has 1 different episodes"):
+                split(path, shares, Path(folder), seed)
+            return
+        parts = [[episode.seed for episode in episodes_of(part)] for part in split(path, shares, Path(folder), seed)]
+        assert not set(parts[0]) & set(parts[1])
+        assert sorted(parts[0] + parts[1]) == sorted(make_episode(i, 2, 8).seed for i in which)
+
+
 def test_two_codings_become_a_lossless_one(tmp_path: Path) -> None:
     a, b = tmp_path / "a.h5", tmp_path / "b.h5"
     write_episodes(a, [make_episode(0)], META, "jpeg")

@@ -130,6 +130,26 @@ def test_half_of_a_file_gives_episodes_of_its_first_half(storage: str, tmp_path:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+def test_a_small_file_of_which_the_last_pictures_are_gone_gives_its_first_episodes(storage: str, tmp_path: Path) -> None:
+    path = tmp_path / "cut.h5"
+    noise = np.random.default_rng(0).integers(0, 256, (12, 21, 64, 64, 3), np.uint8)
+    write_episodes(path, [make_episode(i, 20, frames=noise[i]) for i in range(12)], {"env_id": "toy"}, storage)
+    with EpisodeStore(path) as store:
+        originals = tuple(store.episode(i) for i in range(12))
+    path.write_bytes(path.read_bytes()[: int(0.8 * path.stat().st_size)])
+    assert saves_only_originals(path, originals) >= 4
+
+
+def test_a_repaired_file_does_not_pass_for_the_whole_collection(tmp_path: Path) -> None:
+    path = tmp_path / "toy.h5"
+    write_episodes(path, [make_episode(0)], {"env_id": "toy", "recipe": {"episodes": 1}, "coverage": {"episodes": 1}})
+    repair(path)
+    with EpisodeStore(repaired_path(path)) as store:
+        assert "recipe" not in store.meta and "coverage" not in store.meta
+        assert store.meta["repaired_from"]["recipe"] == {"episodes": 1}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 def test_one_damaged_chunk_costs_its_episodes_alone(storage: str, tmp_path: Path) -> None:
     path = tmp_path / "hole.h5"
     write_episodes(path, [make_episode(i, 40, 32) for i in range(20)], {"env_id": "toy"}, storage)

@@ -5,10 +5,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from tests.datasets.toys import make_episode, write_toy_file
-from worldmodel.datasets.episodes.preview import GAP, LINE, STRIP, TILE, preview
+from worldmodel.datasets.episodes.preview import CAPTION_LINES, FONT_SIZE, GAP, LINE, STRIP, TILE, _wrapped, preview
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 
@@ -75,3 +75,12 @@ def test_episodes_without_words_and_other_endings(tmp_path: Path) -> None:
         preview(tmp_path / "toy.h5", tmp_path / "sheet.gif")
     with pytest.raises(UserError, match="no such file"):
         preview(tmp_path / "nowhere.h5")
+
+
+def test_no_letter_of_a_caption_is_cut_off() -> None:
+    font = ImageFont.load_default(FONT_SIZE)
+    text = "two rooms from above. the purple disc is in the left room, near the middle"
+    for width in range(90, 200, 7):
+        lines = _wrapped(text, width, font)
+        assert all(font.getlength(line) <= width for line in lines)
+        assert len(lines) == CAPTION_LINES or " ".join(lines) == text
