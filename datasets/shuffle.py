@@ -35,6 +35,22 @@ def shuffled(place: int, length: int, key: int) -> int:
             return place
 
 
+def shuffled_many(places: np.ndarray, length: int, key: int) -> np.ndarray:
+    """`shuffled` of many places at once: int64 (n,) -> int64 (n,)."""
+    half = max(1, ((length - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    keys = _round_keys(key)
+    found = places.astype(np.uint64)
+    walking = np.arange(len(places))
+    while len(walking):
+        left, right = found[walking] >> half, found[walking] & mask
+        for round_key in keys:
+            left, right = right, left ^ (_hash(right ^ round_key) & mask)  # type: ignore[arg-type]  # uint64 wraps as it should
+        found[walking] = left << half | right
+        walking = walking[found[walking] >= length]
+    return found.astype(np.int64)
+
+
 def _round_keys(key: int) -> list[int]:
     return [_hash(_hash(key) + 0x9E3779B97F4A7C15 * (number + 1)) for number in range(_ROUNDS)]
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from worldmodel.datasets.episodes.clips import ClipDataset
-from worldmodel.datasets.shuffle import _hash, _round_keys, seeded_key
+from worldmodel.datasets.shuffle import seeded_key, shuffled_many
 from worldmodel.errors import UserError
 
 PLACES_AT_ONCE = 4096
@@ -99,19 +99,3 @@ class ClipLoader:
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def shuffled_many(places: np.ndarray, length: int, key: int) -> np.ndarray:
-    """`shuffled` of many places at once: int64 (n,) -> int64 (n,)."""
-    half = max(1, ((length - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    keys = _round_keys(key)
-    found = places.astype(np.uint64)
-    walking = np.arange(len(places))
-    while len(walking):
-        left, right = found[walking] >> half, found[walking] & mask
-        for round_key in keys:
-            left, right = right, left ^ (_hash(right ^ round_key) & mask)  # type: ignore[arg-type]  # uint64 wraps as it should
-        found[walking] = left << half | right
-        walking = walking[found[walking] >= length]
-    return found.astype(np.int64)

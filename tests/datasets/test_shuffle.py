@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.datasets.shuffle import seeded_key, shuffled
+from worldmodel.datasets.shuffle import seeded_key, shuffled, shuffled_many
 
 
 @settings(deadline=None, max_examples=60)
@@ -55,3 +55,11 @@ def test_keys_give_different_orders() -> None:
 def test_places_outside_are_refused(place: int) -> None:
     with pytest.raises(ValueError, match="of a permutation of 5"):
         shuffled(place, 5, 0)
+
+
+@given(length=st.integers(1, 2**60), key=st.integers(0, 2**64), share=st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=60)
+def test_many_places_are_shuffled_as_one_is(length: int, key: int, share: float) -> None:
+    first = min(int(share * length), length - 1)
+    places = np.arange(first, min(first + 20, length))
+    assert shuffled_many(places, length, key).tolist() == [shuffled(place, length, key) for place in places.tolist()]

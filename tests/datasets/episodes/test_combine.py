@@ -159,7 +159,7 @@ def test_splits_that_are_refused(tmp_path: Path) -> None:
     for shares in ((0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)):
         with pytest.raises(UserError, match="three numbers"):
             split(path, shares, tmp_path / "parts")
-    with pytest.raises(UserError, match="2 episodes; 3 parts"):
+    with pytest.raises(UserError, match="2 different episodes; 3 parts"):
         split(path, (0.8, 0.1, 0.1), tmp_path / "parts")
     (tmp_path / "test.h5").write_bytes(b"mine")
     with pytest.raises(UserError, match="exists already"):

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from tests.datasets.toys import make_episode, write_toy_file
 from worldmodel.datasets.episodes.clips import ClipDataset
-from worldmodel.datasets.episodes.loader import ClipLoader, shuffled_many
+from worldmodel.datasets.episodes.loader import ClipLoader
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.shuffle import shuffled
 from worldmodel.errors import UserError
 
 
@@ -66,14 +65,6 @@ def test_an_epoch_has_every_clip_once(clips: ClipDataset, batch_size: int, drop_
     assert len(set(orders)) == 3, "each epoch has an order of its own"
     other = ClipLoader(clips, batch_size, seed=4, drop_last=drop_last)
     assert tuple(np.concatenate([other.indices(i) for i in range(len(sizes))])) != orders[0]
-
-
-@given(length=st.integers(1, 2**60), key=st.integers(0, 2**64), share=st.floats(0, 1, exclude_max=True))
-@settings(deadline=None, max_examples=60)
-def test_many_places_are_shuffled_as_one_is(length: int, key: int, share: float) -> None:
-    first = min(int(share * length), length - 1)
-    places = np.arange(first, min(first + 20, length))
-    assert shuffled_many(places, length, key).tolist() == [shuffled(place, length, key) for place in places.tolist()]
 
 
 def test_leaving_the_loop_ends_the_threads_and_few_batches_are_ahead(clips: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> None:
