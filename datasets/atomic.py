@@ -80,15 +80,30 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _open_locked(path: str, flags: int) -> int:
+    """Opens a file to write it anew, and holds its lock until it is closed."""
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"{path} is being written by another process; wait for it, or choose another name") from error
+    return descriptor
+
+
 class BlackHoleFile(io.FileIO):
     """A file that swallows writes after the first one that failed, and remembers the failure in `error`.
 
     HDF5 cannot close a file whose last writes failed (it crashes the process at exit), so on a full disk it
     must believe that all went well until it has let go. The owner looks at `error` and throws the file away.
+
+    Raises:
+        UserError: another process writes it.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+b")
+        super().__init__(path, "w+b", opener=_open_locked)
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:

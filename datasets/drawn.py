@@ -87,9 +87,9 @@ def as_rows(table: Sequence[Drawn]) -> list[list[str]]:
     ]
 
 
-def as_text(table: Sequence[Drawn]) -> str:
-    """The rows as a table of plain text; the last column stands to the left."""
-    rows = [list(HEADERS), *as_rows(table)]
+def as_text(table: Sequence[Drawn], shares: str = "drawn") -> str:
+    """The rows as a table of plain text, `shares` above those drawn; the last column stands to the left."""
+    rows = [[shares if name == "drawn" else name for name in HEADERS], *as_rows(table)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
     left = {0, 1, len(HEADERS) - 1}
     lines = [

@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.interop.convert import Format
-from worldmodel.datasets.interop.video import Fit
 from worldmodel.datasets.mixing import MixConfig
+from worldmodel.datasets.video import Fit
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import print_columns, run_verb
 

@@ -107,12 +107,15 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
     torch.manual_seed(seed)
     model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
-    table = as_text(data.report(mixture, packer.documents_before(preset.train.steps)))
+    table = data.report(mixture, packer.documents_before(preset.train.steps))
     latents = latent_cache(data, codec, preset.train) if preset.train.cache_latents == "disk" else None
     sampler = dream_sampler(data, codec, tokenizer)
     card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores], "sources": data.description()}
-    options |= {"card": card, "latents": latents, "on_start": lambda: print(table)}
-    return train(model, codec, packer, tokenizer, preset.train, out, sampler, **options)  # type: ignore[arg-type]
+    options |= {"card": card, "latents": latents, "on_start": lambda: print(as_text(table, "expected"))}
+    result = train(model, codec, packer, tokenizer, preset.train, out, sampler, **options)  # type: ignore[arg-type]
+    if all(f"data/share/{row.source}" in result.metrics for row in table):
+        print(as_text([replace(row, share=result.metrics[f"data/share/{row.source}"]) for row in table]))
+    return result
 
 
 def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentCache:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.datasets.atomic import sync_and_rename, write_atomic
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.video import VideoWriter
 from worldmodel.errors import UserError
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -94,8 +95,6 @@ def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_st
     Raises:
         UserError: the file cannot be read.
     """
-    import imageio.v2 as imageio
-
     font = ImageFont.load_default(FONT_SIZE)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.stem}.tmp-{os.getpid()}.mp4")
@@ -103,14 +102,12 @@ def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_st
         with EpisodeStore(path) as store:
             chosen = _spread(len(store), episodes)
             frames = min(max_steps, int(store.lengths[chosen].max())) + 1
-            # H.264 wants even sides
-            film = imageio.get_writer(temporary, format="FFMPEG", fps=fps, codec="libx264", quality=8, macro_block_size=2)
-            with film:
+            with VideoWriter(temporary, fps) as film:
                 for start in range(0, frames, FRAMES_PER_READ):
                     times = np.arange(start, min(start + FRAMES_PER_READ, frames))
                     tiles = [_read_held(store, i, times) for i in chosen.tolist()]
                     for k, t in enumerate(times.tolist()):
-                        film.append_data(_grid(store, chosen, [tile[k] for tile in tiles], t, font))
+                        film.add(_grid(store, chosen, [tile[k] for tile in tiles], t, font))
         sync_and_rename(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ The attribute `meta` is the JSON the file began with; the data set `meta`, unles
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -69,6 +70,8 @@ def open_file(path: Path) -> h5py.File:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; `worldmodel collect --out {path}` makes one")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by this user; change its permissions")
     try:
         # An episode file never changes once it has its name: no lock is needed (some file systems have none).
         file = h5py.File(path, "r", locking=False)

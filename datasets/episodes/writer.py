@@ -75,8 +75,8 @@ class EpisodeWriter:
         try:
             self._open()
         except BaseException:
-            self._disk.close()
             self._temporary.unlink(missing_ok=True)
+            self._disk.close()
             raise
 
     def _open(self) -> None:
@@ -187,12 +187,16 @@ class EpisodeWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        finished = False
         try:
             if error is None:
                 self._finish()
+                finished = True
         finally:
             self._close()
-            self._temporary.unlink(missing_ok=True)
+            if not finished:
+                self._temporary.unlink(missing_ok=True)
+            self._disk.close()  # and unlocks: from here on the temporary name may be another process's
 
     def _finish(self) -> None:
         if self._num_episodes == self._num_before:
@@ -204,12 +208,13 @@ class EpisodeWriter:
             self._last_meta.write(all_rows=True)
         self._close()
         self._check_disk()
+        if not self._append and self.path.exists():
+            raise UserError(f"{self.path} was written by another process meanwhile, and is left as it is")
         sync_and_rename(self._temporary, self.path)
 
     def _close(self) -> None:
         self._columns = {}
         self._file.close()
-        self._disk.close()
 
     def _check_disk(self) -> None:
         error = self._disk.error

@@ -15,7 +15,7 @@ from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.interop import folders, lerobot, minari, ogbench, stable_worldmodel
-from worldmodel.datasets.interop.video import Fit
+from worldmodel.datasets.video import Fit
 from worldmodel.errors import UserError
 
 Format = Literal["worldmodel", "stable-worldmodel", "lerobot", "minari", "ogbench", "mp4", "frames"]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
-from worldmodel.datasets.interop.video import DEFAULT_FPS, GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, fps_of, frame_rate
+from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")

@@ -31,7 +31,7 @@ from worldmodel.datasets.interop.lerobot_layout import (
     VERSION,
 )
 from worldmodel.datasets.interop.lerobot_writer import write as write
-from worldmodel.datasets.interop.video import DamagedVideo, Fit, decode, fit_image
+from worldmodel.datasets.video import DamagedVideo, Fit, decode, fit_image
 from worldmodel.errors import UserError
 
 ROWS_PER_READ = 256

@@ -18,7 +18,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot_layout as layout
 from worldmodel.datasets.interop.foreign import import_parquet, new_path
 from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
-from worldmodel.datasets.interop.video import GOOD, VideoWriter, encode_png, fps_of
+from worldmodel.datasets.video import GOOD, VideoWriter, encode_png, fps_of
 
 FILES_PER_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200

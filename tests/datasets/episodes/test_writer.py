@@ -208,3 +208,20 @@ def test_a_file_cut_off_keeps_its_first_episodes(tmp_path: Path, storage: str) -
             )
             for name, count in rows.items():
                 assert len(columns[name][:count]) == count
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with EpisodeWriter(path, {"env_id": "toy"}) as writer:
+        writer.append(make_episode(0))
+        with pytest.raises(UserError, match="written by another process"):
+            EpisodeWriter(path, {"env_id": "toy"})
+    assert len(EpisodeStore(path)) == 1 and [file.name for file in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_file_that_appeared_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with pytest.raises(UserError, match="meanwhile"), EpisodeWriter(path, {"env_id": "toy"}) as writer:
+        writer.append(make_episode(0))
+        path.write_text("somebody's")
+    assert path.read_text() == "somebody's" and [file.name for file in tmp_path.iterdir()] == ["a.h5"]

@@ -15,7 +15,7 @@ from tests.datasets.counter import assert_counts, counter_episode, draw_number, 
 from tests.datasets.toys import write_toy_file
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import folders
-from worldmodel.datasets.interop.video import VideoWriter
+from worldmodel.datasets.video import VideoWriter
 from worldmodel.errors import UserError
 
 

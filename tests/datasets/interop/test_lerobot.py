@@ -14,7 +14,7 @@ from tests.datasets.toys import write_toy_file
 from worldmodel.datasets.episodes.episode import same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot
-from worldmodel.datasets.interop.video import VideoWriter, encode_png
+from worldmodel.datasets.video import VideoWriter, encode_png
 from worldmodel.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
