@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -77,25 +77,31 @@ class BenchmarkConfig:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measure, print a table, write the figures."""
-    if config.what == "demonstrators":
-        tables = {"demonstrators": list(demonstrators(config))}
-    elif config.what == "data":
-        tables = {"reading": list(reading(config)), "waiting": waiting(config)}
-    else:
-        tables = {"drawing": list(drawing(config)), "collecting": list(collecting(config))}
-    for title, rows in tables.items():
+    """Measure; print each table and write the figures so far as soon as it is measured."""
+    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[Row]]]] = {
+        "envs": {"drawing": drawing, "collecting": collecting},
+        "data": {"reading": reading, "waiting": waiting},
+        "demonstrators": {"demonstrators": demonstrators},
+    }
+    facts: dict[str, Any] = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine(config)}
+    for title, measure in measurements[config.what].items():
+        facts[title] = rows = list(measure(config))
         print(f"\n{title}")
         print_columns([tuple(rows[0]), *(tuple(map(text_of, row.values())) for row in rows)])
+        if config.out is not None:
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out, json.dumps(facts, indent=1, default=str).encode())
     if config.out is not None:
-        machine = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
-        machine |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        if config.what == "data":
-            machine |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
-        facts = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine}
-        write_atomic(config.out, json.dumps(facts | tables, indent=1, default=str).encode())
         print(f"\nwrote {config.out}")
+
+
+def machine(config: BenchmarkConfig) -> dict[str, str]:
+    """What it is measured on, and with which versions."""
+    facts = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
+    facts |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
+    if config.what == "data":
+        facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
+    return facts
 
 
 def drawing(config: BenchmarkConfig) -> Iterator[Row]:
@@ -128,12 +134,12 @@ def reading(config: BenchmarkConfig) -> Iterator[Row]:
                 yield {"task": task, "px": size} | row
 
 
-def waiting(config: BenchmarkConfig) -> list[Row]:
+def waiting(config: BenchmarkConfig) -> Iterator[Row]:
     """A row for each number of processes that pack: what a training step waits."""
     from worldmodel.scripts.benchmark_waiting import waiting_rows  # torch, which the other benchmarks need not wait for
 
     with tempfile.TemporaryDirectory() as folder:
-        return waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers])
+        yield from waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers])
 
 
 def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:
