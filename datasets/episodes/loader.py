@@ -49,7 +49,7 @@ class ClipLoader:
         dataset: ClipDataset,
         batch_size: int,
         seed: int = 0,
-        workers: int = 2,
+        workers: int = 1,
         start: int = 0,
         stop: int | None = None,
         drop_last: bool = True,
