@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts.refusals import Refused, sentence
 from worldmodel.scripts.cli import run
 
 TINY_CODEC = (
@@ -65,3 +66,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     assert run(tiny.codec_flags) == 0
     assert run(tiny.pretrain_flags) == 0
     return tiny
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command in this process, checks how it complains, and returns the sentence."""
+
+    def check(verb: str, *flags: object) -> str:
+        capfd.readouterr()
+        status = run([verb, *map(str, flags)])
+        return sentence(verb, status, *capfd.readouterr())
+
+    return check

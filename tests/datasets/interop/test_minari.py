@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
+from tests.datasets.refusals import refusal
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -148,16 +149,16 @@ def test_notes_of_an_earlier_conversion_give_way_to_new_ones(tmp_path: Path) -> 
 
 def test_what_does_not_fit_is_refused_with_the_episode(tmp_path: Path) -> None:
     write_theirs(tmp_path / "lost-v0", lambda i: {"observations" if i == 0 else "other": pictures(i)})
-    assert "episode 1" in refused(tmp_path / "lost-v0")
+    assert "episode 1" in refusal(read_all, tmp_path / "lost-v0")
     write_theirs(tmp_path / "short-v0", lambda i: {"observations": pictures(i)[: (5, 2)[i]]})
-    assert "episode 1" in refused(tmp_path / "short-v0")
+    assert "episode 1" in refusal(read_all, tmp_path / "short-v0")
     high = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 2}
     write_theirs(tmp_path / "high-v0", lambda i: {"observations": pictures(i), "actions": np.arange(LENGTHS[i])}, high)
-    assert "discrete actions go from 0 to 3" in refused(tmp_path / "high-v0")
+    assert "discrete actions go from 0 to 3" in refusal(read_all, tmp_path / "high-v0")
     write_theirs(tmp_path / "idle-v0", lambda i: {"observations": pictures(i)})
     with h5py.File(tmp_path / "idle-v0" / "data" / "main_data.hdf5", "a") as file:
         del file["episode_0/actions"]
-    assert "it has no actions" in refused(tmp_path / "idle-v0")
+    assert "it has no actions" in refusal(read_all, tmp_path / "idle-v0")
 
 
 def test_what_we_write_is_their_layout(tmp_path: Path) -> None:
@@ -177,14 +178,6 @@ def test_what_we_write_is_their_layout(tmp_path: Path) -> None:
         assert dict(group.attrs) == {"id": 1, "total_steps": 3, "seed": 100}
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        read_all(path)
-    message = str(error.value)
-    assert str(path) in message and "\n" not in message
-    return message
-
-
 @settings(deadline=None, max_examples=10)
 @given(share=st.floats(0, 0.999), name=st.sampled_from(["main_data.hdf5", "metadata.json"]))
 def test_a_truncated_file_is_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, share: float, name: str) -> None:
@@ -193,18 +186,18 @@ def test_a_truncated_file_is_refused_in_one_sentence(tmp_path_factory: pytest.Te
     path = folder / "a-v0" / "data" / name
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    refused(folder / "a-v0")
+    refusal(read_all, folder / "a-v0")
     shutil.rmtree(folder)
 
 
 def test_other_folders_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    assert "no Minari data set" in refused(tmp_path)
+    assert "no Minari data set" in refusal(read_all, tmp_path)
     write_theirs(tmp_path / "blind-v0", lambda i: {"observations": np.zeros((LENGTHS[i] + 1, 3))})
-    assert "without pictures" in refused(tmp_path / "blind-v0")
+    assert "without pictures" in refusal(read_all, tmp_path / "blind-v0")
     write_theirs(tmp_path / "short-v0", lambda i: {"observations": pictures(i)}, total_episodes=3)
-    assert "truncated" in refused(tmp_path / "short-v0")
+    assert "truncated" in refusal(read_all, tmp_path / "short-v0")
     write_theirs(tmp_path / "empty-v0", lambda i: {"observations": pictures(i)}, total_episodes=0)
-    assert "no episodes" in refused(tmp_path / "empty-v0")
+    assert "no episodes" in refusal(read_all, tmp_path / "empty-v0")
 
 
 def test_nothing_is_overwritten_and_video_alone_has_no_place(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
+from tests.datasets.refusals import refusal
 from tests.datasets.toys import write_toy_file
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -84,9 +85,11 @@ def test_actions_that_cannot_be_learnt_from_are_refused_with_the_episode(tmp_pat
     hole = np.repeat(np.arange(8.0)[:, None], 3, axis=1)
     hole[6, 1] = np.nan
     np.savez(tmp_path / "hole.npz", **published(actions=hole))
-    assert "episode 1 is damaged or not as its format says (action 1 is not a finite number)" in refused(tmp_path / "hole.npz")
+    assert "episode 1 is damaged or not as its format says (action 1 is not a finite number)" in refusal(
+        read_all, tmp_path / "hole.npz"
+    )
     np.savez(tmp_path / "minus.npz", **published(actions=np.array([0, -1, 1, 3, 0, 1, 1, 0])))
-    assert "its discrete actions go from -1 to 3" in refused(tmp_path / "minus.npz")
+    assert "its discrete actions go from -1 to 3" in refusal(read_all, tmp_path / "minus.npz")
 
 
 def test_a_trajectory_of_one_frame_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -118,14 +121,6 @@ def test_the_way_there_and_back_keeps_numbers(tmp_path: Path) -> None:
     assert meta["dropped"] == []
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        read_all(path)
-    message = str(error.value)
-    assert str(path) in message and "\n" not in message
-    return message
-
-
 @settings(deadline=None, max_examples=12)
 @given(share=st.floats(0, 0.999))
 def test_a_truncated_file_is_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
@@ -133,24 +128,24 @@ def test_a_truncated_file_is_refused_in_one_sentence(tmp_path_factory: pytest.Te
     np.savez_compressed(folder / "whole.npz", **published())
     data = (folder / "whole.npz").read_bytes()
     (folder / "cut.npz").write_bytes(data[: int(share * len(data))])
-    refused(folder / "cut.npz")
+    refusal(read_all, folder / "cut.npz")
     shutil.rmtree(folder)
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    assert "no such file" in refused(tmp_path / "none.npz")
+    assert "no such file" in refusal(read_all, tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", numbers=np.zeros(3))
-    assert "it has ['numbers']" in refused(tmp_path / "other.npz")
+    assert "it has ['numbers']" in refusal(read_all, tmp_path / "other.npz")
     np.savez(tmp_path / "blind.npz", **published(observations=np.zeros((8, 29), np.float32)))
-    assert "without pictures" in refused(tmp_path / "blind.npz")
+    assert "without pictures" in refusal(read_all, tmp_path / "blind.npz")
     np.savez(tmp_path / "short.npz", **published(actions=np.zeros((7, 3), np.float32)))
-    assert "actions ends early" in refused(tmp_path / "short.npz")
+    assert "actions ends early" in refusal(read_all, tmp_path / "short.npz")
     np.savez(tmp_path / "open.npz", **published(terminals=np.zeros(8)))
-    assert "last trajectory" in refused(tmp_path / "open.npz")
+    assert "last trajectory" in refusal(read_all, tmp_path / "open.npz")
     with zipfile.ZipFile(tmp_path / "flipped.npz", "w") as archive:
         for name in ("observations", "actions", "terminals"):
             archive.writestr(f"{name}.npy", b"no array")
-    assert "damaged" in refused(tmp_path / "flipped.npz")
+    assert "damaged" in refusal(read_all, tmp_path / "flipped.npz")
 
 
 def test_nothing_is_overwritten_and_video_alone_has_no_place(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
+from tests.datasets.refusals import one_line
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -169,12 +170,6 @@ def test_video_without_actions_has_no_action_column(tmp_path: Path) -> None:
         assert "action" not in file
     episodes, _ = read_all(tmp_path / "theirs.h5")
     assert episodes[0].actions.shape == (4, 0) and same_episode(episodes[0], counter_episode(4, action_size=0))
-
-
-def one_line(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
-    message = str(error.value)
-    assert str(path) in message and "\n" not in message
-    return message
 
 
 @settings(deadline=None, max_examples=12)
