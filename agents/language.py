@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.agents.intervals import wilson
-from worldmodel.codec.rae import RAE
+from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
@@ -61,7 +61,7 @@ class LanguageScore:
 def score_language(
     model: WorldModel,
     tokenizer: Tokenizer,
-    codec: RAE,
+    codec: Codec,
     store: EpisodeStore,
     episodes: Sequence[int],
     count: int = 200,

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from worldmodel.checkpoint import Pretrained
-from worldmodel.codec.rae import RAE
+from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
@@ -68,8 +68,8 @@ class PretrainConfig:
 def main(config: PretrainConfig) -> None:
     """Train or continue, then say where the checkpoint is."""
     out = config.out or runs_dir() / "pretrain"
-    codec = RAE.from_pretrained(config.codec)
-    data = open_standard(config.data, config.mixture, codec.config.encoder.image_size)
+    codec = load_codec(config.codec)
+    data = open_standard(config.data, config.mixture, codec.image_size)
     with stop_on_signals() as stop:
         result = pretrain(data, codec, config.preset, config.vocab_size, out, stop=stop)
     if not result.finished:
@@ -83,13 +83,13 @@ def main(config: PretrainConfig) -> None:
         print(f"next: worldmodel generate --checkpoint {result.checkpoint} --text 'Our economy'")
 
 
-def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, out: Path, **options: object) -> TrainResult:
+def pretrain(data: StandardData, codec: Codec, preset: Preset, vocab_size: int, out: Path, **options: object) -> TrainResult:
     """Tokenizer, mixture, model and training on opened data; goes on where `out` left off.
 
     `options` go to `worldmodel.training.train`.
     """
     choose_device(preset.train.device)  # mistakes are told before anything is printed
-    size = codec.config.encoder.image_size
+    size = codec.image_size
     for store in data.stores:
         if store.image_size != size:
             raise UserError(
@@ -118,7 +118,7 @@ def pretrain(data: StandardData, codec: RAE, preset: Preset, vocab_size: int, ou
     return result
 
 
-def latent_cache(data: StandardData, codec: RAE, config: TrainConfig) -> LatentCache:
+def latent_cache(data: StandardData, codec: Codec, config: TrainConfig) -> LatentCache:
     """Latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; made if they are not there."""
     pictures = len(data.train_pictures) if data.train_pictures else 0
     count = sum(store.num_frames for store in data.stores) + pictures
@@ -144,7 +144,7 @@ def every_frame(data: StandardData) -> Iterator[np.ndarray]:
     yield from (pictures.image(i) for i in range(len(pictures))) if pictures else ()
 
 
-def dream_sampler(data: StandardData, codec: RAE, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
+def dream_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
     """Logs one-step and open-loop errors beside copying, and a film of truth above dream, while the model trains.
 
     Of the first file with actions and a held-out episode of one model step; None where there is none.

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldmodel import __version__
-from worldmodel.codec.rae import RAE
+from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.errors import UserError
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokenizer import Tokenizer
@@ -42,11 +42,11 @@ class Pretrained:
 
     model: WorldModel
     tokenizer: Tokenizer
-    codec: RAE
+    codec: Codec
     card: dict[str, Any]
 
 
-def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]) -> None:
+def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer, codec: Codec, card: dict[str, Any]) -> None:
     """Write a checkpoint folder, atomically; an older checkpoint in its place is replaced.
 
     Raises:
@@ -59,7 +59,7 @@ def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer,
         write_pretrained(beside, model, tokenizer, codec, card)
 
 
-def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, codec: RAE, card: dict[str, Any]) -> None:
+def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, codec: Codec, card: dict[str, Any]) -> None:
     """Write a checkpoint's files into an existing, empty folder."""
     check_fit(model.config, codec, tokenizer)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -83,7 +83,7 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
     folder = steps[-1] if steps else folder
     config = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    codec = RAE.from_pretrained(folder / "codec", device)
+    codec = load_codec(folder / "codec", device)
     check_fit(config, codec, tokenizer)
     model = WorldModel(config)
     load_tensors(model, folder / "model.safetensors")
@@ -97,7 +97,7 @@ def is_checkpoint(folder: Path) -> bool:
     return path.is_file() and read_json(path).get("kind") == KIND
 
 
-def check_fit(config: ModelConfig, codec: RAE, tokenizer: Tokenizer) -> None:
+def check_fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer) -> None:
     """Refuse a model whose inputs are not what its codec and tokenizer put out.
 
     Raises:

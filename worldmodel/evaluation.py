@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from worldmodel.batch import collate
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_uint8
-from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
 from worldmodel.errors import UserError
@@ -63,7 +63,7 @@ class DreamErrors:
 
 @torch.no_grad()
 def dream_errors(
-    rollout: Rollout, codec: RAE, store: EpisodeStore, episodes: Sequence[int], block: int, config: DreamConfig
+    rollout: Rollout, codec: Codec, store: EpisodeStore, episodes: Sequence[int], block: int, config: DreamConfig
 ) -> DreamErrors:
     """Dream held-out clips open loop with their own actions, with another clip's actions, and by copying the last frame.
 
@@ -102,7 +102,7 @@ def dream_errors(
     return DreamErrors(latent, pixel, truth, frames["learned"])
 
 
-def decode_video(codec: RAE, latents: Tensor, batch_size: int = 256) -> np.ndarray:
+def decode_video(codec: Codec, latents: Tensor, batch_size: int = 256) -> np.ndarray:
     """Latents (b, t, p, c) -> uint8 frames (b, t, height, width, 3)."""
     flat = rearrange(latents, "b t p c -> (b t) p c")
     frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(batch_size)])

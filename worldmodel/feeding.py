@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from worldmodel.batch import PackedBatch
-from worldmodel.codec.rae import RAE
+from worldmodel.codec.codec import Codec
 from worldmodel.errors import UserError
 from worldmodel.latent_cache import LatentCache, encode_frames, frame_key
 from worldmodel.packing import Packer
@@ -163,7 +163,7 @@ class FrameEncoder:
         cache: latents on the disk; what is not in there is encoded.
     """
 
-    def __init__(self, codec: RAE, device: torch.device, remember: bool, cache: LatentCache | None = None) -> None:
+    def __init__(self, codec: Codec, device: torch.device, remember: bool, cache: LatentCache | None = None) -> None:
         self.codec, self.device, self.remember, self.cache = codec, device, remember, cache
         self.known: dict[bytes, Tensor] = {}
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.rae import RAE
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
 from worldmodel.errors import UserError
 
@@ -58,29 +58,28 @@ def frame_key(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=HASH_BYTES).digest()
 
 
-def codec_key(codec: RAE) -> str:
+def codec_key(codec: Codec) -> str:
     """What tells codecs apart: a hash of everything that latents depend on."""
-    digest = hashlib.blake2b(repr(asdict(codec.config.encoder)).encode(), digest_size=HASH_BYTES)
-    for name, tensor in sorted(codec.state_dict().items()):
-        if name.startswith("encoder.") or name in ("mean", "std"):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.blake2b(repr((codec.kind, asdict(codec.config))).encode(), digest_size=HASH_BYTES)
+    for name, tensor in sorted(codec.encoding_state().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 @torch.no_grad()
-def encode_frames(codec: RAE, frames: Tensor, device: torch.device) -> Tensor:
+def encode_frames(codec: Codec, frames: Tensor, device: torch.device) -> Tensor:
     """Frames (f, h, w, 3) uint8 -> latents (f, p, c) float32 on the device, a few at a time."""
     parts = [codec.encode(frames_to_float(part, device)) for part in frames.split(ENCODE_FRAMES) if len(part)]
     return torch.cat(parts) if parts else torch.zeros(0, codec.num_tokens, codec.channels, device=device)
 
 
-def cache_bytes(codec: RAE, frames: int, dtype: LatentType = "float32") -> int:
+def cache_bytes(codec: Codec, frames: int, dtype: LatentType = "float32") -> int:
     """Size of a cache of so many frames, if no two are equal."""
     return frames * (codec.num_tokens * codec.channels * np.dtype(dtype).itemsize + KEY.itemsize)
 
 
 def build_latent_cache(
-    folder: Path | str, codec: RAE, frames: Iterable[np.ndarray], count: int, dtype: LatentType = "float32"
+    folder: Path | str, codec: Codec, frames: Iterable[np.ndarray], count: int, dtype: LatentType = "float32"
 ) -> "LatentCache":
     """Encode all frames into `folder`, or go on where that was stopped; at once if it is finished already.
 
@@ -108,7 +107,7 @@ def build_latent_cache(
     return LatentCache(folder, codec, dtype)
 
 
-def _build(folder: Path, codec: RAE, frames: Iterable[np.ndarray], count: int, dtype: LatentType) -> None:
+def _build(folder: Path, codec: Codec, frames: Iterable[np.ndarray], count: int, dtype: LatentType) -> None:
     owner = codec_key(codec) + " " + dtype
     if (folder / "owner").exists() and (folder / "owner").read_text() != owner:
         raise UserError(f"{folder} holds an unfinished latent cache of another codec: remove the folder, or name another")
@@ -167,7 +166,7 @@ class LatentCache:
         UserError: it is unfinished or damaged, or of another codec or number type.
     """
 
-    def __init__(self, folder: Path | str, codec: RAE, dtype: LatentType = "float32") -> None:
+    def __init__(self, folder: Path | str, codec: Codec, dtype: LatentType = "float32") -> None:
         self.folder = Path(folder)
         try:
             self.contents = Contents(**json.loads((self.folder / "cache.json").read_text()))

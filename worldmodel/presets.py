@@ -7,7 +7,7 @@ A preset is a value; change any field with `dataclasses.replace`, or on the comm
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from worldmodel.codec.rae import RAE
+from worldmodel.codec.codec import Codec
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig
 from worldmodel.moe import MoEConfig
@@ -126,7 +126,7 @@ def paper() -> Preset:
 PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base": base, "paper": paper}
 
 
-def fit(config: ModelConfig, codec: RAE, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
+def fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
     """The same model for these latents, this vocabulary and action blocks of `action_dim` numbers."""
     return replace(
         config,

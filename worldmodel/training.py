@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import check_fit, whole_folder, write_pretrained
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.feeding import BatchStream, FrameEncoder
 from worldmodel.latent_cache import LatentCache
@@ -71,7 +71,7 @@ class TrainResult:
 
 def train(
     model: WorldModel,
-    codec: RAE,
+    codec: Codec,
     packer: Packer,
     tokenizer: Tokenizer,
     config: TrainConfig,
@@ -124,7 +124,7 @@ def train(
 
 def _run(
     model: WorldModel,
-    codec: RAE,
+    codec: Codec,
     packer: Packer,
     tokenizer: Tokenizer,
     config: TrainConfig,
@@ -246,7 +246,7 @@ def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_di
 
 
 @torch.no_grad()
-def one_step_samples(model: WorldModel, codec: RAE, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
+def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
     """Up to `count` predicted frames of a batch, then what one flow step from pure noise makes of each.
 
     Args:

@@ -9,6 +9,7 @@ import pytest
 from tests.datasets.toys import make_episode
 from tests.scripts.conftest import TINY_MODEL, Tiny
 from worldmodel.checkpoint import from_pretrained
+from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -69,7 +70,7 @@ def test_every_frame_and_picture_is_cached(tiny: Tiny, tmp_path: Path, monkeypat
     frames = [frame.tobytes() for frame in itertools.islice(every_frame(data), store.num_frames)]
     assert frames == [frame.tobytes() for i in range(len(store)) for frame in store.episode(i).frames]
     assert sum(1 for _ in every_frame(data)) == store.num_frames + len(pictures)
-    codec = RAE.from_pretrained(tiny.codec)
+    codec = load_codec(tiny.codec)
     cache = latent_cache(data, codec, TrainConfig(cache_dtype="float16"))
     drawn = [pictures.image(0), store.frame(0, 0), store.frame(1, 3)]
     assert set(cache.read([frame_key(frame) for frame in drawn])) == {frame_key(frame) for frame in drawn}
@@ -99,7 +100,7 @@ def test_films_alone_can_be_trained_on(tiny: Tiny, tmp_path: Path, capfd: pytest
 
 
 def test_the_dream_is_of_a_file_with_actions(tiny: Tiny, tmp_path: Path) -> None:
-    codec, shares = RAE.from_pretrained(tiny.codec), MixtureConfig(text=0, pictures=0, held_out=0.4)
+    codec, shares = load_codec(tiny.codec), MixtureConfig(text=0, pictures=0, held_out=0.4)
     both = open_standard([film(tmp_path / "film.h5"), tiny.data], shares)
     tokenizer = from_pretrained(tiny.run / "checkpoints" / "step_000002").tokenizer
     assert dream_sampler(both, codec, tokenizer) is not None

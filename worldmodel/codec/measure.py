@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData, mean_picture, subset, whole_episodes
 from worldmodel.codec.frames import frames_to_float, psnr
 from worldmodel.codec.probe import LinearProbe, fit_probe, goal_distance_report, probe_report
-from worldmodel.codec.rae import RAE
 
 
-def measure_latents(codec: RAE, data: CodecData, index: np.ndarray, latents: Tensor, seed: int) -> tuple[LinearProbe, dict[str, Any]]:
+def measure_latents(
+    codec: Codec, data: CodecData, index: np.ndarray, latents: Tensor, seed: int
+) -> tuple[LinearProbe, dict[str, Any]]:
     """Fits the probe on training episodes and measures the latents on held-out ones.
 
     Args:
@@ -65,7 +67,7 @@ def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
 
 
 @torch.no_grad()
-def measure_reconstruction(codec: RAE, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter) -> dict[str, float]:
+def measure_reconstruction(codec: Codec, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter) -> dict[str, float]:
     """How well held-out frames are painted, with the mean training frame as control.
 
     Returns:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.codec.data import (
     CodecData,
     FrameSampler,
@@ -111,7 +112,7 @@ def train_codec(
     out: Path | str,
     device: torch.device | str = "cpu",
     tensorboard: Path | str | None = None,
-) -> tuple[RAE, dict[str, Any]]:
+) -> tuple[Codec, dict[str, Any]]:
     """Trains a codec, or goes on with one, or reads it if it is finished.
 
     Args:
@@ -133,7 +134,7 @@ def train_codec(
     with claim(out, run):
         if (out / "report.json").exists():
             logger.info("%s holds a finished codec", out)
-            return freeze(RAE.from_pretrained(out, device)), json.loads((out / "report.json").read_text())
+            return freeze(load_codec(out, device)), json.loads((out / "report.json").read_text())
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
             candidates = {name: train_encoder(name, config, data, out, device, writer) for name in config.objectives}
@@ -260,7 +261,7 @@ def train_decoder(codec: RAE, config: CodecConfig, data: CodecData, out: Path, w
     return fit("decoder", codec, loss, config.decoder_steps, config.seed * 10 + 3, config.fit, checkpoint, writer)
 
 
-def freeze(codec: RAE) -> RAE:
+def freeze(codec: Codec) -> Codec:
     """The codec itself, with no parameter that wants a gradient."""
     return codec.requires_grad_(False).eval()
 

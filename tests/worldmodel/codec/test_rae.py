@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig
@@ -100,7 +101,7 @@ def test_decoder_loss_trains_the_decoder_only_and_repeats_its_noise(codec):
 
 def test_what_was_saved_comes_back(codec, saved):
     frames = torch.rand(2, 3, 16, 16)
-    again = RAE.from_pretrained(saved)
+    again = load_codec(saved)
     assert again.config == codec.config and not again.training
     latents = codec.encode(frames)
     assert torch.equal(again.encode(frames), latents)
@@ -122,29 +123,29 @@ def test_latents_of_the_wrong_shape_are_refused(codec):
 
 def test_missing_and_foreign_folders_are_refused(codec, tmp_path):
     with pytest.raises(UserError, match="holds no codec"):
-        RAE.from_pretrained(tmp_path / "nowhere")
+        load_codec(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="not a codec"):
-        RAE.from_pretrained(tmp_path)
+        load_codec(tmp_path)
     with pytest.raises(UserError, match="not a codec"):
         codec.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'  # nothing overwritten
     (tmp_path / "config.json").write_text('{"kind": ')
     with pytest.raises(UserError, match="damaged"):
-        RAE.from_pretrained(tmp_path)
+        load_codec(tmp_path)
 
 
 def test_another_schema_version_is_refused(saved):
-    edit_config(saved, schema_version=2)
-    with pytest.raises(UserError, match="schema version 2"):
-        RAE.from_pretrained(saved)
+    edit_config(saved, schema_version=99)
+    with pytest.raises(UserError, match="schema version 99"):
+        load_codec(saved)
 
 
 @pytest.mark.parametrize("config", [{}, {"encoder": {"hight": 3}, "decoder": {}}, {"encoder": {"width": 30}}, 5])
 def test_a_config_that_makes_no_sense_is_refused(saved, config):
     edit_config(saved, config=config)
     with pytest.raises(UserError, match="not a valid codec config"):
-        RAE.from_pretrained(saved)
+        load_codec(saved)
 
 
 def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
@@ -154,17 +155,17 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     for wrong in (without, tensors | {"novel": torch.ones(1)}, tensors | {"std": torch.ones(3)}):
         save_file(wrong, path)
         with pytest.raises(UserError, match="1 tensors .*(std|novel)"):
-            RAE.from_pretrained(saved)
+            load_codec(saved)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="damaged"):
-        RAE.from_pretrained(saved)
+        load_codec(saved)
     path.unlink()
     with pytest.raises(UserError, match="missing"):
-        RAE.from_pretrained(saved)
+        load_codec(saved)
 
 
 @pytest.mark.parametrize("wrong", [{"noise": -0.1}, {"goal_features": 0}, {"goal_features": 10_000}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
-        RAEConfig(**wrong)
+        RAE(RAEConfig(**wrong))

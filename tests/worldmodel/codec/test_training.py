@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.codec import training
+from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.rae import RAE
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
 from worldmodel.codec.training import Candidate, CodecConfig, choose, train_codec
 from worldmodel.errors import UserError
@@ -69,7 +69,7 @@ def test_the_folder_holds_everything_and_a_second_call_reads_it(square_world, ti
     assert same["chosen"] == report["chosen"]
     frames = frames_to_float(square_world.frames[:4])
     assert torch.equal(again.encode(frames), codec.encode(frames))
-    assert torch.equal(RAE.from_pretrained(tmp_path).decode(codec.encode(frames)), codec.decode(codec.encode(frames)))
+    assert torch.equal(load_codec(tmp_path).decode(codec.encode(frames)), codec.decode(codec.encode(frames)))
     log = EventAccumulator(str(tmp_path / "tensorboard"))
     log.Reload()
     tags = log.Tags()

@@ -1,0 +1,243 @@
+"""What every codec is: frames to normalised latents and back, in a folder of its own.
+
+    frames -> raw latents (the codec's own) -> normalisation per position and channel -> latents
+    latents -> the normalisation undone -> frames (the codec's own)
+
+Three kinds, one interface: `rae` (a frozen representation with a trained decoder), `vae` and `pixels`. Everything that comes after
+sees a `Codec` and never asks which.
+
+Axes: b batch, c channels, h w pixels, n tokens of a frame.
+"""
+
+import dataclasses
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldmodel import __version__
+from worldmodel.codec.frames import check_frames, frames_to_float
+from worldmodel.errors import UserError
+
+SCHEMA_VERSION = 2
+
+
+class Codec(nn.Module, ABC):
+    """Encodes frames to normalised latents and paints latents back to frames.
+
+    A kind of codec has a config (a dataclass, whole in `config.json`), says its sizes, and implements `raw_encode`, `raw_decode`
+    and `build`. What only decoding needs lies in a module `decoder`.
+
+    Attributes:
+        kind: its name in `config.json`.
+        config: dataclass that it is built from.
+        image_size: height and width of a frame in pixels.
+        grid: (rows, columns) of tokens.
+        channels: channels c of a token.
+    """
+
+    kind: ClassVar[str]
+    config: Any
+    image_size: int
+    grid: tuple[int, int]
+    channels: int
+    mean: Tensor
+    std: Tensor
+    goal_map: Tensor
+
+    def __init__(self, config: Any, image_size: int, grid: tuple[int, int], channels: int, goal_features: int) -> None:
+        super().__init__()
+        self.config, self.image_size, self.grid, self.channels = config, image_size, grid, channels
+        shape = (grid[0] * grid[1], channels)
+        if not 1 <= goal_features <= shape[0] * shape[1]:
+            raise UserError(f"goal_features is {goal_features}, but it must lie between 1 and {shape[0] * shape[1]}")
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("goal_map", torch.zeros(shape[0] * shape[1], goal_features))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens n of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @abstractmethod
+    def raw_encode(self, frames: Tensor) -> Tensor:
+        """Frames (b, 3, h, w) in [0, 1] to latents (b, n, c) before normalisation."""
+
+    @abstractmethod
+    def raw_decode(self, latents: Tensor) -> Tensor:
+        """Latents (b, n, c) without normalisation to frames (b, 3, h, w), not clamped; differentiable."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: dict[str, Any]) -> "Codec":
+        """A codec with fresh weights from the config that `config.json` holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: the fields are not those of this kind (UserError is a ValueError).
+        """
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames to latents; the encoder is frozen, so no gradient flows.
+
+        Args:
+            frames: (b, 3, h, w) float in [0, 1].
+
+        Returns:
+            (b, n, c) with mean 0 and standard deviation 1 per position and channel over the training frames.
+
+        Raises:
+            UserError: for frames of another size.
+        """
+        if frames.ndim != 4 or frames.shape[1:] != (3, self.image_size, self.image_size):
+            raise UserError(
+                f"frames have shape {tuple(frames.shape)}, but this codec encodes float frames of shape "
+                f"(batch, 3, {self.image_size}, {self.image_size}) in [0, 1]"
+            )
+        return (self.raw_encode(frames).float() - self.mean) / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (b, n, c) to frames (b, 3, h, w) in [0, 1]; differentiable inside that range.
+
+        Raises:
+            UserError: for latents of another shape.
+        """
+        if latents.ndim != 3 or latents.shape[1:] != (self.num_tokens, self.channels):
+            raise UserError(
+                f"latents have shape {tuple(latents.shape)}, but this codec decodes (batch, {self.num_tokens}, {self.channels})"
+            )
+        return self.raw_decode(latents * self.std + self.mean).float().clamp(0, 1)
+
+    def goal_features(self, latents: Tensor) -> Tensor:
+        """A linear map of latents (..., n, c) to (..., g), in which squared distance counts steps.
+
+        Plain distance between latents is flat far from a goal; this one falls on the way there.
+        Differentiable.
+        """
+        return rearrange(latents, "... n c -> ... (n c)") @ self.goal_map
+
+    def encode_frames(self, frames: np.ndarray, batch_size: int = 256) -> Tensor:
+        """Frames as files hold them, uint8 (..., h, w, 3), to latents (..., n, c) on the codec's device.
+
+        Raises:
+            UserError: for frames of another size or type.
+        """
+        check_frames(frames, self.image_size)
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        parts = [
+            self.encode(frames_to_float(flat[start : start + batch_size], self.mean.device))
+            for start in range(0, len(flat), batch_size)
+        ]
+        latents = torch.cat(parts) if parts else self.mean.new_zeros(0, *self.mean.shape)
+        return latents.reshape(*frames.shape[:-3], self.num_tokens, self.channels)
+
+    def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Sets the (n, c) mean and variance of `raw_encode`'s output that `encode` normalises with."""
+        self.mean.copy_(mean)
+        self.std.copy_((variance + 1e-5).sqrt())
+
+    def set_goal_map(self, goal_map: Tensor) -> None:
+        """Sets the (n * c, g) map of `goal_features`."""
+        self.goal_map.copy_(goal_map)
+
+    def encoding_state(self) -> dict[str, Tensor]:
+        """The tensors that latents depend on, by name."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name != "goal_map" and not name.startswith("decoder.")}
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Writes `config.json` and `model.safetensors`, each one whole or not at all.
+
+        Raises:
+            UserError: when the folder holds a config.json of something else.
+        """
+        folder = Path(folder)
+        if (folder / "config.json").exists():
+            read_config(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors.tmp")
+        os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
+        config = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "package_version": __version__,
+            "config": dataclasses.asdict(self.config),
+        }
+        (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(folder / "config.json.tmp", folder / "config.json")
+
+
+def read_config(folder: Path) -> Codec:
+    """A codec with fresh weights as a folder's config.json describes it.
+
+    Raises:
+        UserError: for a missing, damaged or foreign file or another schema version.
+    """
+    kinds = codec_kinds()
+    path = folder / "config.json"
+    try:
+        record: Any = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); train the codec again") from None
+    if not isinstance(record, dict) or record.get("kind") not in kinds:
+        kind = record.get("kind") if isinstance(record, dict) else type(record).__name__
+        raise UserError(f"{path} describes {kind!r}, not a codec of kind {' or '.join(map(repr, kinds))}; name another folder")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel "
+            f"reads {SCHEMA_VERSION}; train the codec again or install the version that wrote it "
+            f"({record.get('package_version')})"
+        )
+    try:
+        return kinds[record["kind"]].build(dict(record["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a valid codec config ({error}); train the codec again") from None
+
+
+def load_codec(folder: Path | str, device: torch.device | str = "cpu") -> Codec:
+    """Reads what `Codec.save_pretrained` wrote, of any kind, in evaluation mode.
+
+    Raises:
+        UserError: for a missing or foreign folder, another schema version, a damaged file, missing
+            tensors.
+    """
+    folder = Path(folder)
+    codec = read_config(folder)
+    path = folder / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, although its config.json is there; train the codec again") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); train the codec again") from None
+    expected = codec.state_dict()
+    wrong = sorted(
+        name
+        for name in expected.keys() | tensors.keys()
+        if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise UserError(
+            f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown "
+            f"or of another shape (first: {wrong[0]}); train the codec again"
+        )
+    codec.load_state_dict(tensors)
+    return codec.to(device).eval()
+
+
+def codec_kinds() -> dict[str, type[Codec]]:
+    """The kinds of codec by the name in their `config.json`."""
+    from worldmodel.codec.rae import RAE  # these are made of what is above
+
+    return {kind.kind: kind for kind in (RAE,)}
