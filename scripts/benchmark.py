@@ -1,9 +1,11 @@
 """Measure speeds, as ratios of sides that take turns in one run, or how often the demonstrators succeed.
 
-Drawing and collecting (`envs`), reading episode files and waiting for them (`data`), demonstrators of all tasks (`demonstrators`).
+Drawing and collecting (`envs`), reading episode files and waiting for them (`data`), training steps (`train`), demonstrators of all
+tasks (`demonstrators`).
 """
 
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -29,6 +31,9 @@ from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decod
 from worldmodel.scripts.console import print_columns, run_verb
 
 Row = dict[str, Any]
+Part = Literal["checks", "speed", "attention", "compilation", "optimizers", "precision", "waiting"]
+PARTS: tuple[Part, ...] = ("checks", "speed", "attention", "compilation", "optimizers", "precision", "waiting")
+PresetName = Literal["tiny", "small", "base"]
 DATA_TASKS = ("worldmodel/PushT-v0", "worldmodel/Ant-v0")
 """Flat colours and a shaded 3-D scene."""
 
@@ -37,27 +42,36 @@ DATA_TASKS = ("worldmodel/PushT-v0", "worldmodel/Ant-v0")
 class BenchmarkConfig:
     """Speeds as ratios, or success of the demonstrators."""
 
-    what: Annotated[Literal["envs", "data", "demonstrators"], tyro.conf.Positional] = "envs"
-    """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. demonstrators: solved seeds, beside
-    random actions."""
+    what: Annotated[Literal["envs", "data", "train", "demonstrators"], tyro.conf.Positional] = "envs"
+    """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
+    beside targets. demonstrators: solved seeds, beside random actions."""
     tasks: tuple[str, ...] = ()
     """Task ids; by default all tasks of the suite, for data PushT and Ant."""
     image_sizes: tuple[int, ...] = ()
     """envs, data: height and width of the frames, in pixels; by default 64 128 224, for data 64 224."""
     seconds: float = 1.0
-    """envs: time of one measurement of drawing."""
+    """envs: time of one measurement of drawing. train: of one measurement, at least one step."""
     repeats: int = 5
-    """envs, data: measurements of each side; the table shows their median and their range."""
+    """envs, data, train: measurements of each side; the table shows their median and their range or quartiles."""
     episodes: int = 200
-    """envs: episodes of 50 steps in one measurement of collecting. data: in the file that is read."""
+    """envs: episodes of 50 steps in one measurement of collecting. data, train: in the file that is read."""
     workers: int = 2
-    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside one thread and none."""
+    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside one thread and none. train:
+    that pack batches for a GPU."""
     clips: int = 2048
     """data: clips in one measurement, in batches of 32; every file is in the page cache."""
     clip_frames: int = 4
     """data: frames of a clip."""
-    steps: int = 100
-    """data: training steps in which waiting for data is measured."""
+    steps: int = 0
+    """data, train: training steps in which waiting for data is measured; by default 100, for train 50."""
+    parts: tuple[Part, ...] = PARTS
+    """train: what to measure. checks: whether the fast ways compute what the plain ones do. speed: steps beside a matrix product, a
+    mixture of experts beside a dense model. attention, compilation, optimizers, precision: each way beside the other. waiting: for
+    data."""
+    preset: PresetName | None = None
+    """train: sizes of model and batch; by default base on a GPU, tiny on a CPU."""
+    device: str = "auto"
+    """train: auto: the first GPU, else the CPU."""
     seeds: int = 100
     """demonstrators: seeds of each task, with the factors at their defaults and with all factors sampled."""
     out: Path | None = None
@@ -65,6 +79,7 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
+        object.__setattr__(self, "steps", self.steps or (50 if self.what == "train" else 100))
         positive = {name: 1 for name in ("repeats", "episodes", "workers", "seeds", "clips", "steps")}
         for name, least in (positive | {"clip_frames": 2}).items():
             if getattr(self, name) < least:
@@ -78,14 +93,9 @@ class BenchmarkConfig:
 
 def main(config: BenchmarkConfig) -> None:
     """Measure; print each table and write the figures so far as soon as it is measured."""
-    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[Row]]]] = {
-        "envs": {"drawing": drawing, "collecting": collecting},
-        "data": {"reading": reading, "waiting": waiting},
-        "demonstrators": {"demonstrators": demonstrators},
-    }
     facts: dict[str, Any] = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine(config)}
-    for title, measure in measurements[config.what].items():
-        facts[title] = rows = list(measure(config))
+    for title, rows in tables(config, facts["machine"]):
+        facts[title] = rows
         print(f"\n{title}")
         print_columns([tuple(rows[0]), *(tuple(map(text_of, row.values())) for row in rows)])
         if config.out is not None:
@@ -95,10 +105,27 @@ def main(config: BenchmarkConfig) -> None:
         print(f"\nwrote {config.out}")
 
 
-def machine(config: BenchmarkConfig) -> dict[str, str]:
+def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+    """The tables of what is asked for, one after the other; `machine` gets what is known of it on the way."""
+    if config.what == "train":
+        from worldmodel.scripts.benchmark_training import training_tables  # torch, which the other benchmarks need not wait for
+
+        yield from training_tables(config, machine)
+        return
+    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[Row]]]] = {
+        "envs": {"drawing": drawing, "collecting": collecting},
+        "data": {"reading": reading, "waiting": waiting},
+        "demonstrators": {"demonstrators": demonstrators},
+    }
+    for title, measure in measurements[config.what].items():
+        yield title, list(measure(config))
+
+
+def machine(config: BenchmarkConfig) -> dict[str, Any]:
     """What it is measured on, and with which versions."""
-    facts = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
+    facts: dict[str, Any] = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
     facts |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
+    facts["load"] = [round(load, 2) for load in os.getloadavg()]
     if config.what == "data":
         facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
     return facts
@@ -136,10 +163,11 @@ def reading(config: BenchmarkConfig) -> Iterator[Row]:
 
 def waiting(config: BenchmarkConfig) -> Iterator[Row]:
     """A row for each number of processes that pack: what a training step waits."""
-    from worldmodel.scripts.benchmark_waiting import waiting_rows  # torch, which the other benchmarks need not wait for
+    from worldmodel.presets import tiny  # torch, which the other benchmarks need not wait for
+    from worldmodel.scripts.benchmark_waiting import waiting_rows
 
     with tempfile.TemporaryDirectory() as folder:
-        yield from waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers])
+        yield from waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers], tiny())
 
 
 def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:

@@ -1,4 +1,4 @@
-"""How much of a training step at the `tiny` preset is spent waiting for data, and how full its rows are."""
+"""How much of a training step is spent waiting for data, and how full its rows are."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from worldmodel.codec.training import CodecConfig
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, open_standard
-from worldmodel.presets import tiny
+from worldmodel.presets import Preset
 from worldmodel.scripts.pretrain import pretrain
 from worldmodel.tracking import read_metrics
 
@@ -22,8 +22,8 @@ FIRST = 10
 """Steps that are shown apart: the first batches are packed, and worker processes start, while nothing can be trained on."""
 
 
-def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int]) -> list[dict[str, Any]]:
-    """Trains on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
+def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int], preset: Preset) -> list[dict[str, Any]]:
+    """Trains a preset on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
 
     The codec is as large as a trained one, and each frame is encoded when it first comes, as in any run.
 
@@ -36,7 +36,6 @@ def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int
     codec = RAE(RAEConfig(CodecConfig().encoder, CodecConfig().decoder)).eval()
     rows = []
     for workers in data_workers:
-        preset = tiny()
         train = replace(preset.train, steps=steps, log_every=FIRST, sample_every=0, checkpoint_every=steps, data_workers=workers)
         out = folder / f"run-{workers}"
         pretrain(data, codec, replace(preset, train=train), VOCABULARY, out)

@@ -12,8 +12,8 @@ from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.evaluation import decode_video
+from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
-from worldmodel.rollout import continue_text, draw_pictures
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.pretrain import held_out_episodes
 

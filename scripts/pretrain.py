@@ -1,11 +1,12 @@
 """Pretrain the unified model from scratch on action video, video, captions, questions, text and pictures at once."""
 
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.distributed import Processes, processes, single
 from worldmodel.errors import UserError
 from worldmodel.home import cache_dir, runs_dir
 from worldmodel.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key
@@ -24,13 +26,14 @@ from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, fit, paper, small, tiny
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.samples import sampler
+from worldmodel.scripts.arguments import read_arguments, write_arguments
 from worldmodel.scripts.console import run_verb
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import tokenise
-from worldmodel.tracking import Tracker
-from worldmodel.training import OnSample, TrainResult, stop_on_signals, train
+from worldmodel.training import TrainResult, stop_on_signals, train
 from worldmodel.training_config import TrainConfig
+from worldmodel.validation import Validation
 
 
 def summary(function: Callable[..., object]) -> str:
@@ -43,15 +46,18 @@ class PretrainConfig:
     """What to train on, and how.
 
     Every field of model and training is a flag behind the preset: `... preset:small --preset.train.lr 3e-4`; `preset:small --help`
-    lists them.
+    lists them. Under torchrun the processes share each step: `torchrun --nproc-per-node 8 -m worldmodel.scripts.pretrain ...`.
     """
 
-    codec: Path
-    """Folder of the codec, from worldmodel codec."""
+    codec: Path | None = None
+    """Folder of the codec, from worldmodel codec. Needed, but where --resume knows it."""
     data: tuple[Path, ...] = ()
     """Episode files, from worldmodel collect or worldmodel datasets convert; a recipe may name them instead."""
     out: Path | None = None
     """Run folder; by default `pretrain` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
+    resume: Path | None = None
+    """Run folder to go on with as it was begun, whatever else is asked for here; --codec and --data tell where these lie now, if they
+    were moved."""
     vocab_size: int = 2048
     """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
@@ -64,16 +70,60 @@ class PretrainConfig:
     ) = field(default_factory=tiny)
     """Sizes of model and training to start from."""
 
+    def __post_init__(self) -> None:
+        if self.codec is None and self.resume is None:
+            raise UserError("give a codec with --codec, made by worldmodel codec, or a run to go on with with --resume")
+        if self.resume is not None and self.out is not None:
+            raise UserError(f"--resume {self.resume} goes on in its own folder; leave out --out")
+
 
 def main(config: PretrainConfig) -> None:
     """Train or continue, then say where the checkpoint is."""
+    config = resumed(config)
+    assert config.codec is not None, "refused by PretrainConfig and resumed"
     out = config.out or runs_dir() / "pretrain"
-    codec = load_codec(config.codec)
-    data = open_standard(config.data, config.mixture, codec.image_size)
-    with stop_on_signals() as stop:
-        result = pretrain(data, codec, config.preset, config.vocab_size, out, stop=stop)
+    with processes(config.preset.train.device) as group:
+        if not group.is_main:
+            logging.getLogger("worldmodel").setLevel(logging.ERROR)  # the main process says it for all
+        codec = load_codec(config.codec)
+        data = open_standard(config.data, config.mixture, codec.image_size)
+        with stop_on_signals() as stop:
+            result = pretrain(
+                data,
+                codec,
+                config.preset,
+                config.vocab_size,
+                out,
+                group,
+                on_start=lambda: write_arguments(out, asdict(replace(config, resume=None, out=None))),
+                stop=stop,
+            )
+        if group.is_main:
+            say_end(result, data, out)
+
+
+def resumed(config: PretrainConfig) -> PretrainConfig:
+    """The arguments of the run that is to be resumed; `config` itself if there is none.
+
+    Raises:
+        UserError: there is no such run, or its codec or data are not where they were.
+    """
+    run = config.resume
+    if run is None:
+        return config
+    found = read_arguments(run)
+    codec, data = config.codec or found.codec, config.data or found.data
+    moved = [f"the codec {codec} (--codec FOLDER)"] if not codec.is_dir() else []
+    moved += [f"the data {path} (--data FILE...)" for path in data if not path.exists()]
+    if moved:
+        raise UserError(f"the run {run} was begun with {' and '.join(moved)}, not there any more: say where it is now")
+    return PretrainConfig(codec, data, run, None, found.vocab_size, found.mixture, found.preset)
+
+
+def say_end(result: TrainResult, data: StandardData, out: Path) -> None:
+    """Print how a run ended, and what comes next."""
     if not result.finished:
-        print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}")
+        print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}, or --resume {out}")
         return
     print(f"{result.checkpoint}: checkpoint written after {result.step} steps")
     with_actions = [store.path for store in data.stores if store.has_actions]
@@ -83,12 +133,22 @@ def main(config: PretrainConfig) -> None:
         print(f"next: worldmodel generate --checkpoint {result.checkpoint} --text 'Our economy'")
 
 
-def pretrain(data: StandardData, codec: Codec, preset: Preset, vocab_size: int, out: Path, **options: object) -> TrainResult:
+def pretrain(
+    data: StandardData,
+    codec: Codec,
+    preset: Preset,
+    vocab_size: int,
+    out: Path,
+    group: Processes | None = None,
+    on_start: Callable[[], None] | None = None,
+    **options: Any,
+) -> TrainResult:
     """Tokenizer, mixture, model and training on opened data; goes on where `out` left off.
 
-    `options` go to `worldmodel.training.train`.
+    `group` are the processes that train together, this one alone if it is not given; `on_start` and `options` go to
+    `worldmodel.training.train`.
     """
-    choose_device(preset.train.device)  # mistakes are told before anything is printed
+    group = group or single(choose_device(preset.train.device))  # mistakes are told before anything is printed
     size = codec.image_size
     for store in data.stores:
         if store.image_size != size:
@@ -96,10 +156,7 @@ def pretrain(data: StandardData, codec: Codec, preset: Preset, vocab_size: int, 
                 f"{store.path} has frames of shape ({store.image_size}, {store.image_size}), but the codec encodes ({size}, {size}): "
                 "give data of that size, or train a codec on these"
             )
-    texts = data.tokenizer_texts()
-    if not texts:
-        raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
-    tokenizer = Tokenizer.train(texts, vocab_size)
+    tokenizer = group.broadcast_object(train_tokenizer(data, vocab_size) if group.is_main else None)
     packing, seed = preset.train.packing, preset.train.seed
     rng = np.random.default_rng(seed)
     mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, codec.grid, packing, rng)))
@@ -108,18 +165,52 @@ def pretrain(data: StandardData, codec: Codec, preset: Preset, vocab_size: int, 
     model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
     table = data.report(mixture, packer.documents_before(preset.train.steps))
-    latents = latent_cache(data, codec, preset.train) if preset.train.cache_latents == "disk" else None
-    sampler = dream_sampler(data, codec, tokenizer)
-    card = {"mixture": asdict(data.config), "data": [store.path.name for store in data.stores], "sources": data.description()}
-    options |= {"card": card, "latents": latents, "on_start": lambda: print(as_text(table, "expected"))}
-    result = train(model, codec, packer, tokenizer, preset.train, out, sampler, **options)  # type: ignore[arg-type]
-    if all(f"data/share/{row.source}" in result.metrics for row in table):
+    on_disk = preset.train.cache_latents == "disk"
+    latents = latent_cache(data, codec, preset.train, group.device, group.is_main) if on_disk else None
+    unseen = [source for source, _ in data.held_out_sources()]
+    batches = preset.train.validation_batches
+    options |= {
+        "card": {
+            "mixture": asdict(data.config),
+            "data": [store.path.name for store in data.stores],
+            "sources": data.description(),
+        },
+        "latents": latents,
+        "processes": group,
+        "validation": Validation(unseen, tokenizer, codec.grid, action_dim, packing, batches, seed),
+        "on_sample": sampler(data, codec, tokenizer),
+    }
+
+    def started() -> None:
+        print(as_text(table, "expected"))
+        if on_start is not None:
+            on_start()
+
+    result = train(model, codec, packer, tokenizer, preset.train, out, on_start=started, **options)
+    if group.is_main and all(f"data/share/{row.source}" in result.metrics for row in table):
         print(as_text([replace(row, share=result.metrics[f"data/share/{row.source}"]) for row in table]))
     return result
 
 
-def latent_cache(data: StandardData, codec: Codec, config: TrainConfig) -> LatentCache:
-    """Latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; made if they are not there."""
+def train_tokenizer(data: StandardData, vocab_size: int) -> Tokenizer:
+    """A tokenizer of the texts of the data.
+
+    Raises:
+        UserError: there are none.
+    """
+    texts = data.tokenizer_texts()
+    if not texts:
+        raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
+    return Tokenizer.train(texts, vocab_size)
+
+
+def latent_cache(
+    data: StandardData, codec: Codec, config: TrainConfig, device: torch.device | None = None, tell: bool = True
+) -> LatentCache:
+    """Latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; made if they are not there.
+
+    Several processes make them once: those that come later wait for the first.
+    """
     pictures = len(data.train_pictures) if data.train_pictures else 0
     count = sum(store.num_frames for store in data.stores) + pictures
     origin = hashlib.blake2b(repr((codec_key(codec), config.cache_dtype)).encode(), digest_size=12)
@@ -130,8 +221,9 @@ def latent_cache(data: StandardData, codec: Codec, config: TrainConfig) -> Laten
         origin.update(repr((part.name, len(part), part.square, data.config.split_seed, data.config.held_out)).encode())
     folder = cache_dir() / "latents" / origin.hexdigest()
     size = cache_bytes(codec, count, config.cache_dtype)
-    print(f"latents of {count:,} frames take up to {size / 2**20:,.0f} MiB in {folder}")
-    codec = codec.to(choose_device(config.device)).eval()
+    if tell:
+        print(f"latents of {count:,} frames take up to {size / 2**20:,.0f} MiB in {folder}")
+    codec = codec.to(device or choose_device(config.device)).eval()
     return build_latent_cache(folder, codec, every_frame(data), count, config.cache_dtype)
 
 
@@ -142,47 +234,6 @@ def every_frame(data: StandardData) -> Iterator[np.ndarray]:
             yield from store.frames(np.arange(start, min(start + 256, store.num_frames)))
     pictures = data.train_pictures
     yield from (pictures.image(i) for i in range(len(pictures))) if pictures else ()
-
-
-def dream_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
-    """Logs one-step and open-loop errors beside copying, and a film of truth above dream, while the model trains.
-
-    Of the first file with actions and a held-out episode of one model step; None where there is none.
-    """
-    from worldmodel.evaluation import DreamConfig, dream_errors
-
-    block = data.config.action_block
-    for store, episodes in zip(data.stores, data.held_out_episodes, strict=True):
-        longest = int(store.lengths[episodes].max()) * store.action_block // block
-        if store.has_actions and longest > 0:
-            break
-    else:
-        return None
-    context = min(2, longest)
-    config = DreamConfig(clips=clips, context=context, horizon=max(1, min(8, longest - context + 1)))
-
-    def sample(step: int, model: WorldModel, tracker: Tracker) -> None:
-        errors = dream_errors(Rollout(model, tokenizer, RolloutConfig()), codec, store, episodes, block, config)
-        last = config.horizon
-        values = {}
-        for name, by_horizon in errors.latent.items():
-            values[f"dream/latent_mse_1/{name}"] = by_horizon[0][0]
-            values[f"dream/latent_mse_{last}/{name}"] = by_horizon[-1][0]
-        tracker.scalars(step, values)
-        tracker.video(step, "samples/truth_above_dream", film(errors.truth[:4], errors.dream[:4]))
-
-    return sample
-
-
-def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
-    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side: uint8 (t + h, 2 height, b width, 3).
-
-    While the context is shown both rows are true.
-    """
-    context = truth.shape[1] - dream.shape[1]
-    below = np.concatenate([truth[:, :context], dream], axis=1)
-    rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
-    return np.concatenate(rows, axis=1)
 
 
 def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) -> int:

@@ -1,26 +1,26 @@
-"""Rotary positions, the hybrid mask, attention, and attention over a key/value cache with a shared prefix.
+"""Rotary positions, the hybrid mask in the form that each backend wants, and attention.
 
-Axes: b batch, n query tokens, m key tokens, k heads, g key/value heads, r = k / g heads per group, d head width,
-s sequences that share one prefix.
+Axes: b batch, n query tokens, m key tokens, k heads, g key/value heads, r = k / g heads per group, d head width.
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
+from worldmodel.kv_cache import MASKED, KVCache, attend_cached
 
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
-MASKED = -1e9
 SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
 SOFTMAX_LIMIT = 512  # up to this length a plain softmax is faster than SDPA on a CPU
+BLOCK = 128  # queries and keys that FlexAttention skips or computes together
 
 
 def hybrid_mask(document_id: Tensor, frame_id: Tensor) -> Tensor:
@@ -56,11 +56,21 @@ class AttentionMask:
     """A mask prepared once per batch and shared by all layers, in the form its backend wants."""
 
     backend: str
-    value: Any  # softmax: (b, 1, n, n) float bias; sdpa: (b, 1, n, n) bool; flex: BlockMask
+    value: Any  # softmax: (b, 1, n, n) bias; sdpa: (b, 1, n, n) bool, None: no mask; flex: BlockMask
 
 
-def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto") -> AttentionMask:
-    """Build the hybrid mask for one packed batch: FlexAttention on CUDA, plain softmax or SDPA elsewhere."""
+def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto", dtype: torch.dtype | None = None) -> AttentionMask:
+    """Build the hybrid mask for one packed batch: FlexAttention on CUDA, plain softmax or SDPA elsewhere.
+
+    All work on masks is here: layers use the result as it is. Nothing waits for the device.
+
+    Args:
+        document_id: (b, n) int; padding is -1. Any n will do; for FlexAttention a multiple of 128 is best, since the last block of a
+            row is computed whole.
+        frame_id: (b, n) int, equal inside one frame, -1 outside.
+        backend: see above.
+        dtype: that attention is computed in, in which `softmax` adds its mask; None: autocast's, or float32.
+    """
     n = document_id.shape[1]
     if backend == "auto":
         backend = "flex" if document_id.is_cuda else "softmax" if n <= SOFTMAX_LIMIT else "sdpa"
@@ -69,8 +79,55 @@ def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto
     allowed = hybrid_mask(document_id, frame_id)[:, None]
     if backend == "sdpa":
         return AttentionMask("sdpa", allowed)
-    bias = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, MASKED)
-    return AttentionMask("softmax", bias)
+    device = allowed.device
+    if dtype is None:
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+    return AttentionMask("softmax", torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, MASKED))
+
+
+def visible_range(document_id: Tensor, frame_id: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last position (b, n) that each position may attend to: the hybrid mask of rows whose documents and frames are whole.
+
+    What a position sees is one stretch: from the start of its document to itself, or to the end of its frame.
+    """
+    n = document_id.shape[1]
+    order = torch.arange(n, device=document_id.device).expand_as(document_id)
+    starts = F.pad(document_id[:, 1:] != document_id[:, :-1], (1, 0), value=True)
+    first = torch.where(starts, order, 0).cummax(1).values
+    ends = F.pad(frame_id[:, 1:] != frame_id[:, :-1], (0, 1), value=True) | (frame_id < 0)
+    last = torch.where(ends, order, n).flip(1).cummin(1).values.flip(1)
+    return first, last
+
+
+def _flex_mask(document_id: Tensor, frame_id: Tensor) -> Any:
+    """FlexAttention's block mask, from the ranges alone: n^2 / 128 comparisons instead of the n^2 of `create_block_mask`."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    first, last = (x.int() for x in visible_range(document_id, frame_id))
+
+    def allow(b: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:  # reads two numbers per query, none per key
+        return (first[b, q] <= k) & (k <= last[b, q])
+
+    n = document_id.shape[1]
+    blocks = -(-n // BLOCK)
+    rest = blocks * BLOCK - n
+    low = rearrange(F.pad(first, (0, rest), value=blocks * BLOCK), "b (i q) -> b i q 1", q=BLOCK)  # queries beyond the end see nothing
+    high = rearrange(F.pad(last, (0, rest), value=-1), "b (i q) -> b i q 1", q=BLOCK)
+    begin = torch.arange(blocks, device=document_id.device) * BLOCK
+    end = begin + BLOCK - 1
+    touched = ((low <= end) & (high >= begin)).any(2)  # (b, i, j): blocks of queries, blocks of keys
+    full = ((low <= begin) & (high >= end)).all(2)
+    partial_count, partial_index = _listed(touched & ~full)
+    full_count, full_index = _listed(full)
+    return BlockMask.from_kv_blocks(
+        partial_count, partial_index, full_count, full_index, BLOCK_SIZE=BLOCK, mask_mod=allow, seq_lengths=(n, n)
+    )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks of keys that each block of queries takes (b, i, j) bool -> how many (b, 1, i), and which, these first (b, 1, i, j)."""
+    order = blocks.int().argsort(stable=True, dim=-1, descending=True)
+    return blocks.sum(-1).int()[:, None], order.int()[:, None]
 
 
 @functools.cache
@@ -81,136 +138,40 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def _flex_mask(document_id: Tensor, frame_id: Tensor) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+def _flex_attention(on_gpu: bool) -> Callable[..., Any]:
+    """FlexAttention: compiled on a GPU, unless it is part of something that is being compiled; as it is on a CPU, forward only."""
+    from torch.nn.attention.flex_attention import flex_attention
 
-    def allow(b: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        same_frame = (frame_id[b, q] == frame_id[b, k]) & (frame_id[b, q] >= 0)
-        return (document_id[b, q] == document_id[b, k]) & ((k <= q) | same_frame)
-
-    b, n = document_id.shape
-    return create_block_mask(allow, b, None, n, n, device=str(document_id.device))
+    if on_gpu and not torch.compiler.is_compiling():
+        return _compiled_flex_attention()
+    return cast(Callable[..., Any], flex_attention)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    """Attention of q (b, k, n, d) over k, v (b, g, n, d), scaled by 1/sqrt(d); returns (b, k, n, d)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | None = None) -> Tensor:
+    """Attention of q (b, k, n, d) over k, v (b, g, n, d), scaled by 1/sqrt(d) or `scale`; returns (b, k, n, d)."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    grouped = q.shape[1] != k.shape[1]
     if mask.backend == "flex":
-        out = _compiled_flex_attention()(q, k, v, block_mask=mask.value, enable_gqa=q.shape[1] != k.shape[1])
+        out = _flex_attention(q.is_cuda)(q, k, v, block_mask=mask.value, scale=scale, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
     if mask.backend == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.value, enable_gqa=q.shape[1] != k.shape[1])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.value, scale=scale, enable_gqa=grouped)
     groups = k.shape[1]
     q = rearrange(q, "b (g r) n d -> b g (r n) d", g=groups)
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # (b, g, r n, m)
-    bias = mask.value.to(scores.dtype)
-    scores = rearrange(scores, "b g (r n) m -> b g r n m", n=bias.shape[-2]) + bias[:, :, None]
+    scores = torch.matmul(q * scale, k.transpose(-1, -2))  # (b, g, r n, m)
+    scores = rearrange(scores, "b g (r n) m -> b g r n m", n=mask.value.shape[-2]) + mask.value[:, :, None]
     weights = rearrange(scores.softmax(-1), "b g r n m -> b g (r n) m")
     return rearrange(torch.matmul(weights, v), "b g (r n) d -> b (g r) n d", n=mask.value.shape[-2])
 
 
-class KVCache:
-    """Keys and values of all layers: a prefix computed once per problem, and each sequence's own suffix.
-
-    `share(s)` turns what has been written so far into the prefix and opens s empty suffixes per problem, so that the
-    candidates of a planner share the history's memory and its matrix products (Hydragen, arXiv 2402.05099).
-    """
-
-    def __init__(self, depth: int, capacity: int) -> None:
-        self.depth, self.capacity = depth, capacity
-        self.length = 0
-        self.keys: list[Tensor | None] = [None] * depth  # (b s, g, capacity, d)
-        self.values: list[Tensor | None] = [None] * depth
-        self.valid: Tensor | None = None  # (b s, capacity) bool: False for padding
-        self.prefix: list[tuple[Tensor, Tensor]] | None = None  # per layer (b, g, p, d) twice
-        self.prefix_valid: Tensor | None = None  # (b, p)
-
-    def share(self, samples: int, capacity: int, rows: slice) -> "KVCache":
-        """A new cache whose prefix is this one's content at problems `rows`, for `samples` suffixes of up to `capacity` tokens."""
-        if self.prefix is not None:
-            raise ValueError("this cache shares a prefix already; share the cache that encoded the history")
-        assert self.valid is not None, "nothing has been written to this cache"
-        shared = KVCache(self.depth, capacity)
-        shared.prefix = [
-            (k[rows, :, : self.length], v[rows, :, : self.length])
-            for k, v in zip(self.keys, self.values, strict=True)
-            if k is not None and v is not None
-        ]
-        shared.prefix_valid = self.valid[rows, : self.length]
-        return shared
-
-    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new keys and values (b s, g, n, d) behind what is committed; returns all of the suffix, new ones included."""
-        end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens per sequence, {end} are needed")
-        keys, values = self.keys[layer], self.values[layer]
-        if keys is None or values is None:
-            keys = k.new_zeros(k.shape[0], k.shape[1], self.capacity, k.shape[3])
-            values = torch.zeros_like(keys)
-            self.keys[layer], self.values[layer] = keys, values
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
-
-    def commit(self, valid: Tensor) -> None:
-        """Keep the tokens written last; valid (b s, n) is False at padding."""
-        if self.valid is None:
-            self.valid = torch.zeros(valid.shape[0], self.capacity, dtype=torch.bool, device=valid.device)
-        end = self.length + valid.shape[1]
-        self.valid[:, self.length : end] = valid
-        self.length = end
-
-
-def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, layer: int, mask: Tensor) -> Tensor:
-    """Attention of new tokens over the cache and over each other.
-
-    Args:
-        q: (b s, k, n, d) queries of the new tokens.
-        k: (b s, g, n, d) their keys.
-        v: (b s, g, n, d) their values.
-        cache: written to, not committed: write again to replace (each denoising step), or `commit`.
-        layer: which layer of the cache.
-        mask: (n, n) or (b s, n, n) bool among the new tokens, padding excluded.
-
-    Returns:
-        (b s, k, n, d).
-    """
-    past, n, groups = cache.length, q.shape[2], k.shape[1]
-    all_k, all_v = cache.write(layer, k, v)
-    q = rearrange(q * q.shape[-1] ** -0.5, "b (g r) n d -> b g (r n) d", g=groups)
-    repeats = q.shape[2] // n
-    new = mask.expand(q.shape[0], n, n)
-    if cache.valid is not None and past:
-        new = torch.cat([repeat(cache.valid[:, :past], "b m -> b n m", n=n), new], dim=2)
-    bias = torch.zeros(new.shape, dtype=q.dtype, device=q.device).masked_fill_(~new, MASKED)
-    scores = torch.matmul(q, all_k.transpose(-1, -2)) + repeat(bias, "b n m -> b 1 (r n) m", r=repeats)
-    if cache.prefix is None or cache.prefix_valid is None:
-        return rearrange(torch.matmul(scores.softmax(-1), all_v), "b g (r n) d -> b (g r) n d", n=n)
-    prefix_k, prefix_v = cache.prefix[layer]
-    b = prefix_k.shape[0]
-    shared_q = rearrange(q, "(b s) g n d -> b g (s n) d", b=b)
-    prefix_scores = torch.matmul(shared_q, prefix_k.transpose(-1, -2))  # one product for all samples of a problem
-    prefix_bias = torch.zeros(cache.prefix_valid.shape, dtype=q.dtype, device=q.device)
-    prefix_bias.masked_fill_(~cache.prefix_valid, MASKED)
-    prefix_scores = prefix_scores + prefix_bias[:, None, None, :]
-    samples = q.shape[0] // b
-    prefix_scores = rearrange(prefix_scores, "b g (s n) p -> (b s) g n p", s=samples)
-    weights = torch.cat([prefix_scores, scores], dim=-1).softmax(-1)
-    prefix_weights, own_weights = weights.split([prefix_k.shape[2], all_k.shape[2]], dim=-1)
-    shared = torch.matmul(rearrange(prefix_weights, "(b s) g n p -> b g (s n) p", b=b), prefix_v)
-    out = torch.matmul(own_weights, all_v) + rearrange(shared, "b g (s n) d -> (b s) g n d", s=samples)
-    return rearrange(out, "b g (r n) d -> b (g r) n d", n=n)
-
-
 def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of an axial rotary embedding (arXiv 2104.09864).
-
-    Half of the pairs follow the place in the sequence, a quarter the row, a quarter the column.
+    """Cosines and sines of a rotary embedding (arXiv 2104.09864), plain or axial.
 
     Args:
-        positions: (b, n, 3) int: place in the sequence, row and column in the frame (0, 0 outside frames). All tokens of a
-            frame share the first, so equal patches of two frames differ in it alone, and copying one is easy to learn.
+        positions: int; (b, n, 1): place in the sequence, which all pairs follow. (b, n, 3): place in the sequence, row and column in
+            the frame (0, 0 outside frames): half of the pairs follow the first, a quarter each of the others. All tokens of a frame
+            share the first, so equal patches of two frames differ in it alone, and copying one is easy to learn.
         head_width: width of one head, a multiple of 8.
         theta: base of the wavelengths.
 
@@ -218,11 +179,11 @@ def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
         cos, sin (b, 1, n, head_width / 2).
     """
     pairs = head_width // 2
-    side = pairs // 4
+    side = pairs // 4 if positions.shape[-1] == 3 else 0
     steps = torch.arange(pairs - 2 * side, device=positions.device)
     along_time = theta ** (-steps / len(steps))
     across_frame = 2 * math.pi / SHORTEST_WAVE * 2.0 ** -torch.arange(side, device=positions.device)
-    frequencies = (along_time, across_frame, across_frame)
+    frequencies = (along_time, across_frame, across_frame)[: positions.shape[-1]]
     angles = torch.cat([positions[..., axis, None] * f for axis, f in enumerate(frequencies)], dim=-1)
     return angles.cos()[:, None], angles.sin()[:, None]
 
@@ -235,15 +196,24 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMS-normalised queries and keys and rotary positions."""
+    """Grouped-query attention with RMS-normalised queries and keys and rotary positions.
 
-    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
+    Args:
+        width: of the tokens.
+        heads: query heads; divide the width.
+        kv_heads: key/value heads; divide the query heads.
+        base_head_width: scale scores by sqrt(base_head_width) / head width instead of 1 / sqrt(head width), which is the same where
+            the head has this width (muP: arXiv 2203.03466, definition 4.1).
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, base_head_width: int | None = None) -> None:
         super().__init__()
         if width % heads or heads % kv_heads:
             raise UserError(f"width {width} must divide by heads {heads}, and heads by kv_heads {kv_heads}")
         if width // heads % 8:
             raise UserError(f"the head width {width // heads} (width / heads) must be a multiple of 8")
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.scale = math.sqrt(base_head_width or self.head_width) / self.head_width
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.query_norm = nn.RMSNorm(self.head_width)
@@ -264,8 +234,8 @@ class Attention(nn.Module):
         k = rotate(self.key_norm(k.float()), *rotary).to(v.dtype)
         if cache is None:
             assert isinstance(mask, AttentionMask)
-            out = attend(q, k, v, mask)
+            out = attend(q, k, v, mask, self.scale)
         else:
             assert isinstance(mask, Tensor)
-            out = attend_cached(q, k, v, cache, layer, mask)
+            out = attend_cached(q, k, v, cache, layer, mask, self.scale)
         return self.out(rearrange(out, "b k n d -> b n (k d)"))

@@ -1,6 +1,7 @@
 """Packed batches: tokenised documents laid end to end in rows of fixed length, and read back as documents."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ from worldmodel.tokens import ACTION, IGNORE, TEXT, Tokens
 
 @dataclass
 class PackedBatch:
-    """One batch. b rows, n positions, f frames, m action vectors; N tokens per frame."""
+    """One batch. b rows, n positions, f frames, m action vectors; p tokens per frame.
+
+    What the model looks up by place is found here, once, where the batch is made: on the CPU. So a step on a GPU never waits to
+    learn how many frames or predicted tokens there are.
+    """
 
     token_id: Tensor  # (b, n) int64; padding id where the position is no text
     modality: Tensor  # (b, n) int64: TEXT, VISION or ACTION
@@ -28,20 +33,108 @@ class PackedBatch:
     clean: Tensor  # (f,) bool: given as it is; the others are noised and predicted
     actions: Tensor  # (m, action_dim) float32
     sources: dict[str, int] = field(default_factory=dict)  # positions per source
+    documents: tuple[int, ...] = ()  # index in the mixture of each document_id, in order; empty where it is not known
+    tokens: int = field(init=False, repr=False)  # positions that are not padding
+    frame_positions: Tensor = field(init=False, repr=False)  # (f p,) int64: places of frames' tokens among b x n, in reading order
+    action_positions: Tensor = field(init=False, repr=False)  # (m,) int64: places of action vectors
+    predicted_positions: Tensor = field(init=False, repr=False)  # (k,) int64: places whose next token is predicted
+    noised_frames: Tensor = field(init=False, repr=False)  # (g,) int64: frames that are not clean
 
-    def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return PackedBatch(**moved)
+    def __post_init__(self) -> None:
+        self.tokens = int((self.document_id >= 0).sum())
+        self.frame_positions = (self.frame_id >= 0).flatten().nonzero()[:, 0]
+        self.action_positions = (self.action_id >= 0).flatten().nonzero()[:, 0]
+        self.predicted_positions = (self.text_target != IGNORE).flatten().nonzero()[:, 0]
+        self.noised_frames = (~self.clean).nonzero()[:, 0]
+
+    @classmethod
+    def restore(cls, fields: dict[str, Any]) -> "PackedBatch":
+        """A batch from all of its fields, as `vars` gives them."""
+        batch = cls.__new__(cls)
+        vars(batch).update(fields)
+        return batch
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The same batch with its tensors on `device`; `non_blocking` for a batch in pinned memory."""
+        return self._with_tensors({k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def pin_memory(self) -> "PackedBatch":
+        """The same batch in page-locked memory, from which a GPU copies by itself."""
+        return self._with_tensors({k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def _with_tensors(self, tensors: dict[str, Tensor]) -> "PackedBatch":
+        return self.restore(vars(self) | tensors)  # not the constructor, which would look for the places again
 
     @property
     def filled(self) -> float:
         """Share of positions that are not padding."""
-        return float((self.document_id >= 0).float().mean())
+        return self.tokens / self.token_id.numel()
+
+    @property
+    def named_sources(self) -> str:
+        """Where its documents come from, for messages."""
+        return ", ".join(sorted(self.sources)) or "unnamed documents"
+
+    def split(self, parts: int) -> "list[PackedBatch]":
+        """Batches of rows / parts rows each, in order, with their own frames, actions and documents numbered from 0.
+
+        For a batch on the CPU. Every part names the sources of the whole.
+
+        Raises:
+            UserError: the rows do not divide.
+        """
+        if parts < 1 or len(self.token_id) % parts:
+            raise UserError(f"{len(self.token_id)} rows do not divide into {parts} parts: take a number of parts that divides them")
+        rows = len(self.token_id) // parts
+        split, document, frame, action = [], 0, 0, 0
+        for start in range(0, len(self.token_id), rows):
+            here = slice(start, start + rows)
+            documents, frames, actions = (
+                int(ids[here].max()) + 1 - first if (ids[here] >= 0).any() else 0
+                for ids, first in ((self.document_id, document), (self.frame_id, frame), (self.action_id, action))
+            )
+            split.append(
+                replace(
+                    self,
+                    token_id=self.token_id[here],
+                    modality=self.modality[here],
+                    document_id=_renumbered(self.document_id[here], document),
+                    frame_id=_renumbered(self.frame_id[here], frame),
+                    action_id=_renumbered(self.action_id[here], action),
+                    position=self.position[here],
+                    text_target=self.text_target[here],
+                    frames=self.frames[frame : frame + frames],
+                    clean=self.clean[frame : frame + frames],
+                    actions=self.actions[action : action + actions],
+                    documents=self.documents[document : document + documents],
+                )
+            )
+            document, frame, action = document + documents, frame + frames, action + actions
+        return split
 
 
-def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int, sources: dict[str, int] | None = None) -> PackedBatch:
+def _renumbered(ids: Tensor, first: int) -> Tensor:
+    """Ids from `first` on -> from 0 on; -1 stays."""
+    return torch.where(ids >= 0, ids - first, ids)
+
+
+def collate(
+    rows: list[list[Tokens]],
+    length: int,
+    pad_id: int,
+    action_dim: int,
+    sources: dict[str, int] | None = None,
+    documents: Sequence[int] = (),
+) -> PackedBatch:
     """Lay tokenised documents end to end, one list of them per row, and pad.
+
+    Args:
+        rows: what lies in each row.
+        length: positions of a row.
+        pad_id: token id of positions that are no text.
+        action_dim: numbers of an action vector.
+        sources: positions per source.
+        documents: index in the mixture of each, in the order of `rows`; a split text's pieces have the same.
 
     Raises:
         UserError: an action vector is longer than `action_dim`; shorter ones are padded with zeros. Frames differ in size.
@@ -57,14 +150,14 @@ def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int,
     frames: list[np.ndarray] = []
     clean: list[bool] = []
     actions: list[np.ndarray] = []
-    documents = 0
+    number = 0
     for r, row in enumerate(rows):
         start = 0
         for tokens in row:
             end = start + len(tokens)
             token_id[r, start:end] = tokens.token_id
             modality[r, start:end] = tokens.modality
-            document_id[r, start:end] = documents
+            document_id[r, start:end] = number
             local = np.array(tokens.frame)
             frame_id[r, start:end] = np.where(local >= 0, local + len(frames), -1)
             local = np.array(tokens.action)
@@ -75,7 +168,7 @@ def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int,
             frames += tokens.frames
             clean += tokens.clean
             actions += tokens.actions
-            documents, start = documents + 1, end
+            number, start = number + 1, end
     for vector in actions:
         if len(vector) > action_dim:
             raise UserError(f"an action has {len(vector)} numbers, the model takes {action_dim}: raise its action_dim")
@@ -99,6 +192,7 @@ def collate(rows: list[list[Tokens]], length: int, pad_id: int, action_dim: int,
         clean=torch.tensor(clean, dtype=torch.bool),
         actions=torch.from_numpy(vectors),
         sources=sources or {},
+        documents=tuple(documents),
     )
 
 

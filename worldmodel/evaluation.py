@@ -151,7 +151,7 @@ def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], le
         hidden, _ = model(batch, nothing, torch.zeros(0, device=device))
         targets = batch.text_target.flatten()
         at = (targets != IGNORE).nonzero()[:, 0]
-        logits = model.text_out(rearrange(hidden, "b n d -> (b n) d")[at]).float()
+        logits = model.logits(rearrange(hidden, "b n d -> (b n) d")[at])
         nats += torch.nn.functional.cross_entropy(logits, targets[at], reduction="sum").item()
         counted += len(at)
     if not counted:

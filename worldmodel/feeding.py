@@ -39,16 +39,28 @@ class BatchStream:
         workers: processes that pack; 0 for a thread of this one. They read the data for themselves, so every source of the mixture
             must be picklable, and a program that is not started by the `worldmodel` command guards its entry by
             `if __name__ == "__main__"`, as always with processes.
+
+    Attributes:
+        stop: as given; raise it when more batches are wanted.
     """
 
     def __init__(self, packer: Packer, start: int, stop: int, workers: int = 0) -> None:
-        first = start // packer.steps_per_group
-        groups = range(first, -(-stop // packer.steps_per_group)) if start < stop else range(0)
-        self._groups: Iterator[list[PackedBatch]] = _in_processes(packer, groups, workers) if workers else map(packer.steps, groups)
+        self._packer, self._workers, self.stop = packer, workers, stop
+        self._group = start // packer.steps_per_group  # the next one to be taken
+        self._skip = start - self._group * packer.steps_per_group
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer")
-        self._pending = self._ahead()
         self._batches: list[PackedBatch] = []
-        self._skip = start - first * packer.steps_per_group
+        self._open()
+
+    def _open(self) -> None:
+        """Begin to pack the groups up to the last step."""
+        per_group = self._packer.steps_per_group
+        some = self._group * per_group + self._skip < self.stop
+        groups = range(self._group, -(-self.stop // per_group) if some else self._group)
+        self._groups: Iterator[list[PackedBatch]] = (
+            _in_processes(self._packer, groups, self._workers) if self._workers and groups else map(self._packer.steps, groups)
+        )
+        self._pending = self._ahead()
 
     def _ahead(self) -> Future[list[PackedBatch] | None]:
         return self._thread.submit(next, self._groups, None)
@@ -58,12 +70,16 @@ class BatchStream:
 
         Raises:
             UserError: what was wrong with the data, or that a worker process died.
-            StopIteration: there was none left.
+            StopIteration: all groups up to `stop` were given.
         """
         if not self._batches:
             batches = self._pending.result()
+            if batches is None and self._group * self._packer.steps_per_group < self.stop:  # more were wanted since
+                self._open()
+                batches = self._pending.result()
             if batches is None:
                 raise StopIteration
+            self._group += 1
             self._batches, self._skip = batches[self._skip :], 0
             self._pending = self._ahead()
         return self._batches.pop(0)
@@ -125,7 +141,7 @@ def _in_processes(packer: Packer, groups: range, workers: int) -> Generator[list
 
 def _from_arrays(batch: dict[str, Any]) -> PackedBatch:
     fields: dict[str, Any] = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
-    return PackedBatch(**fields)
+    return PackedBatch.restore(fields)
 
 
 def _next(batches: Iterator[list[dict[str, Any]] | _Failure]) -> list[dict[str, Any]] | _Failure | None:

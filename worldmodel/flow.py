@@ -5,7 +5,12 @@ Direction, fixed once for the whole project: **t = 1 is clean, t = 0 is noise** 
     z_t = (1 - t) * noise + t * z        velocity = z - noise = dz_t / dt
 
 A network either predicts the velocity (`v`) or the clean latents (`x`, arXiv 2511.13720); with `x` the velocity follows
-from the path, and the loss is taken on the velocity in both cases.
+from the path, (x - z_t) / (1 - t).
+
+What arXiv 2603.03276 leaves open, and what is done here: the loss is the squared error of the velocity with both predictions, as in
+arXiv 2511.13720, that is of x weighted by 1 / (1 - t)^2; 1 - t is never taken below 0.05 there, in the prediction and in the target
+alike, so that frames that are almost clean do not outweigh all others. Flow times are logit-normal (the code of RAE and the follow-up,
+2608.05000; the paper's formula reads uniform: `logit_normal`), then shifted towards noise (`shift`; 1 turns it off).
 """
 
 import math
@@ -16,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from worldmodel.errors import UserError
+
 Prediction = Literal["x", "v"]
 
 
@@ -24,7 +31,7 @@ class FlowConfig:
     """How noise levels are drawn and what the network predicts."""
 
     prediction: Prediction = "x"
-    """x: the clean latents; v: the velocity."""
+    """x: the clean latents; v: the velocity. The loss is on the velocity in both cases."""
     shift: float | None = None
     """Strength of the shift towards noise, 1 = none. None: from the latents' size, sqrt(tokens * channels / base_dimension)."""
     base_dimension: int = 4096
@@ -39,9 +46,9 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         if self.shift is not None and self.shift <= 0:
-            raise ValueError(f"shift must be positive, got {self.shift}")
+            raise UserError(f"shift must be positive, got {self.shift}")
         if not 0 < self.minimum_noise < 1:
-            raise ValueError(f"minimum_noise must lie in (0, 1), got {self.minimum_noise}")
+            raise UserError(f"minimum_noise must lie in (0, 1), got {self.minimum_noise}")
 
     def shift_for(self, tokens: int, channels: int) -> float:
         """The shift's strength for latents of `tokens` x `channels`."""

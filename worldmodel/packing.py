@@ -87,6 +87,14 @@ class Packer:
         self.documents_per_lane = max(1, round(capacity / mixture.mean_length))
         self._held: tuple[int, list[PackedBatch]] = (-1, [])  # the group read last
 
+    def share(self, rank: int, world_size: int) -> "Packer":
+        """The same packer for the lanes of another process; `share(0, 1)` packs all of them.
+
+        Raises:
+            UserError: the lanes do not divide among the processes.
+        """
+        return Packer(self.mixture, self.tokenizer, self.grid, self.action_dim, self.config, rank, world_size)
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_held": (-1, [])}  # worker processes pack for themselves
 
@@ -171,7 +179,8 @@ class Packer:
             name = self.mixture.source_name(index)
             sources[name] = sources.get(name, 0) + len(tokens)
         packed = [[tokens for _, tokens in row] for row in rows]
-        return collate(packed, self.config.length, self.tokenizer.pad_id, self.action_dim, sources)
+        documents = [index for row in rows for index, _ in row]
+        return collate(packed, self.config.length, self.tokenizer.pad_id, self.action_dim, sources, documents)
 
 
 def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Piece]] | None:

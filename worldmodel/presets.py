@@ -2,6 +2,10 @@
 
 A preset is a value; change any field with `dataclasses.replace`, or on the command line. What the data decide
 (vocabulary, latents, action size) is filled in by `fit`.
+
+`small` and `base` share their learning rates: they are given for a width of 384 and carried over to others by muP (`base_width`), so
+that what is tuned on the small one serves the base one. Batches of all but `tiny` are packed in lanes, which any number of processes
+that divides them shares. Rows of their lengths are whole blocks of 128 positions, as FlexAttention wants.
 """
 
 from collections.abc import Callable
@@ -10,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from worldmodel.codec.codec import Codec
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig
-from worldmodel.moe import MoEConfig
+from worldmodel.moe import FeedForwardKind, MoEConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig
 from worldmodel.training import TrainConfig
@@ -44,6 +48,7 @@ def tiny() -> Preset:
         weight_decay=0.01,
         ema_decay=0.98,
         sample_every=280,
+        validate_every=280,
         checkpoint_every=140,
     )
     return Preset(ModelConfig(trunk, FlowConfig(shift=4.0)), train)
@@ -52,7 +57,7 @@ def tiny() -> Preset:
 def small() -> Preset:
     """About 25 million active parameters: a laptop's GPU, hours."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
-    packing = PackingConfig(rows=32, length=512)
+    packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
         steps=20_000,
         packing=packing,
@@ -60,43 +65,46 @@ def small() -> Preset:
         warmup_steps=500,
         ema_decay=0.999,
         sample_every=1000,
+        validate_every=1000,
         checkpoint_every=1000,
     )
-    return Preset(ModelConfig(trunk, vocab_size=8192), train)
+    return Preset(ModelConfig(trunk, vocab_size=8192, base_width=384), train)
 
 
 def base() -> Preset:
     """About 100 million active parameters of a mixture of experts: one data-centre GPU, a day."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
-    packing = PackingConfig(rows=32, length=2048)
+    packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)
     train = TrainConfig(
         steps=100_000,
         packing=packing,
-        lr=4e-4,
+        lr=6e-4,
         warmup_steps=2000,
         ema_decay=0.9999,
         sample_every=2000,
+        validate_every=2000,
         checkpoint_every=2000,
     )
-    return Preset(ModelConfig(trunk, vocab_size=16_384), train)
+    return Preset(ModelConfig(trunk, vocab_size=16_384, base_width=384), train)
 
 
-def paper() -> Preset:
+def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
     """The model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
 
     Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up
     (2608.05000) give them; the peak learning rate is not published, 3e-4 is ours. Latents are SigLIP 2
-    So400m's at 224 pixels.
+    So400m's at 224 pixels. The paper's three sizes differ in the feed-forward alone: shared has 1.508 billion weights, modality
+    2.313, moe 13.596, of which a token uses 1.516; the paper's 1.5, 2.3 and 13.5 leave out, or round off, what is not text's.
     """
-    moe = MoEConfig(num_experts=254, top_k=15, expert_hidden=512)
+    moe = MoEConfig(num_experts=254, top_k=15, granularity=16)
     trunk = TrunkConfig(
         width=2048,
         depth=16,
         heads=32,
         kv_heads=8,
         hidden=8192,
-        feed_forward="moe",
+        feed_forward=feed_forward,
         moe=moe,
         rope_theta=500_000.0,
     )
@@ -109,7 +117,7 @@ def paper() -> Preset:
         channels=1152,
         action_dim=4,
     )
-    packing = PackingConfig(rows=512, length=4096)
+    packing = PackingConfig(rows=512, length=4096, action_dropout=0.1, lanes=128)
     train = TrainConfig(
         steps=496_000,
         packing=packing,
@@ -118,6 +126,7 @@ def paper() -> Preset:
         dtype="bfloat16",
         ema_decay=0.9999,
         sample_every=10_000,
+        validate_every=10_000,
         checkpoint_every=5000,
     )
     return Preset(model, train)

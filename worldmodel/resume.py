@@ -1,11 +1,13 @@
-"""A run's folder: one process at a time, one configuration, and states that training goes on from exactly.
+"""A run's folder: one run at a time, one configuration, and states that training goes on from exactly.
 
     config.json                         what the run was asked to do
     checkpoints/step_000100/            a checkpoint as in `checkpoint.py`, with the averaged weights, and
         training/                       weights, averages and optimizers, by `torch.distributed.checkpoint`
         progress.json                   step, counts; the step tells the place in the data, too
 
-Tensors are saved in shards and loaded in place, so the same files serve one process and, later, many.
+Every process writes its own parts of the tensors, and reads whatever parts it needs of what any number of processes wrote. The
+files are safetensors that say in their headers which parts they hold; there is no pickle. All processes of a run see one file system;
+the main process makes, names and removes folders.
 """
 
 import contextlib
@@ -16,19 +18,25 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import read_json, write_json
+from worldmodel.checkpoint import read_json, whole_folder, write_json
+from worldmodel.distributed import Processes
 from worldmodel.errors import UserError
 from worldmodel.optimizer import optimizer_tensors
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "run"
+FILE_BYTES = 2**30
+"""About as large a file is, of the tensors that all processes together have: one is copied in memory while it is written."""
 
 
 @dataclass
@@ -38,6 +46,17 @@ class Progress:
     step: int = 0  # optimizer steps done
     positions: dict[str, int] = field(default_factory=dict)  # trained on so far, per source
     seconds: float = 0.0  # spent in steps
+    skipped: list[int] = field(default_factory=list)  # numbers of the batches that were never trained on
+    suspects: list[int] = field(default_factory=list)  # those of them that the guard holds against the weights
+    losses: list[float] = field(default_factory=list)  # of the last steps, for the guard
+    norms: list[float] = field(default_factory=list)  # of their gradients
+    rollbacks: int = 0  # times that training went back to a checkpoint and has not come further since
+    trouble: int = 0  # the step that it went back from
+
+    @property
+    def position(self) -> int:
+        """Number of the next batch: those trained on and those passed over lie behind."""
+        return self.step + len(self.skipped)
 
     def advance(self, sources: dict[str, int], seconds: float) -> None:
         """Count one step: its positions per source, its time."""
@@ -77,6 +96,16 @@ def locked(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"the run folder {run_dir} is in use by another process: wait for it, or name another") from None
         yield
+
+
+@contextlib.contextmanager
+def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
+    """`whole_folder` of all processes: they write into one folder, which is there when all have done so."""
+    with contextlib.ExitStack() as stack:
+        beside = stack.enter_context(whole_folder(folder)) if processes.is_main else None
+        yield processes.broadcast_object(beside)
+        processes.barrier()  # all have written
+    processes.barrier()  # it has its name
 
 
 def claim(run_dir: Path, record: dict[str, Any]) -> None:
@@ -138,29 +167,49 @@ def prune(run_dir: Path, keep: int) -> None:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write everything that the next step depends on into a checkpoint folder."""
+    """Write everything that the next step depends on into a checkpoint folder; with several processes, all call it."""
+    tensors = state.tensors()
+    sizes = (tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    files = {name: 1 + total // FILE_BYTES for name, total in zip(tensors, accumulate(sizes, initial=0), strict=False)}
+    writer = dcp.HuggingFaceStorageWriter(str(folder / "training"), files, save_distributed=True)
     with one_process():
-        dcp.save(state.tensors(), checkpoint_id=folder / "training", no_dist=True)
-    write_json(folder / "progress.json", vars(state.progress))
+        dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        write_json(folder / "progress.json", vars(state.progress))
 
 
 def read_state(folder: Path, state: State) -> None:
-    """Fill `state` in place from a checkpoint folder.
+    """Fill `state` in place from a checkpoint folder; with several processes, all call it.
 
     Raises:
         UserError: the folder is damaged.
     """
+    reader = dcp.HuggingFaceStorageReader(str(folder / "training"))
     try:
+        check_parts(reader.read_metadata())
         with one_process():
-            dcp.load(state.tensors(), checkpoint_id=folder / "training", no_dist=True)
-    except dcp.CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
+            dcp.load(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
+    except (dcp.CheckpointException, OSError, SafetensorError, ValueError) as error:
+        cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
         message = f"{folder} is damaged ({cause}): remove it to go on from the checkpoint before it"
         raise UserError(message) from None
     record = read_json(folder / "progress.json")
     if record.keys() != vars(Progress()).keys():
         raise UserError(f"{folder} is of another version of worldmodel: remove it to go on from the one before it")
     state.progress = Progress(**record)
+
+
+def check_parts(metadata: dcp.Metadata) -> None:
+    """Make sure that the parts of every tensor are there; loading would leave what is not as it was.
+
+    Raises:
+        ValueError: some are missing.
+    """
+    for name, found in metadata.state_dict_metadata.items():
+        assert isinstance(found, dcp.metadata.TensorStorageMetadata)
+        there = sum(chunk.sizes.numel() for chunk in found.chunks)
+        if there != found.size.numel():
+            raise ValueError(f"it has {there} of the {found.size.numel()} numbers of {name}")
 
 
 @contextlib.contextmanager

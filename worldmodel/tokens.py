@@ -50,6 +50,9 @@ class PackingConfig:
     mostly follows a clean frame, which is what a rollout sees, and sometimes a noised one (Diffusion Forcing, arXiv 2407.01392)."""
     caption_dropout: float = 0.1
     """Probability that a picture is generated without its caption, for classifier-free guidance."""
+    action_dropout: float = 0.0
+    """Share of action videos packed as plain videos, without their actions, for classifier-free guidance on actions
+    (arXiv 2603.03276 drops the condition 10 % of the time; of which documents is not known)."""
     lanes: int = 1
     """Parts of a batch that are packed apart, each of rows / lanes rows. Any number of processes that divides it shares the work
     and sees the same batches."""
@@ -58,7 +61,7 @@ class PackingConfig:
         for name, least in (("rows", 1), ("length", 2), ("lanes", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        for name in ("text_action_share", "action_words_share", "context_noise", "caption_dropout"):
+        for name in ("text_action_share", "action_words_share", "context_noise", "caption_dropout", "action_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie between 0 and 1")
         if self.rows % self.lanes:
@@ -155,6 +158,7 @@ def tokenise(
     actions_as_text &= all(segment.text for segment in document if isinstance(segment, Action))  # unnamed actions have vectors only
     video = sum(isinstance(s, Frame) and s.predict for s in document) > 1
     makes_picture = not video and isinstance(document[-1], Frame)
+    drop_actions = config.action_dropout > 0 and rng.random() < config.action_dropout
     tokens, frames = Tokens(), 0
     for segment in document:
         if isinstance(segment, Text):
@@ -166,6 +170,8 @@ def tokenise(
                 clean = rng.random() >= config.context_noise
             tokens.add_frame(segment.pixels, clean, grid, tokenizer)
             frames += 1
+        elif drop_actions:
+            continue
         elif actions_as_text:
             ids = tokenizer.encode(segment.words if actions_in_words and segment.words else segment.text)
             if len(tokens) + len(ids) + grid[0] * grid[1] + 2 > config.length:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import imageio.v3 as iio
 import numpy as np
+import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -27,14 +28,22 @@ class Tracker:
     def __init__(self, run_dir: Path, start: int = 0) -> None:
         """`start` is the number of steps done already."""
         self.run_dir = run_dir
-        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
-        path = run_dir / "metrics.jsonl"
+        self._open(start)
+
+    def _open(self, start: int) -> None:
+        self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=start + 1)
+        path = self.run_dir / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
         beside = path.with_suffix(".tmp")
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
         self.lines = path.open("a", buffering=1)
         self.last: dict[str, float] = {name: value for row in kept for name, value in row.items()}
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after step `step`, since training goes on from there."""
+        self.close()
+        self._open(step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log named numbers of step `step`."""
@@ -54,6 +63,10 @@ class Tracker:
         height, width = frames.shape[1:3]
         picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         self.board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Log a text, in Markdown."""
+        self.board.add_text(name, text, step)
 
     def close(self) -> None:
         """Flush and close both files."""
@@ -82,25 +95,58 @@ class Meter:
     """Means over the steps since the last row."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.tokens, self.seconds, self.waited = 0, 0.0, 0.0
+        self.reset()
 
-    def add(self, values: dict[str, float], tokens: int, seconds: float, waited: float) -> None:
-        """Count one step: named values, positions trained on, its time, and its wait for data."""
+    def reset(self) -> None:
+        """Forget the steps so far."""
+        self.values: dict[str, list[float]] = {}
+        self.tokens, self.steps, self.seconds, self.waited = 0, 0, 0.0, 0.0
+        self.loads: Tensor | None = None
+
+    def add(self, values: dict[str, float], tokens: int, seconds: float, waited: float, loads: Tensor | None = None) -> None:
+        """Count one step.
+
+        Args:
+            values: numbers by name, of all processes.
+            tokens: positions trained on, by all processes.
+            seconds: that it took.
+            waited: seconds of these that it waited for data.
+            loads: (layers, 2, e) selections of experts by visual / other tokens, on any device; read when a row is made.
+        """
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
-        self.tokens, self.seconds, self.waited = (
-            self.tokens + tokens,
-            self.seconds + seconds,
-            self.waited + waited,
-        )
+        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
+        self.seconds, self.waited = self.seconds + seconds, self.waited + waited
+        if loads is not None and loads.numel():
+            self.loads = loads.clone() if self.loads is None else self.loads + loads
 
-    def row(self) -> dict[str, float]:
-        """The means, speed and share of time spent waiting; starts over."""
+    def row(self, flops: float = 0.0, matmul_rate: float = 0.0) -> dict[str, float]:
+        """The means, speed and share of time spent waiting; starts over.
+
+        Args:
+            flops: floating-point operations of a step of this process; 0: they are not logged.
+            matmul_rate: measured operations per second of a matrix product on its device.
+        """
         row = {name: sum(values) / len(values) for name, values in self.values.items()}
         row |= {"tokens_per_second": self.tokens / self.seconds, "data/wait_share": self.waited / self.seconds}
-        self.__init__()  # type: ignore[misc]
+        if flops:
+            rate = flops * self.steps / self.seconds
+            row |= {"speed/flops": rate, "speed/share_of_matmul": rate / matmul_rate}
+        if self.loads is not None:
+            row |= load_imbalance(self.loads)
+        self.reset()
         return row
+
+
+def load_imbalance(loads: Tensor) -> dict[str, float]:
+    """How unevenly experts are used: the load of the busiest over the mean, mean over layers; 1 is even.
+
+    Args:
+        loads: (layers, 2, e) selections by visual / other tokens.
+    """
+    by_kind = {"all": loads.sum(1), "visual": loads[:, 0], "other": loads[:, 1]}
+    ratios = torch.stack([(load.amax(-1) / load.mean(-1).clamp_min(1e-9)).mean() for load in by_kind.values()]).tolist()
+    return {f"experts/max_over_mean/{name}": ratio for name, ratio in zip(by_kind, ratios, strict=True)}
 
 
 def shares(positions: dict[str, int]) -> dict[str, float]:

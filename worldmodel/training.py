@@ -1,72 +1,42 @@
-"""Training: one loop from batches to checkpoints, from which a killed run goes on as if nothing had happened.
+"""Training: one loop from batches to checkpoints, for one process or many, that goes on after any interruption as if there was none.
 
-What step i does is a function of the weights and of (seed, i) alone: its batch, its noise and its flow times follow from the
-number of the step. Weights and step are in every checkpoint. So run it again with the same arguments and number of threads,
-and on a CPU it continues bit for bit.
+What a step does is a function of the weights and of (seed, number of its batch) alone: the documents, the noise and the flow times
+follow from that number. Weights, steps and the batches that were skipped are in every checkpoint. So run it again with the same
+arguments and number of threads, and on a CPU it continues bit for bit; on another number of processes, up to the order of additions.
 """
 
 import contextlib
 import dataclasses
 import logging
-import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
-from worldmodel.batch import PackedBatch
-from worldmodel.checkpoint import check_fit, whole_folder, write_pretrained
+from worldmodel import __version__
+from worldmodel.checkpoint import check_fit
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.frames import frames_to_float
+from worldmodel.distributed import Processes, single
 from worldmodel.errors import UserError
-from worldmodel.feeding import BatchStream, FrameEncoder
 from worldmodel.latent_cache import LatentCache
 from worldmodel.model import WorldModel
-from worldmodel.optimizer import Ema, build_optimizers, schedule, set_rate
 from worldmodel.packing import Packer
-from worldmodel.precision import autocast, choose_device, choose_dtype
-from worldmodel.resume import (
-    Progress,
-    State,
-    claim,
-    locked,
-    newest_checkpoint,
-    prune,
-    read_state,
-    write_state,
-)
+from worldmodel.precision import choose_device
+from worldmodel.resume import claim, locked
+from worldmodel.run import Run, TrainResult
+from worldmodel.samples import OnSample
 from worldmodel.tokenizer import Tokenizer
-from worldmodel.tracking import Meter, Passes, Tracker, shares
 from worldmodel.training_config import TrainConfig
+from worldmodel.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-OnSample = Callable[[int, WorldModel, Tracker], None]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    checkpoint: Path
-    """The newest checkpoint: `from_pretrained` reads it."""
-    step: int
-    """Optimizer steps done, in all runs of this folder together."""
-    finished: bool
-    """False if the run was asked to stop; the same arguments continue it."""
-    metrics: dict[str, float]
-    """The newest value of everything that was logged."""
+CHANGE_NOTHING = ("data_workers", "accumulation", "compile")
+"""Fields of the training config that may be others when a run goes on."""
 
 
 def train(
@@ -81,25 +51,30 @@ def train(
     card: dict[str, Any] | None = None,
     latents: LatentCache | None = None,
     on_start: Callable[[], None] | None = None,
+    processes: Processes | None = None,
+    validation: Validation | None = None,
 ) -> TrainResult:
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
     Args:
-        model: initialised; its weights are overwritten where a run is continued.
+        model: initialised, alike in all processes; its weights are overwritten where a run is continued.
         codec: frozen; it encodes the frames.
-        packer: where batches come from; its config is `config.packing`.
+        packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
         tokenizer: goes into the checkpoints.
         config: how to train.
-        run_dir: gets config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-        on_sample: called with the step, the averaged model (evaluation mode, no gradients) and the tracker.
-        stop: set it from outside, and the run saves and returns after the step it is in.
+        run_dir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/, and skipped.jsonl where a batch was skipped.
+        on_sample: called on the main process with the step, the averaged model (whole, evaluation mode, no gradients) and the tracker.
+        stop: set it from outside, on any process, and the run saves and returns after the step it is in.
         card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
         latents: the codec's latents of the data, where `config.cache_latents` is "disk".
-        on_start: called when the run folder is claimed, before the first step.
+        on_start: called on the main process when the run folder is claimed, before the first step.
+        processes: that train together, from `worldmodel.distributed.processes`; None: this one alone.
+        validation: held-out batches that are measured every `config.validate_every` steps.
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
-            not fit; a loss is not finite (the last checkpoint stays as it is).
+            not fit; processes disagree; lanes or rows do not divide among them; memory ran out; losses stay broken although
+            batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
     """
     run_dir = Path(run_dir)
     check_fit(model.config, codec, tokenizer)
@@ -107,115 +82,32 @@ def train(
         raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
     if (config.cache_latents == "disk") != (latents is not None):
         raise ValueError(f"cache_latents is {config.cache_latents!r}, and {'no' if latents is None else 'a'} latent cache was given")
-    choose_device(config.device)  # a device that is not there must not claim the folder
-    with locked(run_dir):
-        record = {
-            "train": {k: v for k, v in dataclasses.asdict(config).items() if k != "data_workers"},  # they change nothing
-            "model": dataclasses.asdict(model.config),
-            "data": describe_data(packer),
-            "card": card or {},
-        }
-        claim(run_dir, record)
-        if on_start is not None:
-            on_start()
-        stop = stop or threading.Event()
-        return _run(model, codec, packer, tokenizer, config, run_dir, on_sample, stop, record, latents)
-
-
-def _run(
-    model: WorldModel,
-    codec: Codec,
-    packer: Packer,
-    tokenizer: Tokenizer,
-    config: TrainConfig,
-    run_dir: Path,
-    on_sample: OnSample | None,
-    stop: threading.Event,
-    record: dict[str, Any],
-    cache: LatentCache | None,
-) -> TrainResult:
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
-    model.to(device).train()
-    encoder = FrameEncoder(codec.to(device).eval(), device, config.cache_latents == "memory", cache)
-    average = Ema(model, config.ema_decay)
-    rates = (config.lr, config.muon_lr)
-    optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, dtype)
-    state = State(model, average.model, optimizers, Progress())
-    newest = newest_checkpoint(run_dir)
-    if newest is not None:
-        logger.info("going on from %s", newest)
-        read_state(newest, state)
-    progress, meter = state.progress, Meter()
-    passes = Passes(packer.mixture, packer.documents_before(progress.step))
-    shown: tuple[PackedBatch, Tensor] | None = None  # the batch and latents of the last step
-    with (
-        Tracker(run_dir, progress.step) as tracker,
-        BatchStream(packer, progress.step, config.steps, config.data_workers) as stream,
-        tqdm(total=config.steps, initial=progress.step, unit="step", desc="train", disable=None) as bar,
-    ):
-        while True:
-            # what is due after `step` steps
-            step = progress.step
-            finished, stopped = step >= config.steps, stop.is_set()
-            folder = run_dir / "checkpoints" / f"step_{step:06d}"
-            due = finished or stopped or (step > 0 and step % config.checkpoint_every == 0)
-            if due and not folder.exists():
-                card = {"train": record["train"], "metrics": tracker.last, **vars(progress), **record["card"]}
-                with whole_folder(folder) as beside:
-                    write_pretrained(beside, average.model, tokenizer, codec, card)
-                    write_state(beside, state)
-                prune(run_dir, config.keep_checkpoints)
-                encoder.forget()  # a run that goes on from here has nothing cached, and gets the same bits
-            due = config.sample_every > 0 and (finished or step % config.sample_every == 0)
-            if due and shown is not None:
-                if not shown[0].clean.all():
-                    pictures = one_step_samples(average.model, codec, *shown)
-                    tracker.images(step, "samples/truth_above_one_step", pictures)
-                if on_sample is not None:
-                    with torch.no_grad():
-                        on_sample(step, average.model, tracker)
-            if finished or stopped:
-                return TrainResult(folder, step, finished, tracker.last)
-
-            # one step
-            began = time.perf_counter()
-            batch = stream.next()
-            waited = time.perf_counter() - began
-            share = schedule(step, config.steps, config.warmup_steps, config.final_lr_share)
-            set_rate(optimizers, share)
-            latents = encoder.encode(batch.frames)
-            batch = batch.to(device)
-            with autocast(device, dtype):
-                loss, parts = model.loss(batch, latents, step_generator(config.seed, step))
-            model.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = clip_grad_norm_(model.parameters(), config.gradient_clip)
-            losses = {f"loss/{name}": value.item() for name, value in {"total": loss, **parts}.items()}
-            losses["gradient_norm"] = norm.item()
-            check_finite(step + 1, losses, batch, run_dir)
-            for optimizer in optimizers:
-                optimizer.step()
-            model.trunk.update_balance()
-            average.update(model, step)
-            seconds = time.perf_counter() - began
-
-            # count and log it
-            shown, tokens = (batch, latents), int((batch.document_id >= 0).sum())
-            progress.advance(batch.sources, seconds)
-            meter.add(losses | {"data/filled": batch.filled}, tokens, seconds, waited)
-            bar.update()
-            if progress.step % config.log_every == 0 or progress.step == config.steps:
-                metrics = meter.row() | {"learning_rate": share * config.lr} | shares(progress.positions)
-                metrics |= passes.row(packer.documents_before(progress.step))
-                tracker.scalars(progress.step, metrics)
-                bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in metrics.items() if k.startswith("loss/")})
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The CPU generator of one step's flow times and noise."""
-    mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(mixed >> 1)
+    processes = processes or single(choose_device(config.device))  # a device that is not there must not claim the folder
+    own = packer.share(processes.rank, processes.world_size)
+    rows, cuts = config.packing.rows, processes.world_size * config.accumulation
+    if rows % cuts:
+        raise UserError(
+            f"{rows} rows do not divide among {processes.world_size} processes with accumulation {config.accumulation}: "
+            f"take rows that are a multiple of {cuts}"
+        )
+    record = {
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in CHANGE_NOTHING},
+        "model": dataclasses.asdict(model.config),
+        "data": describe_data(packer),
+        "card": card or {},
+    }
+    processes.agree("the versions of worldmodel and torch", (__version__, torch.__version__))
+    processes.agree("what to train", record | {"accumulation": config.accumulation, "run_dir": str(run_dir.resolve())})
+    processes.agree("the data", [len(source) for source in packer.mixture.sources])
+    with contextlib.ExitStack() as held:
+        if processes.is_main:
+            held.enter_context(locked(run_dir))
+            claim(run_dir, record)
+            if on_start is not None:
+                on_start()
+        processes.barrier()
+        run = Run(model, codec, own, tokenizer, config, run_dir, processes, record, stop or threading.Event(), latents)
+        return run.train(on_sample, validation)
 
 
 def describe_data(packer: Packer) -> dict[str, Any]:
@@ -225,49 +117,6 @@ def describe_data(packer: Packer) -> dict[str, Any]:
         "seed": packer.mixture.seed,
         "sources": dict(zip(names, packer.mixture.probabilities.tolist(), strict=True)),
     }
-
-
-def check_finite(step: int, losses: dict[str, float], batch: PackedBatch, run_dir: Path) -> None:
-    """Stop before weights are spoilt.
-
-    Raises:
-        UserError: a loss or the gradient's norm is NaN or infinite.
-    """
-    if all(math.isfinite(value) for value in losses.values()):
-        return
-    values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    newest = newest_checkpoint(run_dir)
-    kept = f"the last checkpoint is {newest}" if newest else "there is no checkpoint yet"
-    sources = ", ".join(sorted(batch.sources)) or "unnamed documents"
-    raise UserError(
-        f"step {step} is not finite ({values}) on a batch of {sources}; "
-        f"{kept}; train with a lower lr, or look for broken values in these sources"
-    )
-
-
-@torch.no_grad()
-def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
-    """Up to `count` predicted frames of a batch, then what one flow step from pure noise makes of each.
-
-    Args:
-        model: in evaluation mode.
-        codec: decodes latents.
-        batch: a batch on the model's device.
-        latents: (f, p, c) of its frames.
-        count: how many frames at most.
-
-    Returns:
-        (2 * count, 3, h, w) in [0, 1], true frames first.
-    """
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents.device)
-    t = batch.clean.to(latents.dtype)
-    z_t = torch.where(rearrange(batch.clean, "f -> f 1 1"), latents, noise)
-    hidden, _ = model.forward(batch, z_t, t)
-    chosen = (~batch.clean).nonzero()[:count, 0]
-    flat = rearrange(hidden, "b n d -> (b n) d")[(batch.frame_id >= 0).flatten()]
-    frames = rearrange(flat, "(f p) d -> f p d", p=model.config.frame_tokens)[chosen]
-    predicted = noise[chosen] + model.denoise(frames, noise[chosen], t[chosen])
-    return torch.cat([frames_to_float(batch.frames[chosen]), codec.decode(predicted)])
 
 
 @contextlib.contextmanager

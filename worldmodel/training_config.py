@@ -10,6 +10,7 @@ from worldmodel.precision import DTypeName
 from worldmodel.tokens import PackingConfig
 
 LatentCaching = Literal["none", "memory", "disk"]
+Compiling = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,12 @@ class TrainConfig:
     steps: int = 1000
     """Optimizer steps."""
     packing: PackingConfig = field(default_factory=PackingConfig)
-    """Shape of a batch."""
+    """Shape of a batch: what one optimizer step sees, of all processes together."""
+    accumulation: int = 1
+    """Parts that a process cuts its rows of a batch into, one after the other, their gradients added up: as many times less memory for
+    the same step."""
+    compile: Compiling = "auto"
+    """Compile the trunk's blocks, which costs a minute at the start. auto: on a GPU."""
     optimizer: OptimizerName = "adamw"
     """adamw: for all weights; muon: for the trunk's matrices, AdamW for the rest."""
     lr: float = 1e-3
@@ -39,7 +45,7 @@ class TrainConfig:
     ema_decay: float = 0.99
     """Decay of the moving average of the weights, which is what checkpoints and samples use."""
     seed: int = 0
-    """Of flow times and noise; step i draws from (seed, i)."""
+    """Of flow times and noise; batch i draws from (seed, i, lane)."""
     dtype: DTypeName = "auto"
     """Of the forward pass. auto: bfloat16 where the hardware multiplies it fast, else float32."""
     device: str = "auto"
@@ -56,20 +62,55 @@ class TrainConfig:
     """Steps between two rows of metrics."""
     sample_every: int = 200
     """Steps between two sets of samples; 0: none."""
+    validate_every: int = 0
+    """Steps between two measurements of the held-out losses; 0: none."""
+    validation_batches: int = 2
+    """Batches that each source is measured on; fewer where its held-out part is smaller."""
     checkpoint_every: int = 200
     """Steps between two checkpoints; one is written at the end in any case."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
+    spike_window: int = 100
+    """Steps whose mean and standard deviation the loss and the gradient's norm are compared with; a step is judged when warm-up is
+    over and so many lie behind."""
+    spike_deviations: float = 8.0
+    """A batch is skipped when its loss, or gradient norm, is so many standard deviations above the mean. 0: only when not finite."""
+    spike_factor: float = 1.5
+    """And so many times the mean, for the loss."""
+    spike_gradient_factor: float = 10.0
+    """And so many times the mean, for the gradient's norm, which varies more (and is clipped anyway)."""
+    spike_patience: int = 3
+    """Skipped batches among spike_recent that make the weights themselves suspect: training goes back to a checkpoint."""
+    spike_recent: int = 20
+    """The short stretch of batches that spike_patience counts in."""
+    max_rollbacks: int = 3
+    """Times that training goes back, each time to an older checkpoint where there is one, without coming further than before."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "accumulation",
+            "validation_batches",
+            "spike_window",
+            "spike_patience",
+            "spike_recent",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "muon_lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup_steps", "sample_every", "seed", "data_workers"):
+        for name in ("warmup_steps", "sample_every", "validate_every", "seed", "data_workers", "spike_deviations", "max_rollbacks"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("spike_factor", "spike_gradient_factor"):
+            if not getattr(self, name) >= 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        rows = self.packing.rows
+        if rows % self.accumulation:
+            raise UserError(f"{rows} rows do not divide into {self.accumulation} parts; take an accumulation that divides them")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")

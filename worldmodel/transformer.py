@@ -1,13 +1,15 @@
 """The trunk: pre-norm transformer blocks over packed tokens of all modalities."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.attention import Attention, AttentionMask, KVCache, rotary_angles
+from worldmodel.attention import Attention, AttentionMask, rotary_angles
 from worldmodel.errors import UserError
+from worldmodel.kv_cache import KVCache
 from worldmodel.moe import (
     FeedForwardKind,
     MixtureOfExperts,
@@ -16,6 +18,9 @@ from worldmodel.moe import (
     SharedFeedForward,
     TokenGroups,
 )
+
+MODULATIONS = 6
+"""Shift, scale and gate of the attention, and of the feed-forward."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +43,41 @@ class TrunkConfig:
     """Used when feed_forward is moe."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
+    base_head_width: int | None = None
+    """With muP (base_width of the model), where heads grow with the width: the head width of the base model. Scores are scaled by
+    sqrt(base_head_width) / head width. None: by 1 / sqrt(head width), right where a wider model has more heads of the same width."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "kv_heads", "hidden"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("width", "depth", "heads", "kv_heads", "hidden", "base_head_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, must be at least 1")
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the flow time does to visual tokens in every block (adaLN-single, PixArt-alpha, arXiv 2310.00426, section 2.3)."""
+
+    values: Tensor
+    """(b, n, 6, d): shift, scale and gate of the attention, then of the feed-forward; 0, 0, 1 at all other tokens."""
+    visual: Tensor
+    """(b, n, 1, 1): 1 at visual tokens, where a block adds offsets of its own, 0 elsewhere."""
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += feed_forward(norm(x))."""
+    """x += attention(norm(x)); x += feed_forward(norm(x)).
 
-    def __init__(self, config: TrunkConfig) -> None:
+    With a modulation, of visual tokens: x += gate * f(norm(x) * (1 + scale) + shift).
+    """
+
+    def __init__(self, config: TrunkConfig, modulated: bool = False) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.width)
-        self.attention = Attention(config.width, config.heads, config.kv_heads)
+        self.attention = Attention(config.width, config.heads, config.kv_heads, config.base_head_width)
         self.feed_forward_norm = nn.RMSNorm(config.width)
         self.feed_forward = build_feed_forward(config)
+        if modulated:  # one axis: optimizers must not take it for a matrix. Small, gates included: blocks begin near the identity
+            self.modulation = nn.Parameter(config.width**-0.5 * torch.randn(MODULATIONS * config.width))
 
     def forward(
         self,
@@ -61,14 +85,24 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor],
         mask: AttentionMask | Tensor,
         groups: TokenGroups,
+        modulation: Modulation | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """X (b, n, d) -> (b, n, d), and the feed-forward's auxiliary loss."""
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
-        tokens = rearrange(self.feed_forward_norm(x), "b n d -> (b n) d")
-        update, auxiliary = self.feed_forward(tokens, groups)
-        return x + rearrange(update, "(b n) d -> b n d", b=x.shape[0]), auxiliary
+        """X (b, n, d) -> (b, n, d), and the feed-forward's auxiliary loss, a sum over tokens."""
+        if modulation is None:
+            x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
+            update, auxiliary = self._feed_forward(self.feed_forward_norm(x), groups)
+            return x + update, auxiliary
+        offsets = rearrange(self.modulation, "(s d) -> s d", s=MODULATIONS)
+        shift, scale, gate, shift_2, scale_2, gate_2 = (modulation.values + modulation.visual * offsets).unbind(2)  # (b, n, d) each
+        x = x + gate * self.attention(self.attention_norm(x) * (1 + scale) + shift, rotary, mask, cache, layer)
+        update, auxiliary = self._feed_forward(self.feed_forward_norm(x) * (1 + scale_2) + shift_2, groups)
+        return x + gate_2 * update, auxiliary
+
+    def _feed_forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
+        update, auxiliary = self.feed_forward(rearrange(x, "b n d -> (b n) d"), groups)
+        return rearrange(update, "(b n) d -> b n d", b=x.shape[0]), auxiliary
 
 
 def build_feed_forward(config: TrunkConfig) -> nn.Module:
@@ -81,14 +115,19 @@ def build_feed_forward(config: TrunkConfig) -> nn.Module:
 
 
 class Trunk(nn.Module):
-    """All blocks and the final norm."""
+    """All blocks and the final norm.
 
-    def __init__(self, config: TrunkConfig) -> None:
+    Args:
+        config: size and kind.
+        modulated: whether every pass comes with a `Modulation`.
+    """
+
+    def __init__(self, config: TrunkConfig, modulated: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, modulated) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.width)
-        self.apply(_initialise)
+        self.apply(initialise)
         for block in self.blocks:  # residual branches start small, so that depth does not change the scale
             assert isinstance(block, Block)
             for name, parameter in block.named_parameters():
@@ -103,34 +142,54 @@ class Trunk(nn.Module):
         mask: AttentionMask | Tensor,
         groups: TokenGroups,
         cache: KVCache | None = None,
+        modulation: Modulation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run all blocks.
 
         Args:
             x: (b, n, d) embedded tokens.
-            positions: (b, n, 3) for the rotary embedding.
+            positions: (b, n, 3) or (b, n, 1) for the rotary embedding.
             mask: prepared hybrid mask; with a cache, a bool mask (n, n) or (b, n, n) among the new tokens.
-            groups: which tokens are visual.
+            groups: which tokens are visual, and which count.
             cache: keys and values of earlier tokens; the new ones are written behind them, not committed.
+            modulation: of a modulated trunk.
 
         Returns:
-            Normalised hidden states (b, n, d), and the sum of the auxiliary losses.
+            Normalised hidden states (b, n, d), and the sum of the auxiliary losses over blocks and tokens.
         """
         rotary = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
-        total = x.new_zeros(())
+        total = torch.zeros((), device=x.device)
         for layer, block in enumerate(self.blocks):
-            x, auxiliary = block(x, rotary, mask, groups, cache, layer)
+            if cache is None:  # without the layer's number: one compiled graph serves all blocks
+                x, auxiliary = block(x, rotary, mask, groups, modulation)
+            else:
+                x, auxiliary = block(x, rotary, mask, groups, modulation, cache, layer)
             total = total + auxiliary
         return self.norm(x), total
 
-    def update_balance(self) -> None:
-        """After an optimiser step: rebalance the experts, if there are any."""
-        for module in self.modules():
-            if isinstance(module, MixtureOfExperts):
-                module.update_balance()
+    @property
+    def experts(self) -> list[MixtureOfExperts]:
+        """The mixture-of-experts layers, from the first block on; none in a dense trunk."""
+        layers = [cast(Block, block).feed_forward for block in self.blocks]
+        return [layer for layer in layers if isinstance(layer, MixtureOfExperts)]
+
+    def loads(self) -> Tensor:
+        """Selections of experts since the last `update_balance`, (layers, 2, e) by visual / other tokens; no layer if dense."""
+        loads = [layer.load for layer in self.experts]
+        return torch.stack(loads) if loads else torch.zeros(0, 2, 0, device=self.norm.weight.device)
+
+    def update_balance(self, loads: Tensor | None = None) -> None:
+        """After an optimizer step: rebalance the experts, if there are any.
+
+        Args:
+            loads: (layers, 2, e), the sum of `loads()` over all processes; this one's own if it is not given.
+        """
+        for index, layer in enumerate(self.experts):
+            layer.update_balance(None if loads is None else loads[index])
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Linear layers that keep the scale of what they are given."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:

@@ -1,5 +1,12 @@
+import contextlib
 import itertools
 import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +15,7 @@ import pytest
 
 from tests.datasets.toys import make_episode
 from tests.scripts.conftest import TINY_MODEL, Tiny
+from tests.scripts.refusals import Refused
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
@@ -15,8 +23,10 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.latent_cache import frame_key
+from worldmodel.samples import dream_sampler
+from worldmodel.scripts import pretrain
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.pretrain import dream_sampler, every_frame, latent_cache
+from worldmodel.scripts.pretrain import every_frame, latent_cache
 from worldmodel.tracking import read_metrics
 from worldmodel.training_config import TrainConfig
 
@@ -25,6 +35,7 @@ def losses(run_dir: Path) -> list[dict[str, float]]:
     return [
         {k: v for k, v in row.items() if k.startswith(("step", "loss", "data/share"))}
         for row in read_metrics(run_dir / "metrics.jsonl")
+        if "loss/total" in row
     ]
 
 
@@ -119,3 +130,56 @@ def test_help_says_what_the_presets_are(capfd: pytest.CaptureFixture[str]) -> No
         run(["pretrain", "--help"])
     said = " ".join(capfd.readouterr().out.split())
     assert "Two CPU cores, minutes." in said and "preset:small --preset.train.lr 3e-4" in said
+
+
+@contextlib.contextmanager
+def stopped_at_once() -> Iterator[threading.Event]:
+    event = threading.Event()
+    event.set()
+    yield event
+
+
+def test_a_run_is_resumed_from_its_folder_alone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    out, codec = tmp_path / "run", tmp_path / "codec"
+    shutil.copytree(tiny.codec, codec)
+    places = {str(tiny.run): str(out), str(tiny.codec): str(codec)}
+    flags = [places.get(flag, flag) for flag in tiny.pretrain_flags] + ["--preset.train.log-every", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "stop_on_signals", stopped_at_once)
+        assert run(flags) == 0
+    assert f"or --resume {out}" in capfd.readouterr().out
+    codec.rename(tmp_path / "moved")
+    assert f"was begun with the codec {codec} (--codec FOLDER), not there any more" in refused("pretrain", "--resume", out)
+    assert "goes on in its own folder" in refused("pretrain", "--resume", out, "--out", tmp_path / "other")
+    assert "is no run of worldmodel pretrain" in refused("pretrain", "--resume", tmp_path)
+    assert run(["pretrain", "--resume", str(out), "--codec", str(tmp_path / "moved")]) == 0
+    assert "checkpoint written after 2 steps" in capfd.readouterr().out
+    assert len(losses(out)) == 2
+    assert run(flags[:-2]) == 2, "another log_every is another run"
+
+
+def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
+    flags = [str(tmp_path / "two") if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags[1:]]
+    flags += ["--preset.train.log-every", "1", "--preset.train.packing.lanes", "2", "--preset.train.validate-every", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    done = subprocess.run([*command, "-m", "worldmodel.scripts.pretrain", *flags], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("checkpoint written after 2 steps") == 1, "the main process speaks for all"
+    one = [str(tmp_path / "one") if flag == str(tmp_path / "two") else flag for flag in flags]
+    assert run(["pretrain", *one]) == 0
+    for together, alone in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
+    validated = [
+        [row["validation/text"] for row in read_metrics(tmp_path / name / "metrics.jsonl") if "validation/text" in row]
+        for name in ("one", "two")
+    ]
+    assert validated[0] == pytest.approx(validated[1], rel=1e-4) and len(validated[0]) == 2
+    assert from_pretrained(tmp_path / "two").card["step"] == 2
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -6,7 +6,8 @@ from einops import repeat
 from torch import Tensor
 
 from worldmodel import attention
-from worldmodel.attention import Attention, AttentionMask, KVCache, attend, hybrid_mask, prepare_mask
+from worldmodel.attention import Attention, AttentionMask, attend, hybrid_mask, prepare_mask
+from worldmodel.kv_cache import MASKED, KVCache
 
 
 def test_mask_is_the_picture_in_its_docstring() -> None:
@@ -83,13 +84,77 @@ def test_auto_takes_softmax_for_short_and_sdpa_for_long_sequences() -> None:
     assert prepare_mask(long, long).backend == "sdpa"
 
 
-def test_flex_mask_allows_what_the_hybrid_mask_allows() -> None:
-    from torch.nn.attention.flex_attention import create_mask
+def clips(b: int, n: int) -> tuple[Tensor, Tensor]:
+    """Rows of long documents with frames of 100 tokens, so that some blocks are full, some partial, some empty."""
+    document, frame = torch.full((b, n), -1), torch.full((b, n), -1)
+    for row in range(b):
+        for start, end in ((0, n // 3 + 7 * row), (n // 3 + 7 * row, n - 9 * row)):
+            document[row, start:end] = 2 * row + (start > 0)
+            for i, first in enumerate(range(start + 5, end - 100, 102)):
+                frame[row, first : first + 100] = 100 * row + 50 * (start > 0) + i
+    return document, frame
 
-    document, frame = packed(5)
-    mask = prepare_mask(document, frame, "flex")
-    allowed = create_mask(mask.value.mask_mod, 2, None, 24, 24, device="cpu")
-    assert torch.equal(allowed[:, 0], hybrid_mask(document, frame))
+
+@pytest.mark.parametrize("n", [24, 256, 700])
+def test_flex_mask_is_the_block_mask_of_the_hybrid_mask(n: int) -> None:
+    from torch.nn.attention.flex_attention import create_block_mask, create_mask
+
+    document, frame = packed(5, n=n) if n == 24 else clips(2, n)
+    allowed = hybrid_mask(document, frame)
+    mask = prepare_mask(document, frame, "flex").value
+    assert torch.equal(create_mask(mask.mask_mod, 2, None, n, n, device="cpu")[:, 0], allowed)
+    expected = create_block_mask(lambda b, h, q, k: allowed[b, q, k], 2, None, n, n, device="cpu")
+    assert torch.equal(mask.to_dense(), expected.to_dense())
+    names = [("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices"), ("q_num_blocks", "q_indices")]
+    for count, index in [*names, ("full_q_num_blocks", "full_q_indices")]:
+        assert torch.equal(getattr(mask, count), getattr(expected, count))
+        used = torch.arange(getattr(mask, index).shape[-1]) < getattr(mask, count)[..., None]
+        assert torch.equal(getattr(mask, index)[used], getattr(expected, index)[used])
+    assert n < 700 or (mask.full_kv_num_blocks.sum() > 0 and mask.sparsity() > 20)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("scale", [None, 0.2])
+def test_flex_equals_sdpa_on_a_cpu(scale: float | None) -> None:
+    """Forward, with the mask's function, uncompiled: a CPU has no more of it."""
+    document, frame = clips(2, 300)
+    q, k, v = (x.detach() for x in inputs(2, 300, d=16))
+    flex, sdpa = (attend(q, k, v, prepare_mask(document, frame, backend), scale) for backend in ("flex", "sdpa"))
+    torch.testing.assert_close(flex, sdpa)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is compiled for CUDA")
+@pytest.mark.parametrize("n", [512, 700])
+def test_flex_equals_sdpa_with_gradients_on_a_gpu(n: int) -> None:
+    document, frame = (x.cuda() for x in clips(2, n))
+    weight = torch.randn(2, 4, n, 64, device="cuda")
+    results = []
+    for backend in ("flex", "sdpa"):
+        parts = [x.detach().cuda().requires_grad_() for x in inputs(2, n, d=64)]
+        out = attend(*parts, prepare_mask(document, frame, backend))
+        results.append([out, *torch.autograd.grad((out * weight).sum(), parts)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-2, rtol=2e-2)
+
+
+def test_softmax_adds_its_mask_in_the_type_of_the_scores() -> None:
+    """So that no layer has to convert it."""
+    document, frame = packed(0)
+    assert prepare_mask(document, frame, "softmax").value.dtype == torch.float32
+    assert prepare_mask(document, frame, "softmax", torch.float64).value.dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prepare_mask(document, frame, "softmax").value.dtype == torch.bfloat16
+
+
+def test_plain_positions_turn_all_pairs_by_the_place() -> None:
+    cos, sin = attention.rotary_angles(torch.arange(5)[None, :, None], 16, 100.0)
+    assert cos.shape == (1, 1, 5, 8)
+    torch.testing.assert_close(torch.atan2(sin, cos)[0, 0, 1], 100.0 ** -(torch.arange(8) / 8))
+
+
+def test_scores_shrink_with_the_head_beyond_its_base_width() -> None:
+    assert Attention(64, 2, 1).scale == pytest.approx(32**-0.5) == Attention(64, 2, 1, base_head_width=32).scale
+    assert Attention(64, 2, 1, base_head_width=8).scale == pytest.approx(8**0.5 / 32)
 
 
 def test_rotary_scores_depend_on_differences_of_place_only() -> None:
@@ -133,7 +198,7 @@ def test_cached_attention_equals_one_pass() -> None:
     padded[:, 3] = torch.tensor([0, 0, 0, 1, 1, 1])  # one position of the second problem's prefix is padding
     rotary = attention.rotary_angles(torch.arange(n)[None, :, None] * torch.tensor([1, 0, 0]), 8, 100.0)
     allowed = hybrid_mask(document, frame.expand(b * s, n)) & ~padded[:, None]
-    bias = torch.zeros(b * s, 1, n, n).masked_fill(~allowed[:, None], attention.MASKED)
+    bias = torch.zeros(b * s, 1, n, n).masked_fill(~allowed[:, None], MASKED)
     expected = layer(x.flatten(0, 1), rotary, AttentionMask("softmax", bias))
 
     def part(tokens: Tensor, begin: int, end: int, cache: KVCache) -> Tensor:

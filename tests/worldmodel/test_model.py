@@ -1,6 +1,7 @@
 """The unified model: what may influence what, the joint loss, and that it can learn a batch by heart."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
+from worldmodel.losses import FlowDraw, LossCounts, readable
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.tokens import IGNORE, VISION
-from worldmodel.transformer import TrunkConfig
 
 KINDS: list[FeedForwardKind] = ["shared", "modality", "moe"]
 
@@ -33,6 +34,14 @@ def batch() -> PackedBatch:
 @pytest.fixture(scope="module")
 def latents(batch: PackedBatch) -> Tensor:
     return toys.random_latents(len(batch.frames))
+
+
+def loss_of(model: WorldModel, batch: PackedBatch, latents: Tensor, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    return model.loss(batch, latents, model.draw(batch, generator(seed)))
+
+
+def readable_parts(model: WorldModel, batch: PackedBatch, latents: Tensor) -> dict[str, float]:
+    return readable({name: value.item() for name, value in loss_of(model, batch, latents)[1].items()})
 
 
 def changed(model: WorldModel, batch: PackedBatch, latents: Tensor, other: PackedBatch, changes: Tensor) -> Tensor:
@@ -91,29 +100,135 @@ def test_neighbours_in_a_row_do_not_matter() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_learns(kind: FeedForwardKind, batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model(kind).train()
-    loss, parts = model.loss(batch, latents, generator())
+    loss, parts = loss_of(model, batch, latents)
     loss.backward()
-    assert set(parts) - {"flow_high_noise"} == {"text", "flow"} | ({"router"} if kind == "moe" else set())
+    assert set(parts) == {"text", "flow", "flow_high_noise", "high_noise"} | ({"router"} if kind == "moe" else set())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"time": "adaln"},
+        {"time": "none"},
+        {"positions": "sequence"},
+        {"wide_head": 64, "time": "adaln", "patch_embedding": False, "base_width": 16},
+    ],
+)
+def test_every_weight_learns_with_every_switch(fields: dict[str, Any], batch: PackedBatch, latents: Tensor) -> None:
+    model = toys.model(**fields).train()
+    loss_of(model, batch, latents)[0].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    names = {name.partition(".")[0] for name in model.state_dict()}
+    assert ("time_in" in names) == (fields.get("time") != "none")
+    assert ("patch_embedding" in names) == fields.get("patch_embedding", True)
+
+
+def test_flow_time_moves_visual_tokens_alone_in_adaln(latents: Tensor) -> None:
+    """A caption before its picture is read the same at any flow time of the picture; the picture is not, even without seeing noise."""
+    batch = toys.pack([(Text("a red disc", predict=False), Frame(toys.picture(np.random.default_rng(0)), predict=True))])
+    model, z = toys.model(time="adaln", flow=FlowConfig(prediction="v")), latents[:1]
+    with torch.no_grad():
+        early, late = (model(batch, z, torch.tensor([t]))[0] for t in (0.1, 0.9))
+    visual = batch.modality == VISION
+    first = int(visual[0].nonzero()[0])
+    assert torch.equal(early[:, :first], late[:, :first])
+    assert (early[visual] != late[visual]).any(-1).all()
+    values = model.modulation(batch, torch.tensor([0.1])).values
+    assert values[~visual].unique(dim=0).tolist() == [[[g] * 32 for g in (0, 0, 1, 0, 0, 1)]]
+
+
+def test_without_time_conditioning_only_the_noise_tells(batch: PackedBatch, latents: Tensor) -> None:
+    model = toys.model(time="none", flow=FlowConfig(prediction="v"))
+    with torch.no_grad():
+        a, b = (model(batch, latents, torch.full((len(latents),), t))[0] for t in (0.1, 0.9))
+    assert torch.equal(a, b)
+
+
+def test_patches_of_a_frame_are_told_apart_by_positions_alone(latents: Tensor) -> None:
+    """Equal patches come out different through axial or plain positions, where nothing else is added to them."""
+    batch = toys.pack([(Text("a red disc", predict=False), Frame(toys.picture(np.random.default_rng(0)), predict=True))])
+    z = latents[:1, :1].expand(1, 4, -1)
+    for positions in ("axial", "sequence"):
+        model = toys.model(positions=positions, patch_embedding=False)
+        with torch.no_grad():
+            hidden = model(batch, z, torch.tensor([0.5]))[0][batch.modality == VISION]
+        assert len(hidden.unique(dim=0)) == 4
+
+
+def test_the_wide_head_sees_the_whole_frame_and_no_other() -> None:
+    model, z, t = toys.model(wide_head=16), toys.random_latents(3), torch.tensor([0.2, 0.5, 0.7])
+    hidden = torch.randn(3, 4, 32, generator=generator())
+    other = hidden.clone()
+    other[1, 3] += 1.0
+    with torch.no_grad():
+        before, after = (model.denoise(h, z, t) for h in (hidden, other))
+        later = model.denoise(hidden, z, torch.tensor([0.2, 0.6, 0.7]))
+    assert torch.equal(before[[0, 2]], after[[0, 2]]) and (before[1] != after[1]).any(-1).all()
+    assert torch.equal(before[[0, 2]], later[[0, 2]]) and not torch.equal(before[1], later[1])
+    with pytest.raises(UserError, match="wide_head is 100, must be a multiple of 64"):
+        toys.model(wide_head=100)
+
+
 def test_the_loss_is_the_weighted_sum_of_its_parts(batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model("moe")
-    loss, parts = model.loss(batch, latents, generator())
+    loss, parts = loss_of(model, batch, latents)
     torch.testing.assert_close(loss, parts["text"] + 3 * parts["flow"] + parts["router"])
 
 
 def test_the_loss_repeats_with_its_generator_only(batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model()
-    first, again, other = (model.loss(batch, latents, generator(seed))[0] for seed in (0, 0, 1))
+    first, again, other = (loss_of(model, batch, latents, seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("kind", ["modality", "moe"])
+def test_losses_and_gradients_of_parts_add_up_to_those_of_the_whole(
+    kind: FeedForwardKind, batch: PackedBatch, latents: Tensor
+) -> None:
+    model, results = toys.model(kind).train(), []
+    whole = model.draw(batch, generator())
+    for parts in (1, 3):
+        model.zero_grad()
+        pieces, first, total = batch.split(parts), 0, {}
+        counts = sum(map(LossCounts.of, pieces), LossCounts(0, 0, 0))
+        for piece in pieces:
+            here = slice(first, first + len(piece.clean))
+            loss, named = model.loss(piece, latents[here], FlowDraw(whole.t[here], whole.noise[here]), counts)
+            loss.backward()
+            first += len(piece.clean)
+            total = {name: total.get(name, 0) + value for name, value in {"total": loss.detach(), **named}.items()}
+        results.append(total | {name: p.grad.clone() for name, p in model.named_parameters()})
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, msg=name, atol=1e-5, rtol=1e-4)
+
+
+def test_a_part_that_predicts_nothing_has_a_loss_of_zero_and_gradients(batch: PackedBatch, latents: Tensor) -> None:
+    """So all processes of a step have gradients of the same weights."""
+    model = toys.model()
+    context = toys.pack([(Text("a red disc", predict=False),)])
+    none = toys.random_latents(0)
+    loss, _ = model.loss(context, none, model.draw(context, generator()), LossCounts.of(batch) + LossCounts.of(context))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_draws_of_parts_are_joined(batch: PackedBatch) -> None:
+    model = toys.model()
+    draws = [model.draw(part, generator(i)) for i, part in enumerate(batch.split(3))]
+    joined = FlowDraw.join(draws)
+    assert joined.noise.shape == (len(batch.clean), 4, toys.CHANNELS)
+    assert torch.equal(joined.t == 1, batch.clean)
+
+
 def test_text_loss_is_the_mean_over_predicted_tokens(batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model()
-    parts = model.loss(replace(batch, clean=torch.ones_like(batch.clean)), latents, generator())[1]
+    parts = loss_of(model, replace(batch, clean=torch.ones_like(batch.clean)), latents)[1]
     assert set(parts) == {"text"}
     hidden, _ = model(batch, latents, torch.ones(len(latents)))
     expected = F.cross_entropy(model.text_out(hidden).flatten(0, 1), batch.text_target.flatten(), ignore_index=IGNORE)
@@ -126,7 +241,7 @@ def test_flow_loss_is_the_velocity_error_of_the_noised_frames(prediction: str, b
     seen: list[Tensor] = []
     original = model.forward
     model.forward = lambda b, z_t, t: seen.extend([z_t, t]) or original(b, z_t, t)  # type: ignore[func-returns-value]
-    flow = model.loss(batch, latents, generator())[1]["flow"]
+    flow = loss_of(model, batch, latents)[1]["flow"]
     z_t, t = seen
     assert torch.equal(t == 1, batch.clean)
     assert torch.equal(z_t[batch.clean], latents[batch.clean])
@@ -139,9 +254,9 @@ def test_flow_loss_is_the_velocity_error_of_the_noised_frames(prediction: str, b
 
 
 def test_high_noise_is_reported_where_there_is_some(batch: PackedBatch, latents: Tensor) -> None:
-    to_noise = toys.model(flow=FlowConfig(shift=1e4)).loss(batch, latents, generator())[1]
-    to_clean = toys.model(flow=FlowConfig(shift=1e-4)).loss(batch, latents, generator())[1]
-    torch.testing.assert_close(to_noise["flow_high_noise"], to_noise["flow"])
+    to_noise = readable_parts(toys.model(flow=FlowConfig(shift=1e4)), batch, latents)
+    to_clean = readable_parts(toys.model(flow=FlowConfig(shift=1e-4)), batch, latents)
+    assert to_noise["flow_high_noise"] == pytest.approx(to_noise["flow"])
     assert "flow_high_noise" not in to_clean
 
 
@@ -149,19 +264,36 @@ def test_text_alone_needs_no_frame_and_a_picture_alone_no_text() -> None:
     model = toys.model()
     text = toys.pack([(Text("a red disc"),)])
     picture = toys.pack([(Frame(toys.picture(np.random.default_rng(0)), predict=True),)])
-    assert set(model.loss(text, toys.random_latents(0), generator())[1]) == {"text"}
-    assert "text" not in model.loss(picture, toys.random_latents(1), generator())[1]
+    assert set(loss_of(model, text, toys.random_latents(0))[1]) == {"text"}
+    assert "text" not in loss_of(model, picture, toys.random_latents(1))[1]
 
 
 def test_a_batch_that_predicts_nothing_is_refused() -> None:
-    batch = toys.pack([(Text("a red disc", predict=False),)])
-    with pytest.raises(UserError, match="predicts neither a token nor a frame"):
-        toys.model().loss(batch, toys.random_latents(0), generator())
+    batch = replace(toys.pack([(Text("a red disc", predict=False),)]), sources={"rules": 4, "maps": 2})
+    with pytest.raises(UserError, match="a batch of maps, rules predicts neither a token nor a frame"):
+        loss_of(toys.model(), batch, toys.random_latents(0))
 
 
-def test_a_width_below_the_channels_is_refused() -> None:
-    with pytest.raises(UserError, match="width 64 is below the latents' 128 channels"):
-        ModelConfig(TrunkConfig(width=64), channels=128)
+def test_one_picture_is_overfitted_with_enough_width_and_refused_without() -> None:
+    """The width rule of RAE (arXiv 2510.11690, section 4): predicted noise in 32 channels does not pass through fewer."""
+    torch.manual_seed(0)
+    small = toys.model_config(flow=FlowConfig(prediction="v", shift=1.0))
+    model = WorldModel(replace(small, trunk=replace(small.trunk, width=64, hidden=256), channels=32)).train()
+    picture: Document = (Frame(toys.picture(np.random.default_rng(0)), predict=True),)
+    batch = toys.pack(*[[picture] * 4] * 3, length=32)
+    latents = torch.randn(1, 4, 32, generator=generator(1)).expand(12, -1, -1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    draws, history, steps = generator(), [], 200
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / steps)
+        loss, parts = model.loss(batch, latents, model.draw(batch, draws))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(parts["flow"].item())
+    assert history[0] > 2 and np.mean(history[-20:]) < 0.15
+    with pytest.raises(UserError, match=r"width 16 is below the latents' 32 channels: .*cannot even overfit one picture"):
+        replace(model.config, trunk=replace(model.config.trunk, width=16))
     with pytest.raises(UserError, match="does not hold 16 tokens"):
         ModelConfig(grid=(3, 4))
 
@@ -175,7 +307,7 @@ def test_one_batch_is_learnt_by_heart(kind: FeedForwardKind) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)
     history = []
     for _ in range(80):
-        loss, parts = model.loss(batch, latents, generator())
+        loss, parts = loss_of(model, batch, latents)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

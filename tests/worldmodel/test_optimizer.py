@@ -1,19 +1,21 @@
-"""Which weights decay, the schedule, Muon's update, and the moving average."""
+"""Which weights decay and at what rate they move, the schedule, and the moving average."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tests.worldmodel import toys
-from worldmodel.muon import orthogonalise
+from worldmodel.model import WorldModel
 from worldmodel.optimizer import Ema, OptimizerName, build_optimizers, optimizer_tensors, schedule, set_rate
 
 
-def optimizers_of(model: nn.Module, name: OptimizerName) -> list[torch.optim.Optimizer]:
+def optimizers_of(model: WorldModel, name: OptimizerName) -> list[torch.optim.Optimizer]:
     return build_optimizers(model, name, lr=0.01, muon_lr=0.05, weight_decay=0.5, betas=(0.9, 0.95))
 
 
-def groups_by_name(model: nn.Module, name: OptimizerName) -> dict[str, dict[str, object]]:
+def groups_by_name(model: WorldModel, name: OptimizerName) -> dict[str, dict[str, object]]:
     """The group that each weight belongs to; every weight is in exactly one."""
     groups = [group for optimizer in optimizers_of(model, name) for group in optimizer.param_groups]
     owners = [(id(p), group) for group in groups for p in group["params"]]
@@ -31,11 +33,7 @@ def test_only_matrices_decay(name: OptimizerName) -> None:
 def test_muon_takes_the_trunks_matrices() -> None:
     groups = groups_by_name(toys.model("moe"), "muon")
     muon = {place for place, group in groups.items() if group["peak"] == 0.05}
-    block = {
-        "attention.qkv.weight", "attention.out.weight", "feed_forward.gate_up", "feed_forward.down",
-        "feed_forward.visual.gate_up.weight", "feed_forward.visual.down.weight",
-        "feed_forward.other.gate_up.weight", "feed_forward.other.down.weight",
-    }  # fmt: skip
+    block = {"attention.qkv.weight", "attention.out.weight", "feed_forward.gate_up", "feed_forward.down"}
     assert muon == {f"trunk.blocks.{i}.{weight}" for i in range(2) for weight in block}
 
 
@@ -44,11 +42,11 @@ def test_a_weight_without_gradient_stays(name: OptimizerName) -> None:
     model = toys.model()
     optimizers = optimizers_of(model, name)
     before = {place: p.detach().clone() for place, p in model.named_parameters()}
-    model.trunk.blocks[0].feed_forward.visual.down.weight.sum().backward()
+    model.trunk.blocks[0].attention.out.weight.sum().backward()
     for optimizer in optimizers:
         optimizer.step()
     moved = {place for place, p in model.named_parameters() if not torch.equal(p, before[place])}
-    assert moved == {"trunk.blocks.0.feed_forward.visual.down.weight"}
+    assert moved == {"trunk.blocks.0.attention.out.weight"}
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -85,11 +83,27 @@ def test_every_group_follows_its_own_peak() -> None:
     assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.005, 0.005, 0.025]
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8), (3, 8, 24)])
-def test_muon_makes_singular_values_near_one(shape: tuple[int, ...]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.01
-    values = torch.linalg.svdvals(orthogonalise(matrix, steps=8))
-    assert 0.6 < values.min() and values.max() < 1.3
+def wide(base_width: int | None, name: OptimizerName = "adamw", **changes: object) -> dict[str, dict[str, object]]:
+    """The groups of a model of width 32 whose rates were tuned at `base_width`."""
+    config = replace(toys.model_config("moe"), base_width=base_width, **changes)
+    return groups_by_name(WorldModel(config), name)
+
+
+def test_rates_that_carry_over_between_widths() -> None:
+    for name, group in wide(8, wide_head=64).items():
+        hidden = name.startswith("trunk.") and "norm" not in name
+        hidden |= name in ("time_in.network.2.weight", "visual_head.hidden_in.weight")
+        assert group["peak"] == (0.01 / 4 if hidden else 0.01), name
+        assert group["weight_decay"] in (0.0, 0.5 * 4 if hidden else 0.5), "decay is a matter of rate times weight decay"
+    assert {name for name, group in wide(8, "muon").items() if group["peak"] == 0.05} == {
+        name for name, group in wide(None, "muon").items() if group["peak"] == 0.05
+    }
+
+
+def test_at_the_base_width_nothing_is_different() -> None:
+    mine, plain = wide(32), wide(None)
+    for name, group in plain.items():
+        assert [mine[name][key] for key in ("peak", "weight_decay")] == [group[key] for key in ("peak", "weight_decay")]
 
 
 def test_average_follows_the_weights() -> None:

@@ -3,42 +3,45 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from tests.worldmodel import toys
 from worldmodel import presets
 from worldmodel.checkpoint import check_fit
 from worldmodel.errors import UserError
-from worldmodel.model import ModelConfig, WorldModel
-from worldmodel.moe import FeedForwardKind, MixtureOfExperts, ModalityFeedForward
-
-
-def count(config: ModelConfig) -> tuple[int, int]:
-    """All parameters, and those that one token uses."""
-    with torch.device("meta"):
-        model = WorldModel(config)
-    total = sum(p.numel() for p in model.parameters())
-    idle = 0
-    for layer in model.modules():
-        if isinstance(layer, MixtureOfExperts | ModalityFeedForward):
-            idle += sum(p.numel() for p in layer.visual.parameters())
-        if isinstance(layer, MixtureOfExperts):
-            share = 1 - layer.config.top_k / layer.config.num_experts
-            idle += round(share * (layer.gate_up.numel() + layer.down.numel()))
-    return total, total - idle
+from worldmodel.flops import parameter_counts
+from worldmodel.moe import FeedForwardKind
 
 
 @pytest.mark.parametrize(("name", "active"), [("small", 25e6), ("base", 100e6), ("paper", 1.5e9)])
 def test_active_parameters(name: str, active: float) -> None:
-    assert count(presets.PRESETS[name]().model)[1] == pytest.approx(active, rel=0.05)
+    assert parameter_counts(presets.PRESETS[name]().model).active == pytest.approx(active, rel=0.05)
 
 
-@pytest.mark.parametrize(("kind", "total"), [("shared", 1.498e9), ("modality", 2.304e9), ("moe", 13.59e9)])
-def test_the_papers_parameter_counts(kind: FeedForwardKind, total: float) -> None:
-    """Of arXiv 2603.03276, computed for its text part; the latents' projections come on top."""
-    model = presets.paper().model
-    counted, _ = count(replace(model, trunk=replace(model.trunk, feed_forward=kind)))
-    assert counted == pytest.approx(total, rel=0.007)
+@pytest.mark.parametrize(
+    ("kind", "total", "ours"),
+    [("shared", 1.498e9, 1_508_070_528), ("modality", 2.304e9, 2_313_376_896), ("moe", 13.59e9, 13_595_989_120)],
+)
+def test_the_papers_parameter_counts(kind: FeedForwardKind, total: float, ours: int) -> None:
+    """Of arXiv 2603.03276, computed for its text part; the latents' projections, places and flow time come on top, in all three."""
+    counts = parameter_counts(presets.paper(kind).model)
+    assert counts.total == ours
+    assert counts.total == pytest.approx(total, rel=0.01)
+    router = 16 * 2048 * 254 if kind == "moe" else 0
+    assert counts.active == 1_508_070_528 + router, "a token's experts are together as wide as the network they replace"
+
+
+@pytest.mark.parametrize(("name", "processes"), [("small", 8), ("base", 8), ("paper", 128)])
+def test_batches_divide_among_processes_and_flex_attentions_blocks(name: str, processes: int) -> None:
+    packing = presets.PRESETS[name]().train.packing
+    assert packing.lanes == processes and packing.rows % processes == 0 and packing.length % 128 == 0
+
+
+def test_base_takes_its_rates_from_small() -> None:
+    small, base = presets.small(), presets.base()
+    assert small.model.base_width == base.model.base_width == small.model.trunk.width
+    assert small.train.lr == base.train.lr
+    heads = {preset.model.trunk.width // preset.model.trunk.heads for preset in (small, base)}
+    assert len(heads) == 1, "muP with heads of one width"
 
 
 def test_a_preset_is_fitted_to_codec_tokenizer_and_actions() -> None:

@@ -1,6 +1,7 @@
 """Using the model: with the cache and without it the same futures, texts and pictures come out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -8,19 +9,13 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import collate
+from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample
+from worldmodel.generation import continue_text, describe_frames, draw_pictures, write_text
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.rollout import (
-    Rollout,
-    RolloutConfig,
-    Session,
-    continue_text,
-    describe_frames,
-    draw_pictures,
-    text_piece,
-    write_text,
-)
+from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.session import Session, text_piece
 from worldmodel.tokens import Tokens
 
 P, C = 4, toys.CHANNELS
@@ -126,6 +121,65 @@ def test_cached_rollout_equals_uncached_with_velocity_prediction() -> None:
     torch.testing.assert_close(futures, expected, atol=1e-4, rtol=1e-4)
 
 
+SWITCHES: list[dict[str, Any]] = [
+    {"time": "adaln"},
+    {"time": "none"},
+    {"positions": "sequence"},
+    {"time": "adaln", "positions": "sequence", "wide_head": 16, "patch_embedding": False, "base_width": 16},
+]
+
+
+@pytest.mark.parametrize("fields", SWITCHES)
+def test_cached_rollout_equals_uncached_with_every_switch(fields: dict[str, Any]) -> None:
+    model = toys.model(**fields)
+    latents, actions, candidates = problems(2, 2, 2, 2)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(2, "text"), toys.describe)
+    futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    expected = futures_from_scratch(model, latents, actions, candidates, 2, "text")
+    torch.testing.assert_close(futures, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["vector", "text"])
+def test_guidance_goes_from_the_plain_video_through_the_guided_one(form: str) -> None:
+    """0 is the same history without actions, 1 the condition alone, between and beyond lie on their line (one frame, one step)."""
+    model, (latents, actions, candidates) = toys.model(), problems(2, 2, 3, 1)
+    found = {}
+    for guidance in (0.0, 1.0, 2.5):
+        rollout = Rollout(model, toys.tokenizer(), RolloutConfig(1, form, guidance=guidance), toys.describe)
+        found[guidance] = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    plain = Rollout(model, toys.tokenizer(), RolloutConfig(1, form), toys.describe)
+    assert torch.equal(found[1.0], plain.rollout(plain.encode(latents, actions), candidates, generator(3)))
+    torch.testing.assert_close(found[2.5], found[0.0] + 2.5 * (found[1.0] - found[0.0]), atol=1e-4, rtol=1e-4)
+    noise = torch.randn(2, 1, P, C, generator=generator(3))[:, 0]
+    for i in range(2):
+        video = document(None, None, None)
+        velocity = velocity_of_last(model, video, list(latents[i]), noise[i], 0.0)
+        for sample_index in range(3):  # no action has been seen: all candidates have the same future
+            torch.testing.assert_close(found[0.0][i, sample_index, 0], noise[i] + velocity, atol=1e-4, rtol=1e-4)
+    assert (found[1.0] - found[0.0]).abs().amax() > 1e-3
+
+
+def test_guided_futures_equal_uncached_over_several_frames() -> None:
+    """Each branch reads the guided frames; in the unconditional one there is no action between them."""
+    model, guidance = toys.model(), 2.0
+    latents, actions, candidates = problems(1, 2, 1, 2)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps=2, guidance=guidance))
+    found = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))[0, 0]
+    noise = torch.randn(1, 2, P, C, generator=generator(3))[0]
+    taken, frames = [*actions[0], *candidates[0, 0]], list(latents[0])
+    for step in range(2):
+        known = list(frames)
+        told = document(None, *(x for action in taken[: len(known)] for x in (action, None)))
+        untold = document(*[None] * (len(known) + 1))
+
+        def velocity(z: Tensor, t: float, told: Tokens = told, untold: Tokens = untold, known: list[Tensor] = known) -> Tensor:
+            free = velocity_of_last(model, untold, known, z, t)
+            return free + guidance * (velocity_of_last(model, told, known, z, t) - free)
+
+        frames.append(sample(velocity, noise[step], 2, model.flow_shift))
+    torch.testing.assert_close(found, torch.stack(frames[2:]), atol=1e-4, rtol=1e-4)
+
+
 def test_rollouts_do_not_change_the_history_and_differ_by_their_actions() -> None:
     latents, actions, candidates = problems(2, 2, 3, 2)
     candidates[:, 2] = candidates[:, 0]
@@ -160,6 +214,11 @@ def test_bad_arguments_are_refused() -> None:
     rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
     with pytest.raises(ValueError, match="2 frames need 1 actions between them, got 2"):
         rollout.encode(torch.zeros(1, 2, P, C), torch.zeros(1, 2, 2))
+    guided = Rollout(toys.model(), toys.tokenizer(), RolloutConfig(guidance=2.0))
+    with pytest.raises(ValueError, match="encoded with guidance"):
+        guided.rollout(rollout.encode(torch.zeros(1, 1, P, C), torch.zeros(1, 0, 2)), torch.zeros(1, 1, 1, 2), generator())
+    with pytest.raises(UserError, match=r"guidance is -1\.0"):
+        RolloutConfig(guidance=-1.0)
     with pytest.raises(ValueError, match="needs `describe`"):
         Rollout(toys.model(), toys.tokenizer(), RolloutConfig(action_form="text"))
 

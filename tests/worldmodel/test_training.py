@@ -1,12 +1,10 @@
 """Training: it learns, it logs, it stops cleanly, and a run that was killed goes on bit for bit."""
 
-import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,80 +15,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from tests.worldmodel import toys
+from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, crash_after, losses, run, state
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.errors import UserError
 from worldmodel.latent_cache import build_latent_cache
+from worldmodel.losses import FlowDraw, LossCounts
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.optimizer import Ema, build_optimizers
 from worldmodel.packing import Packer
-from worldmodel.resume import Progress, State, locked, read_state
+from worldmodel.resume import locked
+from worldmodel.step import draw_lanes
 from worldmodel.tracking import Tracker, read_metrics
-from worldmodel.training import TrainConfig, TrainResult, stop_on_signals, train
-
-CONFIG = TrainConfig(
-    steps=6,
-    packing=toys.PACKING,
-    lr=3e-3,
-    warmup_steps=2,
-    dtype="float32",
-    device="cpu",
-    log_every=1,
-    sample_every=0,
-    checkpoint_every=3,
-)
-
-
-def run(run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any) -> TrainResult:
-    arguments = {"model": toys.model(kind, seed=seed), "packer": toys.packer(config=config.packing)} | extra
-    return train(codec=toys.codec(), tokenizer=toys.tokenizer(), config=config, run_dir=run_dir, **arguments)
-
-
-def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> dict[str, Tensor]:
-    """All tensors of a training state."""
-    model = toys.model(kind)
-    optimizers = build_optimizers(model, config.optimizer, 1.0, 1.0, 0.0, (0.9, 0.95))
-    found = State(model, Ema(model, 0.9).model, optimizers, Progress())
-    read_state(folder, found)
-    return found.tensors()
-
-
-def losses(run_dir: Path) -> list[dict[str, float]]:
-    """Everything logged that does not depend on the clock."""
-    clocked = ("tokens_per_second", "data/wait_share")
-    return [{k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")]
-
-
-def assert_same_run(a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> None:
-    """Weights, averages, optimizer state, place in the data and losses are equal bit for bit."""
-    folders = [run_dir / "checkpoints" / f"step_{step:06d}" for run_dir in (a, b)]
-    mine, theirs = (state(folder, kind, config) for folder in folders)
-    assert mine.keys() == theirs.keys()
-    for name, tensor in mine.items():
-        assert torch.equal(tensor, theirs[name]), name
-    progress = [json.loads((folder / "progress.json").read_text()) for folder in folders]
-    assert all(progress[0][key] == progress[1][key] for key in ("step", "positions"))
-    assert losses(a) == losses(b)
-    assert len(losses(a)) == step
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_after(steps: int, model: WorldModel) -> WorldModel:
-    """A model that fails once it has been trained for so many steps."""
-    done, original = [], model.loss
-
-    def loss(*arguments: Any) -> Any:
-        if len(done) == steps:
-            raise Crash
-        done.append(1)
-        return original(*arguments)
-
-    model.loss = loss  # type: ignore[method-assign]
-    return model
+from worldmodel.training import stop_on_signals
+from worldmodel.training_config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -187,6 +125,9 @@ def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
         "loss/router",
         "gradient_norm",
         "learning_rate",
+        "speed/flops",
+        "speed/share_of_matmul",
+        "experts/max_over_mean/visual",
         "data/filled",
     }
     sources = {f"data/share/{name}" for name in ("videos", "sentences", "captions", "drawings")}
@@ -199,26 +140,27 @@ def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("loss/total")] == [10, 20, 30, 40]
-    assert [event.step for event in board.Images("samples/truth_above_one_step")] == [20, 40]
+    for name in ("samples/truth_above_one_step", "samples/expert_load"):
+        assert {event.step for event in board.Images(name)} == {20, 40}, name
 
 
-def test_every_step_draws_noise_of_its_own(tmp_path: Path) -> None:
-    def seeds(run_dir: Path, config: TrainConfig) -> list[int]:
+def test_every_batch_draws_noise_of_its_own(tmp_path: Path) -> None:
+    def noises(run_dir: Path, config: TrainConfig) -> list[float]:
         model, found = toys.model("moe"), []
         original = model.loss
 
-        def loss(batch: PackedBatch, latents: Tensor, generator: torch.Generator) -> Any:
-            found.append(generator.initial_seed())
-            return original(batch, latents, generator)
+        def loss(batch: PackedBatch, latents: Tensor, draw: FlowDraw, counts: LossCounts) -> Any:
+            found.append(float(draw.noise.sum()))
+            return original(batch, latents, draw, counts)
 
         model.loss = loss  # type: ignore[method-assign]
         run(run_dir, config, model=model)
         return found
 
-    first, again = seeds(tmp_path / "a", CONFIG), seeds(tmp_path / "b", replace(CONFIG, log_every=4))
+    first, again = noises(tmp_path / "a", CONFIG), noises(tmp_path / "b", replace(CONFIG, log_every=4))
     assert first == again
     assert len(set(first)) == 6
-    assert not set(first) & set(seeds(tmp_path / "c", replace(CONFIG, seed=1)))
+    assert not set(first) & set(noises(tmp_path / "c", replace(CONFIG, seed=1)))
 
 
 def test_text_alone_can_be_learnt(tmp_path: Path) -> None:
@@ -282,39 +224,74 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def spoil(model: WorldModel, at: int, what: Callable[[Tensor], Tensor]) -> WorldModel:
-    """A model whose loss is changed from step `at` on."""
-    original, steps = model.loss, []
+def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    packing = replace(toys.PACKING, rows=4, lanes=2)
+    for accumulation in (1, 2, 4):
+        run(tmp_path / str(accumulation), replace(CONFIG, packing=packing, accumulation=accumulation))
+    whole = losses(tmp_path / "1")
+    for name in ("2", "4"):
+        for row, other in zip(whole, losses(tmp_path / name), strict=True):
+            assert row == pytest.approx(other, rel=2e-3), "rounding grows over the steps, no more"
+        assert losses(tmp_path / name)[0] == pytest.approx(whole[0], rel=1e-5)
+    assert losses(tmp_path / "2") != whole, "the parts were computed apart"
 
-    def loss(*arguments: Any) -> Any:
-        steps.append(1)
-        total, parts = original(*arguments)
-        return (what(total) if len(steps) >= at else total), parts
 
-    model.loss = loss  # type: ignore[method-assign]
-    return model
+def test_a_run_goes_on_with_another_accumulation(tmp_path: Path) -> None:
+    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4))
+    with pytest.raises(Crash):
+        run(tmp_path, config, model=crash_after(4, toys.model("moe")))
+    assert run(tmp_path, replace(config, accumulation=2)).finished
+    with pytest.raises(UserError, match="4 rows do not divide into 3 parts"):
+        replace(config, accumulation=3)
+
+
+def test_noise_belongs_to_the_lane() -> None:
+    packing = replace(toys.PACKING, rows=4, lanes=4)
+    model, device = toys.model(), torch.device("cpu")
+    whole = toys.packer(config=packing)
+    drawn = draw_lanes(model, whole.batch(3), 7, 3, whole.lanes, device)
+    shares = [whole.share(rank, 2) for rank in range(2)]
+    apart = [draw_lanes(model, share.batch(3), 7, 3, share.lanes, device) for share in shares]
+    assert torch.equal(drawn.noise, torch.cat([draw.noise for draw in apart]))
+    assert torch.equal(drawn.t, torch.cat([draw.t for draw in apart]))
+    assert not torch.equal(drawn.noise, draw_lanes(model, whole.batch(3), 7, 4, whole.lanes, device).noise)
 
 
 @pytest.mark.parametrize(
-    "what",
-    [
-        lambda loss: loss * torch.nan,
-        lambda loss: loss + (loss - loss.detach()).sqrt(),  # a finite loss with an infinite gradient
-    ],
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] not enough memory: you tried")]
 )
-def test_a_broken_loss_stops_the_run_and_leaves_the_checkpoint(tmp_path: Path, what: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(UserError, match=r"step 5 is not finite .*nan.* of [a-z]+.*; the last checkpoint is .*step_000003;") as error:
-        run(tmp_path, model=spoil(toys.model("moe"), 5, what))
-    assert "\n" not in str(error.value)
+def test_memory_that_runs_out_is_one_sentence_with_numbers(tmp_path: Path, error: Exception) -> None:
+    model, original = toys.model("moe"), WorldModel.loss
+    steps: list[int] = []
+
+    def loss(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 5:
+            raise error
+        return original(model, *arguments)
+
+    model.loss = loss  # type: ignore[method-assign]
+    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4))
+    with pytest.raises(UserError) as told:
+        run(tmp_path, config, model=model)
+    said = str(told.value)
+    assert "4 rows x 96 positions in float32" in said and "accumulation 2 makes that 2 x 96" in said and "GiB" in said
+    assert "6 experts of 16" in said and "width 32" in said and "\n" not in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
-    assert all(torch.isfinite(tensor).all() for tensor in state(tmp_path / "checkpoints" / "step_000003").values())
-    assert run(tmp_path).finished
+    assert run(tmp_path, replace(config, accumulation=2)).finished
+
+
+def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
+    model = toys.model("moe")
+    model.loss = lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes differ"))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        run(tmp_path, model=model)
 
 
 def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
     run(tmp_path)
     folder = tmp_path / "checkpoints" / "step_000006"
-    shard = next((folder / "training").glob("*.distcp"))
+    shard = next((folder / "training").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match="step_000006 is damaged .*: remove it to go on from the checkpoint before it"):
         run(tmp_path)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.worldmodel import toys
-from worldmodel.attention import KVCache, hybrid_mask, prepare_mask
+from worldmodel.attention import hybrid_mask, prepare_mask
+from worldmodel.kv_cache import KVCache
 from worldmodel.moe import FeedForwardKind, MixtureOfExperts, TokenGroups
 from worldmodel.transformer import Trunk
 
@@ -64,8 +65,21 @@ def test_depth_does_not_change_the_scale_at_the_start() -> None:
 def test_balance_is_updated_in_all_blocks() -> None:
     model, (x, places, frame) = trunk("moe").train(), sequence()
     model(x, places, prepare_mask(torch.zeros_like(frame), frame), TokenGroups.of(frame >= 0))
+    loads = model.loads()
+    assert loads.shape == (2, 2, 6) and (loads.sum(-1) == torch.tensor([2 * 4 * 3.0, 2 * 8 * 3.0])).all()  # 3 experts for each token
     model.update_balance()
     layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
     assert len(layers) == 2
     for layer in layers:
         assert layer.balance_bias.abs().sum() > 0 and layer.load.sum() == 0
+
+
+def test_balance_follows_the_loads_of_all_processes() -> None:
+    model = trunk("moe")
+    loads = torch.zeros(2, 2, 6)
+    loads[0, 0, 0], loads[1, 1, 5] = 10.0, 30.0
+    model.update_balance(loads)
+    for layer, busiest in zip(model.experts, (0, 5), strict=True):
+        assert layer.balance_bias.argmin() == busiest and layer.balance_bias[1] > 0
+    assert trunk("shared").loads().shape == (0, 2, 0)
+    trunk("shared").update_balance(torch.zeros(0, 2, 0))

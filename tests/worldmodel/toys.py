@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +37,16 @@ def codec(seed: int = 0) -> RAE:
     return RAE(RAEConfig(encoder, DecoderConfig(width=16, depth=1, heads=2))).eval()
 
 
-def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None) -> ModelConfig:
+def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, **fields: Any) -> ModelConfig:
     trunk = TrunkConfig(width=32, depth=2, heads=4, kv_heads=2, hidden=64, feed_forward=feed_forward, moe=MoEConfig(6, 3, 16))
-    return ModelConfig(trunk, flow or FlowConfig(), tokenizer().vocab_size, GRID[0] * GRID[1], GRID, CHANNELS, action_dim=2)
+    flow = flow or FlowConfig()
+    return ModelConfig(trunk, flow, tokenizer().vocab_size, GRID[0] * GRID[1], GRID, CHANNELS, action_dim=2, **fields)
 
 
-def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0) -> WorldModel:
+def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
+    """Further fields are those of `ModelConfig`."""
     torch.manual_seed(seed)
-    return WorldModel(model_config(feed_forward, flow)).eval()
+    return WorldModel(model_config(feed_forward, flow, **fields)).eval()
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:

@@ -238,6 +238,8 @@ def load_codec(folder: Path | str, device: torch.device | str = "cpu") -> Codec:
 
 def codec_kinds() -> dict[str, type[Codec]]:
     """The kinds of codec by the name in their `config.json`."""
-    from worldmodel.codec.rae import RAE  # these are made of what is above
+    from worldmodel.codec.pixels import Pixels  # these are made of what is above
+    from worldmodel.codec.rae import RAE
+    from worldmodel.codec.vae import VAE
 
-    return {kind.kind: kind for kind in (RAE,)}
+    return {kind.kind: kind for kind in (RAE, VAE, Pixels)}

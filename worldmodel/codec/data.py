@@ -1,6 +1,7 @@
 """What the codec is trained on: frames, their episodes, the true variables, and seeded draws from them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from torch import Tensor
 from worldmodel.codec.frames import check_frames, frames_to_float
 from worldmodel.codec.ssl import FrameBatch
 from worldmodel.errors import UserError
+
+LATENT_BYTES = 2**31
+"""Latents kept in memory for the decoder at most; 256 tokens of 768 channels reach it after 2,730 frames."""
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,31 @@ class FrameSampler:
 
 
 class LatentSampler:
-    """Draws latents and their frames for the decoder; every frame is encoded once, ahead."""
+    """Draws latents and their frames for the decoder; every frame is encoded once, ahead, where the latents fit into memory."""
 
-    def __init__(self, sources: list[tuple[np.ndarray, Tensor, int]]) -> None:
-        """Takes per source: uint8 frames (P, h, w, 3), latents (P, n, c), and how many go in a batch."""
-        self.sources = [source for source in sources if source[2] > 0]
-        scales = [mean_picture(frames)[1].expand(count, 2) for frames, _, count in self.sources]
+    def __init__(self, sources: list[tuple[np.ndarray, int]], encode: Callable[[np.ndarray], Tensor], latent_bytes: int) -> None:
+        """Prepares the draws.
+
+        Args:
+            sources: uint8 frames (P, h, w, 3), and how many of them go in a batch.
+            encode: frames to latents (P, n, c).
+            latent_bytes: of the latents of one frame; beyond `LATENT_BYTES` in all, frames are encoded when they are drawn.
+        """
+        self.encode = encode
+        self.sources = [source for source in sources if source[1] > 0]
+        ahead = latent_bytes * sum(len(frames) for frames, _ in self.sources) <= LATENT_BYTES
+        self.latents = [encode(frames) if ahead else None for frames, _ in self.sources]
+        scales = [mean_picture(frames)[1].expand(count, 2) for frames, count in self.sources]
         self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Returns latents (b, n, c), frames (b, 3, h, w) and scale (b, 2) on the generator's device."""
         latents, frames = [], []
-        for pictures, codes, count in self.sources:
+        for (pictures, count), codes in zip(self.sources, self.latents, strict=True):
             index = randint(len(pictures), count, generator)
-            latents.append(codes[torch.from_numpy(index).to(codes.device)])
-            frames.append(frames_to_float(pictures[index], generator.device))
+            chosen = pictures[index]
+            latents.append(self.encode(chosen) if codes is None else codes[torch.from_numpy(index).to(codes.device)])
+            frames.append(frames_to_float(chosen, generator.device))
         return torch.cat(latents), torch.cat(frames), self.scale.to(generator.device)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +25,8 @@ from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Loss = Callable[[torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+Loss = Callable[[torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
+"""Draws its own batch with the generator; is told the share of the steps done, in [0, 1); returns the scalar and its named parts."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class FitConfig:
     warmup: int = 50
     """Steps of warm-up."""
     weight_decay: float = 0.05
-    """Of matrices only."""
+    """Of matrices and convolutions only."""
     clip: float = 1.0
     """Largest gradient norm."""
     log_every: int = 20
@@ -54,18 +56,22 @@ def fit(
     config: FitConfig,
     checkpoint: Path,
     writer: SummaryWriter | None = None,
+    opponent: nn.Module | None = None,
+    opponent_lr_factor: float = 1.0,
 ) -> float:
     """Trains the parameters of `module` that require gradients; goes on from `checkpoint` if it exists.
 
     Args:
         name: of the stage, in the progress bar and in TensorBoard (`codec/<name>/...`).
         module: changed in place.
-        loss: draws its own batch with the generator it is given; returns the scalar and its named parts.
+        loss: see `Loss`.
         steps: optimizer steps in all.
         seed: of the generator.
         config: optimisation.
         checkpoint: file to resume from and to write to.
         writer: TensorBoard, if wanted.
+        opponent: trained by the same loss, with gradients clipped apart from the module's; must not share parameters with it.
+        opponent_lr_factor: learning rate of the opponent over that of the module.
 
     Returns:
         Seconds of training, those before a resume included.
@@ -75,15 +81,13 @@ def fit(
     """
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    parameters = {key: value for key, value in module.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters.values() if p.ndim == 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters.values() if p.ndim != 2], "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(0.9, 0.95),
-    )
+    own = {key: value for key, value in module.named_parameters() if value.requires_grad}
+    others = {f"opponent.{key}": value for key, value in opponent.named_parameters()} if opponent is not None else {}
+    parameters = own | others
+    groups = parameter_groups(own, config.weight_decay, 1.0)
+    if others:
+        groups += parameter_groups(others, config.weight_decay, opponent_lr_factor)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
     step, seconds = 0, 0.0
     if checkpoint.exists():
         step, seconds = load_checkpoint(checkpoint, parameters, optimizer, generator)
@@ -92,11 +96,13 @@ def fit(
     started, first = time.perf_counter() - seconds, step
     for step in tqdm(range(first, steps), desc=f"codec {name}", initial=first, total=steps, mininterval=1.0):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, config)
-        total, parts = loss(generator)
+            group["lr"] = group["lr_factor"] * learning_rate(step, steps, config)
+        total, parts = loss(generator, step / steps)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip)
+        norm = nn.utils.clip_grad_norm_(own.values(), config.clip)
+        if others:
+            nn.utils.clip_grad_norm_(others.values(), config.clip)
         optimizer.step()
         if writer is not None and (step % config.log_every == 0 or step == steps - 1):
             scalars = {"loss": total.detach(), "gradient_norm": norm, **parts}
@@ -107,6 +113,16 @@ def fit(
             save_checkpoint(checkpoint, step + 1, seconds, parameters, optimizer, generator)
     module.eval()
     return seconds
+
+
+def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, lr_factor: float) -> list[dict[str, Any]]:
+    """Weights of layers, which decay, and the rest: biases, norms, pictures."""
+    matrices = [value for value in parameters.values() if value.ndim in (2, 4)]
+    rest = [value for value in parameters.values() if value.ndim not in (2, 4)]
+    return [
+        {"params": matrices, "weight_decay": weight_decay, "lr_factor": lr_factor},
+        {"params": rest, "weight_decay": 0.0, "lr_factor": lr_factor},
+    ]
 
 
 def learning_rate(step: int, steps: int, config: FitConfig) -> float:
@@ -158,6 +174,8 @@ def load_checkpoint(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
+                if name.startswith("opponent.") and f"optimizer.step.{name}" not in tensors:  # an opponent that has not begun
+                    continue
                 optimizer.state[parameter] = {
                     "step": tensors[f"optimizer.step.{name}"],
                     "exp_avg": tensors[f"optimizer.exp_avg.{name}"].to(parameter.device),

@@ -10,7 +10,13 @@ from torch.utils.tensorboard import SummaryWriter
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData, mean_picture, subset, whole_episodes
 from worldmodel.codec.frames import frames_to_float, psnr
+from worldmodel.codec.perceptual import SMALLEST, load_perceptual, structural_similarity
 from worldmodel.codec.probe import LinearProbe, fit_probe, goal_distance_report, probe_report
+
+MEASURED_NUMBERS = 2**28
+"""Latent numbers that statistics, goal features and the probe are computed on at most: a GiB in single precision."""
+PERCEPTUAL_FRAMES = 32
+"""Frames that the perceptual distance is measured on, about: a VGG16 looks at each pair."""
 
 
 def measure_latents(
@@ -50,6 +56,11 @@ def measure_latents(
     }
 
 
+def most_frames(codec: Codec, asked: int) -> int:
+    """How many frames are kept encoded to be measured: what is asked, fewer where latents are large."""
+    return min(asked, max(1, MEASURED_NUMBERS // (codec.num_tokens * codec.channels)))
+
+
 def choosing_frames(episode: np.ndarray) -> np.ndarray:
     """(m,) bool: frames that choose the ridge strength: every eighth episode, or half of a single one."""
     names = np.unique(episode)
@@ -67,38 +78,75 @@ def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
 
 
 @torch.no_grad()
-def measure_reconstruction(codec: Codec, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter) -> dict[str, float]:
+def measure_reconstruction(
+    codec: Codec, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter | None = None
+) -> dict[str, float | None]:
     """How well held-out frames are painted, with the mean training frame as control.
 
     Returns:
-        `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; the same with
-        `_mean_frame` for the control; `psnr_noise_05` from latents with noise of deviation 0.5;
-        `probe_error_repainted`: the probe's error on painted frames encoded again, in feature units (is the
-        thing where it should be?); `psnr_extra` for held-out extra pictures. What has nothing to be
+        `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; `ssim`; `perceptual`, the distance
+        "lpips-hed", None where its weights are not here; the same with `_mean_frame` for the control; `psnr_noise_05` from
+        latents with noise of deviation 0.5; `probe_error_repainted`: the probe's error on painted frames encoded again, in
+        feature units (is the thing where it should be?); `psnr_extra` for held-out extra pictures. What has nothing to be
         measured on is left out.
     """
     device = codec.mean.device
     index = subset(data.validation, 1024, seed)
     frames = frames_to_float(data.frames[index], device)
     mean = mean_picture(data.frames[subset(data.train, 1024, seed)])[0].to(device).expand_as(frames)
-    latents = codec.encode(frames)
-    painted = codec.decode(latents)
+    latents = encode(codec, frames)
+    painted = decode(codec, latents)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    report = {
+    report: dict[str, float | None] = {
         "psnr": psnr(painted, frames),
         "psnr_mean_frame": psnr(mean, frames),
-        "psnr_noise_05": psnr(codec.decode(latents + 0.5 * noise), frames),
+        "psnr_noise_05": psnr(decode(codec, latents + 0.5 * noise), frames),
+        **likeness(painted, frames),
+        **{f"{name}_mean_frame": value for name, value in likeness(mean, frames).items()},
     }
     moving = ((frames - mean).abs().amax(dim=1, keepdim=True) > 0.1).expand_as(frames)
     if moving.any():
         report["psnr_moving"] = psnr(painted[moving], frames[moving])
         report["psnr_moving_mean_frame"] = psnr(mean[moving], frames[moving])
-    repainted = probe.predict(codec.encode(painted)) - data.features[index]
+    repainted = probe.predict(encode(codec, painted)) - data.features[index]
     report["probe_error_repainted"] = float(np.sqrt(np.square(repainted).mean(axis=0)).mean())
-    writer.add_images("codec/frames_above_painted_below", torch.cat([frames[:8], painted[:8]]))
+    if writer is not None:
+        writer.add_images("codec/frames_above_painted_below", torch.cat([frames[:8], painted[:8]]))
     if data.extra_validation is not None and len(data.extra_validation):
         extra = frames_to_float(data.extra_validation[:1024], device)
-        extra_painted = codec.decode(codec.encode(extra))
+        extra_painted = decode(codec, encode(codec, extra))
         report["psnr_extra"] = psnr(extra_painted, extra)
-        writer.add_images("codec/extra_above_painted_below", torch.cat([extra[:8], extra_painted[:8]]))
+        if writer is not None:
+            writer.add_images("codec/extra_above_painted_below", torch.cat([extra[:8], extra_painted[:8]]))
     return report
+
+
+@torch.no_grad()
+def likeness(painted: Tensor, frames: Tensor) -> dict[str, float | None]:
+    """How alike frames (b, 3, h, w) look: `ssim`, 1 for equal ones, and `perceptual`, 0 for equal ones, of a spread of them.
+
+    None for frames that are too small for it; for `perceptual` also where its weights are not here.
+    """
+    size = min(frames.shape[-2:])
+    ssim = structural_similarity(painted, frames).mean().item() if size >= SMALLEST else None
+    distance = load_perceptual() if size >= SMALLEST else None
+    if distance is None:
+        return {"ssim": ssim, "perceptual": None}
+    some = slice(None, None, max(1, len(frames) // PERCEPTUAL_FRAMES))
+    perceptual = distance.to(frames.device)(painted[some], frames[some]).mean().item()
+    return {"ssim": ssim, "perceptual": perceptual}
+
+
+def encode(codec: Codec, frames: Tensor) -> Tensor:
+    """`codec.encode`, in pieces where latents are large."""
+    return torch.cat([codec.encode(piece) for piece in frames.split(piece_size(codec))])
+
+
+def decode(codec: Codec, latents: Tensor) -> Tensor:
+    """`codec.decode`, in pieces where latents are large."""
+    return torch.cat([codec.decode(piece) for piece in latents.split(piece_size(codec))])
+
+
+def piece_size(codec: Codec) -> int:
+    """Frames at once: 1024, fewer of a codec with more than 4096 latent numbers a frame."""
+    return max(1, min(1024, 2**22 // (codec.num_tokens * codec.channels)))

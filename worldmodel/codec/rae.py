@@ -3,6 +3,7 @@
     frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel ->
     latents -> the normalisation undone -> ViT decoder -> frames
 
+The encoder is our own, trained by self-supervision on the frames themselves, or a pretrained one (`pretrained.py`).
 The decoder is trained on latents with noise added, so that it also paints latents that a generative model
 got nearly right. `encode` never adds noise.
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.codec.codec import Codec
+from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
 from worldmodel.codec.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 from worldmodel.errors import UserError
 
@@ -24,8 +26,8 @@ from worldmodel.errors import UserError
 class RAEConfig:
     """What it takes to build the codec's modules."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Shape of the encoder and of the latents."""
+    encoder: EncoderConfig | PretrainedConfig = field(default_factory=EncoderConfig)
+    """Our own encoder, or a pretrained one as it describes itself; it fixes the shape of the latents."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Shape of the decoder."""
     noise: float = 0.8
@@ -44,17 +46,31 @@ class RAE(Codec):
     kind = "rae"
     config: RAEConfig
 
-    def __init__(self, config: RAEConfig) -> None:
-        encoder = config.encoder
-        super().__init__(config, encoder.image_size, encoder.grid, encoder.channels, config.goal_features)
-        self.encoder = Encoder(encoder).requires_grad_(False)
-        self.decoder = Decoder(config.decoder, encoder)
+    def __init__(self, config: RAEConfig, pretrained: PretrainedEncoder | None = None) -> None:
+        """A codec with a fresh decoder.
+
+        Args:
+            config: what to build.
+            pretrained: a loaded encoder of that config; without it the encoder's weights are fresh ones.
+        """
+        encoder: Encoder | PretrainedEncoder
+        if isinstance(config.encoder, EncoderConfig):
+            shape = config.encoder.grid, config.encoder.channels, config.encoder.image_size
+            encoder = Encoder(config.encoder)
+        else:
+            encoder = pretrained or PretrainedEncoder(config.encoder)
+            shape = encoder.grid, encoder.channels, encoder.image_size
+        grid, channels, image_size = shape
+        super().__init__(config, image_size, grid, channels, config.goal_features)
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.decoder = Decoder(config.decoder, grid, channels, image_size)
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> "RAE":
-        """From `config.json`."""
-        encoder, decoder = EncoderConfig(**config.pop("encoder")), DecoderConfig(**config.pop("decoder"))
-        return cls(RAEConfig(encoder=encoder, decoder=decoder, **config))
+        """From `config.json`; a pretrained encoder is the one that has a name."""
+        encoder, decoder = config.pop("encoder"), DecoderConfig(**config.pop("decoder"))
+        shape = PretrainedConfig(**encoder) if "name" in encoder else EncoderConfig(**encoder)
+        return cls(RAEConfig(encoder=shape, decoder=decoder, **config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """The encoder's output."""
@@ -64,21 +80,14 @@ class RAE(Codec):
         """What the decoder paints."""
         return self.decoder(latents)
 
-    def decoder_loss(
-        self, latents: Tensor, frames: Tensor, scale: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L1 + L2 of frames painted from noisy latents, each relative to painting the mean picture.
+    def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """For training: frames (b, 3, h, w) painted from latents (b, n, c) of `encode` with noise added; not clamped.
 
         Args:
             latents: (b, n, c) from `encode`.
-            frames: (b, 3, h, w) in [0, 1].
-            scale: (b, 2) mean absolute and mean squared error of the mean picture of each frame's source.
             generator: of the noise, on the latents' device.
         """
         device = latents.device
         sigma = self.config.noise * torch.rand(len(latents), 1, 1, generator=generator, device=device)
         noisy = latents + sigma * torch.randn(latents.shape, generator=generator, device=device)
-        error = self.decoder(noisy * self.std + self.mean) - frames
-        absolute = (error.abs().mean(dim=(1, 2, 3)) / scale[:, 0]).mean()
-        squared = (error.square().mean(dim=(1, 2, 3)) / scale[:, 1]).mean()
-        return absolute + squared, {"l1": absolute.detach(), "l2": squared.detach()}
+        return self.decoder(noisy * self.std + self.mean)

@@ -86,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.num_visible = max(1, round(encoder.num_tokens * (1 - config.mask_ratio)))
         self.encoder = Encoder(encoder)
-        self.decoder = Decoder(decoder, encoder)
+        self.decoder = Decoder(decoder, encoder.grid, encoder.channels, encoder.image_size)
         self.mask_token = nn.Parameter(torch.zeros(decoder.width))
 
     def forward(self, batch: FrameBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -57,7 +57,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a decoder; the grid and the patch size come from the encoder."""
+    """Shape of a decoder; the grid and the patch size follow from the encoder."""
 
     width: int = 128
     """Width of the transformer."""
@@ -175,17 +175,32 @@ class Decoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: DecoderConfig, encoder: EncoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, grid: tuple[int, int], channels: int, image_size: int) -> None:
+        """A new decoder.
+
+        Args:
+            config: shape of the transformer.
+            grid: rows and columns of tokens.
+            channels: of a token.
+            image_size: height and width of a frame. Where the grid does not divide it (frames of 64 pixels and 7 x 7 tokens of
+                an encoder that enlarges them), patches are painted on the next larger multiple and the whole is scaled down.
+        """
         super().__init__()
-        self.grid, self.patch_size = encoder.grid, encoder.patch_size
-        self.embed = nn.Linear(encoder.channels, config.width)
-        self.register_buffer("positions", sincos_positions(encoder.grid, config.width), persistent=False)
+        self.grid, self.image_size = grid, image_size
+        self.patch_size = -(-image_size // max(grid))
+        self.embed = nn.Linear(channels, config.width)
+        self.register_buffer("positions", sincos_positions(grid, config.width), persistent=False)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, 3 * encoder.patch_size**2)
-        self.background = nn.Parameter(torch.full((3, encoder.image_size, encoder.image_size), 0.5))
+        self.head = nn.Linear(config.width, 3 * self.patch_size**2)
+        self.background = nn.Parameter(torch.full((3, image_size, image_size), 0.5))
         self.apply(init_linear)
         nn.init.zeros_(self.head.weight)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights that paint pixels."""
+        return self.head.weight
 
     def forward(self, latents: Tensor) -> Tensor:
         """(b, n, c) -> (b, 3, h, w), about [0, 1]."""
@@ -201,7 +216,11 @@ class Decoder(nn.Module):
         x = x + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.background + unpatchify(self.head(self.norm(x)), self.grid, self.patch_size)
+        painted = unpatchify(self.head(self.norm(x)), self.grid, self.patch_size)
+        size = (self.image_size, self.image_size)
+        if painted.shape[-2:] != size:
+            painted = F.interpolate(painted, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return self.background + painted
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:
@@ -210,7 +229,7 @@ def patchify(frames: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """(b, n, 3 * patch_size ** 2) -> (b, 3, h, w), the inverse of `patchify`."""
+    """(b, n, c * patch_size ** 2) -> (b, c, h, w), the inverse of `patchify`."""
     return rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=grid[0], j=grid[1], p=patch_size, q=patch_size)
 
 

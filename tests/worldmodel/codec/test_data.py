@@ -60,13 +60,19 @@ def test_draws_depend_on_the_generator_alone_and_hold_their_share_of_extras():
     assert first.scale.shape == (8, 2) and not torch.equal(first.scale[0], first.scale[-1])
 
 
-def test_latents_stay_with_their_frames():
+@pytest.mark.parametrize("latent_bytes", [4, 2**31])  # encoded ahead, and when they are drawn
+def test_latents_stay_with_their_frames(latent_bytes):
     data = numbered_frames()
-    codes = torch.arange(40.0)[:, None, None]
-    sampler = LatentSampler([(data.frames, codes, 6), (data.extra, torch.full((3, 1, 1), 200.0), 2)])
+    sizes = []
+
+    def encode(frames):
+        sizes.append(len(frames))
+        return torch.from_numpy(frames[:, :1, :1, 0].astype(np.float32))
+
+    sampler = LatentSampler([(data.frames, 6), (data.extra, 2)], encode, latent_bytes)
     latents, frames, scale = sampler.draw(generator())
     assert np.array_equal(numbers(frames), latents[:, 0, 0].numpy().astype(int))
-    assert len(scale) == 8
+    assert len(scale) == 8 and sizes == ([40, 3] if latent_bytes == 4 else [6, 2])
 
 
 def test_mean_picture_and_what_it_costs():

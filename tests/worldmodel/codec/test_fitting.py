@@ -23,8 +23,8 @@ def noisy_loss(model: nn.Linear, stop_at: int | None = None):
     """Fits y = x0 - 2 x1 on data drawn from the generator; stops in the middle if asked to."""
     calls = []
 
-    def loss(generator):
-        calls.append(1)
+    def loss(generator, progress):
+        calls.append(progress)
         if stop_at is not None and len(calls) > stop_at:
             raise Interrupted
         x = torch.randn(16, 3, generator=generator)
@@ -39,6 +39,49 @@ def test_training_reaches_the_solution(tmp_path):
     fit("line", model, noisy_loss(model)[0], 300, 0, CONFIG, tmp_path / "line.safetensors")
     assert model.weight[0].tolist() == pytest.approx([1, -2, 0], abs=0.05)
     assert not model.training
+
+
+def test_the_loss_is_told_the_share_of_the_steps_done(tmp_path):
+    model = fresh()
+    loss, told = noisy_loss(model)
+    fit("line", model, loss, 4, 0, CONFIG, tmp_path / "line.safetensors")
+    assert told == [0, 0.25, 0.5, 0.75]
+
+
+def fit_with_opponent(folder, stop_at=None, **options):
+    """A line, and beside it an opponent that learns from the middle on."""
+    line, opponent = fresh(), fresh()
+    calls = []
+
+    def loss(generator, progress):
+        calls.append(1)
+        if stop_at is not None and len(calls) > stop_at:
+            raise Interrupted
+        own, others = noisy_loss(line)[0], noisy_loss(opponent)[0]
+        total, parts = own(generator, progress)
+        return (total + 1000 * others(generator, progress)[0], parts) if progress >= 0.5 else (total, parts)
+
+    fit("line", line, loss, 20, 7, CONFIG, folder / "line.safetensors", opponent=opponent, **options)
+    return line, opponent
+
+
+def test_an_opponent_learns_at_its_own_rate_without_a_hand_in_the_clipping(tmp_path):
+    lines, moved = [], []
+    for factor in (0.01, 1.0):
+        line, opponent = fit_with_opponent(tmp_path / str(factor), opponent_lr_factor=factor)
+        lines.append(line)
+        moved.append((opponent.weight - fresh().weight).norm().item())
+    assert 0 < moved[0] < 0.05 * moved[1]
+    assert torch.equal(lines[0].weight, lines[1].weight)  # huge gradients of the opponent do not shrink the others'
+
+
+@pytest.mark.parametrize("stop_at", [7, 16])
+def test_a_killed_run_with_an_opponent_goes_on_bit_for_bit(tmp_path, stop_at):
+    whole = fit_with_opponent(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit_with_opponent(tmp_path / "cut", stop_at)
+    for module, same in zip(fit_with_opponent(tmp_path / "cut"), whole, strict=True):
+        assert torch.equal(module.weight, same.weight) and torch.equal(module.bias, same.bias)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):

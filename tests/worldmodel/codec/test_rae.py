@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig
 from worldmodel.errors import UserError
@@ -85,18 +86,42 @@ def test_encoding_gives_no_gradient_and_decoding_does(codec):
     assert latents.grad is not None and latents.grad.abs().sum() > 0
 
 
-def test_decoder_loss_trains_the_decoder_only_and_repeats_its_noise(codec):
-    frames, scale = torch.rand(4, 3, 16, 16), torch.ones(4, 2)
-    latents = codec.encode(frames)
+def test_painting_from_noisy_latents_trains_the_decoder_only_and_repeats_its_noise(codec):
+    latents = codec.encode(torch.rand(4, 3, 16, 16))
 
-    def draw():
-        return codec.decoder_loss(latents, frames, scale, torch.Generator().manual_seed(1))[0]
+    def paint():
+        return codec.paint_noisy(latents, torch.Generator().manual_seed(1))
 
-    loss = draw()
-    assert torch.equal(loss, draw())
-    loss.backward()
+    painted = paint()
+    assert torch.equal(painted, paint())
+    assert not torch.allclose(painted, codec.raw_decode(latents * codec.std + codec.mean), atol=1e-4)
+    painted.square().mean().backward()
     assert all(parameter.grad is not None for parameter in codec.decoder.parameters())
     assert all(parameter.grad is None for parameter in codec.encoder.parameters())
+
+
+def pretrained_encoder(input_size: int) -> PretrainedEncoder:
+    """EfficientNet-Lite0 of stride 16 with fresh weights, for frames of 16 pixels."""
+    config = PretrainedConfig(
+        "efficientnet-lite0", 16, input_size, 9, "efficientnet-lite0", (0.5,) * 3, (0.5,) * 3, {"pyramid": False}
+    )
+    torch.manual_seed(0)
+    return PretrainedEncoder(config)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_codec_with_a_pretrained_encoder_comes_back_without_its_package(tmp_path, rows):
+    encoder = pretrained_encoder(16 * rows)
+    codec = RAE(RAEConfig(encoder.config, DecoderConfig(32, 1, 2)), encoder).eval()
+    assert (codec.grid, codec.image_size, codec.num_tokens) == ((rows, rows), 16, rows * rows)
+    codec.save_pretrained(tmp_path)
+    again, frames = load_codec(tmp_path), torch.rand(2, 3, 16, 16)
+    assert again.config == codec.config and codec.encode(frames).std() > 0.1
+    assert torch.equal(again.encode(frames), codec.encode(frames))
+    assert again.decode(codec.encode(frames)).shape == frames.shape
+    state = {name: tensor.clone() for name, tensor in codec.encoder.state_dict().items()}
+    codec.train().encode(frames)
+    assert all(torch.equal(state[name], tensor) for name, tensor in codec.encoder.state_dict().items())  # batch norms stay
 
 
 def test_what_was_saved_comes_back(codec, saved):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel.codec import training
+from worldmodel.codec import stages
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
-from worldmodel.codec.training import Candidate, CodecConfig, choose, train_codec
+from worldmodel.codec.stages import Candidate
+from worldmodel.codec.training import CodecConfig, choose, train_codec
 from worldmodel.errors import UserError
 
 
@@ -20,20 +21,20 @@ class Killed(Exception):
 
 def kill_in(stage, step, monkeypatch):
     """Makes the loss of a stage raise at a step."""
-    real = training.fit
+    real = stages.fit
 
     def fit(name, module, loss, *rest):
         calls = []
 
-        def dying(generator):
+        def dying(generator, progress):
             calls.append(1)
             if name == stage and len(calls) > step:
                 raise Killed
-            return loss(generator)
+            return loss(generator, progress)
 
         return real(name, module, dying, *rest)
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(stages, "fit", fit)
 
 
 def test_a_codec_learns_the_square_world(square_world, tiny_config, tmp_path):
@@ -169,6 +170,10 @@ def test_frames_of_the_wrong_size_are_refused_before_anything_is_written(square_
         ({"decoder_steps": 0}, "decoder_steps 0"),
         ({"batch_size": 1}, "batch_size 1"),
         ({"extra_share": 1.0}, "extra_share 1.0"),
+        ({"kind": "vq"}, "'vq'"),
+        ({"kind": "vae", "encoder_name": "efficientnet-lite0"}, "efficientnet-lite0 is for a codec of kind rae"),
+        ({"kl_weight": -1.0}, "kl_weight -1.0"),
+        ({"vae_steps": 0}, "vae_steps 0"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, named):

@@ -1,0 +1,313 @@
+"""Ablations: train variants of the model with several seeds each, and say which of the paper's findings hold here.
+
+    worldmodel ablate codec --data data.h5 --out runs/ablate --seeds 0 1 2 preset:tiny
+
+All comparisons share one baseline and one folder: what is trained is not trained again, whichever comparison asks for it. There is
+one codec of each kind for all seeds (training it is the dearest part): seeds vary the model's weights, its batches and its noise,
+so intervals do not hold the luck of a codec.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from worldmodel.ablation import MEASURES, NOTES, CodecKind, Runs, Variant, What, findings, table, variants
+from worldmodel.agents.evaluate import EvaluateConfig
+from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.checkpoint import Pretrained, from_pretrained, read_json
+from worldmodel.codec.codec import Codec
+from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.sources import ClipSampler
+from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.errors import UserError
+from worldmodel.evaluation import DreamConfig, dream_errors, score_text
+from worldmodel.flops import parameter_counts
+from worldmodel.home import runs_dir
+from worldmodel.judge import Judge
+from worldmodel.precision import choose_device
+from worldmodel.presets import Preset, base, paper, small, tiny
+from worldmodel.resume import claim, locked
+from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.scaling import for_steps
+from worldmodel.scripts import evaluate as evaluation
+from worldmodel.scripts.codec import codec_data, column_of, probe_targets, some_of
+from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.pretrain import summary, with_seed
+from worldmodel.scripts.trials import Trials, write_record
+from worldmodel.training import stop_on_signals
+
+COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
+JUDGE_FRAMES = 8192
+"""About how many frames the judge is fitted on."""
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """What to compare, on what."""
+
+    what: Annotated[Literal["codec", "feed-forward", "prediction", "shift", "all"], tyro.conf.Positional]
+    """The comparison: codec (rae, vae, pixels), feed-forward (shared, modality, moe), prediction (x, v), shift (on, off), or all."""
+    data: tuple[Path, ...] = ()
+    """Episode files; a recipe may name them instead."""
+    out: Path | None = None
+    """Folder of codecs, runs and results.json; by default `ablate` in the runs folder of WORLDMODEL_HOME."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Every variant is trained once with each."""
+    steps: int | None = None
+    """Training steps of a run; by default the preset's. Warm-up and averaging keep their share."""
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    """Training of the codecs; the comparison sets the kind."""
+    vocab_size: int = 2048
+    """Largest vocabulary of the tokenizer."""
+    dream: DreamConfig = field(default_factory=DreamConfig)
+    """Held-out clips that are dreamt."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Flow steps per frame."""
+    batches: int = 4
+    """Held-out batches of the flow loss."""
+    problems: int = 0
+    """Held-out planning problems of each run (0: none), as in `worldmodel evaluate`; they take longer than all else."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Shares of the sources, or a recipe."""
+    preset: (
+        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
+        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
+        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
+        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
+    ) = field(default_factory=tiny)
+    """Sizes of model and training; with the codec rae, x-prediction and its own feed-forward and shift it is the baseline."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"seeds are {self.seeds}; give numbers of at least 0, each once")
+        for name, least in (("batches", 1), ("problems", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps is {self.steps}, must be at least 1")
+
+    @property
+    def comparisons(self) -> tuple[What, ...]:
+        """What `what` stands for."""
+        return COMPARISONS if self.what == "all" else (self.what,)
+
+    @property
+    def trained(self) -> Preset:
+        """The preset with the steps asked for, and nothing but training in its runs."""
+        return for_steps(self.preset, self.steps or self.preset.train.steps)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What every run is measured with."""
+
+    store: EpisodeStore
+    held_out: list[int]
+    judge: Judge
+    future: np.ndarray
+    """(clips, horizon, f) true variables of the dreamt frames."""
+    controls: dict[str, float]
+    """Scores of copying the last frame, and of the judge on true frames."""
+    manifest: Manifest | None
+
+
+def main(config: AblateConfig) -> None:
+    """Train and measure what is missing, then print the table and a sentence for each finding of the paper."""
+    out = config.out or runs_dir() / "ablate"
+    choose_device(config.preset.train.device)
+    data = open_standard(config.data, config.mixture)
+    asked = list(dict.fromkeys(v for what in config.comparisons for v in variants(what, config.preset).values()))
+    check_widths(config, asked)
+    yardstick = make_yardstick(config, data)
+    with locked(out), stop_on_signals() as stop:
+        claim(out, record_of(config, data))
+        runs = run_all(config, data, asked, yardstick, out, stop)
+    if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
+        print("stopped; the same command goes on from there")
+        return
+    shown = {key: values for key, values in runs.items() if key[1] in config.seeds}
+    print_columns(table([variant.name for variant in asked], shown))
+    print("controls: " + ", ".join(f"{name} {value:.3f}" for name, value in yardstick.controls.items()))
+    print(NOTES)
+    print()
+    for line in findings(config.comparisons, config.preset, shown):
+        print(line)
+    print(f"{out / 'results.json'}: everything measured")
+
+
+def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
+    """Refuse codecs whose latents have more channels than the model is wide, before any codec is trained.
+
+    Raises:
+        UserError: naming the codec.
+    """
+    own = {"vae": config.codec.vae.channels, "pixels": 3 * config.codec.pixels.patch_size**2}
+    if not config.codec.encoder_name:
+        own["rae"] = config.codec.encoder.channels
+    for kind in {variant.codec for variant in asked} & own.keys():
+        try:
+            replace(config.preset.model, channels=own[kind])
+        except UserError as error:
+            raise UserError(f"codec {kind}: {error}") from None
+
+
+def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
+    """What all runs of a folder have in common; comparisons and seeds may be added."""
+    common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "seeds", "mixture")}
+    record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
+    return json.loads(json.dumps(record, default=str))
+
+
+def run_all(
+    config: AblateConfig, data: StandardData, asked: Sequence[Variant], yardstick: Yardstick, out: Path, stop: threading.Event
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
+    path = out / "results.json"
+    runs, controls = read_runs(path)
+    yardstick.controls.update(controls)
+    trials: dict[str, Trials] = {}
+    missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
+    with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
+        bar.update(bar.total - len(missing))
+        for variant, seed in missing:
+            if variant.codec not in trials:
+                codec, report = make_codec(config, data, variant.codec, out)
+                tokenizer = next(iter(trials.values())).tokenizer if trials else None
+                trials[variant.codec] = Trials(data, codec, config.vocab_size, tokenizer)
+                yardstick.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
+            if stop.is_set():
+                break
+            preset = with_seed(variant.apply(config.trained), seed)
+            result = trials[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
+            if not result.finished:
+                break
+            trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
+            seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            values = measure(config, trials[variant.codec], trained, yardstick, seed)
+            values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]
+            runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}
+            write_results(path, config, runs, yardstick)
+            bar.update()
+    return runs
+
+
+def make_codec(config: AblateConfig, data: StandardData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
+    """The codec of a kind, trained once for all seeds."""
+    wanted = replace(config.codec, kind=kind)
+    return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))
+
+
+def make_yardstick(config: AblateConfig, data: StandardData) -> Yardstick:
+    """The file whose held-out episodes are dreamt, its judge, and the problems.
+
+    Raises:
+        UserError: no file has actions, true variables and held-out episodes as long as the dreams.
+    """
+    block, steps = config.mixture.action_block, config.dream.context - 1 + config.dream.horizon
+    splits = zip(data.stores, data.train_episodes, data.held_out_episodes, strict=True)
+    able = [
+        split
+        for split in splits
+        if split[0].has_actions and (split[0].lengths[split[2]] * split[0].action_block >= steps * block).any()
+    ]
+    if not able:
+        raise UserError(
+            f"no file has actions and a held-out episode of {steps * block} of them, which a dream of {config.dream.horizon} steps "
+            "takes: collect longer episodes, or take a shorter --dream.horizon"
+        )
+    store, train, held_out = able[0]
+    names, _ = probe_targets(store, held_out[:1])
+    if not names:
+        raise UserError(f"{store.path} has no true variables to judge dreams by; collect it with worldmodel collect")
+    kept = some_of(train, JUDGE_FRAMES / max(1, store.num_frames))
+    episode = np.repeat(kept, store.lengths[kept] + 1)
+    judge = Judge(store.frames(store.frame_rows(kept)), states(store, kept), episode)
+    rng = np.random.default_rng(config.dream.seed)
+    sampler = ClipSampler(store, held_out, steps, block)
+    clips = [sampler.draw(rng) for _ in range(config.dream.clips)]  # the same as in dream_errors
+    every = block // store.action_block
+    rows = [c.start // store.action_block + every * np.arange(steps + 1) for c in clips]
+    future = np.stack([states(store, [c.episode])[r] for c, r in zip(clips, rows, strict=True)])[:, config.dream.context :]
+    truth = np.stack([clip.frames for clip in clips])
+    last = truth[:, config.dream.context - 1]
+    controls = {}
+    for name, h in (("1", 0), ("last", -1)):
+        controls[f"state_error_{name} of true frames"] = judge.error(truth[:, config.dream.context :][:, h], future[:, h])
+        controls[f"state_error_{name} of copying"] = judge.error(last, future[:, h])
+    manifest = None
+    if config.problems:
+        manifest = make_manifest(store, held_out, store.path.name, ManifestConfig(problems=config.problems))
+    return Yardstick(store, list(held_out), judge, future, controls, manifest)
+
+
+def states(store: EpisodeStore, episodes: Sequence[int]) -> np.ndarray:
+    """True variables, or else what the robot felt: (frames of the episodes, f)."""
+    names = list(store.meta.get("feature_names", ()))
+    return column_of(store, "features" if names else "proprio", episodes)
+
+
+def measure(config: AblateConfig, trials: Trials, trained: Pretrained, yardstick: Yardstick, seed: int) -> dict[str, float]:
+    """Everything that is measured of one trained model."""
+    model, data = trained.model, trials.data
+    rollout = Rollout(model, trained.tokenizer, config.rollout)
+    block = config.mixture.action_block
+    dream = dream_errors(rollout, trained.codec, yardstick.store, yardstick.held_out, block, config.dream)
+    learned, shuffled, copied = (dream.pixel[name] for name in ("learned", "shuffled_actions", "copy_last_frame"))
+    held_out = trials.held_out(config.preset.train.packing, config.batches)
+    values = {
+        "psnr_1": psnr_of(learned[0][0]),
+        "psnr_last": psnr_of(learned[-1][0]),
+        "state_error_1": yardstick.judge.error(dream.dream[:, 0], yardstick.future[:, 0]),
+        "state_error_last": yardstick.judge.error(dream.dream[:, -1], yardstick.future[:, -1]),
+        "action_sensitivity": shuffled[-1][0] / learned[-1][0],
+        "flow_loss": trials.losses(model, held_out, flow=config.preset.model.flow)["vision"],
+        "active_parameters": float(parameter_counts(model.config).active),
+    }
+    if data.held_out_texts:
+        values["text_bits_per_byte"] = score_text(model, trained.tokenizer, [text[:1000] for text in data.held_out_texts]).model
+    yardstick.controls.update({"psnr_1 of copying": psnr_of(copied[0][0]), "psnr_last of copying": psnr_of(copied[-1][0])})
+    if yardstick.manifest is not None:
+        planner = replace(EvaluateConfig(), seed=seed, videos=0)
+        scores, _ = evaluation.score(trained, yardstick.manifest, block, planner, config.rollout, 2, ("learned",))
+        values["success"] = scores[0].success_rate
+    return values
+
+
+def psnr_of(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error of pixels in [0, 1]."""
+    return float(-10 * np.log10(max(mse, 1e-10)))
+
+
+def read_runs(path: Path) -> tuple[dict[tuple[str, int], dict[str, float]], dict[str, float]]:
+    """Runs that have been measured, by variant's name and seed, and the controls noted beside them."""
+    if not path.exists():
+        return {}, {}
+    record = read_json(path)
+    return {(run["variant"], run["seed"]): run["measures"] for run in record["runs"]}, record["controls"]
+
+
+def write_results(path: Path, config: AblateConfig, runs: Runs, yardstick: Yardstick) -> None:
+    """Everything measured so far, with the findings."""
+    record = {
+        "preset": asdict(config.trained),
+        "mixture": asdict(config.mixture),
+        "measures": {name: measure.title for name, measure in MEASURES.items()},
+        "notes": NOTES,
+        "controls": yardstick.controls,
+        "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
+        "findings": findings(COMPARISONS, config.preset, runs),
+    }
+    write_record(path, json.loads(json.dumps(record, default=str)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("ablate", lambda: main, sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""The arguments that a run was begun with, in its folder: enough to go on with it from the folder alone."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodel.checkpoint import read_json, rebuild, write_json
+from worldmodel.datasets.standard import MixtureConfig
+from worldmodel.errors import UserError
+from worldmodel.presets import Preset
+
+NAME = "arguments.json"
+KIND = "pretrain arguments"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `worldmodel pretrain` was given."""
+
+    codec: Path
+    data: tuple[Path, ...]
+    vocab_size: int
+    mixture: MixtureConfig
+    preset: Preset
+
+
+def write_arguments(run_dir: Path, arguments: dict[str, Any]) -> None:
+    """Note the arguments of a run, given as nested dictionaries; paths of codec and data in full."""
+    places = {"codec": str(arguments["codec"].resolve()), "data": [str(path.resolve()) for path in arguments["data"]]}
+    kept = {name: value for name, value in arguments.items() if name in Arguments.__dataclass_fields__}
+    beside = run_dir / f".{NAME}.tmp"
+    write_json(beside, {"schema_version": SCHEMA_VERSION, "kind": KIND, "arguments": json.loads(json.dumps(kept | places))})
+    os.replace(beside, run_dir / NAME)
+
+
+def read_arguments(run_dir: Path) -> Arguments:
+    """The arguments that a run was begun with.
+
+    Raises:
+        UserError: the folder holds no run of `worldmodel pretrain`, or one of another version.
+    """
+    path = run_dir / NAME
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run of worldmodel pretrain, it has no {NAME}: name the folder that --out named")
+    record = read_json(path)
+    if record.get("kind") != KIND or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} was written by another version of worldmodel: give the run's arguments again instead of --resume")
+    try:
+        found = record["arguments"]
+        mixture = {name: tuple(value) if isinstance(value, list) else value for name, value in found["mixture"].items()}
+        return Arguments(
+            Path(found["codec"]),
+            tuple(map(Path, found["data"])),
+            int(found["vocab_size"]),
+            MixtureConfig(**mixture),
+            rebuild(Preset, found["preset"], f"{path}: preset"),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} lacks or has too much of something ({error}): give the run's arguments again instead") from None

@@ -1,0 +1,166 @@
+"""Compare codecs on the same held-out frames: reconstruction, a linear probe of the true state, smoothness, speed; in one table."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.codec.comparison import check_size, compare_codec, control_errors, painted_columns
+from worldmodel.codec.data import CodecData
+from worldmodel.codec.perceptual import NAME
+from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.errors import UserError
+from worldmodel.precision import choose_device
+from worldmodel.scripts.codec import codec_data
+from worldmodel.scripts.console import print_columns, run_verb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ROWS, SCALE, MARGIN, LABEL_HEIGHT = 6, 2, 4, 16
+"""Frames in the picture, their enlargement, and the space between and above them in pixels."""
+
+
+@dataclass(frozen=True)
+class CodecsConfig:
+    """Which codecs, and what they are measured on."""
+
+    codecs: Positional[tuple[Path, ...]]
+    """Folders of codecs, from worldmodel codec; all for frames of one size."""
+    data: tuple[Path, ...]
+    """Episode files, the codecs' own or others."""
+    out: Path | None = None
+    """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs paint."""
+    probe_frames: int = 6144
+    """Largest number of training frames that the probe is fitted on; half as many held-out ones at most are reported on."""
+    held_out: float = 0.1
+    """Share of the episodes that is held out; as in training, or the codecs have seen them."""
+    split_seed: int = 0
+    """Decides which; as in training."""
+    seed: int = 0
+    """Of the choice of frames and of pairs of frames."""
+    device: str = "cpu"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
+
+    def __post_init__(self) -> None:
+        if not self.codecs or not self.data:
+            raise UserError("give at least one codec's folder, and episode files with --data")
+        if self.out is not None and self.out.suffix != ".json":
+            raise UserError(f"--out {self.out} must end in .json")
+        if self.probe_frames < 2 or self.seed < 0:
+            raise UserError(f"--probe-frames {self.probe_frames} must be at least 2, --seed {self.seed} at least 0")
+
+
+def main(config: CodecsConfig) -> None:
+    """Measure each codec, print the table, write the figures and the picture."""
+    mixture = MixtureConfig(text=0, pictures=0, held_out=config.held_out, split_seed=config.split_seed)
+    data = codec_data(open_standard(config.data, mixture))
+    codecs = [load_codec(folder, choose_device(config.device)) for folder in config.codecs]
+    for folder, codec in zip(config.codecs, codecs, strict=True):
+        check_size(folder, codec, data)
+    rows = [compare_codec(codec, data, config.probe_frames, config.seed) for codec in codecs]
+    control = {
+        "probe": control_errors(data),
+        "reconstruction": {name: rows[0]["reconstruction"][f"{name}_mean_frame"] for name in ("psnr", "ssim", "perceptual")},
+    }
+    names = [str(folder) for folder in config.codecs]
+    print_columns([HEADER, *(codec_cells(name, row) for name, row in zip(names, rows, strict=True)), control_cells(control)])
+    if config.out is None:
+        return
+    facts = {
+        "command": " ".join(["worldmodel codecs", *sys.argv[2:]]),
+        "data": {"files": list(map(str, config.data)), "held_out_frames": len(data.validation), "variables": list(data.names)},
+        "perceptual": NAME if control["reconstruction"]["perceptual"] is not None else None,
+        "codecs": [{"folder": name, **row} for name, row in zip(names, rows, strict=True)],
+        "mean_frame": control,
+    }
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write(config.out, (json.dumps(facts, indent=2) + "\n").encode())
+    save_picture(config.out.with_suffix(".png"), names, codecs, data, config.seed)
+    print(f"wrote {config.out} and {config.out.with_suffix('.png')}")
+
+
+HEADER = ("codec", "kind", "encoder", "latents", "parameters", "PSNR", "SSIM", NAME) + (
+    "probe R^2",
+    "error",
+    "step ratio",
+    "goal distance",
+    "frames/s",
+)
+
+
+def codec_cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """A codec's line of the table."""
+    return (
+        name,
+        row["kind"],
+        row["encoder"],
+        f"{row['num_tokens']} x {row['channels']}",
+        f"{row['parameters'] / 1e6:.2f} M",
+        *reconstruction_cells(row["reconstruction"]),
+        f"{row['probe']['r2']:.3f}",
+        f"{row['probe']['error']:.4f}",
+        f"{row['step_ratio']:.3f}",
+        f"{row['goal_distance']['goal_features']['spearman']:.3f}",
+        f"{row['encode_frames_per_second']:,.0f}",
+    )
+
+
+def control_cells(control: dict[str, Any]) -> tuple[str, ...]:
+    """The line of what knows nothing of a frame and paints the mean one."""
+    probe = control["probe"]
+    known = (*reconstruction_cells(control["reconstruction"]), f"{probe['r2']:.3f}", f"{probe['error']:.4f}")
+    return ("mean frame", "-", "-", "-", "-", *known, "-", "-", "-")
+
+
+def reconstruction_cells(values: dict[str, float | None]) -> tuple[str, ...]:
+    """PSNR in dB, SSIM, perceptual distance; a dash for what cannot be measured."""
+    formats = {"psnr": "{:.1f} dB", "ssim": "{:.4f}", "perceptual": "{:.4f}"}
+    return tuple("-" if values[name] is None else form.format(values[name]) for name, form in formats.items())
+
+
+def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:
+    """Held-out frames in the first column, what each codec paints of them in the next ones, the mean frame in the last."""
+    import io
+
+    columns = painted_columns(codecs, data, ROWS, seed)
+    labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
+    buffer = io.BytesIO()
+    sheet(labels, columns).save(buffer, "png")
+    write(path, buffer.getvalue())
+
+
+def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> "Image.Image":
+    """Pictures uint8 (rows, h, w, 3) of each column below its label."""
+    from PIL import Image, ImageDraw
+
+    rows, size = len(columns[0]), SCALE * columns[0].shape[1]
+    step = size + MARGIN
+    picture = Image.new("RGB", (len(columns) * step + MARGIN, LABEL_HEIGHT + rows * step), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, (label, frames) in enumerate(zip(labels, columns, strict=True)):
+        left = MARGIN + column * step
+        fitting = next(label[:end] for end in range(len(label), 0, -1) if draw.textlength(label[:end]) <= size or end == 1)
+        draw.text((left, 2), fitting, fill="black")
+        for row, frame in enumerate(frames):
+            enlarged = Image.fromarray(frame).resize((size, size), Image.Resampling.NEAREST)
+            picture.paste(enlarged, (left, LABEL_HEIGHT + row * step))
+    return picture
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("codecs", lambda: main, sys.argv[1:]))

@@ -1,0 +1,170 @@
+"""What the experts of a trained mixture specialise in: by modality, flow time and task; a table, a figure and JSON."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from tqdm import tqdm
+
+from worldmodel.batch import PackedBatch
+from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.errors import UserError
+from worldmodel.home import runs_dir
+from worldmodel.latent_cache import encode_frames
+from worldmodel.packing import Packer
+from worldmodel.precision import choose_device
+from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.selections import record
+from worldmodel.specialisation import LayerReport, SpecialisationConfig, analyse, to_json
+from worldmodel.tokens import PackingConfig, tokenise
+
+Config = TypeVar("Config", MixtureConfig, PackingConfig)
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """Whose experts are looked at, on which data."""
+
+    checkpoint: Path
+    """Checkpoint or run folder of a mixture of experts, from worldmodel pretrain."""
+    data: tuple[Path, ...] = ()
+    """Episode files, as in training; their held-out episodes are used, with the held-out texts and pictures of the run's mixture."""
+    out: Path | None = None
+    """Folder for experts.json and experts.png; by default `experts` in the runs folder of WORLDMODEL_HOME."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU."""
+    specialisation: SpecialisationConfig = field(default_factory=SpecialisationConfig)
+    """How much is measured, and where the classes of experts begin."""
+
+
+def main(config: ExpertsConfig) -> None:
+    """Measure, print the table, write figure and JSON."""
+    device = choose_device(config.device)
+    trained = from_pretrained(config.checkpoint, device)
+    kind = trained.model.config.trunk.feed_forward
+    if kind != "moe":
+        raise UserError(
+            f"{config.checkpoint} has no experts, its feed_forward is {kind!r}: train a mixture of experts with worldmodel pretrain "
+            "... preset:base, or with preset:tiny --preset.model.trunk.feed-forward moe"
+        )
+    settings, tokenizer = config.specialisation, trained.tokenizer
+    batches = held_out_batches(trained, config.data, settings, device)
+    shown = tqdm(batches, total=settings.batches, unit="batch", desc="experts", disable=None)
+    own, fresh = record(trained.model, shown, (tokenizer.boi_id, tokenizer.eoi_id), settings.seed)
+    reports, controls = analyse(own, settings), analyse(fresh, settings)
+    tokens = {name: round(float(counts[:, 0].sum()) / trained.model.config.trunk.moe.top_k) for name, counts in own.counts.items()}
+    print("tokens: " + ", ".join(f"{tokens[name]:,} {name}" for name in ("text", "vision", "action", "understanding", "generation")))
+    print_columns(table(reports, controls))
+    out = config.out or runs_dir() / "experts"
+    out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "config": asdict(settings),
+        "checkpoint": Path(config.checkpoint).name,
+        "tokens": tokens,
+        "layers": to_json(reports),
+        "fresh_router": to_json(controls),
+    }
+    write_atomic(out / "experts.png", draw(reports, controls, settings.threshold))
+    write_atomic(out / "experts.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(f"{out / 'experts.png'}: figure; all numbers are in {out / 'experts.json'}")
+
+
+def held_out_batches(
+    trained: Pretrained, data: Sequence[Path], config: SpecialisationConfig, device: torch.device
+) -> Iterator[tuple[PackedBatch, Tensor]]:
+    """Batches of documents that the model was not trained on, from the mixture that it was trained on, with their latents."""
+    card, codec, tokenizer = trained.card, trained.codec, trained.tokenizer
+    asked = recorded(MixtureConfig, card.get("mixture", {}))
+    packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"lanes": 1}), rows=config.rows)
+    opened = open_standard(data, asked, codec.image_size)
+    sources = opened.held_out_sources()
+    if not sources:
+        raise UserError("the data hold out nothing to measure on: give larger files, or a checkpoint with a larger mixture held_out")
+    rng = np.random.default_rng(config.seed)
+    mixture = Mixture(sources, config.seed, lambda document: len(tokenise(document, tokenizer, codec.grid, packing, rng)))
+    packer = Packer(mixture, tokenizer, codec.grid, trained.model.config.action_dim, packing)
+    for step in range(config.batches):
+        batch = packer.batch(step)
+        yield batch.to(device), encode_frames(codec, batch.frames, device)
+
+
+def recorded(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Settings from a checkpoint's card, lists as tuples; defaults for what the card does not say."""
+    known = {item.name for item in fields(kind)}
+    chosen: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items() if k in known}
+    return kind(**chosen)
+
+
+def table(reports: Sequence[LayerReport], controls: Sequence[LayerReport]) -> list[tuple[str, ...]]:
+    """Rows of cells, one per layer under their headings."""
+    names = ("layer", "text", "multimodal", "vision", "unused", "mean |S|", "fresh router", "shuffled")
+    rows: list[tuple[str, ...]] = [(*names, "variation over time", "shuffled", "understanding-generation r")]
+    for layer, (report, control) in enumerate(zip(reports, controls, strict=True)):
+        counts = (report.text, report.multimodal, report.vision, report.unused)
+        indices = (report.mean_index, control.mean_index, report.shuffled_index)
+        spread = (report.time_variation, report.shuffled_time_variation)
+        interval = report.correlation_interval
+        r = _cell(report.correlation) + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        rows.append((str(layer), *map(str, counts), *map(_cell, indices), *map(_cell, spread), r))
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def draw(reports: Sequence[LayerReport], controls: Sequence[LayerReport], threshold: float) -> bytes:
+    """A PNG of four panels: the index of every expert, their classes, variation over time and correlation, by layer."""
+    figure = Figure(figsize=(12, 8), layout="constrained", dpi=110)
+    axes = figure.subplots(2, 2)
+    layers = np.arange(len(reports))
+    index = np.array([report.index for report in reports], float)  # None becomes NaN
+    picture = axes[0, 0].imshow(np.sort(index, axis=1), aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, ax=axes[0, 0], label="S: -1 vision, 1 text")
+    axes[0, 0].set(title="Index S of the experts, sorted", xlabel="expert", ylabel="layer", yticks=layers)
+    bottom = np.zeros(len(reports))
+    for name, colour in (("text", "tab:blue"), ("multimodal", "0.7"), ("vision", "tab:red"), ("unused", "white")):
+        counts = np.array([getattr(report, name) for report in reports])
+        axes[0, 1].bar(layers, counts, bottom=bottom, color=colour, edgecolor="0.4", linewidth=0.4, label=name)
+        bottom += counts
+    _finish(axes[0, 1], f"Experts of text (S >= {threshold:g}) and vision (S <= -{threshold:g})", "experts")
+    _lines(axes[1, 0], reports, "trained", lambda report: report.time_variation, "o-")
+    _lines(axes[1, 0], reports, "flow times shuffled", lambda report: report.shuffled_time_variation, "x:")
+    axes[1, 0].set(ylim=(0, None))
+    _finish(axes[1, 0], "Vision experts: variation of selection over flow time", "standard deviation / mean")
+    _lines(axes[1, 1], reports, "trained", lambda report: report.correlation, "o-")
+    _lines(axes[1, 1], controls, "fresh router", lambda report: report.correlation, "x:")
+    low, high = np.array([report.correlation_interval or (np.nan, np.nan) for report in reports]).T
+    axes[1, 1].fill_between(layers, low, high, alpha=0.2)
+    _finish(axes[1, 1], "Understanding and generation: correlation of selection", "Pearson's r, 95 % of resamples")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _lines(axes: Axes, reports: Sequence[LayerReport], label: str, value: Callable[[LayerReport], Any], style: str) -> None:
+    axes.plot(np.arange(len(reports)), np.array([value(report) for report in reports], float), style, label=label)
+
+
+def _finish(axes: Axes, title: str, unit: str) -> None:
+    axes.set(title=title, xlabel="layer", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("experts", lambda: main, sys.argv[1:]))

@@ -1,0 +1,231 @@
+"""Scaling laws: train a grid of sizes to the same budgets, fit exponents for language and vision, and draw them.
+
+Every point of the grid is a run folder of its own. The same command goes on where it stopped; more sizes and budgets may be added
+later. `points.json` has the runs, `fits.json` the exponents and what they say of the paper's findings, `isoflop.png` both.
+"""
+
+import json
+import math
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from worldmodel.checkpoint import from_pretrained, read_json
+from worldmodel.codec.codec import load_codec
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.errors import UserError
+from worldmodel.home import runs_dir
+from worldmodel.latent_cache import codec_key
+from worldmodel.precision import choose_device
+from worldmodel.presets import Preset, base, paper, small, tiny
+from worldmodel.resume import claim, locked, newest_checkpoint
+from worldmodel.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
+from worldmodel.scaling_figure import draw
+from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.pretrain import summary
+from worldmodel.scripts.trials import Trials, write_record
+from worldmodel.training import stop_on_signals
+
+MEASURED_BATCHES = 4
+"""Batches whose mean stands for the operations of a step."""
+
+
+@dataclass(frozen=True)
+class IsoflopConfig:
+    """Which grid to train, on what."""
+
+    codec: Path
+    """Folder of the codec, from worldmodel codec."""
+    data: tuple[Path, ...] = ()
+    """Episode files; a recipe may name them instead."""
+    out: Path | None = None
+    """Folder of all runs; by default `isoflop` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
+    plan: bool = False
+    """Print the grid with the seconds to expect, and train nothing."""
+    sizes: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
+    """Dials of the models: so many times as wide and as deep as the preset's. Three at least, for a parabola; five, to tell noise."""
+    budgets: tuple[float, ...] = (1e12, 3e12, 1e13)
+    """Floating-point operations of a run, of forward and backward passes."""
+    kinds: tuple[Kind, ...] = ("dense", "moe")
+    """dense: the preset's dense feed-forward; moe: the preset's mixture of experts, or one of as many active parameters."""
+    min_steps: int = 20
+    """Points with fewer steps are left out: the schedule of such a run has no time to act."""
+    replicates: int = 200
+    """Of the bootstrap that gives the intervals."""
+    batches: int = 8
+    """Held-out batches that each loss is measured on."""
+    keep_runs: bool = False
+    """Keep the checkpoints of measured points; without, their metrics stay and their weights go."""
+    vocab_size: int = 2048
+    """Largest vocabulary of the tokenizer."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Shares of the sources, or a recipe."""
+    preset: (
+        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
+        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
+        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
+        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
+    ) = field(default_factory=tiny)
+    """The model of size 1, its batch and its schedule."""
+
+    def __post_init__(self) -> None:
+        for name in ("sizes", "budgets"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or not all(math.isfinite(v) and v > 0 for v in values):
+                raise UserError(f"{name} are {values}; give positive numbers, each once")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise UserError(f"kinds are {self.kinds}; give dense, moe or both")
+        for name, least in (("min_steps", 1), ("replicates", 20), ("batches", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+
+
+def main(config: IsoflopConfig) -> None:
+    """Print the plan, run what is missing of it, fit and draw."""
+    began = time.perf_counter()
+    out = config.out or runs_dir() / "isoflop"
+    codec = load_codec(config.codec)
+    trials = Trials(open_standard(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
+    points = grid(config, trials)
+    kept = [point for point in points if point.steps >= config.min_steps]
+    if config.plan:
+        print_columns(plan_rows(config, trials, points))
+        return
+    if not kept:
+        raise UserError(f"no budget gives any size {config.min_steps} steps: raise the budgets, or take smaller sizes")
+    with locked(out), stop_on_signals() as stop:
+        claim(out, record_of(config, trials))
+        setup = time.perf_counter() - began
+        measured = run_grid(config, trials, kept, out, stop)
+    if len(measured) < len(kept):
+        print(f"stopped after {len(measured)} of {len(kept)} points; the same command goes on from there")
+        return
+    result = study(measured, config.replicates, config.preset.train.seed)
+    report(config, result, measured, setup, out)
+
+
+def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
+    """All points, the cheapest budgets first."""
+    packer = trials.packer(config.preset.train)
+    batches = [packer.batch(step) for step in range(MEASURED_BATCHES)]
+    points = []
+    for kind in config.kinds:
+        for size in sorted(config.sizes):
+            try:
+                model = trials.model_config(scaled(config.preset, size, kind))
+            except UserError as error:
+                message = str(error)
+                raise UserError(message if message.startswith("size ") else f"size {size:g}: {message}") from None
+            points += plan(model, kind, size, config.budgets, batches)
+    check_grid(points)
+    return sorted(points, key=lambda point: (point.budget, point.size, point.kind))
+
+
+def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """The grid as a table; seconds are those of one timed forward and backward pass of each model, times the steps."""
+    batch = trials.packer(config.preset.train).batch(0)
+    seconds: dict[tuple[str, float], float] = {}
+    rows: list[tuple[str, ...]] = [
+        ("model", "size", "width", "depth", "parameters", "active N", "FLOPs", "tokens D", "D/N", "steps", "seconds")
+    ]
+    total = 0.0
+    for point in points:
+        key = point.kind, point.size
+        if key not in seconds:
+            seconds[key] = trials.step_seconds(scaled(config.preset, point.size, point.kind), batch)
+        left_out = point.steps < config.min_steps
+        expected = 0.0 if left_out else point.steps * seconds[key]
+        total += expected
+        shape = (point.kind, f"{point.size:g}", str(point.width), str(point.depth), f"{point.total:,}", f"{point.active:,}")
+        spent = (f"{point.budget:.3g}", f"{point.tokens:,}", f"{point.tokens / point.active:.2f}", str(point.steps))
+        rows.append((*shape, *spent, "left out: too few steps" if left_out else f"{expected:.0f}"))
+    rest = [""] * (len(rows[0]) - 2)
+    rows.append(("all", *rest, f"{total:.0f}"))
+    return rows
+
+
+def record_of(config: IsoflopConfig, trials: Trials) -> dict[str, Any]:
+    """What must be the same when a study goes on; sizes, budgets and kinds may change."""
+    return {
+        "study": "isoflop",
+        "preset": asdict(config.preset),
+        "mixture": asdict(config.mixture),
+        "data": [store.path.name for store in trials.data.stores],
+        "codec": codec_key(trials.codec),
+        "vocab_size": config.vocab_size,
+        "batches": config.batches,
+    }
+
+
+def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out: Path, stop: threading.Event) -> list[Measured]:
+    """Run the points that `points.json` lacks, and note each when it is done; fewer than asked for when told to stop."""
+    done = read_points(out / "points.json")
+    held_out = trials.held_out(config.preset.train.packing, config.batches)
+    with tqdm(total=len(points), initial=sum(p.name in done for p in points), unit="point", desc="isoflop", disable=None) as bar:
+        for point in points:
+            if point.name in done:
+                continue
+            folder = out / "runs" / point.name
+            fresh, began = newest_checkpoint(folder) is None, time.perf_counter()
+            preset = for_steps(scaled(config.preset, point.size, point.kind), point.steps)
+            result = trials.run(preset, folder, stop)
+            if not result.finished:
+                break
+            losses = trials.losses(from_pretrained(result.checkpoint, choose_device(preset.train.device)).model, held_out)
+            step_seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            done[point.name] = Measured(point, losses, step_seconds, time.perf_counter() - began if fresh else None)
+            write_record(out / "points.json", [asdict(measured) for measured in done.values()])
+            if not config.keep_runs:
+                shutil.rmtree(folder / "checkpoints")
+            bar.update()
+    return [done[point.name] for point in points if point.name in done]
+
+
+def read_points(path: Path) -> dict[str, Measured]:
+    """Points that have been measured, by name."""
+    records = json.loads(path.read_text()) if path.exists() else []
+    measured = [Measured(**(record | {"point": Point(**record["point"])})) for record in records]
+    return {each.point.name: each for each in measured}
+
+
+def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], setup: float, out: Path) -> None:
+    """Write fits.json and isoflop.png, and print exponents, findings, and the share of the time that was spent in steps."""
+    whole = [each for each in measured if each.seconds is not None]
+    steps, wall = sum(m.step_seconds for m in whole), sum(m.seconds or 0.0 for m in whole)
+    timing = {"step_seconds": steps, "run_seconds": wall, "setup_seconds": setup, "share_in_steps": steps / wall if wall else None}
+    write_record(out / "fits.json", result.to_json() | {"timing": timing, "points": len(measured), "replicates": config.replicates})
+    write_atomic(out / "isoflop.png", draw(result))
+    rows = [("model", "loss", "approach", "a: N ~ C^a", "b: D ~ C^b", "the paper's a, b", "remark")]
+    for name, fit in result.to_json()["fits"].items():
+        for approach in ("approach_2", "approach_3"):
+            a, b = (in_words(fit[approach][key]) for key in ("a", "b"))
+            rows.append((*name.split("/"), approach[-1], a, b, f"{fit['paper']['a']}, {fit['paper']['b']}", fit[approach]["problem"]))
+    print_columns(rows)
+    print()
+    for line in result.sentences():
+        print(line)
+    if wall:
+        print(f"\nsteps took {steps:.0f} s of the {wall:.0f} s of the runs ({steps / wall:.0%}); opening the data took {setup:.0f} s")
+    print(f"{out}: points.json, fits.json and isoflop.png written")
+
+
+def in_words(exponent: dict[str, float | None] | None) -> str:
+    """An exponent with its interval."""
+    if exponent is None:
+        return "-"
+    if exponent["low"] is None:
+        return f"{exponent['value']:.3f} (no interval)"
+    return f"{exponent['value']:.3f} [{exponent['low']:.3f}, {exponent['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("isoflop", lambda: main, sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""What `isoflop` and `ablate` share: many short runs on the same data, opened, tokenised and encoded once."""
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.batch import PackedBatch
+from worldmodel.codec.codec import Codec
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.standard import StandardData
+from worldmodel.errors import UserError
+from worldmodel.flow import FlowConfig, sample_time
+from worldmodel.latent_cache import LatentCache, encode_frames
+from worldmodel.model import FlowDraw, LossCounts, ModelConfig, WorldModel
+from worldmodel.packing import Packer
+from worldmodel.precision import autocast, choose_device, choose_dtype
+from worldmodel.presets import Preset, fit
+from worldmodel.scripts.pretrain import latent_cache
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import PackingConfig, tokenise
+from worldmodel.training import TrainResult, train
+from worldmodel.training_config import TrainConfig
+
+HELD_OUT_KINDS = {"language": ("text",), "vision": ("action video", "video")}
+"""Sources that each held-out loss is measured on."""
+
+
+class Trials:
+    """Runs of different models on the same mixture, codec and tokenizer.
+
+    Args:
+        data: opened files.
+        codec: of all runs.
+        vocab_size: largest vocabulary, where no tokenizer is given.
+        tokenizer: of all runs; None: trained on the data.
+
+    Raises:
+        UserError: frames and codec differ in size, or there is no text.
+    """
+
+    def __init__(self, data: StandardData, codec: Codec, vocab_size: int, tokenizer: Tokenizer | None = None) -> None:
+        for store in data.stores:
+            if store.image_size != codec.image_size:
+                raise UserError(
+                    f"{store.path} has frames of {store.image_size} pixels, but the codec encodes {codec.image_size}: "
+                    "give data of that size, or train a codec on these"
+                )
+        if tokenizer is None:
+            texts = data.tokenizer_texts()
+            if not texts:
+                raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
+            tokenizer = Tokenizer.train(texts, vocab_size)
+        self.data, self.codec, self.tokenizer = data, codec, tokenizer
+        self.action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
+        self._packers: dict[tuple[PackingConfig, int], Packer] = {}
+        self._latents: dict[str, LatentCache] = {}
+        self._held_out: dict[tuple[PackingConfig, int, int], dict[str, list[PackedBatch]]] = {}
+
+    def model_config(self, preset: Preset) -> ModelConfig:
+        """The preset's model, fitted to codec, tokenizer and actions."""
+        return fit(preset.model, self.codec, self.tokenizer, self.action_dim)
+
+    def packer(self, config: TrainConfig) -> Packer:
+        """Batches of the training mixture; of one seed they are the same whatever the model."""
+        key = (config.packing, config.seed)
+        if key not in self._packers:
+            self._packers[key] = self._packer(self.data.sources(), *key)
+        return self._packers[key]
+
+    def _packer(self, sources: Sequence[tuple[Any, float]], packing: PackingConfig, seed: int) -> Packer:
+        rng = np.random.default_rng(seed)
+        mixture = Mixture(sources, seed, lambda d: len(tokenise(d, self.tokenizer, self.codec.grid, packing, rng)))
+        return Packer(mixture, self.tokenizer, self.codec.grid, self.action_dim, packing)
+
+    def run(self, preset: Preset, folder: Path, stop: threading.Event | None = None) -> TrainResult:
+        """Train the preset's model, or go on where the folder left off; all latents come from the disk, encoded once for all runs."""
+        config = preset.train
+        if config.cache_latents != "none":
+            config = replace(config, cache_latents="disk")
+            if config.cache_dtype not in self._latents:
+                self._latents[config.cache_dtype] = latent_cache(self.data, self.codec, config)
+        latents = self._latents[config.cache_dtype] if config.cache_latents == "disk" else None
+        torch.manual_seed(config.seed)
+        model = WorldModel(self.model_config(preset))
+        card = {"mixture": asdict(self.data.config), "data": [store.path.name for store in self.data.stores]}
+        return train(model, self.codec, self.packer(config), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
+
+    def held_out(self, packing: PackingConfig, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:
+        """Batches of held-out text and of held-out video, by modality.
+
+        Raises:
+            UserError: the mixture has no such source with something held out.
+        """
+        key = (packing, count, seed)
+        if key not in self._held_out:
+            batches = {}
+            for modality, kinds in HELD_OUT_KINDS.items():
+                parts = [(part.source, part.weight) for part in self.data.held_out_parts if part.kind in kinds]
+                if not parts:
+                    raise UserError(f"nothing is held out to measure the loss of {modality}: give the mixture {' or '.join(kinds)}")
+                packer = self._packer(parts, packing, seed)
+                batches[modality] = [packer.batch(step) for step in range(count)]
+            self._held_out[key] = batches
+        return self._held_out[key]
+
+    @torch.no_grad()
+    def losses(
+        self, model: WorldModel, batches: dict[str, list[PackedBatch]], flow: FlowConfig | None = None, seed: int = 0
+    ) -> dict[str, float]:
+        """Held-out losses: of language in nats per predicted token, of vision as mean squared velocity error.
+
+        Args:
+            model: in evaluation mode.
+            batches: by modality, from `held_out`.
+            flow: draws the flow times, so that models with other schedules are measured at the same noise levels; None: the model's.
+            seed: of flow times and noise; the same draws for every model on the same latents.
+        """
+        flow = flow or model.config.flow
+        alpha = flow.shift_for(model.config.frame_tokens, model.config.channels)
+        device = model.latent_in.weight.device
+        codec = self.codec.to(device).eval()
+        losses = {}
+        for modality, part in (("language", "text"), ("vision", "flow")):
+            counts = sum((LossCounts.of(batch) for batch in batches[modality]), LossCounts(0, 0, 0))
+            generator = torch.Generator().manual_seed(seed)
+            losses[modality] = 0.0
+            for batch in batches[modality]:
+                here = batch.to(device)
+                latents = encode_frames(codec, batch.frames, device)
+                t = sample_time(len(latents), alpha, flow.logit_normal, generator).to(device)
+                noise = torch.randn(latents.shape, generator=generator).to(device)
+                draw = FlowDraw(torch.where(here.clean, torch.ones_like(t), t), noise)
+                losses[modality] += model.loss(here, latents, draw, counts)[1][part].item()
+        return losses
+
+    def step_seconds(self, preset: Preset, batch: PackedBatch) -> float:
+        """Seconds of one forward and backward pass, after one to warm up; without compiling and without the optimizer."""
+        device = choose_device(preset.train.device)
+        model = WorldModel(self.model_config(preset)).to(device)
+        latents = encode_frames(self.codec.to(device).eval(), batch.frames, device)
+        here = batch.to(device)
+        seconds = 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            with autocast(device, choose_dtype(preset.train.dtype, device)):
+                loss, _parts = model.loss(here, latents, model.draw(here, torch.Generator().manual_seed(0)))
+            loss.backward()
+            loss.item()  # waits for a GPU
+            seconds = time.perf_counter() - began
+        return seconds
+
+
+def write_record(path: Path, record: Any) -> None:
+    """JSON that is there whole or not at all."""
+    write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())

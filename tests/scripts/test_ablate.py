@@ -1,0 +1,73 @@
+"""The verb `ablate` on models that train for a few steps."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.conftest import TINY_CODEC, TINY_MODEL, Tiny
+from worldmodel.scripts import ablate
+from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.trials import Trials
+
+Ablate = Callable[..., int]
+
+
+@pytest.fixture
+def ablation(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablate:
+    monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
+
+    def run(what: str, *flags: str) -> int:
+        where = ["--data", str(tiny.data), "--out", str(tmp_path / "out"), "--vocab-size", "300"]
+        short = ["--dream.clips", "4", "--dream.horizon", "2", "--dream.context", "1", "--batches", "1", "--mixture.action-block", "1"]
+        return run_verb("ablate", lambda: ablate.main, [what, *where, *short, *flags, *tiny.mixture, *TINY_CODEC, *TINY_MODEL])
+
+    return run
+
+
+def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
+    ablation: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, trained = Trials.run, []
+
+    def counted(self: Trials, preset: object, folder: Path, stop: object = None) -> object:
+        trained.append(folder.name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return run(self, preset, folder, stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trials, "run", counted)
+    assert ablation("prediction", "--seeds", "0", "1") == 130
+    results = tmp_path / "out" / "results.json"
+    assert len(json.loads(results.read_text())["runs"]) == 2
+    assert ablation("prediction", "--seeds", "0", "1") == 0
+    x, v = "rae_modality_x_shift-on", "rae_modality_v_shift-on"
+    assert trained == [f"{x}_seed0", f"{v}_seed0", f"{x}_seed1", f"{x}_seed1", f"{v}_seed1"]
+    record = json.loads(results.read_text())
+    for each in record["runs"]:
+        values = each["measures"]
+        assert values["state_error_1"] > 0 and values["flow_loss"] > 0 and values["text_bits_per_byte"] > 0
+        assert values["action_sensitivity"] > 0 and values["seconds_per_step"] > 0 and values["active_parameters"] > 0
+        assert 0 < values["psnr_1"] < 60 and values["codec_psnr"] > 0
+    assert record["controls"]["state_error_last of copying"] > 0 and record["controls"]["state_error_1 of true frames"] > 0
+    said = capsys.readouterr().out
+    assert "dream PSNR 1" in said and f"{x}  " in said and "psnr_last of copying" in said
+    assert said.count("prediction: predicting clean latents beats velocities") == 2
+
+    del trained[:]
+    assert ablation("shift", "--seeds", "0") == 0
+    assert trained == ["rae_modality_x_shift-off_seed0"], "the baseline is shared"
+    assert "cannot be told from one seed" in capsys.readouterr().out
+
+
+def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(what: str, *flags: str) -> str:
+        capfd.readouterr()
+        assert ablation(what, *flags) == 2
+        return capfd.readouterr().err.splitlines()[-1]
+
+    assert "prediktion" in refused("prediktion")
+    assert "seeds are (1, 1); give numbers of at least 0, each once" in refused("shift", "--seeds", "1", "1")
+    assert "held-out episode of 90 of them" in refused("shift", "--dream.horizon", "90")
+    assert "codec pixels: the model's width 48 is below the latents' 192 channels" in refused("codec", "--codec.vae.map-channels", "4")

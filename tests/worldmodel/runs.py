@@ -1,0 +1,80 @@
+"""Small training runs, their states, and what must be equal between two of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.worldmodel import toys
+from worldmodel.model import WorldModel
+from worldmodel.moe import FeedForwardKind
+from worldmodel.optimizer import Ema, build_optimizers
+from worldmodel.resume import Progress, State, read_state
+from worldmodel.tracking import read_metrics
+from worldmodel.training import TrainResult, train
+from worldmodel.training_config import TrainConfig
+
+CONFIG = TrainConfig(
+    steps=6,
+    packing=toys.PACKING,
+    lr=3e-3,
+    warmup_steps=2,
+    dtype="float32",
+    device="cpu",
+    log_every=1,
+    sample_every=0,
+    checkpoint_every=3,
+)
+
+
+def run(run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any) -> TrainResult:
+    arguments = {"model": toys.model(kind, seed=seed), "packer": toys.packer(config=config.packing)} | extra
+    return train(codec=toys.codec(), tokenizer=toys.tokenizer(), config=config, run_dir=run_dir, **arguments)
+
+
+def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> dict[str, Tensor]:
+    """All tensors of a training state."""
+    model = toys.model(kind)
+    optimizers = build_optimizers(model, config.optimizer, 1.0, 1.0, 0.0, (0.9, 0.95))
+    found = State(model, Ema(model, 0.9).model, optimizers, Progress())
+    read_state(folder, found)
+    return found.tensors()
+
+
+def losses(run_dir: Path) -> list[dict[str, float]]:
+    """Everything logged that does not depend on the clock."""
+    clocked = ("tokens_per_second", "data/wait_share", "speed/flops", "speed/share_of_matmul")
+    return [{k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")]
+
+
+def assert_same_run(a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> None:
+    """Weights, averages, optimizer state, place in the data and losses are equal bit for bit."""
+    folders = [run_dir / "checkpoints" / f"step_{step:06d}" for run_dir in (a, b)]
+    mine, theirs = (state(folder, kind, config) for folder in folders)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+    progress = [json.loads((folder / "progress.json").read_text()) | {"seconds": 0.0} for folder in folders]
+    assert progress[0] == progress[1]
+    assert losses(a) == losses(b)
+    assert len(losses(a)) == step
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_after(steps: int, model: WorldModel) -> WorldModel:
+    """A model that fails once it has been trained for so many steps."""
+    done, original = [], model.loss
+
+    def loss(*arguments: Any) -> Any:
+        if len(done) == steps:
+            raise Crash
+        done.append(1)
+        return original(*arguments)
+
+    model.loss = loss  # type: ignore[method-assign]
+    return model

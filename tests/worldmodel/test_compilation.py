@@ -1,0 +1,73 @@
+"""Compiled blocks compute what eager ones do, with one graph for all of them."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel import toys
+from worldmodel import compilation
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(bool(compilation.missing_compiler(CPU)), reason="torch.compile needs a C++ compiler")
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Nothing compiled before or after; torch's own warnings while it compiles are not ours."""
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch._dynamo.reset()
+
+
+def loss_and_gradients(model: WorldModel) -> tuple[float, dict[str, Tensor]]:
+    total = 0.0
+    for step in range(2):  # two batches, with other numbers of visual tokens
+        batch = toys.packer(step).batch(0)
+        generator = torch.Generator().manual_seed(0)
+        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), model.draw(batch, generator))
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@needs_compiler
+def test_compiled_is_eager(fresh: None) -> None:
+    eager = toys.model("moe").train()
+    compiled = copy.deepcopy(eager)
+    compilation.compile_blocks(compiled.trunk)
+    torch._dynamo.utils.counters.clear()
+    expected, found = loss_and_gradients(eager), loss_and_gradients(compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "all blocks run one graph, for all batches"
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert (found[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    assert compiled.state_dict().keys() == eager.state_dict().keys()
+    twin = copy.deepcopy(compiled)  # as the moving average is one: with weights of its own
+    with torch.no_grad():
+        for parameter in twin.trunk.parameters():
+            parameter.zero_()
+    batch = toys.packer().batch(0)
+    latents, t = toys.random_latents(len(batch.frames)), torch.ones(len(batch.frames))
+    with torch.no_grad():
+        assert twin(batch, latents, t)[0].abs().max() == 0 < compiled(batch, latents, t)[0].abs().max()
+
+
+def test_auto_leaves_a_cpu_alone_and_on_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not compilation.should_compile("auto", CPU)
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: "")
+    assert compilation.should_compile("on", CPU) and not compilation.should_compile("off", CPU)
+    assert compilation.should_compile("auto", torch.device("cuda"))
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compilation.should_compile("auto", torch.device("cuda"))
+    with pytest.raises(UserError, match=r"no C\+\+ compiler \(no-such-compiler\); install it, or set compile to off"):
+        compilation.should_compile("on", CPU)

@@ -1,0 +1,101 @@
+"""Counted operations are those that torch counts, and counted weights those that there are."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.worldmodel import toys
+from worldmodel import flops
+from worldmodel.attention import hybrid_mask
+from worldmodel.batch import PackedBatch
+from worldmodel.datasets.documents import Frame, Text
+from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.moe import FeedForwardKind
+
+KINDS: tuple[FeedForwardKind, ...] = ("shared", "modality", "moe")
+
+
+def full_batch() -> PackedBatch:
+    """One row without padding: a video with action vectors, a picture with a caption, and a text."""
+    rng = np.random.default_rng(0)
+    caption = (Frame(toys.picture(rng), predict=False), Text(toys.sentence(rng)))
+    config = replace(toys.PACKING, text_action_share=0.0)
+    documents = [toys.action_video(rng, 3), caption, (Text(toys.sentence(rng)),)]
+    loose = toys.pack(documents, length=200, config=config)
+    return toys.pack(documents, length=int((loose.document_id >= 0).sum()), config=config)
+
+
+def counted_by_torch(config: ModelConfig, batch: PackedBatch) -> tuple[float, float]:
+    """Operations of the matrix products of a forward pass and of its backward pass, attention over all pairs."""
+    model = WorldModel(config).train()
+    latents = toys.random_latents(len(batch.frames))
+    custom = {torch.ops.aten._grouped_mm: lambda rows, weights, *_, **__: 2 * rows[0] * rows[1] * weights[-1]}
+    draw = model.draw(batch, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False, custom_mapping=custom) as forward:
+        loss, _ = model.loss(batch, latents, draw)
+    with FlopCounterMode(display=False, custom_mapping=custom) as backward:
+        loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_are_those_of_the_matrix_products(kind: FeedForwardKind) -> None:
+    base = toys.model_config(kind)
+    config = replace(base, attention="softmax")
+    batch = full_batch()
+    uses, width = flops.Uses.of(batch, config.frame_tokens), config.trunk.width
+    assert uses.tokens == batch.document_id.numel() and uses.actions == 2 and uses.predicted and uses.noised
+    dense = 4 * width * config.trunk.depth * (batch.document_id.shape[1] ** 2 - uses.pairs)  # the mask only hides what is computed
+    forward, backward = counted_by_torch(config, batch)
+    assert flops.forward_flops(config, batch) + dense == forward
+    given = uses.visual * config.channels + uses.actions * config.action_dim + uses.frames * 64  # inputs that need no gradient
+    assert flops.training_flops(config, batch) - flops.forward_flops(config, batch) + 2 * dense - 2 * given * width == backward
+
+
+@pytest.mark.parametrize("options", [{"wide_head": 16}, {"time": "adaln"}, {"time": "none", "patch_embedding": False}])
+def test_operations_of_other_heads_and_time_conditionings(options: dict[str, Any]) -> None:
+    plain, batch = replace(toys.model_config(), attention="softmax"), full_batch()
+    config = replace(plain, **options)
+    more = counted_by_torch(config, batch)[0] - counted_by_torch(plain, batch)[0]
+    head = 4 * config.wide_head * 2 * flops.Uses.of(batch, config.frame_tokens).noised * config.frame_tokens
+    assert flops.forward_flops(config, batch) - flops.forward_flops(plain, batch) == pytest.approx(more, abs=head)
+    assert head == 0 or more > head, "its attention, which torch may not count, is the least of it"
+
+
+def test_allowed_pairs_are_those_of_the_hybrid_mask() -> None:
+    batch = toys.packer().batch(0)
+    allowed = hybrid_mask(batch.document_id, batch.frame_id) & (batch.document_id >= 0)[:, :, None]
+    assert (batch.document_id < 0).any()
+    assert flops.allowed_pairs(batch.document_id, batch.frame_id) == int(allowed.sum())
+
+
+def test_padding_costs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    row = [[toys.action_video(rng)]]
+    config = toys.model_config("moe")
+    short, long = (flops.training_flops(config, toys.pack(*row, length=length)) for length in (64, 128))
+    assert short == long > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_counted_without_memory_for_them(kind: FeedForwardKind) -> None:
+    config = toys.model_config(kind)
+    counts, model = flops.parameter_counts(config), WorldModel(config)
+    assert counts.total == sum(p.numel() for p in model.parameters())
+    assert counts.trunk == sum(p.numel() for p in model.trunk.parameters())
+    assert counts.embedding == 2 * config.vocab_size * config.trunk.width
+    width, hidden = config.trunk.width, config.trunk.hidden if kind != "moe" else config.trunk.moe.expert_hidden
+    idle = {"shared": 0, "modality": 1, "moe": 1 + config.trunk.moe.num_experts - config.trunk.moe.top_k}[kind]
+    assert counts.total - counts.active == config.trunk.depth * idle * 3 * width * hidden
+    assert counts.active - counts.active_trunk == counts.total - counts.trunk
+    assert counts.text == counts.active_trunk + width * (config.vocab_size + 1)
+    outer = [*model.latent_in.parameters(), *model.latent_out.parameters(), *model.time_in.parameters()]
+    assert counts.visual == counts.active_trunk + width + sum(p.numel() for p in outer)
+
+
+def test_matmul_rate_is_a_rate() -> None:
+    assert flops.matmul_rate(torch.device("cpu"), torch.float32, seconds=0.0, size=64) > 1e6

@@ -1,0 +1,83 @@
+"""muP's coordinate check: with `base_width`, a step of AdamW changes as much at any width (arXiv 2203.03466, appendix D.1)."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel import toys
+from worldmodel.batch import PackedBatch
+from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.optimizer import build_optimizers, set_rate
+
+WIDTHS = (64, 128, 256)
+STEPS, LR = 3, 0.003
+
+
+def config(width: int, base_width: int | None, fixed_heads: bool) -> ModelConfig:
+    """A model in which only the width grows: either the number of heads with it, or the heads' width."""
+    heads, base_head_width = (4, 8 if base_width else None) if fixed_heads else (width // 8, None)
+    small = toys.model_config("shared")
+    trunk = replace(small.trunk, width=width, heads=heads, kv_heads=heads // 2, hidden=2 * width, base_head_width=base_head_width)
+    return replace(small, trunk=trunk, base_width=base_width)
+
+
+@functools.cache
+def batches() -> list[PackedBatch]:
+    packer = toys.packer()
+    return [packer.batch(step) for step in range(STEPS)]
+
+
+def outputs(model: WorldModel) -> dict[str, Tensor]:
+    """Residual stream, logits and velocities on one batch."""
+    batch = batches()[0]
+    latents, draw = toys.random_latents(len(batch.frames)), model.draw(batch, torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    hook = model.trunk.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        hidden, _ = model(batch, latents, draw.t)
+        hook.remove()
+        flat = hidden.flatten(0, 1)
+        frames = flat[batch.frame_positions].unflatten(0, (-1, 4))
+        seen_latents = torch.zeros_like(latents)
+        velocity = model.denoise(frames, seen_latents, torch.zeros(len(frames)))  # at t = 0: what the head puts out
+        return {"residual": seen[0], "logits": model.logits(flat[batch.predicted_positions]), "velocity": velocity}
+
+
+def changes(width: int, base_width: int | None, fixed_heads: bool, seed: int) -> dict[str, float]:
+    """Root mean square of what three steps change, by output."""
+    torch.manual_seed(seed)
+    model = WorldModel(config(width, base_width, fixed_heads)).train()
+    (optimizer,) = build_optimizers(model, "adamw", LR, 0.0, 0.0, (0.9, 0.95))
+    set_rate([optimizer], 1.0)
+    before = outputs(model)
+    for step, batch in enumerate(batches()):
+        draw = model.draw(batch, torch.Generator().manual_seed(step))
+        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), draw)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = outputs(model)
+    return {name: (after[name] - value).square().mean().sqrt().item() for name, value in before.items()}
+
+
+def slopes(base_width: int | None, fixed_heads: bool) -> dict[str, float]:
+    """Growth of the changes with the width, in a log-log plot."""
+    rows = [changes(width, base_width, fixed_heads, seed=0) for width in WIDTHS]
+    return {name: float(np.polyfit(np.log(WIDTHS), np.log([row[name] for row in rows]), 1)[0]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("fixed_heads", [False, True])
+def test_with_mup_a_step_changes_as_much_at_any_width(fixed_heads: bool) -> None:
+    """Logits may shrink: what chance adds to them at these small widths (width^-1/2) dies away, what is learnt stays."""
+    plain, mup = slopes(None, fixed_heads), slopes(WIDTHS[0], fixed_heads)
+    assert abs(mup["residual"]) < 0.35 and abs(mup["velocity"]) < 0.35, mup
+    assert -0.7 < mup["logits"] < 0.1, mup
+    assert plain["residual"] > 0.45 and plain["logits"] > 0.45 and plain["velocity"] > mup["velocity"] + 0.25, plain
+
+
+def test_the_base_model_itself_is_the_plain_one() -> None:
+    assert changes(64, 64, False, 0) == changes(64, None, False, 0)

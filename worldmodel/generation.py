@@ -1,0 +1,128 @@
+"""Writing text and drawing pictures.
+
+Axes: b sequences, n positions, p latent tokens, c channels, v vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worldmodel.flow import sample
+from worldmodel.model import WorldModel
+from worldmodel.session import FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
+from worldmodel.tokenizer import Tokenizer
+
+
+@torch.no_grad()
+def write_text(
+    session: Session,
+    last: Piece,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Continue every sequence with text until `<eos>` or `max_tokens`.
+
+    Args:
+        session: sequences of equal structure.
+        last: the piece to feed first; text follows it (for a caption, the frame's `<eoi>`).
+        tokenizer: decodes the result.
+        max_tokens: upper bound on new tokens.
+        temperature: 0 takes the likeliest token; otherwise sample with `generator`.
+        generator: CPU generator, needed when the temperature is above 0.
+    """
+    hidden = session.feed([last], keep=1)[0]
+    if isinstance(last, TextPiece):  # the last valid token of each sequence
+        ends = last.valid.sum(1).clamp_min(1) - 1
+        hidden = hidden[torch.arange(len(ends), device=ends.device), ends]
+    else:
+        hidden = hidden[:, -1]
+    written: list[list[int]] = [[] for _ in range(len(hidden))]
+    done = [False] * len(hidden)
+    for _ in range(max_tokens):
+        logits = session.model.logits(hidden)
+        logits[:, [tokenizer.pad_id, tokenizer.boi_id, tokenizer.eoi_id]] = -torch.inf
+        if temperature > 0:
+            weights = (logits / temperature).softmax(-1).cpu()
+            token = torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
+        else:
+            token = logits.argmax(-1)
+        for row, value in enumerate(token.tolist()):
+            done[row] = done[row] or value == tokenizer.eos_id
+            if not done[row]:
+                written[row].append(value)
+        if all(done):
+            break
+        ids = token[:, None]
+        hidden = session.feed([TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))], keep=1)[0][:, -1]
+    return [tokenizer.decode(ids) for ids in written]
+
+
+@torch.no_grad()
+def continue_text(
+    model: WorldModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_tokens: int = 40,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Continuations of prompts (each at least one token long), without the prompts themselves."""
+    piece = text_piece(prompts, tokenizer, model.latent_in.weight.device)
+    session = Session.start(model, len(prompts), piece.ids.shape[1] + max_tokens)
+    return write_text(session, piece, tokenizer, max_tokens, temperature, generator)
+
+
+@torch.no_grad()
+def describe_frames(
+    model: WorldModel, tokenizer: Tokenizer, latents: Tensor, questions: Sequence[str] | None = None, max_tokens: int = 40
+) -> list[str]:
+    """Captions of frames (b, p, c), or answers to one question about each."""
+    b, device = len(latents), latents.device
+    before: list[Piece] = [token_piece(tokenizer.boi_id, b, device), FramePiece(latents, 1.0)]
+    last: Piece = token_piece(tokenizer.eoi_id, b, device)
+    if questions is not None:
+        before.append(last)
+        last = text_piece(questions, tokenizer, device)
+    session = Session.start(model, b, size([*before, last]) + max_tokens)
+    session.feed(before, keep=len(before))
+    return write_text(session, last, tokenizer, max_tokens)
+
+
+@torch.no_grad()
+def draw_pictures(
+    model: WorldModel,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    generator: torch.Generator,
+    num_steps: int = 25,
+    guidance: float = 3.0,
+) -> Tensor:
+    """Latents (b, p, c) of pictures for captions: Euler steps with classifier-free guidance (arXiv 2207.12598).
+
+    Args:
+        model: a trained model.
+        tokenizer: its tokenizer.
+        captions: b texts.
+        generator: CPU generator of the noise.
+        num_steps: flow steps (the paper's 25).
+        guidance: 1 = none; the paper's 3.
+    """
+    b, device, config = len(captions), model.latent_in.weight.device, model.config
+    noise = torch.randn(b, config.frame_tokens, config.channels, generator=generator).to(device)
+    boi = token_piece(tokenizer.boi_id, b, device)
+    contexts: list[list[Piece]] = [[text_piece(captions, tokenizer, device), boi], [boi]]
+    sessions = []
+    for pieces in contexts:
+        session = Session.start(model, b, size(pieces) + config.frame_tokens)
+        session.feed(pieces, keep=len(pieces))
+        sessions.append(session)
+
+    def velocity(z: Tensor, t: float) -> Tensor:
+        times = torch.full((b,), t, device=device)
+        with_caption, without = (model.denoise(session.feed([FramePiece(z, t)], keep=0)[0], z, times) for session in sessions)
+        return without + guidance * (with_caption - without)
+
+    return sample(velocity, noise, num_steps, model.flow_shift)

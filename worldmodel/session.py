@@ -1,0 +1,154 @@
+"""Feeding the model piece by piece with a key/value cache: texts, frames and actions as they come.
+
+Axes: b sequences, n positions, p latent tokens, c channels, a action numbers, d width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from worldmodel.attention import hybrid_mask
+from worldmodel.kv_cache import KVCache
+from worldmodel.model import WorldModel
+from worldmodel.moe import TokenGroups
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.transformer import Modulation
+
+
+@dataclass
+class TextPiece:
+    """Token ids (b, n); `valid` (b, n) is False at padding on the right."""
+
+    ids: Tensor
+    valid: Tensor
+
+
+@dataclass
+class FramePiece:
+    """Latents (b, p, c) of one frame at flow time t (1 = clean)."""
+
+    latents: Tensor
+    t: float
+
+
+@dataclass
+class ActionPiece:
+    """Action vectors (b, a)."""
+
+    vectors: Tensor
+
+
+Piece = TextPiece | FramePiece | ActionPiece
+
+
+class Session:
+    """A batch of sequences that grow piece by piece; what has been kept is never computed again."""
+
+    def __init__(self, model: WorldModel, cache: KVCache, time: Tensor) -> None:
+        self.model, self.cache, self.time = model, cache, time  # time (b,): each sequence's next place
+        self.unconditional: Session | None = None  # the same without what guidance strengthens
+
+    @classmethod
+    def start(cls, model: WorldModel, batch: int, capacity: int) -> "Session":
+        """`batch` empty sequences of up to `capacity` positions."""
+        device = model.latent_in.weight.device
+        return cls(model, KVCache(model.config.trunk.depth, capacity), torch.zeros(batch, dtype=torch.long, device=device))
+
+    def share(self, samples: int, capacity: int, rows: slice) -> "Session":
+        """`samples` continuations of each of the sequences `rows`, which share what is kept so far."""
+        cache = self.cache.share(samples, capacity, rows)
+        return Session(self.model, cache, repeat(self.time[rows], "b -> (b s)", s=samples))
+
+    def feed(self, pieces: Sequence[Piece], keep: int) -> list[Tensor]:
+        """Run new pieces and keep the first `keep` of them; returns each piece's hidden states (b, n, d)."""
+        embedded, positions, frame, valid, visual, sizes = [], [], [], [], [], []
+        device, b = self.time.device, len(self.time)
+        time, kept_time = self.time, self.time
+        for index, piece in enumerate(pieces):
+            x, offsets, advance, ok = self._embed(piece)
+            n = x.shape[1]
+            embedded.append(x)
+            place = time[:, None, None] * torch.tensor([1, 0, 0], device=device) + offsets
+            positions.append(place.expand(b, n, 3))
+            is_frame = isinstance(piece, FramePiece)
+            frame.append(torch.full((b, n), index if is_frame else -1, device=device))
+            visual.append(torch.full((b, n), is_frame, device=device))
+            valid.append(ok)
+            sizes.append(n)
+            time = time + advance
+            if index < keep:
+                kept_time = time
+        is_valid = torch.cat(valid, 1)
+        document = torch.zeros_like(is_valid, dtype=torch.long)
+        mask = hybrid_mask(document, torch.cat(frame, 1)) & is_valid[:, None, :]
+        is_visual = torch.cat(visual, 1)
+        places = torch.cat(positions, 1)[..., : 1 if self.model.config.positions == "sequence" else 3]
+        modulation = self._modulation(pieces, sizes, is_visual) if self.model.config.time == "adaln" else None
+        hidden, _ = self.model.trunk(torch.cat(embedded, 1), places, mask, TokenGroups.of(is_visual), self.cache, modulation)
+        kept = sum(sizes[:keep])
+        if kept:
+            self.cache.commit(is_valid[:, :kept])
+            self.time = kept_time
+        return list(hidden.split(sizes, dim=1))
+
+    def _embed(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor | int, Tensor]:
+        """Embeddings (b, n, d), offsets of place (n, 3), steps of time taken, validity (b, n)."""
+        model, device = self.model, self.time.device
+        if isinstance(piece, TextPiece):
+            n = piece.ids.shape[1]
+            offsets = torch.zeros(n, 3, dtype=torch.long, device=device)
+            offsets[:, 0] = torch.arange(n, device=device)
+            return model.token_embedding(piece.ids), offsets, piece.valid.sum(1), piece.valid
+        if isinstance(piece, FramePiece):
+            b, p, _ = piece.latents.shape
+            index = torch.arange(p, device=device)
+            columns = model.config.grid[1]
+            in_sequence = model.config.positions == "sequence"
+            offsets = torch.stack([index if in_sequence else torch.zeros_like(index), index // columns, index % columns], -1)
+            t = torch.full((b,), piece.t, device=device)
+            valid = torch.ones(b, p, dtype=torch.bool, device=device)
+            return model.embed_frames(piece.latents, t), offsets, p if in_sequence else 1, valid
+        b, a = piece.vectors.shape
+        padding = piece.vectors.new_zeros(b, model.config.action_dim - a)
+        x = model.action_in(torch.cat([piece.vectors, padding], -1))[:, None]
+        zero = torch.zeros(1, 3, dtype=torch.long, device=device)
+        return x, zero, 1, torch.ones(b, 1, dtype=torch.bool, device=device)
+
+    def _modulation(self, pieces: Sequence[Piece], sizes: Sequence[int], is_visual: Tensor) -> Modulation:
+        """What the frames' flow times do to their tokens; is_visual (b, n) bool."""
+        b, device = is_visual.shape[0], is_visual.device
+        values = []
+        for piece, n in zip(pieces, sizes, strict=True):
+            if isinstance(piece, FramePiece):
+                of_frame = self.model.frame_modulation(torch.full((b,), piece.t, device=device))
+                values.append(repeat(of_frame, "b s d -> b n s d", n=n))
+            else:
+                values.append(repeat(self.model.neutral_modulation(), "s d -> b n s d", b=b, n=n))
+        return Modulation(torch.cat(values, 1), rearrange(is_visual, "b n -> b n 1 1").float())
+
+
+def token_piece(token: int, batch: int, device: torch.device) -> TextPiece:
+    """One special token for every sequence."""
+    ids = torch.full((batch, 1), token, dtype=torch.long, device=device)
+    return TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def text_piece(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> TextPiece:
+    """One text per sequence, padded on the right."""
+    encoded = [tokenizer.encode(text) for text in texts]
+    n = max(1, *(len(ids) for ids in encoded))
+    ids = torch.full((len(texts), n), tokenizer.pad_id, dtype=torch.long)
+    valid = torch.zeros(len(texts), n, dtype=torch.bool)
+    for row, tokens in enumerate(encoded):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        valid[row, : len(tokens)] = True
+    return TextPiece(ids.to(device), valid.to(device))
+
+
+def size(pieces: Sequence[Piece]) -> int:
+    """Positions that pieces take."""
+    lengths = {TextPiece: lambda x: x.ids.shape[1], FramePiece: lambda x: x.latents.shape[1], ActionPiece: lambda x: 1}
+    return sum(lengths[type(piece)](piece) for piece in pieces)
