@@ -50,7 +50,7 @@ def read_arguments(run_dir: Path) -> Arguments:
         raise UserError(f"{path} was written by another version of worldmodel: give the run's arguments again instead of --resume")
     try:
         found = record["arguments"]
-        mixture = {name: tuple(value) if isinstance(value, list) else value for name, value in found["mixture"].items()}
+        mixture: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in found["mixture"].items()}
         return Arguments(
             Path(found["codec"]),
             tuple(map(Path, found["data"])),

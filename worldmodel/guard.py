@@ -132,14 +132,14 @@ class SkippedBatches:
             reason: why it was skipped.
             documents: numbers in the mixture of the documents in it.
         """
-        found = []
+        found: list[dict[str, Any]] = []
         for index in dict.fromkeys(documents):
             draw = self.mixture.draw(index)
             name = self.mixture.sources[draw.source].name
             found.append({"source": name, "epoch": draw.epoch, "item": draw.item, "document": index})
         with self.path.open("a") as file:
             file.write(json.dumps({"batch": batch, "step": step, "reason": reason, "documents": found}) + "\n")
-        shown = ", ".join(f"{each['source']} item {each['item']} (pass {int(each['epoch']) + 1})" for each in found[:NAMED])
+        shown = ", ".join(f"{each['source']} item {each['item']} (pass {each['epoch'] + 1})" for each in found[:NAMED])
         more = f" and {len(found) - NAMED} more, see {self.path}" if len(found) > NAMED else ""
         logger.warning("batch %d is skipped after step %d, since %s; it holds %s%s", batch, step, reason, shown, more)
 

@@ -112,7 +112,7 @@ def _build(folder: Path, codec: Codec, frames: Iterable[np.ndarray], count: int,
     if (folder / "owner").exists() and (folder / "owner").read_text() != owner:
         raise UserError(f"{folder} holds an unfinished latent cache of another codec: remove the folder, or name another")
     write_atomic(folder / "owner", owner.encode())
-    device = next(codec.parameters()).device
+    device = codec.mean.device
     shape = (codec.num_tokens, codec.channels)
     with (folder / "latents.bin").open("ab+") as latents, (folder / "keys.bin").open("ab+") as keys:
         known = _whole_rows(latents, keys, int(np.prod(shape)) * np.dtype(dtype).itemsize)
