@@ -19,7 +19,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldmodel.ablation import MEASURES, NOTES, CodecKind, Runs, Variant, What, findings, table, variants
 from worldmodel.agents.evaluate import EvaluateConfig
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.checkpoint import Pretrained, from_pretrained, read_json
@@ -32,18 +31,19 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts
 from worldmodel.home import runs_dir
-from worldmodel.judge import Judge
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, paper, small, tiny
-from worldmodel.resume import claim, locked
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scaling import for_steps
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data, column_of, probe_targets, some_of
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.pretrain import summary, with_seed
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.training import stop_on_signals
+from worldmodel.studies.ablation import MEASURES, NOTES, CodecKind, Runs, Variant, What, findings, table, variants
+from worldmodel.studies.judge import Judge
+from worldmodel.studies.scaling import for_steps
+from worldmodel.training.resume import claim, locked
+from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
 JUDGE_FRAMES = 8192

@@ -19,18 +19,18 @@ from worldmodel.batch import PackedBatch
 from worldmodel.compilation import compile_blocks, missing_compiler
 from worldmodel.datasets.documents import Action, Document, Frame, Text
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.distributed import clip_gradients
 from worldmodel.losses import LossCounts
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import MoEConfig
-from worldmodel.optimizer import build_optimizers
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_dtype
 from worldmodel.presets import Preset
-from worldmodel.step import draw_lanes, gradient
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
-from worldmodel.training_config import TrainConfig
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.distributed import clip_gradients
+from worldmodel.training.optimizer import build_optimizers
+from worldmodel.training.step import draw_lanes, gradient
 
 SENTENCE = "a red disc is near the top left of the blue room, moves right by half a step, then stops; a green box waits at the door"
 ACTION_NUMBERS = 6

@@ -13,7 +13,7 @@ from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.presets import Preset
 from worldmodel.scripts.pretrain import pretrain
-from worldmodel.tracking import read_metrics
+from worldmodel.training.tracking import read_metrics
 
 ENV = "worldmodel/TwoRoom-v0"
 MAX_STEPS = 40

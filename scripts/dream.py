@@ -11,9 +11,9 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.samples import film
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
+from worldmodel.training.samples import film
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.latent_cache import encode_frames
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.selections import record
-from worldmodel.specialisation import LayerReport, SpecialisationConfig, analyse, to_json
+from worldmodel.studies.selections import record
+from worldmodel.studies.specialisation import LayerReport, SpecialisationConfig, analyse, to_json
 from worldmodel.tokens import PackingConfig, tokenise
+from worldmodel.training.latent_cache import encode_frames
 
 Config = TypeVar("Config", MixtureConfig, PackingConfig)
 

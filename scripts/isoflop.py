@@ -24,16 +24,16 @@ from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.latent_cache import codec_key
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, paper, small, tiny
-from worldmodel.resume import claim, locked, newest_checkpoint
-from worldmodel.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
-from worldmodel.scaling_figure import draw
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.pretrain import summary
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.training import stop_on_signals
+from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
+from worldmodel.studies.scaling_figure import draw
+from worldmodel.training.latent_cache import codec_key
+from worldmodel.training.resume import claim, locked, newest_checkpoint
+from worldmodel.training.train import stop_on_signals
 
 MEASURED_BATCHES = 4
 """Batches whose mean stands for the operations of a step."""

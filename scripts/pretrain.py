@@ -18,22 +18,22 @@ from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
-from worldmodel.distributed import Processes, processes, single
 from worldmodel.errors import UserError
 from worldmodel.home import cache_dir, runs_dir
-from worldmodel.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, fit, paper, small, tiny
-from worldmodel.samples import sampler
 from worldmodel.scripts.arguments import read_arguments, write_arguments
 from worldmodel.scripts.console import run_verb
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import tokenise
-from worldmodel.training import TrainResult, stop_on_signals, train
-from worldmodel.training_config import TrainConfig
-from worldmodel.validation import Validation
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.distributed import Processes, processes, single
+from worldmodel.training.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key
+from worldmodel.training.samples import sampler
+from worldmodel.training.train import TrainResult, stop_on_signals, train
+from worldmodel.training.validation import Validation
 
 
 def summary(function: Callable[..., object]) -> str:

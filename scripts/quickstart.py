@@ -32,17 +32,17 @@ from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_err
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.presets import Preset, tiny
-from worldmodel.resume import claim, locked
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.samples import film
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import pretrain, with_seed
-from worldmodel.tracking import read_metrics
-from worldmodel.training import stop_on_signals
+from worldmodel.training.resume import claim, locked
+from worldmodel.training.samples import film
+from worldmodel.training.tracking import read_metrics
+from worldmodel.training.train import stop_on_signals
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import StandardData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
-from worldmodel.latent_cache import LatentCache, encode_frames
 from worldmodel.model import FlowDraw, LossCounts, ModelConfig, WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
@@ -26,8 +25,9 @@ from worldmodel.presets import Preset, fit
 from worldmodel.scripts.pretrain import latent_cache
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
-from worldmodel.training import TrainResult, train
-from worldmodel.training_config import TrainConfig
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.latent_cache import LatentCache, encode_frames
+from worldmodel.training.train import TrainResult, train
 
 HELD_OUT_KINDS = {"language": ("text",), "vision": ("action video", "video")}
 """Sources that each held-out loss is measured on."""

@@ -17,7 +17,7 @@ from worldmodel.model import ModelConfig
 from worldmodel.moe import FeedForwardKind, MoEConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig
-from worldmodel.training import TrainConfig
+from worldmodel.training.train import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
 

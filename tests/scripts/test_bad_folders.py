@@ -15,8 +15,8 @@ import pytest
 
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused, reading, replaced, sentence, snapshot
-from worldmodel.resume import locked
-from worldmodel.tracking import read_metrics
+from worldmodel.training.resume import locked
+from worldmodel.training.tracking import read_metrics
 
 
 @contextlib.contextmanager

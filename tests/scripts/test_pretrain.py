@@ -22,13 +22,13 @@ from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.standard import MixtureConfig, open_standard
-from worldmodel.latent_cache import frame_key
-from worldmodel.samples import dream_sampler
 from worldmodel.scripts import pretrain
 from worldmodel.scripts.cli import run
 from worldmodel.scripts.pretrain import every_frame, latent_cache
-from worldmodel.tracking import read_metrics
-from worldmodel.training_config import TrainConfig
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.latent_cache import frame_key
+from worldmodel.training.samples import dream_sampler
+from worldmodel.training.tracking import read_metrics
 
 
 def losses(run_dir: Path) -> list[dict[str, float]]:

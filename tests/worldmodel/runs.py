@@ -10,11 +10,11 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.optimizer import Ema, build_optimizers
-from worldmodel.resume import Progress, State, read_state
-from worldmodel.tracking import read_metrics
-from worldmodel.training import TrainResult, train
-from worldmodel.training_config import TrainConfig
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.optimizer import Ema, build_optimizers
+from worldmodel.training.resume import Progress, State, read_state
+from worldmodel.training.tracking import read_metrics
+from worldmodel.training.train import TrainResult, train
 
 CONFIG = TrainConfig(
     steps=6,

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
 from worldmodel.model import ModelConfig, WorldModel
-from worldmodel.optimizer import build_optimizers, set_rate
+from worldmodel.training.optimizer import build_optimizers, set_rate
 
 WIDTHS = (64, 128, 256)
 STEPS, LR = 3, 0.003

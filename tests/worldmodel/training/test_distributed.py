@@ -1,0 +1,283 @@
+"""Two processes train as one does, go on from each other's checkpoints, and end together when something is wrong."""
+
+import multiprocessing
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from tests.worldmodel import toys
+from worldmodel.checkpoint import from_pretrained
+from worldmodel.errors import UserError
+from worldmodel.model import LossCounts, WorldModel
+from worldmodel.moe import MoEConfig
+from worldmodel.training.distributed import Processes, clip_gradients, processes, shard, single, weights, whole_model
+from worldmodel.training.muon import orthogonalise, orthogonalise_spread
+from worldmodel.training.optimizer import Ema, OptimizerName, build_optimizers
+from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
+from worldmodel.training.tracking import read_metrics
+from worldmodel.training.train import TrainConfig, TrainResult, train
+
+STEPS, HALF = 4, 2
+PACKING = replace(toys.PACKING, rows=4, lanes=2)
+
+
+@dataclass
+class Run:
+    """A training by hand, to be done by any number of processes."""
+
+    kind: str = "modality"
+    optimizer: OptimizerName = "adamw"
+    num_experts: int = 6  # and one of each modality
+    start: Path | None = None
+    save: Path | None = None
+
+    def model(self) -> WorldModel:
+        config = toys.model_config(self.kind)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        return WorldModel(replace(config, trunk=replace(config.trunk, moe=MoEConfig(self.num_experts, 3, 16)))).train()
+
+    def __call__(self, these: Processes) -> dict[str, Any]:
+        """Losses and gradient norms per step, weights and their averages at the end."""
+        model = self.model()
+        average = Ema(model, 0.9)
+        shard(model, these)
+        shard(average.model, these)
+        optimizers = build_optimizers(model, self.optimizer, 1e-3, 0.02, 0.1, (0.9, 0.95))
+        state = State(model, average.model, optimizers, Progress())
+        if self.start is not None:
+            read_state(self.start, state)
+        packer, curve = toys.packer(config=PACKING), []
+        for step in range(state.progress.step, STEPS):
+            if step == HALF and self.save is not None:
+                with shared_folder(self.save, these) as beside:
+                    write_state(beside, state)
+            batch = packer.batch(step)
+            draw = model.draw(batch, torch.Generator().manual_seed(step))
+            latents = toys.random_latents(len(batch.clean), step)
+            total, first = torch.zeros(()), 0
+            model.zero_grad()
+            for lane, part in enumerate(batch.split(PACKING.lanes)):
+                own = slice(first, first + len(part.clean))
+                first = own.stop
+                if lane % these.world_size == these.rank:
+                    loss, _ = model.loss(part, latents[own], type(draw)(draw.t[own], draw.noise[own]), LossCounts.of(batch))
+                    loss.backward()
+                    total += loss.detach()
+            curve += [these.sum(total).item(), clip_gradients(model, 1.0)]
+            for optimizer in optimizers:
+                optimizer.step()
+            model.trunk.update_balance(these.sum(model.trunk.loads()))
+            average.update(model, step)
+            state.progress.advance(batch.sources, 0.0)
+            with torch.no_grad():  # validation leaves the gathered root behind
+                model.eval().loss(batch, latents, draw)
+            model.train()
+        stacks = {name: p.placements for name, p in weights(model).items() if isinstance(p, DTensor) and p.ndim == 3}
+        return {"curve": curve, "model": whole_model(model), "average": whole_model(average.model), "stacks": stacks}
+
+
+@dataclass
+class Training:
+    """A training by the real loop."""
+
+    run_dir: Path
+    optimizer: OptimizerName = "muon"
+    accumulation: int = 1
+
+    def __call__(self, these: Processes) -> TrainResult:
+        config = TrainConfig(
+            steps=STEPS,
+            packing=PACKING,
+            accumulation=self.accumulation,
+            optimizer=self.optimizer,
+            warmup_steps=2,
+            dtype="float32",
+            device="cpu",
+            log_every=1,
+            sample_every=HALF,
+            checkpoint_every=HALF,
+        )
+        packer = toys.packer(config=PACKING)
+        return train(toys.model(), toys.codec(), packer, toys.tokenizer(), config, self.run_dir, processes=these)
+
+    def curve(self) -> list[float]:
+        """Loss and gradient norm of every step."""
+        rows = read_metrics(self.run_dir / "metrics.jsonl")
+        return [row[name] for row in rows for name in ("loss/total", "loss/text", "loss/flow", "gradient_norm") if name in row]
+
+
+def spread(these: Processes) -> list[Tensor]:
+    """Orthogonalise matrices whose rows two processes have."""
+    whole = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    own = whole.chunk(2, dim=1)[these.rank]
+    assert own.shape[1] == (3, 2)[these.rank]
+    return [orthogonalise_spread(own, 5, group, first) for first in range(2)]
+
+
+def differ(these: Processes) -> None:
+    these.agree("the seed", {"lr": 0.1, "seed": 3})
+    these.agree("the settings", {"lr": 0.1, "seed": these.rank})
+
+
+def differ_in_weights(these: Processes) -> None:
+    shard(toys.model(seed=these.rank), these)
+
+
+def fail(these: Processes) -> None:
+    if these.rank == 1:
+        raise RuntimeError("the disk is full\nand more")
+    model = toys.model()
+    these.barrier()
+    shard(model, these)
+
+
+def _in_group(rank: int, port: int, work: Callable[[Processes], Any]) -> Any:
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with processes("cpu", timeout=60) as these:
+        return work(these)
+
+
+Pair = tuple[ProcessPoolExecutor, ProcessPoolExecutor]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """Two processes that start once; torch remembers layouts by rank, so each keeps its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
+        yield first, second
+
+
+def by_two(pair: Pair, work: Callable[[Processes], Any]) -> list[Any]:
+    """What two processes return or raise."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    futures = [process.submit(_in_group, rank, port, work) for rank, process in enumerate(pair)]
+    return [future.exception(timeout=120) or future.result() for future in futures]
+
+
+def result(found: list[Any]) -> Any:
+    """What the main process returned."""
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found[0]
+
+
+def assert_same(mine: dict[str, Any], theirs: dict[str, Any], tolerance: float) -> None:
+    count = min(len(mine["curve"]), len(theirs["curve"]))
+    assert count >= 2 * (STEPS - HALF)
+    assert mine["curve"][-count:] == pytest.approx(theirs["curve"][-count:], rel=tolerance)
+    for which in ("model", "average"):
+        assert mine[which].keys() == theirs[which].keys()
+        for name, tensor in mine[which].items():
+            torch.testing.assert_close(tensor, theirs[which][name], rtol=tolerance, atol=tolerance)
+
+
+def test_two_processes_train_as_one_and_go_on_from_each_other(pair: Pair, tmp_path: Path) -> None:
+    alone = single(torch.device("cpu"))
+    one, two = Training(tmp_path / "one"), Training(tmp_path / "two")
+    one(alone)
+    assert result(by_two(pair, two)).finished
+    assert len(one.curve()) == 4 * STEPS
+    assert two.curve() == pytest.approx(one.curve(), rel=1e-4)
+    mine, theirs = (from_pretrained(run.run_dir).model.state_dict() for run in (one, two))
+    for name, tensor in mine.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4)
+    expected = one.curve()
+    for run in (one, two):
+        shutil.rmtree(run.run_dir / "checkpoints" / f"step_{STEPS:06d}")
+    assert result(by_two(pair, replace(one, accumulation=2))).step == STEPS
+    two(alone)
+    assert one.curve() == pytest.approx(expected, rel=1e-4)
+    assert two.curve() == pytest.approx(expected, rel=1e-4)
+    assert len(list((one.run_dir / "checkpoints" / f"step_{STEPS:06d}" / "training").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("num_experts", "axis"), [(6, 0), (5, 1)])
+def test_two_processes_are_one_and_go_on_from_each_other(pair: Pair, tmp_path: Path, num_experts: int, axis: int) -> None:
+    """The tolerance is wide since a router's near-tie may go the other way; wrong gradients would be wrong by a factor."""
+    run, alone = Run("moe", "muon", num_experts), single(torch.device("cpu"))
+    two = result(by_two(pair, replace(run, save=tmp_path / "two")))
+    one = replace(run, save=tmp_path / "one")(alone)
+    assert set(two["stacks"].values()) == {(Shard(axis),)}
+    assert two["curve"][:2] == pytest.approx(one["curve"][:2], rel=1e-5)
+    assert_same(two, one, 5e-2)
+    assert two["curve"] == pytest.approx(one["curve"], rel=2e-3)
+    assert_same(replace(run, start=tmp_path / "two")(alone), two, 5e-2)
+    assert_same(result(by_two(pair, replace(run, start=tmp_path / "one"))), one, 5e-2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "nothing temporary is left"
+    assert len(list((tmp_path / "two" / "training").glob("*.safetensors"))) == 2
+
+
+def test_matrices_whose_rows_are_spread(pair: Pair) -> None:
+    whole = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    for upper, lower in zip(*by_two(pair, spread), strict=True):
+        torch.testing.assert_close(torch.cat([upper, lower], dim=1), orthogonalise(whole))
+
+
+def test_processes_that_disagree_are_all_refused(pair: Pair) -> None:
+    for error in by_two(pair, differ):
+        assert isinstance(error, UserError)
+        assert "disagree on the settings: process 0 has {'lr': 0.1, 'seed': 0}, process 1 has {'lr': 0.1, 'seed': 1}" in str(error)
+    for error in by_two(pair, differ_in_weights):
+        assert isinstance(error, UserError)
+        assert "disagree on the model's weights: process 0 has" in str(error)
+
+
+def test_an_error_of_one_ends_all(pair: Pair) -> None:
+    waiting, failing = by_two(pair, fail)
+    assert isinstance(failing, RuntimeError)
+    assert isinstance(waiting, UserError)
+    assert str(waiting) == "process 1 ended the run: RuntimeError: the disk is full"
+
+
+def test_gpus_are_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name, words in (
+        ("auto", "no GPU for process 3 of this machine, torch sees 2: use --nproc-per-node 2"),
+        ("cuda:1", "is one GPU"),
+    ):
+        with pytest.raises(UserError, match=words), processes(name):
+            pass
+
+
+def test_alone_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes("cpu") as alone:
+        assert alone == single(torch.device("cpu"))
+        alone.agree("anything", 1)
+        alone.barrier()
+        assert alone.broadcast_object(3) == 3
+        assert alone.sum(torch.ones(2)).tolist() == [1, 1]
+    model = toys.model()
+    shard(model, alone)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in whole_model(model).items())
+
+
+def test_a_long_gradient_is_cut_and_a_short_one_is_not() -> None:
+    model = torch.nn.Linear(3, 1, bias=False)
+    for limit, factor in ((1.0, 0.2), (10.0, 1.0)):
+        model.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
+        assert clip_gradients(model, limit) == pytest.approx(5.0)
+        torch.testing.assert_close(model.weight.grad, factor * torch.tensor([[3.0, 0.0, 4.0]]))

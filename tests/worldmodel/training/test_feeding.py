@@ -1,0 +1,143 @@
+"""Feeding: the same batches whoever packs them, mistakes in one sentence, processes that end; frames encoded once."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worldmodel import toys
+from worldmodel.batch import PackedBatch
+from worldmodel.datasets.documents import Document
+from worldmodel.errors import UserError
+from worldmodel.packing import Packer
+from worldmodel.training.feeding import BatchStream, FrameEncoder
+from worldmodel.training.latent_cache import build_latent_cache
+
+
+def same(a: PackedBatch, b: PackedBatch) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_stream_is_the_packer_from_any_step_on(workers: int) -> None:
+    plain = toys.packer()
+    last = plain.steps_per_group + 8
+    for start in (0, 5, plain.steps_per_group + 2) if workers == 0 else (5,):
+        with BatchStream(toys.packer(), start, last, workers) as stream:
+            for step in range(start, last):
+                assert same(stream.next(), plain.batch(step))
+
+
+class Spoilt(toys.Sentences):
+    name = "spoilt"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        if self.error is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise self.error  # type: ignore[misc]
+
+
+def spoilt(error: Exception | None) -> Packer:
+    packer = toys.packer()
+    packer.mixture.sources[1] = Spoilt(error)  # its lengths were measured on the whole one
+    return packer
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_the_data_reaches_the_loop_as_it_is(workers: int) -> None:
+    with BatchStream(spoilt(UserError("frame 3 of a.png is broken")), 0, 50, workers) as stream:
+        with pytest.raises(UserError, match="^frame 3 of a.png is broken$"):
+            stream.next()
+
+
+def test_other_failures_of_a_worker_are_one_sentence() -> None:
+    with BatchStream(spoilt(KeyError("colour")), 0, 50, 1) as stream:
+        with pytest.raises(RuntimeError, match="^a data worker failed: KeyError: 'colour'$"):
+            stream.next()
+
+
+def test_a_worker_that_was_killed_is_noticed() -> None:
+    with BatchStream(spoilt(None), 0, 50, 1) as stream:
+        with pytest.raises(UserError, match=r"^a data worker ended without a word.*exited unexpectedly\)$"):
+            stream.next()
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_leaves_the_workers_to_the_training_process() -> None:
+    with BatchStream(toys.packer(), 0, 200, 1) as stream:
+        stream.next()
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+        for _ in range(60):
+            stream.next()
+        assert worker.is_alive()
+    assert not multiprocessing.active_children()
+
+
+def read_and_hang(pids: "multiprocessing.Queue[int | None]") -> None:
+    with BatchStream(toys.packer(), 0, 200, 1) as stream:
+        stream.next()
+        for worker in multiprocessing.active_children():
+            pids.put(worker.pid)
+        time.sleep(600)
+
+
+def test_workers_end_with_a_killed_process() -> None:
+    context = multiprocessing.get_context("spawn")
+    pids: multiprocessing.Queue[int | None] = context.Queue()
+    process = context.Process(target=read_and_hang, args=(pids,))
+    process.start()
+    worker = pids.get(timeout=60)
+    assert worker is not None
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 20
+    while is_running(worker):
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
+def test_frames_are_encoded_once_until_forgotten() -> None:
+    codec, sizes = toys.codec(), []
+    original = codec.encode
+    codec.encode = lambda frames: sizes.append(len(frames)) or original(frames)  # type: ignore[method-assign, func-returns-value]
+    frames = torch.randint(0, 256, (5, toys.IMAGE, toys.IMAGE, 3), dtype=torch.uint8)
+    repeated = frames[[0, 1, 0, 2]]
+    encoder, plain = (FrameEncoder(codec, torch.device("cpu"), remember) for remember in (True, False))
+    expected = plain.encode(repeated)
+    sizes.clear()
+    torch.testing.assert_close(encoder.encode(repeated), expected)
+    assert sizes == [3]
+    torch.testing.assert_close(encoder.encode(frames), plain.encode(frames))
+    assert sizes == [3, 2, 5]
+    encoder.encode(frames)
+    assert sizes == [3, 2, 5]
+    encoder.forget()
+    encoder.encode(frames)
+    assert sizes == [3, 2, 5, 5]
+    assert encoder.encode(frames[:0]).shape == (0, 4, toys.CHANNELS)
+
+
+def test_frames_in_a_cache_are_not_encoded(tmp_path: Path) -> None:
+    codec = toys.codec()
+    frames = torch.randint(0, 256, (40, toys.IMAGE, toys.IMAGE, 3), dtype=torch.uint8)
+    cache = build_latent_cache(tmp_path, codec, frames[:30].numpy(), 30)
+    expected, sizes, original = FrameEncoder(codec, torch.device("cpu"), False).encode(frames), [], codec.encode
+    codec.encode = lambda frames: sizes.append(len(frames)) or original(frames)  # type: ignore[method-assign, func-returns-value]
+    encoder = FrameEncoder(codec, torch.device("cpu"), False, cache)
+    assert torch.equal(encoder.encode(frames), expected)
+    assert sizes == [10]

@@ -1,0 +1,98 @@
+"""Training states: what is written comes back bit for bit, in files that are no pickles, and what is not whole is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worldmodel import toys
+from worldmodel.errors import UserError
+from worldmodel.training import resume
+from worldmodel.training.distributed import single
+from worldmodel.training.optimizer import Ema, build_optimizers
+from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
+
+ALONE = single(torch.device("cpu"))
+
+
+def state(seed: int, steps: int = 0) -> State:
+    """Of a model, after some steps on a made-up loss."""
+    model = toys.model("moe", seed=seed)
+    average = Ema(model, 0.9)
+    optimizers = build_optimizers(model, "muon", 1e-2, 0.02, 0.1, (0.9, 0.95))
+    for step in range(steps):
+        model.zero_grad()
+        torch.stack([(p - 1).square().sum() for p in model.parameters()]).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        average.update(model, step)
+    return State(model, average.model, optimizers, Progress(steps, {"videos": 12}, 0.5))
+
+
+@pytest.mark.parametrize("size", [2**30, 50_000])
+def test_what_is_written_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(resume, "FILE_BYTES", size)
+    written, found = state(0, steps=3), state(1)
+    write_state(tmp_path, written)
+    read_state(tmp_path, found)
+    assert found.progress == written.progress
+    expected = written.tensors()
+    for name, tensor in found.tensors().items():
+        assert torch.equal(tensor, expected[name]), name
+    files = list((tmp_path / "training").iterdir())
+    assert {path.suffix for path in files} == {".safetensors"}, "nothing that would be unpickled"
+    assert (len(files) > 5) == (size < 2**30)
+
+
+def remove_one(training: Path) -> None:
+    min(training.iterdir()).unlink()
+
+
+def remove_all(training: Path) -> None:
+    for path in training.iterdir():
+        path.unlink()
+    training.rmdir()
+
+
+def cut_short(training: Path) -> None:
+    path = max(training.iterdir())
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("damage", [remove_one, remove_all, cut_short])
+def test_a_damaged_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
+    monkeypatch.setattr(resume, "FILE_BYTES", 200_000)
+    write_state(tmp_path, state(0))
+    damage(tmp_path / "training")
+    with pytest.raises(UserError, match=f"{tmp_path} is damaged .*: remove it to go on from the checkpoint before it"):
+        read_state(tmp_path, state(1))
+
+
+def test_a_part_that_a_process_wrote_is_missed(tmp_path: Path) -> None:
+    """Loading by itself would leave the rows of that part as they were."""
+    write_state(tmp_path, state(0))
+    metadata = resume.dcp.HuggingFaceStorageReader(str(tmp_path / "training")).read_metadata()
+    resume.check_parts(metadata)
+    entry = metadata.state_dict_metadata["model.text_out.weight"]
+    assert isinstance(entry, resume.dcp.metadata.TensorStorageMetadata)
+    entry.chunks[0] = type(entry.chunks[0])(torch.Size([1, 0]), torch.Size([entry.size[0] - 1, entry.size[1]]))
+    with pytest.raises(ValueError, match="of the .* numbers of model.text_out.weight"):
+        resume.check_parts(metadata)
+
+
+def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_state(tmp_path, state(0))
+    (tmp_path / "progress.json").write_text('{"step": 3}')
+    with pytest.raises(UserError, match="is of another version of worldmodel"):
+        read_state(tmp_path, state(1))
+
+
+def test_a_shared_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"), shared_folder(tmp_path / "new", ALONE) as beside:
+        (beside / "half").write_text("x")
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+    with shared_folder(tmp_path / "new", ALONE) as beside:
+        (beside / "whole").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "whole"]

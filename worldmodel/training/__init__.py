@@ -1,0 +1,1 @@
+"""From batches to checkpoints: the loop, its guard, its optimizers, one process or many."""

@@ -1,0 +1,129 @@
+"""Which optimizer takes which weights and at what rate, the learning-rate schedule, and a moving average of the weights.
+
+Rates that carry over between widths (muP: arXiv 2203.03466, table 8). Where the model has a `base_width`, `lr` is the rate at that
+width, and with m = width / base_width
+
+    weights                                            AdamW's rate    initial variance   forward multiplier
+    inputs (embeddings, latents, actions, flow time)   lr              fixed              1
+    biases, norms                                      lr              -                  1
+    hidden matrices (fan-in grows), routers            lr / m          1 / fan-in         1
+    readouts (text, latents; fan-out is fixed)         lr              fixed              1 / m
+    wide visual head (its own width is fixed)          lr              1 / fan-in         1
+    its matrix that takes in the hidden states         lr / m          1 / fan-in         1
+
+The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
+no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates
+follows from the ratio of fan-out and fan-in (arXiv 2505.02222; `muon.Muon`). Depth, heads' width, batch and number of steps are to be
+the same; hidden widths grow with the width.
+"""
+
+import copy
+import math
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.model import WorldModel
+from worldmodel.training.distributed import local, weights
+from worldmodel.training.muon import Muon
+
+OptimizerName = Literal["adamw", "muon"]
+Model = TypeVar("Model", bound=nn.Module)
+INPUTS = ("token_embedding.", "latent_in.", "action_in.", "patch_embedding", "time_in.network.0.")
+"""Matrices whose fan-in does not grow with the width, by the start of their names."""
+READOUTS = ("text_out.", "latent_out.")
+"""Matrices whose fan-out does not, and which have a multiplier."""
+
+
+def build_optimizers(
+    model: WorldModel,
+    name: OptimizerName,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that together move every weight once; a model that is to be sharded is so already.
+
+    `adamw`: AdamW for all; matrices decay, while norms, biases and embedding tables do not. `muon`: Muon for
+    the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate
+    under `peak`; the module's docstring says how it depends on the width. The state is there from the start, as zeros: a checkpoint
+    then has the same tensors at every step, also where a weight has had no gradient yet.
+    """
+    base = model.config.base_width
+    m = model.config.trunk.width / base if base else 1.0
+    named = weights(model)
+    plain = [place for place, p in named.items() if p.ndim < 2 or place.startswith("token_embedding.")]
+    matrices = [place for place in named if place not in plain]
+    trunk = [place for place in matrices if name == "muon" and place.startswith("trunk.") and "router" not in place]
+    fixed = [place for place in matrices if place not in trunk and (m == 1 or not fan_in_grows(place))]
+    hidden = [place for place in matrices if place not in trunk + fixed]
+    groups = [
+        {"params": [named[place] for place in places], "weight_decay": decay, "peak": rate}
+        for places, decay, rate in ((fixed, weight_decay, lr), (hidden, weight_decay * m, lr / m), (plain, 0.0, lr))
+        if places
+    ]
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    for place in plain + fixed + hidden:
+        weight = named[place]
+        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    if not trunk:
+        return [adamw]
+    group = {"params": [named[place] for place in trunk], "peak": muon_lr}
+    muon = Muon([group], lr=muon_lr, weight_decay=weight_decay, iteration_dtype=dtype)
+    for place in trunk:
+        muon.state[named[place]] = {"momentum": torch.zeros_like(named[place])}
+    return [adamw, muon]
+
+
+def fan_in_grows(name: str) -> bool:
+    """Whether a matrix takes in what the width makes longer, with no multiplier to make up for it."""
+    if name.startswith("visual_head."):
+        return name.startswith("visual_head.hidden_in.")
+    return not name.startswith(INPUTS + READOUTS)
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
+    """Give every group `share` of its peak learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+
+
+def schedule(step: int, steps: int, warmup_steps: int, final_share: float) -> float:
+    """Share of the peak rate at `step` (0 is the first): linear warm-up, then a cosine to `final_share`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+    return final_share + (1 - final_share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state by weight and kind, sharing memory with it."""
+    states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
+    named = ((f"{name}.{key}", value) for name, p in weights(model).items() for key, value in states[p].items())
+    return dict(named)
+
+
+class Ema(Generic[Model]):
+    """Exponential moving average of a model's weights; `model` is a copy in evaluation mode that holds them.
+
+    The decay grows from 0.1 to its final value as (1 + step) / (10 + step), so that the first weights are
+    soon forgotten. A model that is to be sharded is not so yet; then `shard` is for `average.model`, too.
+    """
+
+    def __init__(self, model: Model, decay: float) -> None:
+        self.decay = decay
+        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model` as it is after step `step` (0 is the first)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages = [local(p) for p in weights(self.model).values()]
+        torch._foreach_lerp_(averages, [local(p) for p in weights(model).values()], 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

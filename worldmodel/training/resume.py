@@ -1,0 +1,220 @@
+"""A run's folder: one run at a time, one configuration, and states that training goes on from exactly.
+
+    config.json                         what the run was asked to do
+    checkpoints/step_000100/            a checkpoint as in `checkpoint.py`, with the averaged weights, and
+        training/                       weights, averages and optimizers, by `torch.distributed.checkpoint`
+        progress.json                   step, counts; the step tells the place in the data, too
+
+Every process writes its own parts of the tensors, and reads whatever parts it needs of what any number of processes wrote. The
+files are safetensors that say in their headers which parts they hold; there is no pickle. All processes of a run see one file system;
+the main process makes, names and removes folders.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from worldmodel.checkpoint import read_json, whole_folder, write_json
+from worldmodel.errors import UserError
+from worldmodel.training.distributed import Processes
+from worldmodel.training.optimizer import optimizer_tensors
+
+SCHEMA_VERSION = 3
+KIND = "run"
+FILE_BYTES = 2**30
+"""About as large a file is, of the tensors that all processes together have: one is copied in memory while it is written."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands, apart from its tensors."""
+
+    step: int = 0  # optimizer steps done
+    positions: dict[str, int] = field(default_factory=dict)  # trained on so far, per source
+    seconds: float = 0.0  # spent in steps
+    skipped: list[int] = field(default_factory=list)  # numbers of the batches that were never trained on
+    suspects: list[int] = field(default_factory=list)  # those of them that the guard holds against the weights
+    losses: list[float] = field(default_factory=list)  # of the last steps, for the guard
+    norms: list[float] = field(default_factory=list)  # of their gradients
+    rollbacks: int = 0  # times that training went back to a checkpoint and has not come further since
+    trouble: int = 0  # the step that it went back from
+
+    @property
+    def position(self) -> int:
+        """Number of the next batch: those trained on and those passed over lie behind."""
+        return self.step + len(self.skipped)
+
+    def advance(self, sources: dict[str, int], seconds: float) -> None:
+        """Count one step: its positions per source, its time."""
+        self.step, self.seconds = self.step + 1, self.seconds + seconds
+        for name, positions in sources.items():
+            self.positions[name] = self.positions.get(name, 0) + positions
+
+
+@dataclass
+class State:
+    """Everything that the next step depends on."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    progress: Progress
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, averages and the optimizers' state by name, sharing memory with their owners."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        moments = optimizer_tensors(self.model, self.optimizers)
+        return tensors | {f"optimizer.{name}": tensor for name, tensor in moments.items()}
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder; it is free again when the block or the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"the run folder {run_dir} is in use by another process: wait for it, or name another") from None
+        yield
+
+
+@contextlib.contextmanager
+def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
+    """`whole_folder` of all processes: they write into one folder, which is there when all have done so."""
+    with contextlib.ExitStack() as stack:
+        beside = stack.enter_context(whole_folder(folder)) if processes.is_main else None
+        yield processes.broadcast_object(beside)
+        processes.barrier()  # all have written
+    processes.barrier()  # it has its name
+
+
+def claim(run_dir: Path, record: dict[str, Any]) -> None:
+    """Note what a run does in its folder, or check that a run there does the same.
+
+    Raises:
+        UserError: the folder holds a run with other settings, or something else.
+    """
+    path = run_dir / "config.json"
+    record = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, "kind": KIND, **record}))
+    if not path.exists():
+        beside = path.with_suffix(".tmp")
+        write_json(beside, record)
+        os.replace(beside, path)
+        return
+    found = read_json(path)
+    if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
+    before, now = flatten(found), flatten(record)
+    different = [name for name in now | before if before.get(name) != now.get(name)]
+    if different:
+        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
+        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
+        raise UserError(
+            f"the run folder {run_dir} holds a run with other settings: {shown}{more}; "
+            "name another folder, or give the same settings to go on"
+        )
+
+
+def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint folder of the most steps."""
+    found = checkpoints(run_dir)
+    return found[-1] if found else None
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """All whole checkpoint folders of a run, by step."""
+    folders = (run_dir / "checkpoints").glob("step_*")
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step_")))
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what a killed process left half written."""
+    for folder in checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(folder)
+    for leftover in (run_dir / "checkpoints").glob(".*"):
+        shutil.rmtree(leftover)
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write everything that the next step depends on into a checkpoint folder; with several processes, all call it."""
+    tensors = state.tensors()
+    sizes = (tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    files = {name: 1 + total // FILE_BYTES for name, total in zip(tensors, accumulate(sizes, initial=0), strict=False)}
+    writer = dcp.HuggingFaceStorageWriter(str(folder / "training"), files, save_distributed=True)
+    with one_process():
+        dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        write_json(folder / "progress.json", vars(state.progress))
+
+
+def read_state(folder: Path, state: State) -> None:
+    """Fill `state` in place from a checkpoint folder; with several processes, all call it.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder / "training"))
+    try:
+        check_parts(reader.read_metadata())
+        with one_process():
+            dcp.load(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
+    except (dcp.CheckpointException, OSError, SafetensorError, ValueError) as error:
+        cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
+        message = f"{folder} is damaged ({cause}): remove it to go on from the checkpoint before it"
+        raise UserError(message) from None
+    record = read_json(folder / "progress.json")
+    if record.keys() != vars(Progress()).keys():
+        raise UserError(f"{folder} is of another version of worldmodel: remove it to go on from the one before it")
+    state.progress = Progress(**record)
+
+
+def check_parts(metadata: dcp.Metadata) -> None:
+    """Make sure that the parts of every tensor are there; loading would leave what is not as it was.
+
+    Raises:
+        ValueError: some are missing.
+    """
+    for name, found in metadata.state_dict_metadata.items():
+        assert isinstance(found, dcp.metadata.TensorStorageMetadata)
+        there = sum(chunk.sizes.numel() for chunk in found.chunks)
+        if there != found.size.numel():
+            raise ValueError(f"it has {there} of the {found.size.numel()} numbers of {name}")
+
+
+@contextlib.contextmanager
+def one_process() -> Iterator[None]:
+    """Saving and loading from one process is meant, not a mistake that torch should warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield

@@ -1,0 +1,251 @@
+"""A run from its first step to its last, as one process of it sees it: the loop of training, what is due between two steps, the guard.
+
+What is written is written by the main process; what the loop decides (to skip a batch, to go back, to stop) is decided from numbers
+that were summed over processes, by all of them alike.
+"""
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldmodel.batch import PackedBatch
+from worldmodel.codec.codec import Codec
+from worldmodel.compilation import compile_blocks, should_compile
+from worldmodel.flops import matmul_rate, training_flops
+from worldmodel.model import WorldModel
+from worldmodel.packing import Packer
+from worldmodel.precision import choose_dtype
+from worldmodel.studies.specialisation import load_picture
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.distributed import Processes, clip_gradients, shard
+from worldmodel.training.feeding import BatchStream, FrameEncoder
+from worldmodel.training.guard import Guard, SkippedBatches
+from worldmodel.training.latent_cache import LatentCache
+from worldmodel.training.optimizer import Ema, build_optimizers, schedule, set_rate
+from worldmodel.training.resume import Progress, State, checkpoints, newest_checkpoint, read_state
+from worldmodel.training.samples import OnSample, one_step_samples
+from worldmodel.training.saving import drop_newer, save, whole_average
+from worldmodel.training.step import Totals, draw_lanes, gradient, move, read_losses, told_what_to_do
+from worldmodel.training.tracking import Meter, Passes, Tracker, shares
+from worldmodel.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    checkpoint: Path
+    """The newest checkpoint: `from_pretrained` reads it."""
+    step: int
+    """Optimizer steps done, in all runs of this folder together."""
+    finished: bool
+    """False if the run was asked to stop; the same arguments continue it."""
+    metrics: dict[str, float]
+    """The newest value of everything that was logged."""
+
+
+class Run:
+    """The state of a training run in one process."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        codec: Codec,
+        packer: Packer,
+        tokenizer: Tokenizer,
+        config: TrainConfig,
+        run_dir: Path,
+        processes: Processes,
+        record: dict[str, Any],
+        stop: threading.Event,
+        cache: LatentCache | None,
+    ) -> None:
+        self.model, self.packer, self.tokenizer, self.config = model, packer, tokenizer, config
+        self.run_dir, self.processes, self.record, self.stop = run_dir, processes, record, stop
+        self.device = processes.device
+        self.dtype = choose_dtype(config.dtype, self.device)
+        self.part_rows = config.packing.rows // processes.world_size // config.accumulation
+        self.names = [source.name for source in packer.mixture.sources]
+        self.codec = codec.to(self.device).eval()
+        self.encoder = FrameEncoder(self.codec, self.device, config.cache_latents == "memory", cache)
+        with self.enough_memory():
+            model.to(self.device).train()
+            self.average = Ema(model, config.ema_decay)
+            if should_compile(config.compile, self.device):
+                compile_blocks(model.trunk)
+            shard(model, processes)
+            shard(self.average.model, processes)
+            rates = (config.lr, config.muon_lr)
+            self.optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, self.dtype)
+        self.state = State(model, self.average.model, self.optimizers, Progress())
+        newest = processes.broadcast_object(newest_checkpoint(run_dir) if processes.is_main else None)
+        self.saved: Path | None = newest  # the newest checkpoint, or the one that training went back to
+        if newest is not None:
+            if processes.is_main:
+                logger.info("going on from %s", newest)
+            read_state(newest, self.state)
+        self.guard = Guard(config, self.state.progress)
+        self.meter = Meter()
+        self.passes = Passes(packer.mixture, packer.documents_before(self.progress.position))
+        self.skipped = SkippedBatches(run_dir, packer.mixture, self.progress.position) if processes.is_main else None
+        self.tracker: Tracker | None = None  # of the main process
+        self.shown: tuple[PackedBatch, Tensor] | None = None  # a part of the last batch, and its latents
+        self.loads = torch.zeros((), device=self.device)  # of the experts, since the last samples
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return self.state.progress
+
+    def enough_memory(self) -> contextlib.AbstractContextManager[None]:
+        """A block that may run out of memory."""
+        return told_what_to_do(self.config, self.model.config, self.part_rows, self.dtype, self.device)
+
+    def train(self, on_sample: OnSample | None, validation: Validation | None) -> TrainResult:
+        """The loop."""
+        config, start = self.config, self.progress
+        with contextlib.ExitStack() as opened:
+            if self.processes.is_main:
+                self.tracker = opened.enter_context(Tracker(self.run_dir, start.step))
+            stream = opened.enter_context(BatchStream(self.packer, start.position, self.needed(), config.data_workers))
+            quiet = None if self.processes.is_main else True
+            bar = opened.enter_context(tqdm(total=config.steps, initial=start.step, unit="step", desc="train", disable=quiet))
+            stopped = self.processes.sum(torch.tensor([float(self.stop.is_set())])).item() > 0
+            while True:
+                finished = self.progress.step >= config.steps
+                self.show(finished, finished or stopped, on_sample, validation)
+                if finished or stopped:
+                    folder = self.saved
+                    assert folder is not None, "a run that ends has just been saved"
+                    last = self.processes.broadcast_object(self.tracker.last if self.tracker else None)
+                    return TrainResult(folder, self.progress.step, finished, last)
+                stopped = self.step(stream)
+                stream.stop = self.needed()
+                bar.update(self.progress.step - bar.n)
+                if self.tracker and self.tracker.last.get("step") == self.progress.step:
+                    bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in self.tracker.last.items() if k.startswith("loss/")})
+
+    def needed(self) -> int:
+        """Number of the batch after the last one that is needed, if no more are skipped."""
+        return self.progress.position + self.config.steps - self.progress.step
+
+    @torch.no_grad()
+    def show(self, finished: bool, last: bool, on_sample: OnSample | None, validation: Validation | None) -> None:
+        """Measure, save and sample whatever is due after the present number of steps."""
+        step, config = self.progress.step, self.config
+        trained = self.shown is not None  # by this process: a run that goes on does not repeat what was shown
+        measure = trained and config.validate_every > 0 and (finished or step % config.validate_every == 0)
+        sample = trained and config.sample_every > 0 and (finished or step % config.sample_every == 0)
+        model = whole_average(self.average.model, self.processes) if measure or sample else None
+        if measure and validation is not None and model is not None and self.tracker is not None:
+            self.tracker.scalars(step, validation.measure(model, self.codec, self.dtype))
+        folder = self.run_dir / "checkpoints" / f"step_{step:06d}"
+        if (last or (step > 0 and step % config.checkpoint_every == 0)) and self.saved != folder:
+            card = {"train": self.record["train"], "metrics": self.tracker.last if self.tracker else {}}
+            card |= {name: getattr(self.progress, name) for name in ("step", "positions", "seconds", "skipped")}
+            save(folder, self.state, self.tokenizer, self.codec, card | self.record["card"], self.processes, config.keep_checkpoints)
+            self.saved = folder
+            self.encoder.forget()  # a run that goes on from here has nothing cached, and gets the same bits
+        if sample and model is not None and self.tracker is not None and self.shown is not None:
+            if not self.shown[0].clean.all():
+                self.tracker.images(step, "samples/truth_above_one_step", one_step_samples(model, self.codec, *self.shown))
+            if self.loads.ndim and self.loads.numel():
+                self.tracker.images(step, "samples/expert_load", load_picture(self.loads.cpu()))
+            if on_sample is not None:
+                on_sample(step, model, self.tracker)
+        if sample:
+            self.loads = torch.zeros((), device=self.device)
+
+    def step(self, stream: BatchStream) -> bool:
+        """Train on the next batch, or pass over it; returns whether the run was asked to stop."""
+        began, config, progress = time.perf_counter(), self.config, self.progress
+        batch = stream.next()
+        waited = time.perf_counter() - began
+        totals = Totals.of(batch, self.names, self.processes)
+        with self.enough_memory():
+            latents = self.encoder.encode(batch.frames)
+            draw = draw_lanes(self.model, batch, config.seed, progress.position, self.packer.lanes, self.device)
+            parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
+            names, sums = gradient(self.model, parts, latents, draw, totals.counts, self.dtype)
+            losses, stopped = read_losses(names, sums, self.stop.is_set(), self.processes)
+            norm = clip_gradients(self.model, config.gradient_clip)
+            reason = self.guard.judge(losses["total"], norm)
+            loads = self.processes.sum(self.model.trunk.loads())
+            if reason is not None:
+                self.model.trunk.update_balance(torch.zeros_like(loads))  # forgets them
+                self.skip(batch, reason)
+                return stopped
+            share = schedule(progress.step, config.steps, config.warmup_steps, config.final_lr_share)
+            set_rate(self.optimizers, share)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.model.trunk.update_balance(loads)
+            self.model.update_loss_balance(losses.get("text"), losses.get("flow"))
+            self.average.update(self.model, progress.step)
+            self.shown = (move(parts[0], self.device), latents[: len(parts[0].clean)])
+        seconds = time.perf_counter() - began
+        progress.advance(totals.sources, seconds)
+        self.guard.accept(losses["total"], norm)
+        values = {f"loss/{name}": value for name, value in losses.items()}
+        filled = totals.counts.tokens / (config.packing.rows * config.packing.length)
+        values |= {"gradient_norm": norm, "data/filled": filled}
+        self.meter.add(values, totals.counts.tokens, seconds, waited, loads)
+        self.loads = self.loads + loads
+        if progress.step % config.log_every == 0 or progress.step == config.steps:
+            self.log(batch, share)
+        return stopped
+
+    def log(self, batch: PackedBatch, share: float) -> None:
+        """Write a row of metrics, on the main process."""
+        if self.tracker is None:
+            self.meter.reset()
+            return
+        rate = measured_rate(self.device, self.dtype)
+        row = self.meter.row(training_flops(self.model.config, batch), rate) | {"learning_rate": share * self.config.lr}
+        row |= shares(self.progress.positions) | self.passes.row(self.packer.documents_before(self.progress.position))
+        if self.progress.skipped:
+            row["data/skipped"] = float(len(self.progress.skipped))
+        if self.device.type == "cuda":
+            row["memory/peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self.tracker.scalars(self.progress.step, row)
+
+    def skip(self, batch: PackedBatch, reason: str) -> None:
+        """Pass over the present batch, and go back to a checkpoint if the weights are suspected."""
+        self.model.zero_grad(set_to_none=True)
+        number, progress = self.progress.position, self.progress
+        if self.skipped is not None:
+            alone = self.processes.world_size == 1
+            documents = batch.documents if alone else self.packer.share(0, 1).batch(number).documents  # of all processes
+            self.skipped.add(number, progress.step, reason, documents)
+        if not self.guard.skip():
+            return
+        found = self.processes.broadcast_object(checkpoints(self.run_dir) if self.processes.is_main else None)
+        target = self.guard.go_back(found, self.run_dir, reason)
+        if self.processes.is_main:
+            logger.warning("the last batches could not be trained on: going back to %s, and on with the batches after them", target)
+        read_state(target, self.state)
+        self.guard.resume(self.progress)
+        self.saved = target
+        self.meter.reset()
+        if self.tracker is not None:
+            drop_newer(self.run_dir, target)
+            self.tracker.rewind(self.progress.step)
+        self.processes.barrier()
+
+
+@functools.cache
+def measured_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a matrix product here, measured once."""
+    return matmul_rate(device, dtype)

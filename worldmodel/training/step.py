@@ -1,0 +1,177 @@
+"""One optimizer step of one or of many processes: what is drawn for it, its gradient, and what to do when memory is short.
+
+A step's batch is cut twice: into the rows of each process, and these into `accumulation` parts that are computed one after the other.
+Every part's loss is a sum divided by the counts of the whole step (`LossCounts`), and gradients are summed over parts and processes.
+So the step is the same however it is cut, but for the order in which floating-point numbers are added.
+"""
+
+import contextlib
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.batch import PackedBatch
+from worldmodel.errors import UserError
+from worldmodel.losses import FlowDraw, LossCounts, readable
+from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.precision import autocast
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.distributed import Processes
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What is known of a step's batch before it is computed, of all processes together."""
+
+    counts: LossCounts
+    """What its losses are divided by."""
+    sources: dict[str, int]
+    """Positions per source."""
+
+    @classmethod
+    def of(cls, batch: PackedBatch, names: list[str], processes: Processes) -> "Totals":
+        """Summed over processes, on the CPU: no GPU is waited for.
+
+        Args:
+            batch: this process's rows.
+            names: of all sources, in the same order everywhere.
+            processes: that share the step.
+        """
+        own = LossCounts.of(batch)
+        numbers = torch.tensor([own.text, own.frames, own.tokens, *(batch.sources.get(name, 0) for name in names)])
+        text, frames, tokens, *positions = processes.sum(numbers).tolist()
+        found = {name: count for name, count in zip(names, positions, strict=True) if count}
+        return cls(LossCounts(text, frames, tokens), found)
+
+
+def step_generator(seed: int, batch: int, lane: int) -> torch.Generator:
+    """The CPU generator of the flow times and noise of one lane of a batch."""
+    mixed = int(np.random.SeedSequence([seed, batch, lane]).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(mixed >> 1)
+
+
+def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, lanes: range, device: torch.device) -> FlowDraw:
+    """Flow times and noise of a batch, drawn lane by lane, so that they do not depend on which process has a lane.
+
+    Args:
+        model: that will be trained on them.
+        batch: this process's rows, on the CPU.
+        seed: of the run.
+        number: of the batch.
+        lanes: that the batch is made of.
+        device: where the result is to be.
+    """
+    draws = []
+    for lane, part in zip(lanes, batch.split(len(lanes)) if len(lanes) > 1 else [batch], strict=True):
+        shape = PackedBatch.restore(vars(part) | {"clean": part.clean.to(device)})  # only what is drawn for
+        draws.append(model.draw(shape, step_generator(seed, number, lane)))
+    return FlowDraw.join(draws)
+
+
+def move(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """A batch of the CPU on a device; a GPU copies while it computes."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+def gradient(
+    model: WorldModel,
+    parts: list[PackedBatch],
+    latents: Tensor,
+    draw: FlowDraw,
+    counts: LossCounts,
+    dtype: torch.dtype,
+) -> tuple[list[str], Tensor]:
+    """Add the gradient of a step's parts to the weights'.
+
+    Args:
+        model: the gradients of its weights are cleared before.
+        parts: this process's rows of the step, on the CPU, in order.
+        latents: (f, p, c) of the frames of all parts, on the device to compute on.
+        draw: for these frames.
+        counts: of the whole step.
+        dtype: of the forward pass.
+
+    Returns:
+        Names, and as many numbers (on the device) whose sums over processes are the losses of the step, the total first.
+    """
+    model.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    sizes = [len(part.clean) for part in parts]
+    cut = zip(parts, latents.split(sizes), draw.t.split(sizes), draw.noise.split(sizes), strict=True)
+    for part, of_part, t, noise in cut:
+        with autocast(latents.device, dtype):
+            loss, losses = model.loss(move(part, latents.device), of_part, FlowDraw(t, noise), counts)
+        loss.backward()
+        for name, value in {"total": loss.detach(), **losses}.items():
+            sums[name] = sums[name] + value if name in sums else value
+    return list(sums), torch.stack([value.float() for value in sums.values()])
+
+
+def read_losses(names: list[str], sums: Tensor, stop: bool, processes: Processes) -> tuple[dict[str, float], bool]:
+    """The losses of the whole step, and whether any process was asked to stop: the one place where a step waits for its GPU."""
+    wish = torch.tensor([float(stop)], device=sums.device)
+    *values, stops = processes.sum(torch.cat([sums, wish])).tolist()
+    return readable(dict(zip(names, values, strict=True))), stops > 0
+
+
+@contextlib.contextmanager
+def told_what_to_do(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory into a sentence that names what helps.
+
+    Args:
+        config: of the training.
+        model: its size.
+        rows: of one part of a step on one process.
+        dtype: of the forward pass.
+        device: whose memory it was.
+
+    Raises:
+        UserError: memory ran out in the block.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not _is_shortage(error):
+            raise
+        raise UserError(memory_advice(config, model, rows, dtype, device)) from None
+
+
+def _is_shortage(error: RuntimeError) -> bool:
+    said = str(error).lower()
+    return any(sign in said for sign in ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory"))
+
+
+def memory_advice(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> str:
+    """What makes a step smaller, with this step's numbers."""
+    length, trunk = config.packing.length, model.trunk
+    knobs = []
+    if rows > 1:
+        factor = next(k for k in range(2, rows + 1) if rows % k == 0)
+        knobs.append(f"accumulation {config.accumulation * factor} makes that {rows // factor} x {length} for the same step")
+    knobs.append(f"packing.length below {length}" if rows == 1 else "packing.rows or packing.length make it smaller")
+    if dtype == torch.float32:
+        knobs.append("dtype bfloat16 halves the activations")
+    size = f"width {trunk.width} and depth {trunk.depth}"
+    if trunk.feed_forward == "moe":
+        size += f", {trunk.moe.num_experts} experts of {trunk.moe.expert_hidden}"
+    knobs.append(f"the model has {size}, which can be less")
+    knobs.append("more processes (torchrun) share weights and rows")
+    return (
+        f"memory ran out ({memory_in_use(device)}): one part of a step is {rows} rows x {length} positions in "
+        f"{str(dtype).removeprefix('torch.')}; {'; '.join(knobs)}; the last checkpoint stays, and goes on with another accumulation"
+    )
+
+
+def memory_in_use(device: torch.device) -> str:
+    """How much memory is taken, in words."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        taken = torch.cuda.memory_allocated(device)
+        return f"{taken / 2**30:.1f} GiB in tensors, {(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB of the GPU in use"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"this process has used up to {peak / 2**30:.1f} GiB"

@@ -1,0 +1,141 @@
+"""Training: one loop from batches to checkpoints, for one process or many, that goes on after any interruption as if there was none.
+
+What a step does is a function of the weights and of (seed, number of its batch) alone: the documents, the noise and the flow times
+follow from that number. Weights, steps and the batches that were skipped are in every checkpoint. So run it again with the same
+arguments and number of threads, and on a CPU it continues bit for bit; on another number of processes, up to the order of additions.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from worldmodel import __version__
+from worldmodel.checkpoint import check_fit
+from worldmodel.codec.codec import Codec
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+from worldmodel.packing import Packer
+from worldmodel.precision import choose_device
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.distributed import Processes, single
+from worldmodel.training.latent_cache import LatentCache
+from worldmodel.training.resume import claim, locked
+from worldmodel.training.run import Run, TrainResult
+from worldmodel.training.samples import OnSample
+from worldmodel.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+CHANGE_NOTHING = ("data_workers", "accumulation", "compile")
+"""Fields of the training config that may be others when a run goes on."""
+
+
+def train(
+    model: WorldModel,
+    codec: Codec,
+    packer: Packer,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    run_dir: Path | str,
+    on_sample: OnSample | None = None,
+    stop: threading.Event | None = None,
+    card: dict[str, Any] | None = None,
+    latents: LatentCache | None = None,
+    on_start: Callable[[], None] | None = None,
+    processes: Processes | None = None,
+    validation: Validation | None = None,
+) -> TrainResult:
+    """Train `model` in place, or go on with the run that `run_dir` holds.
+
+    Args:
+        model: initialised, alike in all processes; its weights are overwritten where a run is continued.
+        codec: frozen; it encodes the frames.
+        packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
+        tokenizer: goes into the checkpoints.
+        config: how to train.
+        run_dir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/, and skipped.jsonl where a batch was skipped.
+        on_sample: called on the main process with the step, the averaged model (whole, evaluation mode, no gradients) and the tracker.
+        stop: set it from outside, on any process, and the run saves and returns after the step it is in.
+        card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
+        latents: the codec's latents of the data, where `config.cache_latents` is "disk".
+        on_start: called on the main process when the run folder is claimed, before the first step.
+        processes: that train together, from `worldmodel.training.distributed.processes`; None: this one alone.
+        validation: held-out batches that are measured every `config.validate_every` steps.
+
+    Raises:
+        UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
+            not fit; processes disagree; lanes or rows do not divide among them; memory ran out; losses stay broken although
+            batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
+    """
+    run_dir = Path(run_dir)
+    check_fit(model.config, codec, tokenizer)
+    if packer.config != config.packing:
+        raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
+    if (config.cache_latents == "disk") != (latents is not None):
+        raise ValueError(f"cache_latents is {config.cache_latents!r}, and {'no' if latents is None else 'a'} latent cache was given")
+    processes = processes or single(choose_device(config.device))  # a device that is not there must not claim the folder
+    own = packer.share(processes.rank, processes.world_size)
+    rows, cuts = config.packing.rows, processes.world_size * config.accumulation
+    if rows % cuts:
+        raise UserError(
+            f"{rows} rows do not divide among {processes.world_size} processes with accumulation {config.accumulation}: "
+            f"take rows that are a multiple of {cuts}"
+        )
+    record = {
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in CHANGE_NOTHING},
+        "model": dataclasses.asdict(model.config),
+        "data": describe_data(packer),
+        "card": card or {},
+    }
+    processes.agree("the versions of worldmodel and torch", (__version__, torch.__version__))
+    processes.agree("what to train", record | {"accumulation": config.accumulation, "run_dir": str(run_dir.resolve())})
+    processes.agree("the data", [len(source) for source in packer.mixture.sources])
+    with contextlib.ExitStack() as held:
+        if processes.is_main:
+            held.enter_context(locked(run_dir))
+            claim(run_dir, record)
+            if on_start is not None:
+                on_start()
+        processes.barrier()
+        run = Run(model, codec, own, tokenizer, config, run_dir, processes, record, stop or threading.Event(), latents)
+        return run.train(on_sample, validation)
+
+
+def describe_data(packer: Packer) -> dict[str, Any]:
+    """What the batches are drawn from, for the run's config."""
+    names = [source.name for source in packer.mixture.sources]
+    return {
+        "seed": packer.mixture.seed,
+        "sources": dict(zip(names, packer.mixture.probabilities.tolist(), strict=True)),
+    }
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
+
+    For a program's main thread.
+    """
+    event = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        logger.warning("%s: saving after this step; again to stop at once", signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,146 @@
+"""Held-out losses while a model trains: for each source on fixed batches of what is never trained on, with fixed noise.
+
+Measured is the averaged model, whose checkpoints are kept. The batches of a source hold each of its held-out items at most once, so a
+source that has few of them is measured on fewer batches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.batch import PackedBatch, collate
+from worldmodel.codec.codec import Codec
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.sources import Source
+from worldmodel.losses import HIGH_NOISE, FlowDraw
+from worldmodel.model import WorldModel
+from worldmodel.precision import autocast
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokens import PackingConfig, Tokens, tokenise
+from worldmodel.training.latent_cache import encode_frames
+
+ROWS = 16
+"""Rows of a batch at most: a model is measured beside its training, whose memory is taken."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A batch that is measured again and again."""
+
+    batch: PackedBatch
+    text_bytes: int
+    """UTF-8 bytes of the tokens that are predicted in it."""
+
+
+class Validation:
+    """The held-out batches of each source.
+
+    Args:
+        sources: made of held-out episodes, texts and pictures.
+        tokenizer: for the texts.
+        grid: rows and columns of a frame's latent tokens.
+        action_dim: numbers in an action vector.
+        packing: length of a row and what is drawn per document, as in training.
+        batches: of each source, at most.
+        seed: of the choice of documents, of flow times and of noise.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        tokenizer: Tokenizer,
+        grid: tuple[int, int],
+        action_dim: int,
+        packing: PackingConfig,
+        batches: int = 2,
+        seed: int = 0,
+    ) -> None:
+        self.sources, self.tokenizer, self.grid, self.action_dim = list(sources), tokenizer, grid, action_dim
+        self.packing, self.batches, self.seed = packing, batches, seed
+        self._latents: dict[int, Tensor] = {}  # of each batch, by its identity; on the CPU
+
+    @cached_property
+    def fixed(self) -> dict[str, list[Fixed]]:
+        """The batches by source, packed when they are needed first."""
+        return {source.name: self._fixed(source) for source in self.sources}
+
+    def _fixed(self, source: Source) -> list[Fixed]:
+        """Documents in a seeded order, a row filled until the next one does not fit."""
+        mixture = Mixture([(source, 1.0)], self.seed)
+        rows, length = min(ROWS, self.packing.rows), self.packing.length
+        packed: list[list[Tokens]] = [[]]
+        for index in range(len(source)):
+            rng = np.random.default_rng([self.seed, index, 1])
+            tokens = tokenise(mixture.document(index), self.tokenizer, self.grid, self.packing, rng)
+            if len(tokens) > length:
+                if not tokens.is_text:
+                    continue
+                tokens = tokens.part(0, length)
+            if sum(map(len, packed[-1])) + len(tokens) > length:
+                if len(packed) == rows * self.batches:
+                    break
+                packed.append([])
+            packed[-1].append(tokens)
+        found = []
+        for start in range(0, len(packed), rows):
+            batch = collate(packed[start : start + rows], length, self.tokenizer.pad_id, self.action_dim, {source.name: 0})
+            predicted = batch.text_target.flatten()[batch.predicted_positions].tolist()
+            found.append(Fixed(batch, len(self.tokenizer.decode(predicted).encode())))
+        return found
+
+    @torch.no_grad()
+    def measure(self, model: WorldModel, codec: Codec, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+        """Losses by name, the same for the same weights.
+
+        For each source `validation/<source>/`: `text` (nats per token), `bits_per_byte` (of sources that are text alone), `flow` (at
+        flow times as in training) and `flow_high_noise` (at flow times below 0.1, where a rollout in few steps starts).
+        `validation/text`, `validation/flow` and `validation/flow_high_noise` are means over the sources, each counting alike.
+
+        Args:
+            model: whole, in evaluation mode.
+            codec: of its latents, on the same device.
+            dtype: of the forward pass.
+        """
+        values: dict[str, float] = {}
+        for name, batches in self.fixed.items():
+            sums: dict[str, float] = {}
+            for number, each in enumerate(batches):
+                for part, (total, count) in self._losses(model, codec, each, number, dtype).items():
+                    sums[part] = sums.get(part, 0.0) + total
+                    sums[f"{part}/count"] = sums.get(f"{part}/count", 0.0) + count
+            for part in ("text", "flow", "flow_high_noise"):
+                if sums.get(f"{part}/count"):
+                    values[f"validation/{name}/{part}"] = sums[part] / sums[f"{part}/count"]
+            letters = sum(each.text_bytes for each in batches)
+            if letters and not any(len(each.batch.frames) for each in batches):
+                values[f"validation/{name}/bits_per_byte"] = sums["text"] / math.log(2) / letters
+        for part in ("text", "flow", "flow_high_noise"):
+            found = [value for name, value in values.items() if name.endswith(f"/{part}")]
+            if found:
+                values[f"validation/{part}"] = sum(found) / len(found)
+        return values
+
+    def _losses(self, model: WorldModel, codec: Codec, each: Fixed, number: int, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+        """Sums of the losses of one batch, and what they are to be divided by."""
+        counts = {"text": len(each.batch.predicted_positions), "flow": len(each.batch.noised_frames)}
+        if not any(counts.values()):
+            return {}
+        device = model.latent_in.weight.device
+        if id(each) not in self._latents:
+            self._latents[id(each)] = encode_frames(codec, each.batch.frames, device).cpu()
+        latents, batch = self._latents[id(each)].to(device), each.batch.to(device)
+        draw = model.draw(batch, torch.Generator().manual_seed(self.seed + number))
+        with autocast(device, dtype):
+            _, parts = model.loss(batch, latents, draw)
+            losses = {part: (float(parts[part]) * count, float(count)) for part, count in counts.items() if count}
+            if counts["flow"]:
+                near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]
+                high = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)
+                _, parts = model.loss(batch, latents, high)
+                losses["flow_high_noise"] = float(parts["flow"]) * counts["flow"], float(counts["flow"])
+        return losses
