@@ -15,39 +15,32 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldmodel.agents.evaluate import EvaluateConfig
-from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
-from worldmodel.checkpoint import Pretrained, from_pretrained, read_json
+from worldmodel.checkpoint import from_pretrained, read_json
 from worldmodel.codec.codec import Codec
+from worldmodel.codec.config import Kind
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.sources import ClipSampler
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, dream_errors, score_text
-from worldmodel.flops import parameter_counts
+from worldmodel.evaluation import DreamConfig
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, paper, small, tiny
-from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scripts import evaluate as evaluation
-from worldmodel.scripts.codec import codec_data, column_of, probe_targets, some_of
+from worldmodel.rollout import RolloutConfig
+from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import summary, with_seed
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.studies.ablation import MEASURES, NOTES, CodecKind, Runs, Variant, What, findings, table, variants
-from worldmodel.studies.judge import Judge
+from worldmodel.scripts.yardstick import Yardstick, make_yardstick
+from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, table, variants
 from worldmodel.studies.scaling import for_steps
 from worldmodel.training.resume import claim, locked
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
-JUDGE_FRAMES = 8192
-"""About how many frames the judge is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -106,20 +99,6 @@ class AblateConfig:
         return for_steps(self.preset, self.steps or self.preset.train.steps)
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """What every run is measured with."""
-
-    store: EpisodeStore
-    held_out: list[int]
-    judge: Judge
-    future: np.ndarray
-    """(clips, horizon, f) true variables of the dreamt frames."""
-    controls: dict[str, float]
-    """Scores of copying the last frame, and of the judge on true frames."""
-    manifest: Manifest | None
-
-
 def main(config: AblateConfig) -> None:
     """Train and measure what is missing, then print the table and a sentence for each finding of the paper."""
     out = config.out or runs_dir() / "ablate"
@@ -127,7 +106,7 @@ def main(config: AblateConfig) -> None:
     data = open_standard(config.data, config.mixture)
     asked = list(dict.fromkeys(v for what in config.comparisons for v in variants(what, config.preset).values()))
     check_widths(config, asked)
-    yardstick = make_yardstick(config, data)
+    yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
     with locked(out), stop_on_signals() as stop:
         claim(out, record_of(config, data))
         runs = run_all(config, data, asked, yardstick, out, stop)
@@ -139,7 +118,7 @@ def main(config: AblateConfig) -> None:
     print("controls: " + ", ".join(f"{name} {value:.3f}" for name, value in yardstick.controls.items()))
     print(NOTES)
     print()
-    for line in findings(config.comparisons, config.preset, shown):
+    for line in findings(config.comparisons, config.trained, shown):
         print(line)
     print(f"{out / 'results.json'}: everything measured")
 
@@ -172,8 +151,13 @@ def run_all(
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
     path = out / "results.json"
-    runs, controls = read_runs(path)
-    yardstick.controls.update(controls)
+    found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
+    runs = {(run["variant"], run["seed"]): run["measures"] for run in found["runs"]}
+    yardstick.controls.update(found["controls"])
+    made_by = [*found.get("made_by", []), origin(config)]
+    made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
+    if runs:
+        write_results(path, config, runs, yardstick.controls, made_by)  # the findings as they are told now
     trials: dict[str, Trials] = {}
     missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
     with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
@@ -192,119 +176,38 @@ def run_all(
                 break
             trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
             seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
-            values = measure(config, trials[variant.codec], trained, yardstick, seed)
+            held_out = trials[variant.codec].held_out(config.preset.train.packing, config.batches)
+            values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
             values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]
             runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}
-            write_results(path, config, runs, yardstick)
+            write_results(path, config, runs, yardstick.controls, made_by)
             bar.update()
     return runs
 
 
-def make_codec(config: AblateConfig, data: StandardData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
-    """The codec of a kind, trained once for all seeds."""
-    wanted = replace(config.codec, kind=kind)
+def make_codec(config: AblateConfig, data: StandardData, kind: Kind, out: Path) -> tuple[Codec, dict[str, Any]]:
+    """The codec of a kind, trained once for all seeds; a pretrained encoder is for the kind rae alone."""
+    wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))
 
 
-def make_yardstick(config: AblateConfig, data: StandardData) -> Yardstick:
-    """The file whose held-out episodes are dreamt, its judge, and the problems.
-
-    Raises:
-        UserError: no file has actions, true variables and held-out episodes as long as the dreams.
-    """
-    block, steps = config.mixture.action_block, config.dream.context - 1 + config.dream.horizon
-    splits = zip(data.stores, data.train_episodes, data.held_out_episodes, strict=True)
-    able = [
-        split
-        for split in splits
-        if split[0].has_actions and (split[0].lengths[split[2]] * split[0].action_block >= steps * block).any()
-    ]
-    if not able:
-        raise UserError(
-            f"no file has actions and a held-out episode of {steps * block} of them, which a dream of {config.dream.horizon} steps "
-            "takes: collect longer episodes, or take a shorter --dream.horizon"
-        )
-    store, train, held_out = able[0]
-    names, _ = probe_targets(store, held_out[:1])
-    if not names:
-        raise UserError(f"{store.path} has no true variables to judge dreams by; collect it with worldmodel collect")
-    kept = some_of(train, JUDGE_FRAMES / max(1, store.num_frames))
-    episode = np.repeat(kept, store.lengths[kept] + 1)
-    judge = Judge(store.frames(store.frame_rows(kept)), states(store, kept), episode)
-    rng = np.random.default_rng(config.dream.seed)
-    sampler = ClipSampler(store, held_out, steps, block)
-    clips = [sampler.draw(rng) for _ in range(config.dream.clips)]  # the same as in dream_errors
-    every = block // store.action_block
-    rows = [c.start // store.action_block + every * np.arange(steps + 1) for c in clips]
-    future = np.stack([states(store, [c.episode])[r] for c, r in zip(clips, rows, strict=True)])[:, config.dream.context :]
-    truth = np.stack([clip.frames for clip in clips])
-    last = truth[:, config.dream.context - 1]
-    controls = {}
-    for name, h in (("1", 0), ("last", -1)):
-        controls[f"state_error_{name} of true frames"] = judge.error(truth[:, config.dream.context :][:, h], future[:, h])
-        controls[f"state_error_{name} of copying"] = judge.error(last, future[:, h])
-    manifest = None
-    if config.problems:
-        manifest = make_manifest(store, held_out, store.path.name, ManifestConfig(problems=config.problems))
-    return Yardstick(store, list(held_out), judge, future, controls, manifest)
+def origin(config: AblateConfig) -> dict[str, Any]:
+    """The command, and what it runs on."""
+    facts = machine("numpy", "safetensors", "tokenizers") | device_facts(choose_device(config.preset.train.device))
+    return {"command": command_line("ablate"), "machine": facts}
 
 
-def states(store: EpisodeStore, episodes: Sequence[int]) -> np.ndarray:
-    """True variables, or else what the robot felt: (frames of the episodes, f)."""
-    names = list(store.meta.get("feature_names", ()))
-    return column_of(store, "features" if names else "proprio", episodes)
-
-
-def measure(config: AblateConfig, trials: Trials, trained: Pretrained, yardstick: Yardstick, seed: int) -> dict[str, float]:
-    """Everything that is measured of one trained model."""
-    model, data = trained.model, trials.data
-    rollout = Rollout(model, trained.tokenizer, config.rollout)
-    block = config.mixture.action_block
-    dream = dream_errors(rollout, trained.codec, yardstick.store, yardstick.held_out, block, config.dream)
-    learned, shuffled, copied = (dream.pixel[name] for name in ("learned", "shuffled_actions", "copy_last_frame"))
-    held_out = trials.held_out(config.preset.train.packing, config.batches)
-    values = {
-        "psnr_1": psnr_of(learned[0][0]),
-        "psnr_last": psnr_of(learned[-1][0]),
-        "state_error_1": yardstick.judge.error(dream.dream[:, 0], yardstick.future[:, 0]),
-        "state_error_last": yardstick.judge.error(dream.dream[:, -1], yardstick.future[:, -1]),
-        "action_sensitivity": shuffled[-1][0] / learned[-1][0],
-        "flow_loss": trials.losses(model, held_out, flow=config.preset.model.flow)["vision"],
-        "active_parameters": float(parameter_counts(model.config).active),
-    }
-    if data.held_out_texts:
-        values["text_bits_per_byte"] = score_text(model, trained.tokenizer, [text[:1000] for text in data.held_out_texts]).model
-    yardstick.controls.update({"psnr_1 of copying": psnr_of(copied[0][0]), "psnr_last of copying": psnr_of(copied[-1][0])})
-    if yardstick.manifest is not None:
-        planner = replace(EvaluateConfig(), seed=seed, videos=0)
-        scores, _ = evaluation.score(trained, yardstick.manifest, block, planner, config.rollout, 2, ("learned",))
-        values["success"] = scores[0].success_rate
-    return values
-
-
-def psnr_of(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error of pixels in [0, 1]."""
-    return float(-10 * np.log10(max(mse, 1e-10)))
-
-
-def read_runs(path: Path) -> tuple[dict[tuple[str, int], dict[str, float]], dict[str, float]]:
-    """Runs that have been measured, by variant's name and seed, and the controls noted beside them."""
-    if not path.exists():
-        return {}, {}
-    record = read_json(path)
-    return {(run["variant"], run["seed"]): run["measures"] for run in record["runs"]}, record["controls"]
-
-
-def write_results(path: Path, config: AblateConfig, runs: Runs, yardstick: Yardstick) -> None:
-    """Everything measured so far, with the findings."""
+def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[str, float], made_by: Sequence[dict[str, Any]]) -> None:
+    """Everything measured so far, with the findings and the commands that made it."""
     record = {
+        "made_by": made_by,
         "preset": asdict(config.trained),
         "mixture": asdict(config.mixture),
         "measures": {name: measure.title for name, measure in MEASURES.items()},
         "notes": NOTES,
-        "controls": yardstick.controls,
+        "controls": controls,
         "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
-        "findings": findings(COMPARISONS, config.preset, runs),
+        "findings": findings(COMPARISONS, config.trained, runs),
     }
     write_record(path, json.loads(json.dumps(record, default=str)))
 

@@ -6,20 +6,17 @@ tasks (`demonstrators`).
 
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-import worldmodel
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.collection.peer import PEER_TASKS, peer_installed, peer_rates
 from worldmodel.datasets.collection.recording import CollectConfig
@@ -29,10 +26,11 @@ from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
 from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decodes
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.machine import command_line, machine
 
 Row = dict[str, Any]
-Part = Literal["checks", "speed", "attention", "compilation", "optimizers", "precision", "waiting"]
-PARTS: tuple[Part, ...] = ("checks", "speed", "attention", "compilation", "optimizers", "precision", "waiting")
+Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]
+PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
 DATA_TASKS = ("worldmodel/PushT-v0", "worldmodel/Ant-v0")
 """Flat colours and a shaded 3-D scene."""
@@ -63,11 +61,11 @@ class BenchmarkConfig:
     clip_frames: int = 4
     """data: frames of a clip."""
     steps: int = 0
-    """data, train: training steps in which waiting for data is measured; by default 100, for train 50."""
+    """data, train: training steps in which waiting for data is measured; by default 100, for train 30."""
     parts: tuple[Part, ...] = PARTS
-    """train: what to measure. checks: whether the fast ways compute what the plain ones do. speed: steps beside a matrix product, a
-    mixture of experts beside a dense model. attention, compilation, optimizers, precision: each way beside the other. waiting: for
-    data."""
+    """train: what to measure. speed: steps beside a matrix product, a mixture of experts beside a dense model, the mask beside a step.
+    checks: whether the fast ways compute what the plain ones do. attention, compilation, optimizers, precision: each way beside the
+    other. waiting: for data."""
     preset: PresetName | None = None
     """train: sizes of model and batch; by default base on a GPU, tiny on a CPU."""
     device: str = "auto"
@@ -79,7 +77,7 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        object.__setattr__(self, "steps", self.steps or (50 if self.what == "train" else 100))
+        object.__setattr__(self, "steps", self.steps or (30 if self.what == "train" else 100))
         positive = {name: 1 for name in ("repeats", "episodes", "workers", "seeds", "clips", "steps")}
         for name, least in (positive | {"clip_frames": 2}).items():
             if getattr(self, name) < least:
@@ -93,9 +91,9 @@ class BenchmarkConfig:
 
 def main(config: BenchmarkConfig) -> None:
     """Measure; print each table and write the figures so far as soon as it is measured."""
-    facts: dict[str, Any] = {"command": " ".join(["worldmodel benchmark", *sys.argv[2:]]), "machine": machine(config)}
+    facts: dict[str, Any] = {"command": command_line("benchmark"), "machine": machine_of(config)}
     for title, rows in tables(config, facts["machine"]):
-        facts[title] = rows
+        facts.setdefault(title, []).extend(rows)
         print(f"\n{title}")
         print_columns([tuple(rows[0]), *(tuple(map(text_of, row.values())) for row in rows)])
         if config.out is not None:
@@ -121,11 +119,9 @@ def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[s
         yield title, list(measure(config))
 
 
-def machine(config: BenchmarkConfig) -> dict[str, Any]:
+def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
     """What it is measured on, and with which versions."""
-    facts: dict[str, Any] = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
-    facts |= {name: version(name) for name in ("mujoco", "gymnasium", "numpy")}
-    facts["load"] = [round(load, 2) for load in os.getloadavg()]
+    facts = machine("mujoco", "gymnasium", "numpy") | {"load": [round(load, 2) for load in os.getloadavg()]}
     if config.what == "data":
         facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
     return facts
@@ -211,14 +207,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
     return str(value)
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 import functools
 import math
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -114,10 +112,14 @@ class Step:
         draw = draw_lanes(self.model, batch, 0, self.done, range(self.train.packing.lanes), self.device)
         gradient(self.model, [batch], self.latents[place], draw, LossCounts.of(batch), self.dtype)
         clip_gradients(self.model, self.train.gradient_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.update()
         self.model.trunk.update_balance()
         self.done += 1
+
+    def update(self) -> None:
+        """Move the weights along the present gradient."""
+        for optimizer in self.optimizers:
+            optimizer.step()
 
 
 @dataclass(frozen=True)
@@ -183,27 +185,6 @@ def synchronise(device: torch.device) -> None:
 def ratio(numerator: list[float], denominator: list[float], factor: float = 1.0) -> Ratio:
     """Round by round, times a constant."""
     return Ratio(tuple(factor * a / b for a, b in zip(numerator, denominator, strict=True)))
-
-
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What it is measured on."""
-    facts: dict[str, Any] = {"torch": torch.__version__, "device": str(device), "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        query = "name,driver_version,clocks.sm,clocks.max.sm,power.limit"
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", f"--id={device.index or 0}"]
-        try:
-            clocks = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            clocks = "not readable"
-        return facts | {
-            "gpu": torch.cuda.get_device_name(device),
-            query: clocks,
-            "cuda": torch.version.cuda,
-            "triton": version("triton"),
-        }
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    wide = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
-    return facts | {"processor features": [name for name in wide if features.get(name)]}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int
     codec = RAE(RAEConfig(CodecConfig().encoder, CodecConfig().decoder)).eval()
     rows = []
     for workers in data_workers:
-        train = replace(preset.train, steps=steps, log_every=FIRST, sample_every=0, checkpoint_every=steps, data_workers=workers)
+        train = replace(preset.train, steps=steps, log_every=FIRST, checkpoint_every=steps, data_workers=workers)
+        train = replace(train, sample_every=0, validate_every=0)
         out = folder / f"run-{workers}"
         pretrain(data, codec, replace(preset, train=train), VOCABULARY, out)
         logged = [row for row in read_metrics(out / "metrics.jsonl") if "data/wait_share" in row]

@@ -101,16 +101,22 @@ def probe_targets(store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[st
     A file of another program may have none: then what the robot felt, or else its physics state, each number with
     deviation 1. With none of them the codec is trained all the same, but no encoder is preferred.
     """
-    recorded = list(store.meta.get("feature_names", ()))
-    if recorded:
-        return recorded, column_of(store, "features", episodes)
-    for name in ("proprio", "state"):
-        if store.row_shape(name)[0]:
-            values = column_of(store, name, episodes)
-            spread = values.std(axis=0)
-            names = [f"{name}_{k}" for k in range(values.shape[1])]
-            return names, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    return [], np.zeros((len(store.frame_rows(episodes)), 0), np.float32)
+    name = target_column(store)
+    if name is None:
+        return [], np.zeros((len(store.frame_rows(episodes)), 0), np.float32)
+    values = column_of(store, name, episodes)
+    if name == "features":
+        return list(store.meta["feature_names"]), values
+    spread = values.std(axis=0)
+    names = [f"{name}_{k}" for k in range(values.shape[1])]
+    return names, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+
+
+def target_column(store: EpisodeStore) -> str | None:
+    """The column of a file that says most of the true state, if any: its true variables, what the robot felt, its physics state."""
+    if store.meta.get("feature_names", ()):
+        return "features"
+    return next((name for name in ("proprio", "state") if store.row_shape(name)[0]), None)
 
 
 def column_of(store: EpisodeStore, name: str, episodes: Sequence[int]) -> np.ndarray:

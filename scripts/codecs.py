@@ -1,7 +1,6 @@
 """Compare codecs on the same held-out frames: reconstruction, a linear probe of the true state, smoothness, speed; in one table."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.codec.comparison import check_size, compare_codec, control_errors, painted_columns
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.machine import command_line, device_facts, machine
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,8 +62,8 @@ class CodecsConfig:
 def main(config: CodecsConfig) -> None:
     """Measure each codec, print the table, write the figures and the picture."""
     mixture = MixtureConfig(text=0, pictures=0, held_out=config.held_out, split_seed=config.split_seed)
-    data = codec_data(open_standard(config.data, mixture))
     codecs = [load_codec(folder, choose_device(config.device)) for folder in config.codecs]
+    data = codec_data(open_standard(config.data, mixture))
     for folder, codec in zip(config.codecs, codecs, strict=True):
         check_size(folder, codec, data)
     rows = [compare_codec(codec, data, config.probe_frames, config.seed) for codec in codecs]
@@ -75,14 +76,15 @@ def main(config: CodecsConfig) -> None:
     if config.out is None:
         return
     facts = {
-        "command": " ".join(["worldmodel codecs", *sys.argv[2:]]),
+        "command": command_line("codecs"),
+        "machine": machine("numpy") | device_facts(codecs[0].mean.device),
         "data": {"files": list(map(str, config.data)), "held_out_frames": len(data.validation), "variables": list(data.names)},
         "perceptual": NAME if control["reconstruction"]["perceptual"] is not None else None,
         "codecs": [{"folder": name, **row} for name, row in zip(names, rows, strict=True)],
         "mean_frame": control,
     }
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    write(config.out, (json.dumps(facts, indent=2) + "\n").encode())
+    write_atomic(config.out, (json.dumps(facts, indent=2) + "\n").encode())
     save_picture(config.out.with_suffix(".png"), names, codecs, data, config.seed)
     print(f"wrote {config.out} and {config.out.with_suffix('.png')}")
 
@@ -134,7 +136,7 @@ def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: Co
     labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
     buffer = io.BytesIO()
     sheet(labels, columns).save(buffer, "png")
-    write(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> "Image.Image":
@@ -153,13 +155,6 @@ def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> "Image.Image"
             enlarged = Image.fromarray(frame).resize((size, size), Image.Resampling.NEAREST)
             picture.paste(enlarged, (left, LABEL_HEIGHT + row * step))
     return picture
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

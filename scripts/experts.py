@@ -138,18 +138,21 @@ def draw(reports: Sequence[LayerReport], controls: Sequence[LayerReport], thresh
     bottom = np.zeros(len(reports))
     for name, colour in (("text", "tab:blue"), ("multimodal", "0.7"), ("vision", "tab:red"), ("unused", "white")):
         counts = np.array([getattr(report, name) for report in reports])
-        axes[0, 1].bar(layers, counts, bottom=bottom, color=colour, edgecolor="0.4", linewidth=0.4, label=name)
+        axes[0, 1].bar(layers, counts, bottom=bottom, color=colour, edgecolor="0.4", linewidth=0.4, label=name, zorder=2)
         bottom += counts
-    _finish(axes[0, 1], f"Experts of text (S >= {threshold:g}) and vision (S <= -{threshold:g})", "experts")
+    axes[0, 1].set(ylim=(0, 1.12 * bottom.max()))  # the legend lies above the bars
+    _finish(axes[0, 1], f"Experts of text (S >= {threshold:g}) and vision (S <= -{threshold:g})", "experts", len(reports), columns=4)
     _lines(axes[1, 0], reports, "trained", lambda report: report.time_variation, "o-")
     _lines(axes[1, 0], reports, "flow times shuffled", lambda report: report.shuffled_time_variation, "x:")
     axes[1, 0].set(ylim=(0, None))
-    _finish(axes[1, 0], "Vision experts: variation of selection over flow time", "standard deviation / mean")
+    if not any(report.vision for report in reports):
+        axes[1, 0].text(0.5, 0.5, "no layer has an expert of vision", ha="center", transform=axes[1, 0].transAxes)
+    _finish(axes[1, 0], "Vision experts: variation of selection over flow time", "standard deviation / mean", len(reports))
     _lines(axes[1, 1], reports, "trained", lambda report: report.correlation, "o-")
     _lines(axes[1, 1], controls, "fresh router", lambda report: report.correlation, "x:")
     low, high = np.array([report.correlation_interval or (np.nan, np.nan) for report in reports]).T
     axes[1, 1].fill_between(layers, low, high, alpha=0.2)
-    _finish(axes[1, 1], "Understanding and generation: correlation of selection", "Pearson's r, 95 % of resamples")
+    _finish(axes[1, 1], "Understanding and generation: correlation of selection", "Pearson's r, 95 % of resamples", len(reports))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -159,11 +162,11 @@ def _lines(axes: Axes, reports: Sequence[LayerReport], label: str, value: Callab
     axes.plot(np.arange(len(reports)), np.array([value(report) for report in reports], float), style, label=label)
 
 
-def _finish(axes: Axes, title: str, unit: str) -> None:
-    axes.set(title=title, xlabel="layer", ylabel=unit)
+def _finish(axes: Axes, title: str, unit: str, layers: int, columns: int = 1) -> None:
+    axes.set(title=title, xlabel="layer", ylabel=unit, xlim=(-0.5, layers - 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=columns)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, paper, small, tiny
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import summary
 from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
@@ -202,7 +203,9 @@ def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], s
     whole = [each for each in measured if each.seconds is not None]
     steps, wall = sum(m.step_seconds for m in whole), sum(m.seconds or 0.0 for m in whole)
     timing = {"step_seconds": steps, "run_seconds": wall, "setup_seconds": setup, "share_in_steps": steps / wall if wall else None}
-    write_record(out / "fits.json", result.to_json() | {"timing": timing, "points": len(measured), "replicates": config.replicates})
+    facts = machine("numpy") | device_facts(choose_device(config.preset.train.device))
+    origin = {"command": command_line("isoflop"), "machine": facts, "points": len(measured), "replicates": config.replicates}
+    write_record(out / "fits.json", origin | result.to_json() | {"timing": timing})
     write_atomic(out / "isoflop.png", draw(result))
     rows = [("model", "loss", "approach", "a: N ~ C^a", "b: D ~ C^b", "the paper's a, b", "remark")]
     for name, fit in result.to_json()["fits"].items():
@@ -211,6 +214,7 @@ def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], s
             rows.append((*name.split("/"), approach[-1], a, b, f"{fit['paper']['a']}, {fit['paper']['b']}", fit[approach]["problem"]))
     print_columns(rows)
     print()
+    print(f"Here: {result.here}, one seed each; intervals hold the scatter about the fits, not that of seeds.")
     for line in result.sentences():
         print(line)
     if wall:

@@ -162,7 +162,8 @@ def pretrain(
     mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, codec.grid, packing, rng)))
     action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
     torch.manual_seed(seed)
-    model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
+    with torch.device("cpu" if group.is_main else "meta"):  # the main process gives the others their parts
+        model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
     packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
     table = data.report(mixture, packer.documents_before(preset.train.steps))
     on_disk = preset.train.cache_latents == "disk"

@@ -29,18 +29,23 @@ CODEC = (
     "--codec.decoder-frames 64"
 )
 TRAIN = "--preset.train.steps 4 --preset.train.sample-every 2 --preset.train.log-every 2 --preset.train.packing.rows 2"
+FEW_ROWS = "--preset.train.packing.rows 2"
 DREAM = "--dream.clips 2 --dream.horizon 2"
 SMALLER = {
     "envs": "",
     "play": "--port 0 --no-browser",
     "collect": "--episodes 6 --max-steps 20 --workers 1",
     "datasets": "",
-    "codec": f"{CODEC} {MIXTURE}",
+    "codec": f"{CODEC} --codec.vae-steps 2 {MIXTURE}",
+    "codecs": "--probe-frames 64",
     "pretrain": f"--vocab-size 300 {MIXTURE} preset:tiny {TRAIN}",
     "dream": DREAM,
     "plan": f"{PROBLEMS} {PLANNER}",
     "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
     "generate": "--steps 2 --tokens 4 --frames 2",
+    "experts": "--specialisation.batches 2 --specialisation.rows 2 --specialisation.resamples 20",
+    "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 300 {DREAM} {CODEC} {MIXTURE} preset:tiny {FEW_ROWS}",
+    "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 300 {MIXTURE} preset:tiny {FEW_ROWS}",
     "benchmark": (
         "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1"
     ),
@@ -63,15 +68,30 @@ def commands(page: Path) -> list[list[str]]:
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
+def smaller(verb: str, flags: list[str]) -> list[str]:
+    """A command's flags made small: those of the verb before the first preset, those of the preset at the end."""
+    if "--resume" in flags:  # a run goes on as it was begun
+        return flags
+    more = SMALLER[verb].split()
+    cut = next((i for i, word in enumerate(flags) if word.startswith("preset:")), None)
+    if cut is None:
+        return [*flags, *more]
+    end = next(i for i, word in enumerate(more) if word.startswith("preset:"))
+    return [*flags[:cut], *more[:end], *flags[cut:], *more[end + 1 :]]
+
+
 def translate(words: list[str]) -> tuple[list[str], Path | None]:
     """What to run instead of a command of the README, and the folder to run it in if that matters."""
     match words:
         case ["worldmodel", verb, *flags]:
             assert verb in SMALLER, f"`worldmodel {verb}` of the README has no entry in SMALLER"
-            command = [sys.executable, "-m", "worldmodel.scripts.cli", verb, *flags, *SMALLER[verb].split()]
+            command = [sys.executable, "-m", "worldmodel.scripts.cli", verb, *smaller(verb, flags)]
             if verb == "play":  # it serves its page until Ctrl-C
                 command = ["timeout", "--preserve-status", "--signal", "INT", "10", *command]
             return command, None
+        case ["torchrun", "--nproc-per-node", count, "-m", "worldmodel.scripts.pretrain", *flags]:
+            run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
+            return [*run, "-m", "worldmodel.scripts.pretrain", *smaller("pretrain", flags)], None
         case ["make", *_]:
             return ["make", "-n", *words[1:]], ROOT
         case ["tensorboard", *flags]:

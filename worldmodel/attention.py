@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
@@ -155,9 +155,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | 
         out = _flex_attention(q.is_cuda)(q, k, v, block_mask=mask.value, scale=scale, enable_gqa=grouped)
         assert isinstance(out, Tensor)
         return out
-    if mask.backend == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.value, scale=scale, enable_gqa=grouped)
     groups = k.shape[1]
+    if mask.backend == "sdpa":
+        if grouped:  # the fused kernel of CUDA that takes a mask knows no groups; what remains there writes all n^2 scores
+            k, v = (repeat(x, "b g n d -> b (g r) n d", r=q.shape[1] // groups) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.value, scale=scale)
     q = rearrange(q, "b (g r) n d -> b g (r n) d", g=groups)
     scores = torch.matmul(q * scale, k.transpose(-1, -2))  # (b, g, r n, m)
     scores = rearrange(scores, "b g (r n) m -> b g r n m", n=mask.value.shape[-2]) + mask.value[:, :, None]

@@ -19,8 +19,8 @@ from worldmodel.heads import HEAD_DEPTH
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokens import IGNORE, VISION
 
-LARGE, MEDIUM = 8192, 2048
-"""Sides of the square matrices that are multiplied to measure a GPU and a CPU."""
+LARGE, MEDIUM, SMALL = 8192, 2048, 256
+"""Sides of the square matrices that are multiplied to measure a GPU, a CPU, and how long a product takes."""
 EMBEDDINGS = ("token_embedding.", "text_out.")
 
 
@@ -135,9 +135,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 1.0, 
         device: a GPU or the CPU.
         dtype: of the factors.
         seconds: how long it is repeated, at least three times.
-        size: side of the matrices; by default 8192 on a GPU, 2048 on a CPU.
+        size: side of the matrices; by default 8192 on a GPU, 2048 on a CPU, less where one product would take longer than `seconds`
+            (bfloat16 on a CPU that does not multiply it).
     """
-    size = size or (LARGE if device.type == "cuda" else MEDIUM)
+    if size is None:
+        size = LARGE if device.type == "cuda" else MEDIUM
+        small = 2.0 * SMALL**3 / matmul_rate(device, dtype, 0.0, SMALL)  # seconds of a small product
+        while size > SMALL and small * (size / SMALL) ** 3 > seconds:
+            size //= 2
     generator = torch.Generator().manual_seed(0)
     factors = [torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2)]
     out = torch.empty(size, size, dtype=dtype, device=device)

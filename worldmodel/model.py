@@ -84,8 +84,9 @@ class ModelConfig:
             raise UserError(f"wide_head is {self.wide_head}, must be a width, or 0 for a linear head")
         if self.trunk.width < self.channels:
             raise UserError(
-                f"the model's width {self.trunk.width} is below the latents' {self.channels} channels: such a model cannot even "
-                f"overfit one picture (arXiv 2510.11690, section 4); set the trunk's width to {self.channels} or more"
+                f"the model's width {self.trunk.width} is below the latents' {self.channels} channels: noise in all of them does not "
+                f"pass through it, and where that is predicted it cannot even overfit one picture (arXiv 2510.11690, section 4); set "
+                f"the trunk's width to {self.channels} or more"
             )
         if self.grid[0] * self.grid[1] != self.frame_tokens:
             raise UserError(f"grid {self.grid} does not hold {self.frame_tokens} tokens per frame")

@@ -88,7 +88,7 @@ class Packer:
         self._held: tuple[int, list[PackedBatch]] = (-1, [])  # the group read last
 
     def share(self, rank: int, world_size: int) -> "Packer":
-        """The same packer for the lanes of another process; `share(0, 1)` packs all of them.
+        """The same packer for the lanes of one of several processes.
 
         Raises:
             UserError: the lanes do not divide among the processes.

@@ -28,7 +28,9 @@ class TrunkConfig:
     """Size and kind of the transformer."""
 
     width: int = 192
-    """Width of the residual stream; never below the latents' channels."""
+    """Width of the residual stream; never below the latents' channels (RAE, arXiv 2510.11690, section 4): a narrower model cannot
+    predict the noise in all of them, and does not overfit one picture with v-prediction. With x-prediction, whose target may lie on
+    fewer dimensions, small models here overfitted one picture at half the channels too; they are refused all the same."""
     depth: int = 4
     """Number of blocks."""
     heads: int = 6

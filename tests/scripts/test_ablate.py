@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.scripts.conftest import TINY_CODEC, TINY_MODEL, Tiny
+from worldmodel.codec.config import CodecConfig, Kind
 from worldmodel.scripts import ablate
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.trials import Trials
@@ -58,7 +60,18 @@ def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
     del trained[:]
     assert ablation("shift", "--seeds", "0") == 0
     assert trained == ["rae_modality_x_shift-off_seed0"], "the baseline is shared"
-    assert "cannot be told from one seed" in capsys.readouterr().out
+    assert "cannot be told here (2 steps, " in capsys.readouterr().out
+    assert [each["command"].split()[:2] for each in json.loads(results.read_text())["made_by"]]
+
+
+def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[CodecConfig] = []
+    monkeypatch.setattr(ablate, "codec_data", lambda data: data)
+    monkeypatch.setattr(ablate, "train_codec", lambda config, *rest: asked.append(config))
+    config = ablate.AblateConfig("codec", codec=CodecConfig(encoder_name="efficientnet-lite0"))
+    for kind in get_args(Kind):
+        ablate.make_codec(config, None, kind, tmp_path)  # type: ignore[arg-type]
+    assert [(each.kind, each.encoder_name) for each in asked] == [("rae", "efficientnet-lite0"), ("vae", ""), ("pixels", "")]
 
 
 def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[str]) -> None:

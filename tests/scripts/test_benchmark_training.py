@@ -1,7 +1,7 @@
 """`worldmodel benchmark train`: the tables, and the arithmetic behind them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import torch
 
 from worldmodel import presets
 from worldmodel.flops import Uses, training_flops
-from worldmodel.scripts import benchmark_steps
+from worldmodel.scripts import benchmark_steps, benchmark_training
 from worldmodel.scripts.benchmark_checks import relative_error
-from worldmodel.scripts.benchmark_steps import Ratio, Training, made_up_batches, ratio, take_turns
+from worldmodel.scripts.benchmark_steps import Ratio, Row, Training, made_up_batches, ratio, take_turns
 from worldmodel.scripts.cli import run
 
 CPU = torch.device("cpu")
@@ -44,13 +44,34 @@ def test_tables_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Monk
     for row in (dense, moe):
         assert row["GFLOP/s"] == pytest.approx(row["GFLOP/step"] / row["ms/step"] * 1000)
     names = [row["ratio"] for row in figures["speed"]]
-    assert names == ["dense FLOP/s / matmul", "MoE FLOP/s / matmul", "MoE tokens/s / dense", "mask / MoE step"]
+    assert names == ["dense FLOP/s / matmul", "MoE FLOP/s / matmul", "MoE tokens/s / dense, with AdamW", "mask / MoE step"]
     reasons = {row["ratio"]: row["note"] for part in ("attention", "precision") for row in figures[part]}
-    assert reasons["FlexAttention speed / SDPA"] == "FlexAttention has no backward on a CPU"
+    assert reasons["FlexAttention speed / dense-mask SDPA"] == "FlexAttention has no backward on a CPU"
     for row in [row for part in ("speed", "attention", "optimizers", "precision") for row in figures[part]]:
         assert (row["reached"] != "") == (row["median"] is not None and row["target"] != "")
         assert row["median"] is not None or row["note"], "a figure or why there is none"
-    assert "MoE tokens/s / dense" in capsys.readouterr().out
+    assert "MoE tokens/s / dense, with Muon" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(run: Training) -> Iterator[tuple[str, list[Row]]]:
+        yield "attention", [run.row("before", Ratio((1.0,)))]
+        raise torch.OutOfMemoryError("no\nmemory")
+
+    def works(run: Training) -> Iterator[tuple[str, list[Row]]]:
+        yield "attention", [run.row("after", Ratio((2.0,)))]
+
+    monkeypatch.setattr(benchmark_training, "attention", fails)
+    monkeypatch.setattr(benchmark_training, "precision", works)
+    out = tmp_path / "train.json"
+    flags = ["--parts", "attention", "precision", "--device", "cpu", "--out", str(out)]
+    assert run(["benchmark", "train", *flags]) == 2
+    figures = json.loads(out.read_text())
+    assert [row["ratio"] for row in figures["attention"]] == ["before", "after"]
+    assert figures["failed"] == [{"part": "attention", "error": "OutOfMemoryError: no memory"}]
+    assert "attention could not be measured" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worldmodel import __version__
+from worldmodel.codec.folder import write_json
 from worldmodel.codec.frames import check_frames, frames_to_float
 from worldmodel.errors import UserError
 
@@ -172,8 +173,7 @@ class Codec(nn.Module, ABC):
             "package_version": __version__,
             "config": dataclasses.asdict(self.config),
         }
-        (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(folder / "config.json.tmp", folder / "config.json")
+        write_json(folder / "config.json", config)
 
 
 def read_config(folder: Path) -> Codec:

@@ -2,12 +2,12 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.errors import UserError
 
 
@@ -58,6 +58,4 @@ def read_run(path: Path) -> Any:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -35,5 +35,9 @@ def frames_to_uint8(frames: Tensor) -> np.ndarray:
 
 def psnr(first: Tensor, second: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of two tensors in [0, 1]; 100 dB when they are equal."""
-    error = (first.double() - second.double()).square().mean().item()
+    return psnr_of((first.double() - second.double()).square().mean().item())
+
+
+def psnr_of(error: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error of numbers in [0, 1]; at most 100 dB."""
     return float(-10.0 * np.log10(max(error, 1e-10)))

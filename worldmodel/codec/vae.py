@@ -40,7 +40,7 @@ class ConvConfig:
     """Channels of the latent map."""
     patch_size: int = 2
     """Rows and columns of the map in one token, which has map_channels * patch_size ** 2 channels."""
-    width: int = 32
+    width: int = 16
     """Channels after the first halving; every further one doubles them. A multiple of 8."""
     blocks: int = 1
     """Residual blocks between two halvings."""

@@ -4,6 +4,10 @@ One baseline (representation autoencoder, the preset's feed-forward, x-predictio
 every other variant differs from it in one thing. All else is equal: data, tokenizer, steps, batch, schedule, learning rates, and per
 token as many active parameters. Every pair of variants is compared seed by seed (the same batches), so what the seeds have in
 common drops out; intervals are Student's over the seeds.
+
+Two of the one things are bundles: v-prediction does without the scaling of noised latents and the floor on 1 - t that x-prediction
+has (`worldmodel.flow`), and with the shift off frames are drawn at other noise levels and dreamt on another grid of times. Nothing
+is tuned for a variant, so one that wants another learning rate or more steps is at a disadvantage.
 """
 
 import math
@@ -13,13 +17,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from worldmodel.codec.config import Kind as CodecKind
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling import with_feed_forward
 from worldmodel.studies.scaling_fit import verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
-CodecKind = Literal["rae", "vae", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ NOTES = (
     "State error: root mean squared error, in standard deviations, of the state that one and the same judge (ridge regression from "
     "small pictures, which knows no codec) reads off decoded dreams. Action sensitivity: pixel error with another clip's actions over "
     "that with the true ones, at the horizon; 1 is deaf. Flow loss: on held-out video, at the baseline's noise levels; it is in units "
-    "of the latents, so it says nothing across codecs. +- is half of the 95 % interval over seeds."
+    "of the latents, so it says nothing across codecs. +- is half of the 95 % interval over seeds. Each sentence holds for the steps, "
+    "size and seeds that stand in it, not for the paper's; where two variants are equal one sentence in twenty is wrong by chance."
 )
 """What a reader of the table must know."""
 
@@ -156,8 +161,8 @@ def values_of(runs: Runs, variant: str, measure: str) -> dict[int, float]:
     return {seed: values[measure] for (name, seed), values in runs.items() if name == variant and measure in values}
 
 
-def sentence(finding: Finding, first: Variant, second: Variant, runs: Runs) -> str:
-    """Whether the paper's finding holds in these runs: the paired difference over the seeds that both variants have."""
+def sentence(finding: Finding, first: Variant, second: Variant, runs: Runs, steps: int) -> str:
+    """Whether the paper's finding holds in these runs of so many steps: the paired difference over the seeds that both have."""
     measure = MEASURES[finding.measure]
     ours, theirs = (values_of(runs, variant.name, finding.measure) for variant in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
@@ -168,20 +173,24 @@ def sentence(finding: Finding, first: Variant, second: Variant, runs: Runs) -> s
     digits = measure.digits
     first_mean, second_mean = (np.mean([values[seed] for seed in seeds]) for values in (ours, theirs))
     means = f"{finding.better} {first_mean:.{digits}f}, {finding.worse} {second_mean:.{digits}f}"
+    sizes = [n / 1e6 for variant in (first, second) for n in values_of(runs, variant.name, "active_parameters").values()]
+    size = f", {max(sizes):.3g} M active parameters" if sizes else ""
+    here = f"here ({steps} steps{size}, {gain.seeds} seed{'s' if gain.seeds > 1 else ''})"
     if gain.half is None:
-        return f"{start}: cannot be told from one seed; {means}"
-    word = verdict(gain.mean - gain.half, gain.mean + gain.half)
-    ends = f"[{gain.mean - gain.half:+.{digits}f}, {gain.mean + gain.half:+.{digits}f}]"
-    return f"{start}: {word}; {means}, better by {gain.mean:+.{digits}f} {ends} over {gain.seeds} seeds"
+        return f"{start}: cannot be told {here}, one seed has no interval: {means}"
+    side, sign = ("better", 1) if gain.mean >= 0 else ("worse", -1)
+    low, high = sorted(sign * (gain.mean + end) for end in (-gain.half, gain.half))
+    by = f"{finding.better} is {side} by {sign * gain.mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{start}: {verdict(gain.mean - gain.half, gain.mean + gain.half)} {here}: {means}, {by}"
 
 
 def findings(whats: Sequence[What], preset: Preset, runs: Runs) -> list[str]:
-    """A sentence for each known finding of these comparisons."""
+    """A sentence for each known finding of these comparisons, in runs of this preset."""
     said = []
     for finding in FINDINGS:
         if finding.what in whats:
             named = variants(finding.what, preset)
-            said.append(sentence(finding, named[finding.better], named[finding.worse], runs))
+            said.append(sentence(finding, named[finding.better], named[finding.worse], runs, preset.train.steps))
     return said
 
 

@@ -217,8 +217,16 @@ class Study:
         language, vision = (_b(self.fits[kind, modality], approach) for modality in MODALITIES)
         return difference(vision, language)
 
+    @property
+    def here(self) -> str:
+        """The runs that the sentences stand on."""
+        curves = [fits.curve for (_, modality), fits in self.fits.items() if modality == MODALITIES[0]]
+        sizes, budgets = (np.concatenate([getattr(curve, name) for curve in curves]) for name in ("parameters", "flops"))
+        spans = [f"{values.min():.3g} to {values.max():.3g}" for values in (sizes, budgets)]
+        return f"{len(sizes)} runs of {spans[0]} active parameters and {spans[1]} FLOPs"
+
     def sentences(self) -> list[str]:
-        """Whether the paper's findings hold, by each approach."""
+        """Whether the paper's findings hold in these runs, by each approach."""
         lines = []
         for approach, title in APPROACHES.items():
             gaps = {kind: self.gap(kind, approach) for kind in ("dense", "moe")}
@@ -233,27 +241,30 @@ class Study:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Exponents, intervals, optima, problems and sentences."""
+        """Exponents, intervals, optima, problems, and sentences with the runs that they stand on."""
         record = {f"{kind}/{modality}": _fits_json(fits, PAPER[kind, modality]) for (kind, modality), fits in self.fits.items()}
-        return {"fits": record, "findings": self.sentences()}
+        return {"fits": record, "runs": self.here, "findings": self.sentences()}
 
 
 APPROACHES = {"surface": "approach 3", "parabolas": "approach 2"}
 
 
 def _b(fits: Fits, approach: str) -> Exponent | None:
-    return fits.surface.b if approach == "surface" else fits.parabolas.b
+    """An exponent that can be compared; a surface whose exponents the runs do not tell has none."""
+    if approach == "surface":
+        return None if fits.surface.problem else fits.surface.b
+    return fits.parabolas.b
 
 
 def sentence(title: str, claim: str, value: Exponent | None, remark: str) -> str:
     """One finding in words, with its interval."""
     if value is None:
-        return f"{title}: {claim}: cannot be told, there are no exponents to compare; {remark}"
+        return f"{title}: {claim}: cannot be told here, there are no exponents to compare; {remark}"
     if value.low is None or value.high is None:
-        return f"{title}: {claim}: cannot be told, {value.value:+.3f} without an interval; {remark}"
+        return f"{title}: {claim}: cannot be told here, {value.value:+.3f} without an interval; {remark}"
     word = verdict(value.low, value.high)
     why = ", the interval is too wide" if word == "cannot be told" else ""
-    return f"{title}: {claim}: {word}{why}, {value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]; {remark}"
+    return f"{title}: {claim}: {word} here{why}, {value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]; {remark}"
 
 
 def study(measured: Iterable[Measured], replicates: int, seed: int) -> Study:

@@ -42,19 +42,25 @@ def _losses(axes: Axes, fits: Fits, title: str, unit: str) -> None:
             axes.plot(optimum.parameters, np.polyval(optimum.polynomial, np.log(optimum.parameters)), "*", color=colour, markersize=12)
     axes.set(xscale="log", title=title, xlabel="N, active parameters", ylabel=unit)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small", title="dotted: no optimum inside", title_fontsize="small")
+    dotted = any(line.get_linestyle() == ":" for line in axes.lines)
+    axes.legend(frameon=False, fontsize="small", title="dotted: no optimum inside" if dotted else None, title_fontsize="small")
 
 
 def _optima(axes: Axes, fits: Fits, paper: tuple[float, float], title: str) -> None:
     used = [optimum for optimum in fits.parabolas.optima if not optimum.problem]
+    axes.set_title(title)
+    if not used:
+        few = all(optimum.problem.startswith("too few sizes") for optimum in fits.parabolas.optima)
+        why = "a parabola needs three sizes" if few else "no budget has its optimum\ninside the grid"
+        axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()  # ticks would be made up
+        return
     flops = np.unique(fits.curve.flops)
     range_ = np.array([flops.min() / 1.3, flops.max() * 1.3])
-    three = (fits.surface.a, fits.surface.b)
+    three = (fits.surface.a, fits.surface.b) if not fits.surface.problem else (None, None)
     two = (fits.parabolas.a, fits.parabolas.b)
     for k, (name, attribute) in enumerate((("N", "parameters"), ("D", "tokens"))):
         colour, values = f"C{k}", np.array([getattr(optimum, attribute) for optimum in used])
-        if not len(values):
-            continue
         middle = np.exp(np.mean(np.log([o.flops for o in used]))), np.exp(np.mean(np.log(values)))
         axes.plot([o.flops for o in used], values, "o", color=colour)
         for style, number, exponent in (("-", "2", two[k]), ("-.", "3", three[k])):
@@ -62,12 +68,9 @@ def _optima(axes: Axes, fits: Fits, paper: tuple[float, float], title: str) -> N
                 label = f"{name} approach {number}: {_interval(exponent)}"
                 axes.plot(range_, middle[1] * (range_ / middle[0]) ** exponent.value, style, color=colour, label=label)
         axes.plot(range_, middle[1] * (range_ / middle[0]) ** paper[k], "--", color="0.5", label=f"{name} the paper's: {paper[k]:.2f}")
-    if not used:
-        axes.text(0.5, 0.5, "no budget has its optimum\ninside the grid", ha="center", va="center", transform=axes.transAxes)
-    axes.set(xscale="log", yscale="log", title=title, xlabel="C, FLOPs", ylabel="N or D at the optimum")
+    axes.set(xscale="log", yscale="log", xlabel="C, FLOPs", ylabel="N or D at the optimum")
     axes.grid(alpha=0.3)
-    if used:
-        axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small")
 
 
 def _interval(exponent: Exponent) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from worldmodel.compilation import Compile
 from worldmodel.errors import UserError
 from worldmodel.precision import DTypeName
 from worldmodel.tokens import PackingConfig
@@ -10,7 +11,6 @@ from worldmodel.training.latent_cache import LatentType
 from worldmodel.training.optimizer import OptimizerName
 
 LatentCaching = Literal["none", "memory", "disk"]
-Compiling = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainConfig:
     accumulation: int = 1
     """Parts that a process cuts its rows of a batch into, one after the other, their gradients added up: as many times less memory for
     the same step."""
-    compile: Compiling = "auto"
+    compile: Compile = "auto"
     """Compile the trunk's blocks, which costs a minute at the start. auto: on a GPU."""
     optimizer: OptimizerName = "adamw"
     """adamw: for all weights; muon: for the trunk's matrices, AdamW for the rest."""
@@ -61,7 +61,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two rows of metrics."""
     sample_every: int = 200
-    """Steps between two sets of samples; 0: none."""
+    """Steps between two sets of samples; 0: none. Of several processes the main one then holds the whole averaged model."""
     validate_every: int = 0
     """Steps between two measurements of the held-out losses; 0: none."""
     validation_batches: int = 2

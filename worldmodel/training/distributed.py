@@ -11,20 +11,22 @@ the counts of the whole step.
 """
 
 import contextlib
+import copy
 import datetime
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from itertools import chain
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.utils import get_total_norm
 
 from worldmodel.errors import UserError
@@ -32,7 +34,10 @@ from worldmodel.model import WorldModel
 from worldmodel.precision import choose_device
 
 TIMEOUT = 600.0
-"""Seconds that a process waits for the others: longer than a checkpoint takes to write, short enough to notice that one is gone."""
+"""Seconds that a process waits for the others in the middle of a step: then one of them hangs."""
+PATIENCE = 6 * 3600.0
+"""Seconds that it waits between two steps, where the main process may sample, write files or train a tokenizer by itself."""
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Processes:
     """Of this process on its machine."""
     device: torch.device
     """What this process computes on."""
+    patient: dist.ProcessGroup | None = None
+    """All of them again, for what one may have to wait for; None: there is but one."""
 
     @property
     def is_main(self) -> bool:
@@ -55,22 +62,29 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add a tensor, of the CPU or of `device`, over all processes, in place."""
-        if self.world_size > 1:
+        if self.world_size > 1 and tensor.numel():
             dist.all_reduce(tensor)
         return tensor
 
     def barrier(self) -> None:
-        """Wait until all are here."""
+        """Wait until all are here, for hours if need be."""
         if self.world_size > 1:
-            self.sum(torch.zeros(1))
+            dist.all_reduce(torch.zeros(1), group=self.patient)
 
     def broadcast_object(self, value: Any) -> Any:
         """What the main process gives, on all; the others' `value` is not looked at."""
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, src=0, group=self.patient)
         return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each has, by rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, group=self.patient)
+        return values
 
     def agree(self, what: str, value: Any) -> None:
         """Make sure that all processes have an equal value, one that prints alike where it is equal.
@@ -82,10 +96,7 @@ class Processes:
         Raises:
             UserError: on all processes, naming what differs and on which.
         """
-        if self.world_size == 1:
-            return
-        values: list[str] = [""] * self.world_size
-        dist.all_gather_object(values, repr(value))
+        values: list[str] = self.gather(repr(value))
         for rank, theirs in enumerate(values):
             if theirs != values[0]:
                 raise UserError(
@@ -107,14 +118,15 @@ def single(device: torch.device) -> Processes:
 
 
 @contextlib.contextmanager
-def processes(device_name: str, timeout: float = TIMEOUT) -> Iterator[Processes]:
+def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATIENCE) -> Iterator[Processes]:
     """The processes that torchrun started, connected for as long as the block lasts; without torchrun, this process alone.
 
     An error in the block of one process ends the block of all: the others, which wait for it, raise what it has said.
 
     Args:
         device_name: as for `choose_device`; with several processes each takes the GPU of its local rank.
-        timeout: seconds after which waiting for the others is an error.
+        timeout: seconds after which waiting for the others is an error,
+        patience: and where one of them may do something alone. One that is gone is noticed at once.
 
     Raises:
         UserError: the processes did not find each other, there are not enough GPUs, or another process failed or is gone.
@@ -130,6 +142,7 @@ def processes(device_name: str, timeout: float = TIMEOUT) -> Iterator[Processes]
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+        patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
     except (dist.DistError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(
@@ -137,7 +150,7 @@ def processes(device_name: str, timeout: float = TIMEOUT) -> Iterator[Processes]
         ) from None
     notes = dist.PrefixStore("ended", store)
     try:
-        yield Processes(rank, world_size, local_rank, device)
+        yield Processes(rank, world_size, local_rank, device, patient)
     except BaseException as error:
         first = notes.compare_set("why", "", f"{rank} {_describe(error)}").decode()
         dist.destroy_process_group()  # whoever waits for this process is let go
@@ -148,7 +161,7 @@ def processes(device_name: str, timeout: float = TIMEOUT) -> Iterator[Processes]
         if int(culprit) != rank:
             raise UserError(f"process {culprit} ended the run: {why}") from error
         raise UserError(
-            f"process {rank} lost the others: one of them was ended, or did nothing for {timeout:g} s; its own output says why; "
+            f"process {rank} lost the others: one of them was ended, or did nothing for too long; its own output says why; "
             "the same command goes on from the last checkpoint"
         ) from error
     dist.destroy_process_group()
@@ -191,25 +204,58 @@ def _leave(notes: dist.Store, rank: int, world_size: int, patience: float = 10.0
 
 
 def shard(model: WorldModel, processes: Processes) -> None:
-    """Keep this process's part of every weight, each of them a `DTensor` from now on; nothing to do for one process.
+    """Put a model on its device, of which this process keeps its part of every weight, a `DTensor` from now on; one process keeps all.
 
-    To be called before optimizers are built, on a model (and its moving average) that is whole and the same everywhere. Every block is
-    a unit that is gathered by itself, the rest is another. Buffers stay whole. A sharded model has `loss` and nothing else: to draw
+    To be called before optimizers are built. Weights and buffers become those that the main process has on its CPU; the others'
+    may be on the meta device, so that a model takes memory once and passes through the devices a tensor at a time. Every block is a
+    unit that is gathered by itself, the rest is another. Buffers stay whole. A sharded model has `loss` and nothing else: to draw
     samples, fill a model on the main process with `whole_model`.
-
-    Raises:
-        UserError: the processes do not have the same weights.
     """
     if processes.world_size == 1:
+        model.to(processes.device)
         return
-    processes.agree("the model's weights", [p.detach().double().norm().item() for p in model.parameters()])
-    mesh = init_device_mesh(processes.device.type, (processes.world_size,))
+    whole = dict(_named_tensors(model))
+    model.to("meta")
+    _cut(model, init_device_mesh(processes.device.type, (processes.world_size,)))
+    model.to_empty(device=processes.device)
+    for name, place in _named_tensors(model):
+        full = whole.pop(name)
+        full = full.to(processes.device) if processes.is_main else torch.empty_like(full, device=processes.device)
+        dist.broadcast(full, src=0)
+        if isinstance(place, DTensor):
+            full = distribute_tensor(full, place.device_mesh, place.placements, src_data_rank=None)
+        local(place).copy_(local(full))
+
+
+def _cut(model: WorldModel, mesh: DeviceMesh) -> None:
+    """Make every block, and the rest, a unit of FSDP2."""
     for module in [*model.trunk.blocks, model]:
-        unit = cast(FSDPModule, fully_shard(module, mesh=mesh, shard_placement_fn=partial(_axis, size=processes.world_size)))
+        unit = cast(FSDPModule, fully_shard(module, mesh=mesh, shard_placement_fn=partial(_axis, size=mesh.size())))
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
         unit.set_reduce_scatter_unused_params(True)  # a process whose rows have no picture still takes part
     register_fsdp_forward_method(model, "loss")
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers, also those that no checkpoint holds, without their graph."""
+    return ((name, tensor.detach()) for name, tensor in chain(model.named_parameters(), model.named_buffers()))
+
+
+def duplicate(model: Model) -> Model:
+    """A copy of a model; of a sharded one in the same parts, without its ever being whole."""
+    if not isinstance(model, FSDPModule):
+        return copy.deepcopy(model)
+    assert isinstance(model, WorldModel), "only `shard` makes sharded models"
+    first = next(model.parameters())
+    assert isinstance(first, DTensor)
+    with torch.device("meta"):
+        twin = WorldModel(model.config)
+    _cut(twin, first.device_mesh)
+    twin.to_empty(device=first.device)
+    for (_, own), (_, other) in zip(_named_tensors(twin), _named_tensors(model), strict=True):
+        local(own).copy_(local(other))
+    return cast(Model, twin)
 
 
 def _axis(weight: nn.Parameter, size: int) -> Shard | None:

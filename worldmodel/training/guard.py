@@ -102,7 +102,7 @@ class Guard:
         before = self.progress
         progress.skipped += range(progress.position, before.position)
         progress.suspects = []
-        progress.rollbacks, progress.trouble = before.rollbacks + 1, max(before.step, progress.step)
+        progress.rollbacks, progress.trouble = before.rollbacks + 1, max(before.step, before.trouble)
         self.progress = progress
 
 

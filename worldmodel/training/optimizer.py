@@ -17,19 +17,17 @@ follows from the ratio of fan-out and fan-in (arXiv 2505.02222; `muon.Muon`). De
 the same; hidden widths grow with the width.
 """
 
-import copy
 import math
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel.model import WorldModel
-from worldmodel.training.distributed import local, weights
+from worldmodel.training.distributed import Model, duplicate, local, weights
 from worldmodel.training.muon import Muon
 
 OptimizerName = Literal["adamw", "muon"]
-Model = TypeVar("Model", bound=nn.Module)
 INPUTS = ("token_embedding.", "latent_in.", "action_in.", "patch_embedding", "time_in.network.0.")
 """Matrices whose fan-in does not grow with the width, by the start of their names."""
 READOUTS = ("text_out.", "latent_out.")
@@ -47,7 +45,7 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together move every weight once; a model that is to be sharded is so already.
 
-    `adamw`: AdamW for all; matrices decay, while norms, biases and embedding tables do not. `muon`: Muon for
+    `adamw`: AdamW for all; matrices decay, while norms, biases and the table of tokens do not. `muon`: Muon for
     the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate
     under `peak`; the module's docstring says how it depends on the width. The state is there from the start, as zeros: a checkpoint
     then has the same tensors at every step, also where a weight has had no gradient yet.
@@ -112,12 +110,12 @@ class Ema(Generic[Model]):
     """Exponential moving average of a model's weights; `model` is a copy in evaluation mode that holds them.
 
     The decay grows from 0.1 to its final value as (1 + step) / (10 + step), so that the first weights are
-    soon forgotten. A model that is to be sharded is not so yet; then `shard` is for `average.model`, too.
+    soon forgotten. A model that is to be sharded is so already, and the copy is in the same parts.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
-        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Model = duplicate(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

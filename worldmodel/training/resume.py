@@ -184,6 +184,8 @@ def read_state(folder: Path, state: State) -> None:
     Raises:
         UserError: the folder is damaged.
     """
+    remedy = "remove it to go on from the checkpoint before it, or from the start if there is none"
+    record = read_progress(folder, remedy)
     reader = dcp.HuggingFaceStorageReader(str(folder / "training"))
     try:
         check_parts(reader.read_metadata())
@@ -191,12 +193,23 @@ def read_state(folder: Path, state: State) -> None:
             dcp.load(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
     except (dcp.CheckpointException, OSError, SafetensorError, ValueError) as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
-        message = f"{folder} is damaged ({cause}): remove it to go on from the checkpoint before it"
-        raise UserError(message) from None
-    record = read_json(folder / "progress.json")
-    if record.keys() != vars(Progress()).keys():
-        raise UserError(f"{folder} is of another version of worldmodel: remove it to go on from the one before it")
+        raise UserError(f"{folder} is damaged ({cause}): {remedy}") from None
     state.progress = Progress(**record)
+
+
+def read_progress(folder: Path, remedy: str) -> dict[str, Any]:
+    """The fields of the progress in a checkpoint folder.
+
+    Raises:
+        UserError: it is missing, damaged or of another version; `remedy` says what to do.
+    """
+    try:
+        record = json.loads((folder / "progress.json").read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{folder} is damaged (progress.json: {error}): {remedy}") from None
+    if not isinstance(record, dict) or record.keys() != vars(Progress()).keys():
+        raise UserError(f"{folder} is of another version of worldmodel: {remedy}")
+    return record
 
 
 def check_parts(metadata: dcp.Metadata) -> None:

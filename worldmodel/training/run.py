@@ -81,12 +81,10 @@ class Run:
         self.codec = codec.to(self.device).eval()
         self.encoder = FrameEncoder(self.codec, self.device, config.cache_latents == "memory", cache)
         with self.enough_memory():
-            model.to(self.device).train()
-            self.average = Ema(model, config.ema_decay)
             if should_compile(config.compile, self.device):
                 compile_blocks(model.trunk)
-            shard(model, processes)
-            shard(self.average.model, processes)
+            shard(model.train(), processes)
+            self.average = Ema(model, config.ema_decay)
             rates = (config.lr, config.muon_lr)
             self.optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, self.dtype)
         self.state = State(model, self.average.model, self.optimizers, Progress())
@@ -148,9 +146,10 @@ class Run:
         trained = self.shown is not None  # by this process: a run that goes on does not repeat what was shown
         measure = trained and config.validate_every > 0 and (finished or step % config.validate_every == 0)
         sample = trained and config.sample_every > 0 and (finished or step % config.sample_every == 0)
-        model = whole_average(self.average.model, self.processes) if measure or sample else None
-        if measure and validation is not None and model is not None and self.tracker is not None:
-            self.tracker.scalars(step, validation.measure(model, self.codec, self.dtype))
+        if measure and validation is not None:
+            values = validation.measure(self.average.model, self.codec, self.dtype, self.processes)
+            if self.tracker is not None:
+                self.tracker.scalars(step, values)
         folder = self.run_dir / "checkpoints" / f"step_{step:06d}"
         if (last or (step > 0 and step % config.checkpoint_every == 0)) and self.saved != folder:
             card = {"train": self.record["train"], "metrics": self.tracker.last if self.tracker else {}}
@@ -158,15 +157,20 @@ class Run:
             save(folder, self.state, self.tokenizer, self.codec, card | self.record["card"], self.processes, config.keep_checkpoints)
             self.saved = folder
             self.encoder.forget()  # a run that goes on from here has nothing cached, and gets the same bits
-        if sample and model is not None and self.tracker is not None and self.shown is not None:
-            if not self.shown[0].clean.all():
-                self.tracker.images(step, "samples/truth_above_one_step", one_step_samples(model, self.codec, *self.shown))
+        if not sample:
+            return
+        model = whole_average(self.average.model, self.processes)
+        if model is not None and self.tracker is not None and self.shown is not None:
+            batch, latents = self.shown
+            if not batch.clean.all():
+                pictures = one_step_samples(model, self.codec, move(batch, self.device), latents)
+                self.tracker.images(step, "samples/truth_above_one_step", pictures)
             if self.loads.ndim and self.loads.numel():
                 self.tracker.images(step, "samples/expert_load", load_picture(self.loads.cpu()))
             if on_sample is not None:
                 on_sample(step, model, self.tracker)
-        if sample:
-            self.loads = torch.zeros((), device=self.device)
+        self.loads = torch.zeros((), device=self.device)
+        self.processes.barrier()  # the main process samples alone, however long that takes
 
     def step(self, stream: BatchStream) -> bool:
         """Train on the next batch, or pass over it; returns whether the run was asked to stop."""
@@ -194,7 +198,7 @@ class Run:
             self.model.trunk.update_balance(loads)
             self.model.update_loss_balance(losses.get("text"), losses.get("flow"))
             self.average.update(self.model, progress.step)
-            self.shown = (move(parts[0], self.device), latents[: len(parts[0].clean)])
+            self.shown = (parts[0], latents[: len(parts[0].clean)])
         seconds = time.perf_counter() - began
         progress.advance(totals.sources, seconds)
         self.guard.accept(losses["total"], norm)
@@ -225,9 +229,8 @@ class Run:
         """Pass over the present batch, and go back to a checkpoint if the weights are suspected."""
         self.model.zero_grad(set_to_none=True)
         number, progress = self.progress.position, self.progress
+        documents = tuple(index for own in self.processes.gather(batch.documents) for index in own)
         if self.skipped is not None:
-            alone = self.processes.world_size == 1
-            documents = batch.documents if alone else self.packer.share(0, 1).batch(number).documents  # of all processes
             self.skipped.add(number, progress.step, reason, documents)
         if not self.guard.skip():
             return

@@ -21,7 +21,7 @@ from worldmodel.losses import FlowDraw, LossCounts, readable
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.precision import autocast
 from worldmodel.training.config import TrainConfig
-from worldmodel.training.distributed import Processes
+from worldmodel.training.distributed import Processes, weights
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def gradient(
     """Add the gradient of a step's parts to the weights'.
 
     Args:
-        model: the gradients of its weights are cleared before.
+        model: the gradients of its weights are cleared before. Afterwards each has one, of zeros where the step says nothing of
+            it: on several processes FSDP gives such zeros, and an optimizer would pass over a weight that has none.
         parts: this process's rows of the step, on the CPU, in order.
         latents: (f, p, c) of the frames of all parts, on the device to compute on.
         draw: for these frames.
@@ -109,6 +110,9 @@ def gradient(
         loss.backward()
         for name, value in {"total": loss.detach(), **losses}.items():
             sums[name] = sums[name] + value if name in sums else value
+    for weight in weights(model).values():
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
     return list(sums), torch.stack([value.float() for value in sums.values()])
 
 

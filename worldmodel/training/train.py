@@ -31,6 +31,7 @@ from worldmodel.training.latent_cache import LatentCache
 from worldmodel.training.resume import claim, locked
 from worldmodel.training.run import Run, TrainResult
 from worldmodel.training.samples import OnSample
+from worldmodel.training.saving import room_on_disk
 from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def train(
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
     Args:
-        model: initialised, alike in all processes; its weights are overwritten where a run is continued.
+        model: initialised, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
+            counts, and the others' may be on the meta device.
         codec: frozen; it encodes the frames.
         packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
         tokenizer: goes into the checkpoints.
@@ -73,8 +75,8 @@ def train(
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
-            not fit; processes disagree; lanes or rows do not divide among them; memory ran out; losses stay broken although
-            batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
+            not fit; processes disagree; lanes or rows do not divide among them; memory ran out; the disk is full; losses stay broken
+            although batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
     """
     run_dir = Path(run_dir)
     check_fit(model.config, codec, tokenizer)
@@ -100,6 +102,7 @@ def train(
     processes.agree("what to train", record | {"accumulation": config.accumulation, "run_dir": str(run_dir.resolve())})
     processes.agree("the data", [len(source) for source in packer.mixture.sources])
     with contextlib.ExitStack() as held:
+        held.enter_context(room_on_disk(run_dir))
         if processes.is_main:
             held.enter_context(locked(run_dir))
             claim(run_dir, record)

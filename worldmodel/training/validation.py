@@ -22,6 +22,7 @@ from worldmodel.model import WorldModel
 from worldmodel.precision import autocast
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, Tokens, tokenise
+from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import encode_frames
 
 ROWS = 16
@@ -94,7 +95,9 @@ class Validation:
         return found
 
     @torch.no_grad()
-    def measure(self, model: WorldModel, codec: Codec, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    def measure(
+        self, model: WorldModel, codec: Codec, dtype: torch.dtype = torch.float32, processes: Processes | None = None
+    ) -> dict[str, float]:
         """Losses by name, the same for the same weights.
 
         For each source `validation/<source>/`: `text` (nats per token), `bits_per_byte` (of sources that are text alone), `flow` (at
@@ -102,45 +105,67 @@ class Validation:
         `validation/text`, `validation/flow` and `validation/flow_high_noise` are means over the sources, each counting alike.
 
         Args:
-            model: whole, in evaluation mode.
+            model: in evaluation mode; in parts where there are several processes.
             codec: of its latents, on the same device.
             dtype: of the forward pass.
+            processes: that share the work; all of them call this, and get the same.
         """
+        sums = self._sums(model, codec, dtype, processes or single(model.latent_in.weight.device))
         values: dict[str, float] = {}
         for name, batches in self.fixed.items():
-            sums: dict[str, float] = {}
-            for number, each in enumerate(batches):
-                for part, (total, count) in self._losses(model, codec, each, number, dtype).items():
-                    sums[part] = sums.get(part, 0.0) + total
-                    sums[f"{part}/count"] = sums.get(f"{part}/count", 0.0) + count
-            for part in ("text", "flow", "flow_high_noise"):
-                if sums.get(f"{part}/count"):
-                    values[f"validation/{name}/{part}"] = sums[part] / sums[f"{part}/count"]
+            counts = {"text": sum(len(each.batch.predicted_positions) for each in batches)}
+            counts["flow"] = counts["flow_high_noise"] = sum(len(each.batch.noised_frames) for each in batches)
+            for part, count in counts.items():
+                if count:
+                    values[f"validation/{name}/{part}"] = sums[name, part] / count
             letters = sum(each.text_bytes for each in batches)
             if letters and not any(len(each.batch.frames) for each in batches):
-                values[f"validation/{name}/bits_per_byte"] = sums["text"] / math.log(2) / letters
+                values[f"validation/{name}/bits_per_byte"] = sums[name, "text"] / math.log(2) / letters
         for part in ("text", "flow", "flow_high_noise"):
             found = [value for name, value in values.items() if name.endswith(f"/{part}")]
             if found:
                 values[f"validation/{part}"] = sum(found) / len(found)
         return values
 
-    def _losses(self, model: WorldModel, codec: Codec, each: Fixed, number: int, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
-        """Sums of the losses of one batch, and what they are to be divided by."""
-        counts = {"text": len(each.batch.predicted_positions), "flow": len(each.batch.noised_frames)}
-        if not any(counts.values()):
-            return {}
+    def _sums(self, model: WorldModel, codec: Codec, dtype: torch.dtype, processes: Processes) -> dict[tuple[str, str], float]:
+        """Sums of the losses over the batches of each source, by source and part.
+
+        The forward passes are dealt out. Of a sharded model each takes all processes, so one that has none left repeats the last.
+        """
+        passes = [
+            (name, number, each, high)
+            for name, batches in self.fixed.items()
+            for number, each in enumerate(batches)
+            for high in (False, True)
+            if len(each.batch.noised_frames) or (len(each.batch.predicted_positions) and not high)
+        ]
+        totals = torch.zeros(len(passes), 2, dtype=torch.float64)  # of text and flow
+        for start in range(0, len(passes), processes.world_size):
+            own = start + processes.rank
+            _, number, each, high = passes[min(own, len(passes) - 1)]
+            found = self._losses(model, codec, each, number, high, dtype)
+            if own < len(passes):
+                totals[own] = torch.tensor(found, dtype=torch.float64)
+        sums: dict[tuple[str, str], float] = {}
+        for (name, _, _, high), (text, flow) in zip(passes, processes.sum(totals).tolist(), strict=True):
+            for part, total in (("flow_high_noise", flow),) if high else (("text", text), ("flow", flow)):
+                sums[name, part] = sums.get((name, part), 0.0) + total
+        return sums
+
+    def _losses(
+        self, model: WorldModel, codec: Codec, each: Fixed, number: int, high: bool, dtype: torch.dtype
+    ) -> tuple[float, float]:
+        """Sums of the text and flow losses of one batch; `high`: at flow times below 0.1."""
         device = model.latent_in.weight.device
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.frames, device).cpu()
         latents, batch = self._latents[id(each)].to(device), each.batch.to(device)
         draw = model.draw(batch, torch.Generator().manual_seed(self.seed + number))
+        if high:
+            near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]
+            draw = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)
         with autocast(device, dtype):
             _, parts = model.loss(batch, latents, draw)
-            losses = {part: (float(parts[part]) * count, float(count)) for part, count in counts.items() if count}
-            if counts["flow"]:
-                near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]
-                high = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)
-                _, parts = model.loss(batch, latents, high)
-                losses["flow_high_noise"] = float(parts["flow"]) * counts["flow"], float(counts["flow"])
-        return losses
+        counts = {"text": len(each.batch.predicted_positions), "flow": len(each.batch.noised_frames)}
+        text, flow = (float(parts[part]) * count if count else 0.0 for part, count in counts.items())
+        return text, flow

@@ -17,7 +17,7 @@ def codec() -> VAE:
 
 def test_default_latents_are_of_the_same_shape_as_the_representation_autoencoder_has():
     config = ConvConfig()
-    assert config.grid == (4, 4) and config.channels == 64 and config.widths == [32, 64, 128]
+    assert config.grid == (4, 4) and config.channels == 64 and config.widths == [16, 32, 64]
 
 
 def test_latents_are_the_posteriors_mean_and_keep_their_places(codec):

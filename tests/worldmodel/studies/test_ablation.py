@@ -44,19 +44,26 @@ def test_every_finding_names_variants_and_measures_that_exist() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
-        ((0.50, 0.60, 0.70), (0.60, 0.71, 0.79), ": holds; x 0.600, v 0.700, better by +0.100 [+0.075, +0.125] over 3 seeds"),
-        ((0.60, 0.71, 0.79), (0.50, 0.60, 0.70), ": does not hold; x 0.700, v 0.600, better by -0.100"),
-        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), ": cannot be told; x 0.600, v 0.700"),
-        ((0.50,), (0.60,), ": cannot be told from one seed; x 0.500, v 0.600"),
+        ((0.50, 0.60, 0.70), (0.60, 0.71, 0.79), ": holds HERE: x 0.600, v 0.700, x is better by 0.100 [0.075, 0.125]"),
+        ((0.60, 0.71, 0.79), (0.50, 0.60, 0.70), ": does not hold HERE: x 0.700, v 0.600, x is worse by 0.100 [0.075, 0.125]"),
+        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), ": cannot be told HERE: x 0.600, v 0.700, x is better by 0.100 [-0.330, 0.530]"),
+        (
+            (0.50,),
+            (0.60,),
+            ": cannot be told here (240 steps, 2.49 M active parameters, 1 seed), one seed has no interval: x 0.500, v",
+        ),
         ((), (0.60,), ": cannot be told, it was not measured of both"),
     ],
 )
 def test_a_finding_is_judged_by_the_paired_difference(ours: tuple[float, ...], theirs: tuple[float, ...], said: str) -> None:
     x, v = BASELINE, replace(BASELINE, prediction="v")
     runs = {
-        (variant.name, seed): {"flow_loss": loss} for variant, losses in ((x, ours), (v, theirs)) for seed, loss in enumerate(losses)
+        (variant.name, seed): {"flow_loss": loss, "active_parameters": 2_489_216.0}
+        for variant, losses in ((x, ours), (v, theirs))
+        for seed, loss in enumerate(losses)
     }
-    line = sentence(X_BEATS_V, x, v, runs)
+    line = sentence(X_BEATS_V, x, v, runs, tiny().train.steps)
+    said = said.replace("HERE", "here (240 steps, 2.49 M active parameters, 3 seeds)").replace("240", str(tiny().train.steps))
     assert said in line and "the paper: diffusion loss 0.483 to 0.502" in line
     assert line in findings(("prediction",), tiny(), runs) and len(findings(("prediction",), tiny(), runs)) == 2
 
@@ -66,7 +73,7 @@ def test_only_seeds_of_both_variants_are_paired() -> None:
     runs = {(x.name, seed): {"flow_loss": 0.5 + seed} for seed in range(3)} | {
         (v.name, seed): {"flow_loss": 0.6 + seed} for seed in (1, 2, 7)
     }
-    assert "over 2 seeds" in sentence(X_BEATS_V, x, v, runs)
+    assert "(7 steps, 2 seeds)" in sentence(X_BEATS_V, x, v, runs, 7)
     assert values_of(runs, v.name, "flow_loss") == {1: 1.6, 2: 2.6, 7: 7.6}
 
 
@@ -74,7 +81,7 @@ def test_more_is_better_where_it_is() -> None:
     on, off = BASELINE, replace(BASELINE, shift="off")
     finding = next(f for f in FINDINGS if f.what == "shift" and f.measure == "psnr_last")
     runs = {(name, s): {"psnr_last": value + s / 100} for name, value in ((on.name, 20.0), (off.name, 18.0)) for s in range(3)}
-    assert ": holds; on 20.01, off 18.01, better by +2.00" in sentence(finding, on, off, runs)
+    assert ": holds here (7 steps, 3 seeds): on 20.01, off 18.01, on is better by 2.00" in sentence(finding, on, off, runs, 7)
 
 
 def test_the_table_has_means_with_intervals() -> None:

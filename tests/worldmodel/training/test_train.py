@@ -23,12 +23,13 @@ from worldmodel.losses import FlowDraw, LossCounts
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.packing import Packer
+from worldmodel.training import run as training_run
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import build_latent_cache
 from worldmodel.training.resume import locked
-from worldmodel.training.step import draw_lanes
 from worldmodel.training.tracking import Tracker, read_metrics
 from worldmodel.training.train import stop_on_signals
+from worldmodel.transformer import Trunk
 
 
 @pytest.mark.parametrize(
@@ -224,77 +225,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
-    packing = replace(toys.PACKING, rows=4, lanes=2)
-    for accumulation in (1, 2, 4):
-        run(tmp_path / str(accumulation), replace(CONFIG, packing=packing, accumulation=accumulation))
-    whole = losses(tmp_path / "1")
-    for name in ("2", "4"):
-        for row, other in zip(whole, losses(tmp_path / name), strict=True):
-            assert row == pytest.approx(other, rel=2e-3), "rounding grows over the steps, no more"
-        assert losses(tmp_path / name)[0] == pytest.approx(whole[0], rel=1e-5)
-    assert losses(tmp_path / "2") != whole, "the parts were computed apart"
-
-
-def test_a_run_goes_on_with_another_accumulation(tmp_path: Path) -> None:
-    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4))
+def test_what_changes_nothing_may_be_another_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4), compile="off")
     with pytest.raises(Crash):
         run(tmp_path, config, model=crash_after(4, toys.model("moe")))
-    assert run(tmp_path, replace(config, accumulation=2)).finished
-    with pytest.raises(UserError, match="4 rows do not divide into 3 parts"):
-        replace(config, accumulation=3)
-
-
-def test_noise_belongs_to_the_lane() -> None:
-    packing = replace(toys.PACKING, rows=4, lanes=4)
-    model, device = toys.model(), torch.device("cpu")
-    whole = toys.packer(config=packing)
-    drawn = draw_lanes(model, whole.batch(3), 7, 3, whole.lanes, device)
-    shares = [whole.share(rank, 2) for rank in range(2)]
-    apart = [draw_lanes(model, share.batch(3), 7, 3, share.lanes, device) for share in shares]
-    assert torch.equal(drawn.noise, torch.cat([draw.noise for draw in apart]))
-    assert torch.equal(drawn.t, torch.cat([draw.t for draw in apart]))
-    assert not torch.equal(drawn.noise, draw_lanes(model, whole.batch(3), 7, 4, whole.lanes, device).noise)
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] not enough memory: you tried")]
-)
-def test_memory_that_runs_out_is_one_sentence_with_numbers(tmp_path: Path, error: Exception) -> None:
-    model, original = toys.model("moe"), WorldModel.loss
-    steps: list[int] = []
-
-    def loss(*arguments: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 5:
-            raise error
-        return original(model, *arguments)
-
-    model.loss = loss  # type: ignore[method-assign]
-    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4))
-    with pytest.raises(UserError) as told:
-        run(tmp_path, config, model=model)
-    said = str(told.value)
-    assert "4 rows x 96 positions in float32" in said and "accumulation 2 makes that 2 x 96" in said and "GiB" in said
-    assert "6 experts of 16" in said and "width 32" in said and "\n" not in said
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
-    assert run(tmp_path, replace(config, accumulation=2)).finished
-
-
-def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
-    model = toys.model("moe")
-    model.loss = lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes differ"))  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="^shapes differ$"):
-        run(tmp_path, model=model)
-
-
-def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
-    run(tmp_path)
-    folder = tmp_path / "checkpoints" / "step_000006"
-    shard = next((folder / "training").glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(UserError, match="step_000006 is damaged .*: remove it to go on from the checkpoint before it"):
-        run(tmp_path)
+    compiled: list[Trunk] = []
+    monkeypatch.setattr(training_run, "should_compile", lambda choice, device: choice == "on")
+    monkeypatch.setattr(training_run, "compile_blocks", compiled.append)
+    assert run(tmp_path, replace(config, accumulation=2, compile="on", data_workers=1)).finished
+    assert len(compiled) == 1 and len(losses(tmp_path)) == 6
 
 
 def test_a_codec_or_packer_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""A step: the same however it is cut, every weight moves, and memory that runs out is told in one sentence."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worldmodel import toys
+from tests.worldmodel.runs import CONFIG, losses, run
+from worldmodel.datasets.documents import Text
+from worldmodel.errors import UserError
+from worldmodel.losses import LossCounts
+from worldmodel.model import WorldModel
+from worldmodel.training.distributed import clip_gradients
+from worldmodel.training.step import draw_lanes, gradient
+
+
+def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    packing = replace(toys.PACKING, rows=4, lanes=2)
+    for accumulation in (1, 2, 4):
+        run(tmp_path / str(accumulation), replace(CONFIG, packing=packing, accumulation=accumulation))
+    whole = losses(tmp_path / "1")
+    for name in ("2", "4"):
+        for row, other in zip(whole, losses(tmp_path / name), strict=True):
+            assert row == pytest.approx(other, rel=2e-3), "rounding grows over the steps, no more"
+        assert losses(tmp_path / name)[0] == pytest.approx(whole[0], rel=1e-5)
+    assert losses(tmp_path / "2") != whole, "the parts were computed apart"
+
+
+def test_parts_have_to_divide_the_rows() -> None:
+    with pytest.raises(UserError, match="4 rows do not divide into 3 parts"):
+        replace(CONFIG, packing=replace(toys.PACKING, rows=4), accumulation=3)
+
+
+def test_a_weight_that_a_step_says_nothing_of_has_a_gradient_of_zero() -> None:
+    """As on several processes, where an optimizer would else decay what it passes over on one."""
+    model, batch = toys.model().train(), toys.pack([(Text("a red disc"),)])
+    draw = model.draw(batch, torch.Generator().manual_seed(0))
+    gradient(model, [batch], toys.random_latents(0), draw, LossCounts.of(batch), torch.float32)
+    assert model.latent_out.weight.grad is not None and not model.latent_out.weight.grad.any()
+    assert model.text_out.weight.grad is not None and model.text_out.weight.grad.any()
+
+
+def test_noise_belongs_to_the_lane() -> None:
+    packing = replace(toys.PACKING, rows=4, lanes=4)
+    model, device = toys.model(), torch.device("cpu")
+    whole = toys.packer(config=packing)
+    drawn = draw_lanes(model, whole.batch(3), 7, 3, whole.lanes, device)
+    shares = [whole.share(rank, 2) for rank in range(2)]
+    apart = [draw_lanes(model, share.batch(3), 7, 3, share.lanes, device) for share in shares]
+    assert torch.equal(drawn.noise, torch.cat([draw.noise for draw in apart]))
+    assert torch.equal(drawn.t, torch.cat([draw.t for draw in apart]))
+    assert not torch.equal(drawn.noise, draw_lanes(model, whole.batch(3), 7, 4, whole.lanes, device).noise)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] not enough memory: you tried")]
+)
+def test_memory_that_runs_out_is_one_sentence_with_numbers(tmp_path: Path, error: Exception) -> None:
+    model, original = toys.model("moe"), WorldModel.loss
+    steps: list[int] = []
+
+    def loss(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 5:
+            raise error
+        return original(model, *arguments)
+
+    model.loss = loss  # type: ignore[method-assign]
+    config = replace(CONFIG, packing=replace(toys.PACKING, rows=4))
+    with pytest.raises(UserError) as told:
+        run(tmp_path, config, model=model)
+    said = str(told.value)
+    assert "4 rows x 96 positions in float32" in said and "accumulation 2 makes that 2 x 96" in said and "GiB" in said
+    assert "6 experts of 16" in said and "width 32" in said and "\n" not in said
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000003"]
+    assert run(tmp_path, replace(config, accumulation=2)).finished
+
+
+def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
+    model = toys.model("moe")
+    model.loss = lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes differ"))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        run(tmp_path, model=model)
+
+
+def test_a_long_gradient_is_cut_and_a_short_one_is_not() -> None:
+    model = torch.nn.Linear(3, 1, bias=False)
+    for limit, factor in ((1.0, 0.2), (10.0, 1.0)):
+        model.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
+        assert clip_gradients(model, limit) == pytest.approx(5.0)
+        torch.testing.assert_close(model.weight.grad, factor * torch.tensor([[3.0, 0.0, 4.0]]))
