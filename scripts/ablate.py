@@ -27,14 +27,14 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, base, paper, small, tiny
+from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
+from worldmodel.scripts.ablate_yardstick import Yardstick, make_yardstick
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
-from worldmodel.scripts.pretrain import summary, with_seed
+from worldmodel.scripts.pretrain import PresetFlag, with_seed
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.scripts.yardstick import Yardstick, make_yardstick
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, table, variants
 from worldmodel.studies.scaling import for_steps
 from worldmodel.training.resume import claim, locked
@@ -71,12 +71,7 @@ class AblateConfig:
     """Held-out planning problems of each run (0: none), as in `worldmodel evaluate`; they take longer than all else."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Shares of the sources, or a recipe."""
-    preset: (
-        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
-        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
-        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
-        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
-    ) = field(default_factory=tiny)
+    preset: PresetFlag = field(default_factory=tiny)
     """Sizes of model and training; with the codec rae, x-prediction and its own feed-forward and shift it is the baseline."""
 
     def __post_init__(self) -> None:

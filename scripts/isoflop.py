@@ -13,9 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from tqdm import tqdm
 
 from worldmodel.checkpoint import from_pretrained, read_json
@@ -25,10 +24,10 @@ from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, base, paper, small, tiny
+from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
-from worldmodel.scripts.pretrain import summary
+from worldmodel.scripts.pretrain import PresetFlag
 from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
@@ -70,12 +69,7 @@ class IsoflopConfig:
     """Largest vocabulary of the tokenizer."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Shares of the sources, or a recipe."""
-    preset: (
-        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
-        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
-        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
-        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
-    ) = field(default_factory=tiny)
+    preset: PresetFlag = field(default_factory=tiny)
     """The model of size 1, its batch and its schedule."""
 
     def __post_init__(self) -> None:

@@ -24,8 +24,8 @@ from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, fit, paper, small, tiny
-from worldmodel.scripts.arguments import read_arguments, write_arguments
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.pretrain_arguments import read_arguments, write_arguments
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import tokenise
 from worldmodel.training.config import TrainConfig
@@ -39,6 +39,15 @@ from worldmodel.training.validation import Validation
 def summary(function: Callable[..., object]) -> str:
     """First line of a docstring."""
     return (function.__doc__ or "").partition("\n")[0]
+
+
+PresetFlag = (
+    Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
+    | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
+    | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
+    | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
+)
+"""A preset by name, every field of it a flag behind the name."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,7 @@ class PretrainConfig:
     """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Shares of the sources, or a recipe."""
-    preset: (
-        Annotated[Preset, tyro.conf.subcommand("tiny", default=tiny(), description=summary(tiny))]
-        | Annotated[Preset, tyro.conf.subcommand("small", default=small(), description=summary(small))]
-        | Annotated[Preset, tyro.conf.subcommand("base", default=base(), description=summary(base))]
-        | Annotated[Preset, tyro.conf.subcommand("paper", default=paper(), description=summary(paper))]
-    ) = field(default_factory=tiny)
+    preset: PresetFlag = field(default_factory=tiny)
     """Sizes of model and training to start from."""
 
     def __post_init__(self) -> None:

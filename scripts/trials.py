@@ -151,7 +151,7 @@ class Trials:
         for _ in range(2):
             began = time.perf_counter()
             with autocast(device, choose_dtype(preset.train.dtype, device)):
-                loss, _parts = model.loss(here, latents, model.draw(here, torch.Generator().manual_seed(0)))
+                loss, _parts = model.loss(here, latents, model.draw(here.clean, torch.Generator().manual_seed(0)))
             loss.backward()
             loss.item()  # waits for a GPU
             seconds = time.perf_counter() - began

@@ -194,13 +194,13 @@ class WorldModel(nn.Module):
         return hidden if self.readout_scale == 1 else hidden * self.readout_scale
 
     @torch.no_grad()
-    def draw(self, batch: PackedBatch, generator: torch.Generator) -> FlowDraw:
-        """Draw flow times and noise for a batch, on its device.
+    def draw(self, clean: Tensor, generator: torch.Generator) -> FlowDraw:
+        """Draw flow times and noise for frames, clean (f,) bool, on the device of `clean`.
 
         The times come from the CPU generator on every device. So does the noise on a CPU; on a GPU, where that would take longer
         than the step, it comes from the GPU's own generator, seeded from this one: the same for a seed on any GPU.
         """
-        device, f = batch.clean.device, len(batch.clean)
+        device, f = clean.device, len(clean)
         t = sample_time(f, self.flow_shift, self.config.flow.logit_normal, generator)
         shape = (f, self.config.frame_tokens, self.config.channels)
         if device.type == "cpu":
@@ -209,7 +209,7 @@ class WorldModel(nn.Module):
             t = t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
             seed = int(torch.randint(2**62, (), generator=generator))
             noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
-        return FlowDraw(torch.where(batch.clean, torch.ones_like(t), t), noise)
+        return FlowDraw(torch.where(clean, torch.ones_like(t), t), noise)
 
     def loss(
         self, batch: PackedBatch, latents: Tensor, draw: FlowDraw, counts: LossCounts | None = None

@@ -25,7 +25,8 @@ def test_an_unknown_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_flag(verb: str, refused: Refused) -> None:
     needed = {"codec": ["--data", "x"], "pretrain": ["--data", "x", "--codec", "x"], "generate": ["--checkpoint", "x"]}
-    needed |= dict.fromkeys(("dream", "plan", "evaluate"), ["--checkpoint", "x", "--data", "x"])
+    needed |= dict.fromkeys(("dream", "plan", "evaluate", "experts"), ["--checkpoint", "x", "--data", "x"])
+    needed |= {"codecs": ["x", "--data", "x"], "ablate": ["shift"], "isoflop": ["--codec", "x"]}
     assert "unrecognized options: --bogus" in refused(verb, *needed.get(verb, []), "--bogus", "1")
 
 

@@ -34,7 +34,7 @@ def counted_by_torch(config: ModelConfig, batch: PackedBatch) -> tuple[float, fl
     model = WorldModel(config).train()
     latents = toys.random_latents(len(batch.frames))
     custom = {torch.ops.aten._grouped_mm: lambda rows, weights, *_, **__: 2 * rows[0] * rows[1] * weights[-1]}
-    draw = model.draw(batch, torch.Generator().manual_seed(0))
+    draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False, custom_mapping=custom) as forward:
         loss, _ = model.loss(batch, latents, draw)
     with FlopCounterMode(display=False, custom_mapping=custom) as backward:

@@ -37,7 +37,7 @@ def latents(batch: PackedBatch) -> Tensor:
 
 
 def loss_of(model: WorldModel, batch: PackedBatch, latents: Tensor, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return model.loss(batch, latents, model.draw(batch, generator(seed)))
+    return model.loss(batch, latents, model.draw(batch.clean, generator(seed)))
 
 
 def readable_parts(model: WorldModel, batch: PackedBatch, latents: Tensor) -> dict[str, float]:
@@ -190,7 +190,7 @@ def test_losses_and_gradients_of_parts_add_up_to_those_of_the_whole(
     kind: FeedForwardKind, batch: PackedBatch, latents: Tensor
 ) -> None:
     model, results = toys.model(kind).train(), []
-    whole = model.draw(batch, generator())
+    whole = model.draw(batch.clean, generator())
     for parts in (1, 3):
         model.zero_grad()
         pieces, first, total = batch.split(parts), 0, {}
@@ -212,7 +212,7 @@ def test_a_part_that_predicts_nothing_has_a_loss_of_zero_and_gradients(batch: Pa
     model = toys.model()
     context = toys.pack([(Text("a red disc", predict=False),)])
     none = toys.random_latents(0)
-    loss, _ = model.loss(context, none, model.draw(context, generator()), LossCounts.of(batch) + LossCounts.of(context))
+    loss, _ = model.loss(context, none, model.draw(context.clean, generator()), LossCounts.of(batch) + LossCounts.of(context))
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -220,7 +220,7 @@ def test_a_part_that_predicts_nothing_has_a_loss_of_zero_and_gradients(batch: Pa
 
 def test_draws_of_parts_are_joined(batch: PackedBatch) -> None:
     model = toys.model()
-    draws = [model.draw(part, generator(i)) for i, part in enumerate(batch.split(3))]
+    draws = [model.draw(part.clean, generator(i)) for i, part in enumerate(batch.split(3))]
     joined = FlowDraw.join(draws)
     assert joined.noise.shape == (len(batch.clean), 4, toys.CHANNELS)
     assert torch.equal(joined.t == 1, batch.clean)
@@ -286,7 +286,7 @@ def test_one_picture_is_overfitted_with_enough_width_and_refused_without() -> No
     draws, history, steps = generator(), [], 200
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / steps)
-        loss, parts = model.loss(batch, latents, model.draw(batch, draws))
+        loss, parts = model.loss(batch, latents, model.draw(batch.clean, draws))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -66,10 +66,12 @@ def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, la
         lanes: that the batch is made of.
         device: where the result is to be.
     """
-    draws = []
-    for lane, part in zip(lanes, batch.split(len(lanes)) if len(lanes) > 1 else [batch], strict=True):
-        shape = PackedBatch.restore(vars(part) | {"clean": part.clean.to(device)})  # only what is drawn for
-        draws.append(model.draw(shape, step_generator(seed, number, lane)))
+    last = batch.frame_id.view(len(lanes), -1).amax(1).cummax(0).values  # frames are numbered in reading order; -1 where there is none
+    sizes = (last + 1).diff(prepend=last.new_zeros(1)).tolist()
+    draws = [
+        model.draw(clean.to(device), step_generator(seed, number, lane))
+        for lane, clean in zip(lanes, batch.clean.split(sizes), strict=True)
+    ]
     return FlowDraw.join(draws)
 
 

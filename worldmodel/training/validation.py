@@ -160,7 +160,7 @@ class Validation:
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.frames, device).cpu()
         latents, batch = self._latents[id(each)].to(device), each.batch.to(device)
-        draw = model.draw(batch, torch.Generator().manual_seed(self.seed + number))
+        draw = model.draw(batch.clean, torch.Generator().manual_seed(self.seed + number))
         if high:
             near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]
             draw = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)

@@ -78,7 +78,7 @@ class Run:
                 with shared_folder(self.save, these) as beside:
                     write_state(beside, state)
             batch = packer.batch(step)
-            draw = model.draw(batch, torch.Generator().manual_seed(step))
+            draw = model.draw(batch.clean, torch.Generator().manual_seed(step))
             latents = toys.random_latents(len(batch.clean), step)
             total, first = torch.zeros(()), 0
             model.zero_grad()

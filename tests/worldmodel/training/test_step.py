@@ -37,7 +37,7 @@ def test_parts_have_to_divide_the_rows() -> None:
 def test_a_weight_that_a_step_says_nothing_of_has_a_gradient_of_zero() -> None:
     """As on several processes, where an optimizer would else decay what it passes over on one."""
     model, batch = toys.model().train(), toys.pack([(Text("a red disc"),)])
-    draw = model.draw(batch, torch.Generator().manual_seed(0))
+    draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
     gradient(model, [batch], toys.random_latents(0), draw, LossCounts.of(batch), torch.float32)
     assert model.latent_out.weight.grad is not None and not model.latent_out.weight.grad.any()
     assert model.text_out.weight.grad is not None and model.text_out.weight.grad.any()
