@@ -47,7 +47,8 @@ SMALLER = {
     "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 300 {DREAM} {CODEC} {MIXTURE} preset:tiny {FEW_ROWS}",
     "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 300 {MIXTURE} preset:tiny {FEW_ROWS}",
     "benchmark": (
-        "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 --parts speed"
+        "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
+        "--parts speed"
     ),
     "quickstart": (
         f"--episodes 6 --steps 12 --workers 1 --vocab-size 300 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "

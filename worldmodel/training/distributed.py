@@ -233,9 +233,7 @@ def _cut(model: WorldModel, mesh: DeviceMesh) -> None:
         unit = cast(FSDPModule, fully_shard(module, mesh=mesh, shard_placement_fn=partial(_axis, size=mesh.size())))
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
-        if hasattr(
-            unit, "set_reduce_scatter_unused_params"
-        ):  # from torch 2.13; `loss` gives every weight a gradient anyway
+        if hasattr(unit, "set_reduce_scatter_unused_params"):  # from torch 2.13; `loss` gives every weight a gradient anyway
             unit.set_reduce_scatter_unused_params(True)
     register_fsdp_forward_method(model, "loss")
 
