@@ -13,7 +13,7 @@ from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.presets import Preset
 from worldmodel.scripts.pretrain import pretrain
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 
 ENV = "worldmodel/TwoRoom-v0"
 MAX_STEPS = 40
@@ -40,7 +40,7 @@ def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int
         train = replace(train, sample_every=0, validate_every=0)
         out = folder / f"run-{workers}"
         pretrain(data, codec, replace(preset, train=train), VOCABULARY, out)
-        logged = [row for row in read_metrics(out / "metrics.jsonl") if "data/wait_share" in row]
+        logged = [row for row in read_rows(out / "metrics.jsonl") if "data/wait_share" in row]
         later = logged[1:] or logged
         positions = train.packing.rows * train.packing.length
         seconds = np.mean([row["data/filled"] * positions / row["tokens_per_second"] for row in later])

@@ -41,7 +41,7 @@ from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import pretrain, with_seed
 from worldmodel.training.resume import claim, locked
 from worldmodel.training.samples import film
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import stop_on_signals
 
 logger = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ def language_sections(results: Results) -> list[Section]:
 
 def training_sections(results: Results, out: Path) -> list[Section]:
     """Losses, the codec, what was drawn from the mixture."""
-    rows = read_metrics(out / "pretrain" / "metrics.jsonl")
+    rows = read_rows(out / "pretrain" / "metrics.jsonl")
     losses = {
         name: ([row["step"] for row in rows if name in row], [row[name] for row in rows if name in row])
         for name in ("loss/text", "loss/flow", "loss/flow_high_noise")

@@ -16,7 +16,7 @@ import pytest
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused, reading, replaced, sentence, snapshot
 from worldmodel.training.resume import locked
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 
 
 @contextlib.contextmanager
@@ -85,12 +85,12 @@ def test_a_killed_training_goes_on_with_the_same_command(tiny: Tiny, tmp_path: P
     subprocess.run(command(tmp_path / "whole"), env=env, check=True, capture_output=True)
     process = subprocess.Popen(command(tmp_path / "killed"), env=env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(read_metrics(tmp_path / "killed" / "metrics.jsonl")) < 7:
+    while len(read_rows(tmp_path / "killed" / "metrics.jsonl")) < 7:
         assert process.poll() is None and time.monotonic() < deadline, "the run ended or hangs before step 7"
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert len(read_metrics(tmp_path / "killed" / "metrics.jsonl")) < 40
+    assert len(read_rows(tmp_path / "killed" / "metrics.jsonl")) < 40
     subprocess.run(command(tmp_path / "killed"), env=env, check=True, capture_output=True)
     names = [f"checkpoints/step_000040/{name}" for name in ("model.safetensors", "tokenizer.json")]
     for name in names:

@@ -28,13 +28,13 @@ from worldmodel.scripts.pretrain import every_frame, latent_cache
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import frame_key
 from worldmodel.training.samples import dream_sampler
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 
 
 def losses(run_dir: Path) -> list[dict[str, float]]:
     return [
         {k: v for k, v in row.items() if k.startswith(("step", "loss", "data/share"))}
-        for row in read_metrics(run_dir / "metrics.jsonl")
+        for row in read_rows(run_dir / "metrics.jsonl")
         if "loss/total" in row
     ]
 
@@ -173,7 +173,7 @@ def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     for together, alone in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert together == pytest.approx(alone, rel=1e-4)
     validated = [
-        [row["validation/text"] for row in read_metrics(tmp_path / name / "metrics.jsonl") if "validation/text" in row]
+        [row["validation/text"] for row in read_rows(tmp_path / name / "metrics.jsonl") if "validation/text" in row]
         for name in ("one", "two")
     ]
     assert validated[0] == pytest.approx(validated[1], rel=1e-4) and len(validated[0]) == 2

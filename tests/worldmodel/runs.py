@@ -13,7 +13,7 @@ from worldmodel.moe import FeedForwardKind
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.optimizer import Ema, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import TrainResult, train
 
 CONFIG = TrainConfig(
@@ -46,7 +46,7 @@ def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CON
 def losses(run_dir: Path) -> list[dict[str, float]]:
     """Everything logged that does not depend on the clock."""
     clocked = ("tokens_per_second", "data/wait_share", "speed/flops", "speed/share_of_matmul")
-    return [{k: v for k, v in row.items() if k not in clocked} for row in read_metrics(run_dir / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in clocked} for row in read_rows(run_dir / "metrics.jsonl")]
 
 
 def assert_same_run(a: Path, b: Path, step: int, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> None:

@@ -22,6 +22,7 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.resume import Progress
+from worldmodel.training.tracking import read_rows
 
 NAMED = 5
 """Documents of a skipped batch that a warning names."""
@@ -117,7 +118,7 @@ class SkippedBatches:
 
     def __init__(self, run_dir: Path, mixture: Mixture, position: int) -> None:
         self.path, self.mixture = run_dir / "skipped.jsonl", mixture
-        kept = [row for row in read_skipped(self.path) if row["batch"] < position]
+        kept = [row for row in read_rows(self.path) if row["batch"] < position]
         if self.path.exists():
             beside = self.path.with_suffix(".tmp")
             beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -142,14 +143,3 @@ class SkippedBatches:
         shown = ", ".join(f"{each['source']} item {each['item']} (pass {each['epoch'] + 1})" for each in found[:NAMED])
         more = f" and {len(found) - NAMED} more, see {self.path}" if len(found) > NAMED else ""
         logger.warning("batch %d is skipped after step %d, since %s; it holds %s%s", batch, step, reason, shown, more)
-
-
-def read_skipped(path: Path) -> list[dict[str, Any]]:
-    """All lines of a skipped.jsonl, without a last one that a crash cut short; [] where there is no file."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -33,7 +34,7 @@ class Tracker:
     def _open(self, start: int) -> None:
         self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=start + 1)
         path = self.run_dir / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
+        kept = [row for row in read_rows(path) if row["step"] <= start] if start else []
         beside = path.with_suffix(".tmp")
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
@@ -80,8 +81,8 @@ class Tracker:
         self.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All rows of a metrics.jsonl, without a last line that a crash cut short; [] where there is no file."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file with one JSON object a line, without a last line that a crash cut short; [] where there is no file."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

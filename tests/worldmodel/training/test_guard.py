@@ -15,8 +15,9 @@ from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, losses, run, s
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.training.config import TrainConfig
-from worldmodel.training.guard import Guard, read_skipped
+from worldmodel.training.guard import Guard
 from worldmodel.training.resume import Progress
+from worldmodel.training.tracking import read_rows
 
 RULES = TrainConfig(steps=100, warmup_steps=4, spike_window=8, spike_deviations=5, spike_patience=2, spike_recent=6)
 
@@ -96,7 +97,7 @@ def test_a_bad_batch_is_passed_over_and_its_documents_are_named(
     result = run(tmp_path, config, model=spoilt({4: factor}))
     assert result.finished and result.step == 6 and result.metrics["data/skipped"] == 1
     assert progress(result.checkpoint)["skipped"] == [4]
-    (row,) = read_skipped(tmp_path / "skipped.jsonl")
+    (row,) = read_rows(tmp_path / "skipped.jsonl")
     packer = toys.packer()
     documents = list(dict.fromkeys(packer.batch(4).documents))
     assert [each["document"] for each in row["documents"]] == documents and (row["batch"], row["step"]) == (4, 4)
@@ -127,8 +128,8 @@ def test_a_killed_run_with_skips_equals_an_uninterrupted_one(tmp_path: Path, cra
         run(tmp_path / "killed", replace(config, spike_recent=1), model=spoilt(bad, crash_at))
     run(tmp_path / "killed", replace(config, spike_recent=1), model=spoilt(bad))
     assert_same_run(tmp_path / "whole", tmp_path / "killed", 8)
-    assert read_skipped(tmp_path / "whole" / "skipped.jsonl") == read_skipped(tmp_path / "killed" / "skipped.jsonl")
-    assert [row["batch"] for row in read_skipped(tmp_path / "killed" / "skipped.jsonl")] == [1, 4, 6]
+    assert read_rows(tmp_path / "whole" / "skipped.jsonl") == read_rows(tmp_path / "killed" / "skipped.jsonl")
+    assert [row["batch"] for row in read_rows(tmp_path / "killed" / "skipped.jsonl")] == [1, 4, 6]
 
 
 @pytest.mark.parametrize("crash_at", [7, 10])

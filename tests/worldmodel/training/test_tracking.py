@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel.training.tracking import Tracker, read_metrics
+from worldmodel.training.tracking import Tracker, read_rows
 
 
 def test_numbers_and_pictures_are_in_both_places(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_numbers_and_pictures_are_in_both_places(tmp_path: Path) -> None:
         tracker.scalars(2, {"dream": 3.0})
         assert tracker.last == {"step": 2, "loss/total": 1 / 3, "dream": 3.0}
     rows = [{"step": 1, "loss/total": 0.1}, {"step": 2, "loss/total": 1 / 3}, {"step": 2, "dream": 3.0}]
-    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    assert read_rows(tmp_path / "metrics.jsonl") == rows
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("loss/total")] == [
@@ -40,7 +40,7 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     with Tracker(tmp_path, start=2) as tracker:
         assert tracker.last == {"step": 2, "loss/total": 2.0}
         tracker.scalars(3, {"loss/total": 30.0})
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_rows(tmp_path / "metrics.jsonl")
     assert [(row["step"], row["loss/total"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     with Tracker(tmp_path):
-        assert read_metrics(tmp_path / "metrics.jsonl") == []
+        assert read_rows(tmp_path / "metrics.jsonl") == []

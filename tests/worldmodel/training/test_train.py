@@ -27,7 +27,7 @@ from worldmodel.training import run as training_run
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import build_latent_cache
 from worldmodel.training.resume import locked
-from worldmodel.training.tracking import Tracker, read_metrics
+from worldmodel.training.tracking import Tracker, read_rows
 from worldmodel.training.train import stop_on_signals
 from worldmodel.transformer import Trunk
 
@@ -87,7 +87,7 @@ def test_a_run_killed_with_sigkill_goes_on(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=train_and_hang, args=(tmp_path / "killed", config))
     process.start()
     rows, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
-    while len(read_metrics(rows)) < 10:
+    while len(read_rows(rows)) < 10:
         assert process.is_alive() and time.monotonic() < deadline, "the run ended or hangs before step 10"
         time.sleep(0.05)
     with pytest.raises(UserError, match="is in use by another process"):
@@ -115,7 +115,7 @@ def test_the_loss_falls_and_everything_is_logged(tmp_path: Path) -> None:
         calls.append(step)
 
     result = run(tmp_path, config, on_sample=on_sample)
-    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "mine" not in row]
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "mine" not in row]
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert result.metrics == rows[-1] | {"mine": 1.0}
     assert rows[-1]["loss/text"] < 0.9 * rows[0]["loss/text"]

@@ -13,7 +13,7 @@ from tests.worldmodel.runs import CONFIG, run
 from worldmodel.datasets.documents import Document, Text
 from worldmodel.losses import FlowDraw
 from worldmodel.model import WorldModel
-from worldmodel.training.tracking import read_metrics
+from worldmodel.training.tracking import read_rows
 from worldmodel.training.validation import Validation
 
 
@@ -90,7 +90,7 @@ def test_high_noise_is_flow_time_below_a_tenth() -> None:
 def test_a_run_measures_its_averaged_model(tmp_path: Path) -> None:
     config = replace(CONFIG, validate_every=4)
     result = run(tmp_path, config, validation=validation(batches=1))
-    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "validation/text" in row]
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "validation/text" in row]
     assert [row["step"] for row in rows] == [4, 6]
     assert result.metrics["validation/text"] == rows[-1]["validation/text"]
     from worldmodel.checkpoint import from_pretrained
