@@ -78,3 +78,20 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
         return sentence(verb, status, *capfd.readouterr())
 
     return check
+
+
+@pytest.fixture
+def killed_third(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the trials that are begun, in order; the third of them is interrupted at once."""
+    from worldmodel.scripts.trials import Trials
+
+    run, begun = Trials.run, []
+
+    def counted(self: Trials, preset: object, folder: Path, stop: object = None) -> object:
+        begun.append(folder.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return run(self, preset, folder, stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trials, "run", counted)
+    return begun

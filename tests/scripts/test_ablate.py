@@ -11,7 +11,6 @@ from tests.scripts.conftest import TINY_CODEC, TINY_MODEL, Tiny
 from worldmodel.codec.config import CodecConfig, Kind
 from worldmodel.scripts import ablate
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.trials import Trials
 
 Ablate = Callable[..., int]
 
@@ -29,17 +28,9 @@ def ablation(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Abl
 
 
 def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
-    ablation: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ablation: Ablate, tmp_path: Path, killed_third: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, trained = Trials.run, []
-
-    def counted(self: Trials, preset: object, folder: Path, stop: object = None) -> object:
-        trained.append(folder.name)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return run(self, preset, folder, stop)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trials, "run", counted)
+    trained = killed_third
     assert ablation("prediction", "--seeds", "0", "1") == 130
     results = tmp_path / "out" / "results.json"
     assert len(json.loads(results.read_text())["runs"]) == 2

@@ -9,7 +9,6 @@ import pytest
 from tests.scripts.conftest import TINY_MODEL, Tiny
 from worldmodel.scripts import isoflop
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.trials import Trials
 
 Isoflop = Callable[..., int]
 TRUNK = {"hidden": 32, "width": 32, "heads": 4, "kv-heads": 4, "moe.num-experts": 4}
@@ -37,17 +36,9 @@ def test_a_plan_trains_nothing(study: Isoflop, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_killed_study_goes_on_and_ends_with_fits_and_a_picture(
-    study: Isoflop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Isoflop, tmp_path: Path, killed_third: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, trained = Trials.run, []
-
-    def counted(self: Trials, preset: object, folder: Path, stop: object = None) -> object:
-        trained.append(folder.name)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return run(self, preset, folder, stop)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trials, "run", counted)
+    trained = killed_third
     flags = ["--sizes", "1", "2", "3", "--budgets", "2e8", "--kinds", "dense"]
     assert study(*flags) == 130
     points = json.loads((tmp_path / "study" / "points.json").read_text())
