@@ -5,6 +5,7 @@ depend on who packed it.
 """
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -48,7 +49,7 @@ class BatchStream:
         self._packer, self._workers, self.stop = packer, workers, stop
         self._group = start // packer.steps_per_group  # the next one to be taken
         self._skip = start - self._group * packer.steps_per_group
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer", initializer=_deaf_to_ctrl_c)
         self._batches: list[PackedBatch] = []
         self._open()
 
@@ -156,10 +157,16 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+def _deaf_to_ctrl_c() -> None:
+    """Ctrl-C reaches every process of a terminal, but who trains saves first; its workers inherit this thread's signal mask."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _follow_the_parent(worker: int) -> None:
-    """A worker outlives Ctrl-C, which reaches every process of a terminal (who trains saves first), but not the training process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker ends with the training process, and always at once."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    # after every other finalizer: taking an interpreter down while its threads run may abort, which the loader takes for a crash
+    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
 
 
 def _end_with_the_parent() -> None:

@@ -23,6 +23,7 @@ def same(a: PackedBatch, b: PackedBatch) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_the_stream_is_the_packer_from_any_step_on(workers: int) -> None:
     plain = toys.packer()
@@ -73,14 +74,18 @@ def test_a_worker_that_was_killed_is_noticed() -> None:
 
 def test_ctrl_c_leaves_the_workers_to_the_training_process() -> None:
     with BatchStream(toys.packer(), 0, 200, 1) as stream:
-        stream.next()
-        (worker,) = multiprocessing.active_children()
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        (worker,) = workers
         assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)  # while it starts
+        stream.next()
         os.kill(worker.pid, signal.SIGINT)
         for _ in range(60):
             stream.next()
         assert worker.is_alive()
     assert not multiprocessing.active_children()
+    assert worker.exitcode == 0
 
 
 def read_and_hang(pids: "multiprocessing.Queue[int | None]") -> None:
