@@ -151,8 +151,7 @@ def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], le
         hidden, _ = model(batch, nothing, torch.zeros(0, device=device))
         targets = batch.text_target.flatten()
         at = (targets != IGNORE).nonzero()[:, 0]
-        logits = model.logits(rearrange(hidden, "b n d -> (b n) d")[at])
-        nats += torch.nn.functional.cross_entropy(logits, targets[at], reduction="sum").item()
+        nats += model.text_loss(rearrange(hidden, "b n d -> (b n) d")[at], targets[at]).item()
         counted += len(at)
     if not counted:
         raise UserError("no text of at least two tokens was given to score")

@@ -1,15 +1,22 @@
-"""What the joint loss is made of: the step's draws, what it is a mean over, and how its two parts are weighed."""
+"""What the joint loss is made of: the step's draws, what it is a mean over, the text loss, and how the two parts are weighed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from worldmodel.batch import PackedBatch
 
 HIGH_NOISE = 0.1
 """Flow time below which a frame is almost noise alone."""
+LOGITS_AT_ONCE = 2**27
+"""Logits that exist at one time in the text loss: 0.5 GiB in float32, 0.75 GiB with bfloat16 copies, 1 GiB where all is float32. All
+16,384 positions of a GPU in the `paper` preset would have 16 times as many. Products stay large enough to be fast: 1046 positions by
+128,256 tokens there. What a model of a small vocabulary predicts is one piece."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,61 @@ class LossCounts:
         return LossCounts(self.text + other.text, self.frames + other.frames, self.tokens + other.tokens)
 
 
+def text_loss(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:
+    """The sum of the cross-entropies of next tokens, without ever having all of their logits.
+
+    The logits of some positions at a time are made, turned into their part of the loss and of its gradient, and forgotten. Since the
+    gradient of a sum does not depend on what comes after it but for a factor, it is found in the forward pass: nothing is computed
+    twice, and with the logits go neither memory nor a wait for the device. Softmax and sums are float32 under autocast, too.
+
+    Args:
+        hidden: (k, d) what predicts.
+        weight: (v, d) of the linear layer that gives the logits.
+        targets: (k,) int64 tokens.
+        logits_at_once: how many numbers positions x v may be in memory; at least one position's are.
+
+    Returns:
+        A float32 scalar, 0 where there is nothing to predict; it can be differentiated once.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    loss: Tensor = _TextLoss.apply(hidden, weight, targets, max(1, logits_at_once // len(weight)), torch.is_grad_enabled())
+    return loss
+
+
+class _TextLoss(torch.autograd.Function):
+    """See `text_loss`; `positions` are taken at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, positions: int, with_gradient: bool) -> Tensor:
+        table = weight.to(hidden.dtype)
+        loss = torch.zeros((), device=hidden.device)
+        if with_gradient:
+            of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for start in range(0, len(hidden), positions):
+            here = slice(start, start + positions)
+            x, target = hidden[here], targets[here, None]  # (i, d), (i, 1)
+            scores = F.log_softmax(x @ table.t(), -1, dtype=torch.float32)  # (i, v)
+            right = scores.gather(1, target)
+            loss -= right.sum()
+            if with_gradient:
+                error = scores.exp_().scatter_add_(1, target, right.new_full(right.shape, -1.0)).to(x.dtype)
+                torch.mm(error, table, out=of_hidden[here])
+                if error.dtype == of_weight.dtype:
+                    torch.addmm(of_weight, error.t(), x, out=of_weight)
+                else:  # summed over pieces in float32
+                    of_weight += error.t() @ x
+        if with_gradient:
+            ctx.save_for_backward(of_hidden, of_weight)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        of_hidden, of_weight = ctx.saved_tensors
+        return of_hidden * factor, of_weight * factor, None, None, None
+
+
 def readable(parts: dict[str, float]) -> dict[str, float]:
     """Parts of the loss, added up over a whole step, for people: `flow_high_noise` becomes the mean over frames below t = 0.1."""
     rest = {name: value for name, value in parts.items() if name not in ("flow_high_noise", "high_noise")}
@@ -67,6 +129,6 @@ def moving_average(average: Tensor, values: Sequence[float | Tensor | None], dec
     """Average (k,) moved towards k values; 0 stands for nothing seen yet, None for a value that this step does not have."""
     moved = []
     for old, value in zip(average, values, strict=True):
-        new = old if value is None else torch.as_tensor(value, dtype=old.dtype, device=old.device)
+        new = old if value is None else value.to(old) if isinstance(value, Tensor) else old.new_full((), value)
         moved.append(torch.where(old > 0, torch.lerp(new, old, decay), new))
     return torch.stack(moved)

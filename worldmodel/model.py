@@ -19,7 +19,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time, velocity_from, velocity_target
 from worldmodel.heads import TimeEmbedding, WideHead
-from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average
+from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average, text_loss
 from worldmodel.moe import TokenGroups
 from worldmodel.tokens import VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
@@ -79,6 +79,10 @@ class ModelConfig:
         if not 0 <= self.balance_alpha <= 1 or not 0 <= self.balance_decay < 1:
             raise UserError(
                 f"balance_alpha is {self.balance_alpha}, must lie in 0..1; balance_decay is {self.balance_decay}, must lie in [0, 1)"
+            )
+        if min(self.text_weight, self.flow_weight) < 0 or not self.text_weight + self.flow_weight > 0:
+            raise UserError(
+                f"text_weight is {self.text_weight} and flow_weight {self.flow_weight}: neither may be negative, nor both 0"
             )
         if self.wide_head < 0:
             raise UserError(f"wide_head is {self.wide_head}, must be a width, or 0 for a linear head")
@@ -151,21 +155,12 @@ class WorldModel(nn.Module):
         if self.modulate is None:
             return None
         b, n = batch.token_id.shape
-        values = repeat(self.neutral_modulation(), "s d -> (b n) s d", b=b, n=n)
-        of_frames = repeat(self.frame_modulation(t), "f s d -> (f p) s d", p=self.config.frame_tokens)
-        values = values.index_copy(0, batch.frame_positions, of_frames.to(values.dtype))
-        visual = rearrange(batch.modality == VISION, "b n -> b n 1 1").to(values.dtype)
-        return Modulation(rearrange(values, "(b n) s d -> b n s d", b=b), visual)
+        return Modulation.of(self.frame_modulation(t), batch.frame_id, b * n // self.config.frame_tokens)
 
     def frame_modulation(self, t: Tensor) -> Tensor:
         """Flow times (f,) -> what they do to the tokens of their frames in every block (f, 6, d)."""
         assert self.time_in is not None and self.modulate is not None, "only a model with time 'adaln' is modulated"
         return rearrange(self.modulate(F.silu(self.time_in(t))), "f (s d) -> f s d", s=MODULATIONS)
-
-    def neutral_modulation(self) -> Tensor:
-        """Shift 0, scale 0, gate 1, twice (6, d): what is done to tokens that are not visual."""
-        is_gate = torch.arange(MODULATIONS, device=self.token_embedding.weight.device) % 3 == 2
-        return repeat(is_gate.float(), "s -> s d", d=self.config.trunk.width)
 
     def forward(self, batch: PackedBatch, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (b, n, d) of a packed batch, and the auxiliary loss of its experts, a sum over its tokens."""
@@ -189,6 +184,10 @@ class WorldModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> float32 logits of the next token (..., v)."""
         return self.text_out(self._scaled(hidden)).float()
+
+    def text_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropies of tokens (k,) that hidden states (k, d) predict, added up, without having all `logits` at a time."""
+        return text_loss(self._scaled(hidden), self.text_out.weight, targets)
 
     def _scaled(self, hidden: Tensor) -> Tensor:
         return hidden if self.readout_scale == 1 else hidden * self.readout_scale
@@ -245,9 +244,8 @@ class WorldModel(nn.Module):
         parts: dict[str, Tensor] = {}
         total = flat.new_zeros((), dtype=torch.float32)
         if counts.text:
-            logits = self.logits(flat.index_select(0, batch.predicted_positions))
             targets = batch.text_target.flatten().index_select(0, batch.predicted_positions)
-            text = F.cross_entropy(logits, targets, reduction="sum") / counts.text
+            text = self.text_loss(flat.index_select(0, batch.predicted_positions), targets) / counts.text
             parts["text"] = text.detach()
             total = total + text_weight * text
         if counts.frames:

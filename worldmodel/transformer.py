@@ -1,11 +1,13 @@
 """The trunk: pre-norm transformer blocks over packed tokens of all modalities."""
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from worldmodel.attention import Attention, AttentionMask, rotary_angles
 from worldmodel.errors import UserError
@@ -54,22 +56,65 @@ class TrunkConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}, must be at least 1")
+        if not self.rope_theta > 0:
+            raise UserError(f"rope_theta is {self.rope_theta}, must be positive")
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """What the flow time does to visual tokens in every block (adaLN-single, PixArt-alpha, arXiv 2310.00426, section 2.3)."""
+    """What the flow time does to visual tokens in every block (adaLN-single, PixArt-alpha, arXiv 2310.00426, section 2.3).
 
-    values: Tensor
-    """(b, n, 6, d): shift, scale and gate of the attention, then of the feed-forward; 0, 0, 1 at all other tokens."""
-    visual: Tensor
-    """(b, n, 1, 1): 1 at visual tokens, where a block adds offsets of its own, 0 elsewhere."""
+    All tokens of a frame have the same, so there is one row per frame, and tokens look theirs up in every block: written out for every
+    token, the six vectors would take several times the memory of everything else that a block keeps for the gradient.
+    """
+
+    rows: Tensor
+    """(r, 6, d) float32: shift, scale and gate of the attention, then of the feed-forward. Row 0 is 0, 0, 1 twice, for tokens that are
+    not visual; blocks add offsets of their own to the others."""
+    index: Tensor
+    """(b, n) int64: the row of each token."""
+
+    @classmethod
+    def of(cls, of_frames: Tensor, frame: Tensor, most: int) -> "Modulation":
+        """From what happens to each frame.
+
+        Args:
+            of_frames: (f, 6, d).
+            frame: (b, n) int64, the frame of each token, -1 outside.
+            most: frames that there can be; as many rows are made, so that a block is compiled but once.
+        """
+        of_frames = F.pad(of_frames.float(), (0, 0, 0, 0, 0, most - len(of_frames)))
+        is_gate = torch.arange(MODULATIONS, device=frame.device) % 3 == 2
+        neutral = repeat(is_gate.float(), "s -> 1 s d", d=of_frames.shape[2])
+        return cls(torch.cat([neutral, of_frames]), frame + 1)
+
+
+class _Scale(torch.autograd.Function):
+    """Tokens times the factors of their rows. For the gradient the rows are kept, and the tokens; not the factors of each token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factors, index)
+        return x * F.embedding(index, factors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, factors, index = ctx.saved_tensors
+        of_rows = torch.ops.aten.embedding_dense_backward(grad * x, index, len(factors), 0, False)  # row 0 is constant
+        return (grad * F.embedding(index, factors)).to(x.dtype), of_rows, None
+
+
+def scale(x: Tensor, factors: Tensor, index: Tensor) -> Tensor:
+    """Tokens x (b, n, d) times factors (r, d) of their rows index (b, n); row 0 gets no gradient."""
+    scaled: Tensor = _Scale.apply(x, factors, index)
+    return scaled
 
 
 class Block(nn.Module):
     """x += attention(norm(x)); x += feed_forward(norm(x)).
 
-    With a modulation, of visual tokens: x += gate * f(norm(x) * (1 + scale) + shift).
+    With a modulation, of visual tokens: x += gate * f(norm(x) * (1 + scale) + shift); other tokens as above.
     """
 
     def __init__(self, config: TrunkConfig, modulated: bool = False) -> None:
@@ -97,10 +142,14 @@ class Block(nn.Module):
             update, auxiliary = self._feed_forward(self.feed_forward_norm(x), groups)
             return x + update, auxiliary
         offsets = rearrange(self.modulation, "(s d) -> s d", s=MODULATIONS)
-        shift, scale, gate, shift_2, scale_2, gate_2 = (modulation.values + modulation.visual * offsets).unbind(2)  # (b, n, d) each
-        x = x + gate * self.attention(self.attention_norm(x) * (1 + scale) + shift, rotary, mask, cache, layer)
-        update, auxiliary = self._feed_forward(self.feed_forward_norm(x) * (1 + scale_2) + shift_2, groups)
-        return x + gate_2 * update, auxiliary
+        rows = torch.cat([modulation.rows[:1], modulation.rows[1:] + offsets])
+        shift, stretch, gate, shift_2, stretch_2, gate_2 = rows.unbind(1)  # (r, d) each
+        index = modulation.index
+        seen = scale(self.attention_norm(x), 1 + stretch, index) + F.embedding(index, shift, padding_idx=0)
+        x = x + scale(self.attention(seen, rotary, mask, cache, layer), gate, index)
+        seen = scale(self.feed_forward_norm(x), 1 + stretch_2, index) + F.embedding(index, shift_2, padding_idx=0)
+        update, auxiliary = self._feed_forward(seen, groups)
+        return x + scale(update, gate_2, index), auxiliary
 
     def _feed_forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
         update, auxiliary = self.feed_forward(rearrange(x, "b n d -> (b n) d"), groups)

@@ -136,8 +136,8 @@ def test_flow_time_moves_visual_tokens_alone_in_adaln(latents: Tensor) -> None:
     first = int(visual[0].nonzero()[0])
     assert torch.equal(early[:, :first], late[:, :first])
     assert (early[visual] != late[visual]).any(-1).all()
-    values = model.modulation(batch, torch.tensor([0.1])).values
-    assert values[~visual].unique(dim=0).tolist() == [[[g] * 32 for g in (0, 0, 1, 0, 0, 1)]]
+    modulation = model.modulation(batch, torch.tensor([0.1]))
+    assert modulation.rows[modulation.index[~visual]].unique(dim=0).tolist() == [[[g] * 32 for g in (0, 0, 1, 0, 0, 1)]]
 
 
 def test_without_time_conditioning_only_the_noise_tells(batch: PackedBatch, latents: Tensor) -> None:
