@@ -4,6 +4,7 @@ Axes: b batch, n query tokens, m key tokens, k heads, g key/value heads, r = k /
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from worldmodel.compilation import keep_many_graphs, missing_compiler
 from worldmodel.errors import UserError
 from worldmodel.kv_cache import MASKED, KVCache, attend_cached
+
+logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
 SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
 SOFTMAX_LIMIT = 512  # up to this length a plain softmax is faster than SDPA on a CPU
 BLOCK = 128  # queries and keys that FlexAttention skips or computes together
+NARROWEST = 16  # head width that FlexAttention's kernels take
 
 
 def hybrid_mask(document_id: Tensor, frame_id: Tensor) -> Tensor:
@@ -62,7 +67,8 @@ class AttentionMask:
 def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto", dtype: torch.dtype | None = None) -> AttentionMask:
     """Build the hybrid mask for one packed batch: FlexAttention on CUDA, plain softmax or SDPA elsewhere.
 
-    All work on masks is here: layers use the result as it is. Nothing waits for the device.
+    All work on masks is here: layers use the result as it is. Nothing waits for the device. On CUDA `auto` takes SDPA for rows that
+    are shorter than one block, and where FlexAttention, which has to be compiled, cannot be.
 
     Args:
         document_id: (b, n) int; padding is -1. Any n will do; for FlexAttention a multiple of 128 is best, since the last block of a
@@ -70,11 +76,16 @@ def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto
         frame_id: (b, n) int, equal inside one frame, -1 outside.
         backend: see above.
         dtype: that attention is computed in, in which `softmax` adds its mask; None: autocast's, or float32.
+
+    Raises:
+        UserError: `flex` on a GPU where nothing can be compiled.
     """
     n = document_id.shape[1]
     if backend == "auto":
-        backend = "flex" if document_id.is_cuda else "softmax" if n <= SOFTMAX_LIMIT else "sdpa"
+        backend = choose_backend(document_id.device, n)
     if backend == "flex":
+        if document_id.is_cuda and (missing := _missing_compiler(document_id.device)):
+            raise UserError(f"FlexAttention has to be compiled, but {missing}; install it, or set attention to sdpa")
         return AttentionMask("flex", _flex_mask(document_id, frame_id))
     allowed = hybrid_mask(document_id, frame_id)[:, None]
     if backend == "sdpa":
@@ -83,6 +94,21 @@ def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto
     if dtype is None:
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
     return AttentionMask("softmax", torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, MASKED))
+
+
+def choose_backend(device: torch.device, n: int) -> Backend:
+    """What `auto` means for rows of n positions on this device."""
+    if device.type == "cuda":
+        return "sdpa" if n < BLOCK or _missing_compiler(device) else "flex"
+    return "softmax" if n <= SOFTMAX_LIMIT else "sdpa"
+
+
+@functools.cache
+def _missing_compiler(device: torch.device) -> str:
+    missing = missing_compiler(device)
+    if missing:
+        logger.warning("FlexAttention cannot be compiled, since %s: attention takes a dense mask, more time and more memory", missing)
+    return missing
 
 
 def visible_range(document_id: Tensor, frame_id: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +161,7 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     """FlexAttention is only fused when compiled; one compilation serves all layers."""
     from torch.nn.attention.flex_attention import flex_attention
 
+    keep_many_graphs()  # held-out batches and texts have other shapes than those that are trained on
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -152,9 +179,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | 
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     grouped = q.shape[1] != k.shape[1]
     if mask.backend == "flex":
+        width = q.shape[-1]
+        if width < NARROWEST:  # zeros change neither scores nor sums
+            q, k, v = (F.pad(x, (0, NARROWEST - width)) for x in (q, k, v))
         out = _flex_attention(q.is_cuda)(q, k, v, block_mask=mask.value, scale=scale, enable_gqa=grouped)
         assert isinstance(out, Tensor)
-        return out
+        return out if out.shape[-1] == width else out[..., :width]
     groups = k.shape[1]
     if mask.backend == "sdpa":
         if grouped:  # the fused kernel of CUDA that takes a mask knows no groups; what remains there writes all n^2 scores

@@ -55,13 +55,18 @@ class Rollout:
             raise ValueError("action_form 'text' needs `describe`, the function that writes an action as text")
         self.model, self.tokenizer, self.config, self.describe = model, tokenizer, config, describe
 
+    @property
+    def device(self) -> torch.device:
+        """The model's, to which frames and actions are brought."""
+        return self.model.latent_in.weight.device
+
     @torch.no_grad()
     def encode(self, latents: Tensor, actions: Tensor) -> Session:
         """Read a history once.
 
         Args:
-            latents: (b, t, p, c) clean latents of the frames.
-            actions: (b, t - 1, a), the actions between them.
+            latents: (b, t, p, c) clean latents of the frames, on any device.
+            actions: (b, t - 1, a), the actions between them, on any device.
 
         Returns:
             The session to pass to `rollout`, as often as wanted.
@@ -69,6 +74,7 @@ class Rollout:
         b, t, p, _ = latents.shape
         if actions.shape[1] != t - 1:
             raise ValueError(f"{t} frames need {t - 1} actions between them, got {actions.shape[1]}")
+        latents, actions = latents.to(self.device), self._where_used(actions)
         session = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
         if self.config.guidance != 1:
             session.unconditional = self._read(latents, [])
@@ -93,16 +99,17 @@ class Rollout:
 
         Args:
             session: from `encode`; it is not changed.
-            candidates: (b, s, h, a) actions.
+            candidates: (b, s, h, a) actions, on any device.
             generator: CPU generator of the noise; all candidates of a problem share their noise, so that they are
                 compared on equal terms.
 
         Returns:
-            (b, s, h, p, c) latents.
+            (b, s, h, p, c) latents, on the model's device.
         """
         b, s, h, _ = candidates.shape
         p, c = self.model.config.frame_tokens, self.model.config.channels
-        noise = torch.randn(b, h, p, c, generator=generator).to(candidates.device)
+        candidates = self._where_used(candidates)
+        noise = torch.randn(b, h, p, c, generator=generator).to(self.device)
         per_chunk = max(1, self.config.max_sequences // s)
         futures = []
         for start in range(0, b, per_chunk):
@@ -130,12 +137,16 @@ class Rollout:
         return rearrange(torch.stack(frames, 1), "(b s) h p c -> b s h p c", s=s)
 
     def _special(self, token: int, batch: int) -> TextPiece:
-        return token_piece(token, batch, self.model.latent_in.weight.device)
+        return token_piece(token, batch, self.device)
+
+    def _where_used(self, actions: Tensor) -> Tensor:
+        """Actions on the device, or on the CPU if they are to be written as text."""
+        return actions.to("cpu" if self.config.action_form == "text" else self.device)
 
     def _action(self, vectors: Tensor) -> Piece:
         if self.describe is None or self.config.action_form == "vector":
             return ActionPiece(vectors)
-        return text_piece([self.describe(v) for v in vectors], self.tokenizer, vectors.device)
+        return text_piece([self.describe(v) for v in vectors], self.tokenizer, self.device)
 
 
 def denoise_frame(

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, repeat
+import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor
 
 from worldmodel.attention import hybrid_mask
 from worldmodel.kv_cache import KVCache
 from worldmodel.model import WorldModel
 from worldmodel.moe import TokenGroups
+from worldmodel.precision import copied
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.transformer import Modulation
 
@@ -71,7 +73,7 @@ class Session:
             x, offsets, advance, ok = self._embed(piece)
             n = x.shape[1]
             embedded.append(x)
-            place = time[:, None, None] * torch.tensor([1, 0, 0], device=device) + offsets
+            place = F.pad(time[:, None, None], (0, 2)) + offsets
             positions.append(place.expand(b, n, 3))
             is_frame = isinstance(piece, FramePiece)
             frame.append(torch.full((b, n), index if is_frame else -1, device=device))
@@ -86,7 +88,7 @@ class Session:
         mask = hybrid_mask(document, torch.cat(frame, 1)) & is_valid[:, None, :]
         is_visual = torch.cat(visual, 1)
         places = torch.cat(positions, 1)[..., : 1 if self.model.config.positions == "sequence" else 3]
-        modulation = self._modulation(pieces, sizes, is_visual) if self.model.config.time == "adaln" else None
+        modulation = self._modulation(pieces, sizes) if self.model.config.time == "adaln" else None
         hidden, _ = self.model.trunk(torch.cat(embedded, 1), places, mask, TokenGroups.of(is_visual), self.cache, modulation)
         kept = sum(sizes[:keep])
         if kept:
@@ -117,17 +119,19 @@ class Session:
         zero = torch.zeros(1, 3, dtype=torch.long, device=device)
         return x, zero, 1, torch.ones(b, 1, dtype=torch.bool, device=device)
 
-    def _modulation(self, pieces: Sequence[Piece], sizes: Sequence[int], is_visual: Tensor) -> Modulation:
-        """What the frames' flow times do to their tokens; is_visual (b, n) bool."""
-        b, device = is_visual.shape[0], is_visual.device
-        values = []
+    def _modulation(self, pieces: Sequence[Piece], sizes: Sequence[int]) -> Modulation:
+        """What the frames' flow times do to their tokens."""
+        times: list[float] = []
+        frame: list[int] = []
         for piece, n in zip(pieces, sizes, strict=True):
             if isinstance(piece, FramePiece):
-                of_frame = self.model.frame_modulation(torch.full((b,), piece.t, device=device))
-                values.append(repeat(of_frame, "b s d -> b n s d", n=n))
+                frame += [len(times)] * n
+                times.append(piece.t)
             else:
-                values.append(repeat(self.model.neutral_modulation(), "s d -> b n s d", b=b, n=n))
-        return Modulation(torch.cat(values, 1), rearrange(is_visual, "b n -> b n 1 1").float())
+                frame += [-1] * n
+        of_frames = self.model.frame_modulation(copied(torch.tensor(times), self.time.device))
+        index = repeat(copied(torch.tensor(frame), self.time.device), "n -> b n", b=len(self.time))
+        return Modulation.of(of_frames, index, len(times))
 
 
 def token_piece(token: int, batch: int, device: torch.device) -> TextPiece:

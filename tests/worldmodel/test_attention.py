@@ -1,5 +1,7 @@
 """The hybrid mask, attention's backends, rotary positions and the key/value cache."""
 
+from typing import Any
+
 import pytest
 import torch
 from einops import repeat
@@ -123,7 +125,33 @@ def test_flex_equals_sdpa_on_a_cpu(scale: float | None) -> None:
     torch.testing.assert_close(flex, sdpa)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_heads_too_narrow_for_flex_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    flex = attention._flex_attention(False)
+    widths = []
+
+    def watched(q: Tensor, *args: Any, **kwargs: Any) -> Any:
+        widths.append(q.shape[-1])
+        return flex(q, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "_flex_attention", lambda on_gpu: watched)
+    document, frame = clips(2, 300)
+    q, k, v = (x.detach() for x in inputs(2, 300, d=8))
+    flexible, sdpa = (attend(q, k, v, prepare_mask(document, frame, backend)) for backend in ("flex", "sdpa"))
+    torch.testing.assert_close(flexible, sdpa)
+    assert widths == [16] and flexible.shape == q.shape
+
+
+def test_auto_on_a_gpu_takes_flex_for_whole_blocks_if_it_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(attention, "_missing_compiler", lambda device: "")
+    assert attention.choose_backend(gpu, attention.BLOCK) == "flex" and attention.choose_backend(gpu, attention.BLOCK - 1) == "sdpa"
+    monkeypatch.setattr(attention, "_missing_compiler", lambda device: "there is no compiler")
+    assert attention.choose_backend(gpu, 4096) == "sdpa"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is compiled for CUDA")
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 @pytest.mark.parametrize("n", [512, 700])
 def test_flex_equals_sdpa_with_gradients_on_a_gpu(n: int) -> None:
     document, frame = (x.cuda() for x in clips(2, n))

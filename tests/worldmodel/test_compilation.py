@@ -2,9 +2,13 @@
 
 import copy
 import functools
+import importlib.util
+import sysconfig
 import warnings
 from collections.abc import Iterator
 
+import einops
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +16,8 @@ from torch import Tensor, nn
 from tests.worldmodel import toys
 from worldmodel import compilation
 from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
+from worldmodel.model import TimeConditioning, WorldModel
+from worldmodel.moe import FeedForwardKind
 
 CPU = torch.device("cpu")
 
@@ -62,12 +67,34 @@ def test_compiled_is_eager(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None
         assert twin(batch, latents, t)[0].abs().max() == 0 < compiled(batch, latents, t)[0].abs().max()
 
 
+@pytest.mark.parametrize(("kind", "time"), [("moe", "add"), ("modality", "adaln")])
+def test_one_graph_serves_all_blocks_and_batches_with_flex(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, kind: FeedForwardKind, time: TimeConditioning
+) -> None:
+    """Forward; each batch brings a mask's function of its own. Nor does it matter what einops is used for in between."""
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(einops._backends, "_type2backend", {})
+    compiled, eager = (toys.model(kind, time=time, attention=backend) for backend in ("flex", "sdpa"))
+    compilation.compile_blocks(compiled.trunk)
+    torch._dynamo.utils.counters.clear()
+    for step in range(2):
+        batch = toys.packer(step).batch(0)
+        given = batch, toys.random_latents(len(batch.frames)), torch.ones(len(batch.frames))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*given)[0], eager(*given)[0], atol=1e-4, rtol=1e-4)
+        einops.rearrange(np.zeros(2), "i -> 1 i")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_auto_leaves_a_cpu_alone_and_on_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not compilation.should_compile("auto", CPU)
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: "")
     assert compilation.should_compile("on", CPU) and not compilation.should_compile("off", CPU)
     assert compilation.should_compile("auto", torch.device("cuda"))
     monkeypatch.undo()
+    if importlib.util.find_spec("triton"):
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: "nowhere")
+        assert compilation.missing_compiler(torch.device("cuda")).startswith("Python's headers")
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not compilation.should_compile("auto", torch.device("cuda"))
     with pytest.raises(UserError, match=r"no C\+\+ compiler \(no-such-compiler\); install it, or set compile to off"):

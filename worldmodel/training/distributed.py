@@ -14,6 +14,7 @@ import contextlib
 import copy
 import datetime
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,13 +149,22 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         raise UserError(
             f"process {rank} did not find the other {world_size - 1} within {timeout:g} s ({first}); start them again"
         ) from None
-    notes = dist.PrefixStore("ended", store)
+    notes, world = dist.PrefixStore("ended", store), dist.group.WORLD
+    assert world is not None
     try:
-        yield Processes(rank, world_size, local_rank, device, patient)
+        with let_go(notes, world) if device.type == "cuda" else contextlib.nullcontext():
+            yield Processes(rank, world_size, local_rank, device, patient)
     except BaseException as error:
-        first = notes.compare_set("why", "", f"{rank} {_describe(error)}").decode()
+        own = f"{rank} {_describe(error)}"
+        try:
+            first = notes.compare_set("why", "", own).decode()
+        except (dist.DistError, RuntimeError):  # whoever keeps the notes is gone
+            first = own
+        if device.type == "cuda":
+            world.abort()  # else NCCL would first finish what the others may never join in
         dist.destroy_process_group()  # whoever waits for this process is let go
-        _leave(notes, rank, world_size)
+        with contextlib.suppress(dist.DistError, RuntimeError):
+            _leave(notes, rank, world_size)
         if not _lost_contact(error):
             raise
         culprit, why = first.split(" ", 1)
@@ -165,6 +175,40 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
             "the same command goes on from the last checkpoint"
         ) from error
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[None]:
+    """While the block lasts, give up what is waited for in `group` as soon as another process has noted that the run ended.
+
+    For GPUs: what waits there for one that is gone does so until NCCL's timeout. Given up, its results mean nothing; the next call
+    raises, as where a connection is closed.
+
+    Args:
+        notes: of the processes, with "why" when one has ended.
+        group: all of them.
+        period: seconds between two looks.
+    """
+    done = threading.Event()
+    own = notes.clone()  # type: ignore[attr-defined]  # torch's stubs lack it; a connection of its own: the other may be waiting
+
+    def watch() -> None:
+        while not done.wait(period):
+            try:
+                ended = own.check(["why"])
+            except (dist.DistError, RuntimeError):  # whoever keeps the notes is gone
+                ended = True
+            if ended:
+                group.abort()
+                return
+
+    watcher = threading.Thread(target=watch, name="let go", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def own_device(name: str, local_rank: int) -> torch.device:
@@ -289,11 +333,11 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, limit: float) -> float:
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scale the gradient down to the norm `limit`, if it is longer.
 
     Returns:
-        Its norm before, over all weights and processes.
+        Its norm before, over all weights and processes: a number on the device, so that nobody waits for it here.
     """
     found = [p.grad for p in weights(model).values() if p.grad is not None]
     gradients = [local(gradient) for gradient in found]
@@ -303,4 +347,4 @@ def clip_gradients(model: nn.Module, limit: float) -> float:
         dist.all_reduce(norm, group=found[0].device_mesh.get_group())
         norm = norm.sqrt()
     torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm.item()
+    return norm

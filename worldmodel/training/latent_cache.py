@@ -32,10 +32,11 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
 from worldmodel.errors import UserError
+from worldmodel.precision import copied
 
 LatentType = Literal["float32", "float16"]
 SCHEMA_VERSION = 1
-ENCODE_FRAMES = 32  # at once
+ENCODE_FRAMES, ENCODE_FRAMES_GPU = 32, 128  # at once
 PART = 256  # frames between two flushes while a cache is built
 KEY = np.dtype([("high", ">u8"), ("low", ">u8"), ("check", "<u4")])
 HASH_BYTES = 16
@@ -69,7 +70,8 @@ def codec_key(codec: Codec) -> str:
 @torch.no_grad()
 def encode_frames(codec: Codec, frames: Tensor, device: torch.device) -> Tensor:
     """Frames (f, h, w, 3) uint8 -> latents (f, p, c) float32 on the device, a few at a time."""
-    parts = [codec.encode(frames_to_float(part, device)) for part in frames.split(ENCODE_FRAMES) if len(part)]
+    at_once = ENCODE_FRAMES_GPU if device.type == "cuda" else ENCODE_FRAMES
+    parts = [codec.encode(frames_to_float(part, device)) for part in copied(frames, device).split(at_once) if len(part)]
     return torch.cat(parts) if parts else torch.zeros(0, codec.num_tokens, codec.channels, device=device)
 
 

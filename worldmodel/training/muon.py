@@ -23,6 +23,8 @@ from worldmodel.training.distributed import local
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 BATCH_NUMBERS = 2**27
 """Numbers that one batched iteration takes at most (half a gigabyte of float32), so that a large model needs no second copy."""
+CACHE_NUMBERS = 2**18
+"""And on a CPU (a megabyte), so that all steps of an iteration find its matrices in the cache."""
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -40,10 +42,19 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = rows > columns
     x = matrix.reshape(-1, rows, columns)
     x = x.transpose(1, 2) if tall else x
+    if x.device.type == "cpu":
+        together = max(1, CACHE_NUMBERS // (rows * columns))
+        x = torch.cat([_newton_schulz(part, steps) for part in x.split(together)])
+    else:
+        x = _newton_schulz(x, steps)
+    return (x.transpose(1, 2) if tall else x).reshape(matrix.shape)
+
+
+def _newton_schulz(x: Tensor, steps: int) -> Tensor:
+    """Matrices (k, rows, columns) that are no taller than wide."""
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     on_gram = x.dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]
-    x = _iterate_gram(x, steps) if on_gram else _iterate(x, steps)
-    return (x.transpose(1, 2) if tall else x).reshape(matrix.shape)
+    return _iterate_gram(x, steps) if on_gram else _iterate(x, steps)
 
 
 def _iterate(x: Tensor, steps: int) -> Tensor:

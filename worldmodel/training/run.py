@@ -183,8 +183,11 @@ class Run:
             draw = draw_lanes(self.model, batch, config.seed, progress.position, self.packer.lanes, self.device)
             parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
             names, sums = gradient(self.model, parts, latents, draw, totals.counts, self.dtype)
-            losses, stopped = read_losses(names, sums, self.stop.is_set(), self.processes)
-            norm = clip_gradients(self.model, config.gradient_clip)
+            length = clip_gradients(self.model, config.gradient_clip)
+            length = length if self.processes.is_main else torch.zeros_like(length)  # all have the same: once is enough in a sum
+            numbers = torch.cat([sums, length.view(1)])
+            losses, stopped = read_losses([*names, "norm"], numbers, self.stop.is_set(), self.processes)
+            norm = losses.pop("norm")
             reason = self.guard.judge(losses["total"], norm)
             loads = self.processes.sum(self.model.trunk.loads())
             if reason is not None:

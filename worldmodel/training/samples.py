@@ -14,6 +14,7 @@ from worldmodel.codec.frames import frames_to_float
 from worldmodel.datasets.standard import StandardData
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.model import WorldModel
+from worldmodel.precision import copied
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.tracking import Tracker
@@ -152,7 +153,7 @@ def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latent
     Args:
         model: whole, in evaluation mode.
         codec: decodes latents.
-        batch: a batch on the model's device.
+        batch: a batch on the model's device, its frames on any.
         latents: (f, p, c) of its frames.
         count: how many frames at most.
 
@@ -163,8 +164,9 @@ def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latent
     t = batch.clean.to(latents.dtype)
     z_t = torch.where(rearrange(batch.clean, "f -> f 1 1"), latents, noise)
     hidden, _ = model.forward(batch, z_t, t)
-    chosen = (~batch.clean).nonzero()[:count, 0]
+    chosen = batch.noised_frames[:count]
     flat = rearrange(hidden, "b n d -> (b n) d").index_select(0, batch.frame_positions)
     frames = rearrange(flat, "(f p) d -> f p d", p=model.config.frame_tokens)[chosen]
     predicted = noise[chosen] + model.denoise(frames, noise[chosen], t[chosen])
-    return torch.cat([frames_to_float(batch.frames[chosen]), codec.decode(predicted)])
+    true = frames_to_float(copied(batch.frames, latents.device)[chosen], latents.device)
+    return torch.cat([true, codec.decode(predicted)])

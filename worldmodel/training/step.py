@@ -19,9 +19,12 @@ from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
 from worldmodel.losses import FlowDraw, LossCounts, readable
 from worldmodel.model import ModelConfig, WorldModel
-from worldmodel.precision import autocast
+from worldmodel.precision import autocast, copied
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, weights
+
+SHORTAGE = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "cublas_status_alloc_failed")
+"""What errors say, in small letters, that mean too little memory."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,15 @@ def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, la
     """
     last = batch.frame_id.view(len(lanes), -1).amax(1).cummax(0).values  # frames are numbered in reading order; -1 where there is none
     sizes = (last + 1).diff(prepend=last.new_zeros(1)).tolist()
-    draws = [
-        model.draw(clean.to(device), step_generator(seed, number, lane))
-        for lane, clean in zip(lanes, batch.clean.split(sizes), strict=True)
-    ]
+    clean = copied(batch.clean, device).split(sizes)
+    draws = [model.draw(own, step_generator(seed, number, lane)) for lane, own in zip(lanes, clean, strict=True)]
     return FlowDraw.join(draws)
 
 
 def move(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    """A batch of the CPU on a device; a GPU copies while it computes."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+    """A batch of the CPU on a device, all but its frames: the model sees their latents. A GPU copies while it computes."""
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor) and name != "frames"}
+    return PackedBatch.restore(vars(batch) | {name: copied(value, device) for name, value in tensors.items()})
 
 
 def gradient(
@@ -120,7 +122,7 @@ def gradient(
 
 def read_losses(names: list[str], sums: Tensor, stop: bool, processes: Processes) -> tuple[dict[str, float], bool]:
     """The losses of the whole step, and whether any process was asked to stop: the one place where a step waits for its GPU."""
-    wish = torch.tensor([float(stop)], device=sums.device)
+    wish = sums.new_full((1,), float(stop))  # filled on the device: nothing is copied there
     *values, stops = processes.sum(torch.cat([sums, wish])).tolist()
     return readable(dict(zip(names, values, strict=True))), stops > 0
 
@@ -149,7 +151,7 @@ def told_what_to_do(config: TrainConfig, model: ModelConfig, rows: int, dtype: t
 
 def _is_shortage(error: RuntimeError) -> bool:
     said = str(error).lower()
-    return any(sign in said for sign in ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory"))
+    return any(sign in said for sign in SHORTAGE)
 
 
 def memory_advice(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> str:

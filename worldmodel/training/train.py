@@ -8,8 +8,10 @@ arguments and number of threads, and on a CPU it continues bit for bit; on anoth
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -20,6 +22,7 @@ import torch
 from worldmodel import __version__
 from worldmodel.checkpoint import check_fit
 from worldmodel.codec.codec import Codec
+from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
@@ -28,7 +31,7 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import LatentCache
-from worldmodel.training.resume import claim, locked
+from worldmodel.training.resume import claim
 from worldmodel.training.run import Run, TrainResult
 from worldmodel.training.samples import OnSample
 from worldmodel.training.saving import room_on_disk
@@ -38,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 CHANGE_NOTHING = ("data_workers", "accumulation", "compile")
 """Fields of the training config that may be others when a run goes on."""
+ECHO = 5.0
+"""Seconds within which a signal may come to a process of torchrun a second time."""
 
 
 def train(
@@ -104,7 +109,7 @@ def train(
     with contextlib.ExitStack() as held:
         held.enter_context(room_on_disk(run_dir))
         if processes.is_main:
-            held.enter_context(locked(run_dir))
+            held.enter_context(locked_folder(run_dir))
             claim(run_dir, record)
             if on_start is not None:
                 on_start()
@@ -126,13 +131,18 @@ def describe_data(packer: Packer) -> dict[str, Any]:
 def stop_on_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
 
-    For a program's main thread.
+    For a program's main thread. Under torchrun, which passes on what it gets, a cluster that signals all processes of a job reaches
+    this one twice: what comes within `ECHO` seconds is the same signal.
     """
-    event = threading.Event()
+    event, since = threading.Event(), time.monotonic()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal since
         if event.is_set():
+            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - since < ECHO:
+                return
             raise KeyboardInterrupt
+        since = time.monotonic()
         event.set()
         logger.warning("%s: saving after this step; again to stop at once", signal.Signals(number).name)
 

@@ -71,7 +71,10 @@ class Validation:
         return {source.name: self._fixed(source) for source in self.sources}
 
     def _fixed(self, source: Source) -> list[Fixed]:
-        """Documents in a seeded order, a row filled until the next one does not fit."""
+        """Documents in a seeded order, a row filled until the next one does not fit.
+
+        Rows are 1, 2, 4, 8 or as many as there may be, the last ones empty: of few shapes, for each of which a GPU compiles attention.
+        """
         mixture = Mixture([(source, 1.0)], self.seed)
         rows, length = min(ROWS, self.packing.rows), self.packing.length
         packed: list[list[Tokens]] = [[]]
@@ -89,7 +92,9 @@ class Validation:
             packed[-1].append(tokens)
         found = []
         for start in range(0, len(packed), rows):
-            batch = collate(packed[start : start + rows], length, self.tokenizer.pad_id, self.action_dim, {source.name: 0})
+            chosen = packed[start : start + rows]
+            chosen += [[]] * (min(rows, 1 << (len(chosen) - 1).bit_length()) - len(chosen))
+            batch = collate(chosen, length, self.tokenizer.pad_id, self.action_dim, {source.name: 0})
             predicted = batch.text_target.flatten()[batch.predicted_positions].tolist()
             found.append(Fixed(batch, len(self.tokenizer.decode(predicted).encode())))
         return found

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor, Shard
 
+from tests.waiting import PATIENCE
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import from_pretrained
@@ -186,7 +187,8 @@ def _in_group(rank: int, port: int, work: Callable[[Processes], Any]) -> Any:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with processes("cpu", timeout=60, patience=60) as these:
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # it is the parent's, as under torchrun
+    with processes("cpu", timeout=PATIENCE, patience=PATIENCE) as these:
         return work(these)
 
 
@@ -203,11 +205,9 @@ def pair() -> Iterator[Pair]:
 
 def by_two(pair: Pair, work: Callable[[Processes], Any]) -> list[Any]:
     """What two processes return or raise."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    futures = [process.submit(_in_group, rank, port, work) for rank, process in enumerate(pair)]
-    return [future.exception(timeout=120) or future.result() for future in futures]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    futures = [process.submit(_in_group, rank, store.port, work) for rank, process in enumerate(pair)]
+    return [future.exception(timeout=2 * PATIENCE) or future.result() for future in futures]
 
 
 def result(found: list[Any]) -> Any:

@@ -11,7 +11,7 @@ from worldmodel.errors import UserError
 from worldmodel.training import resume
 from worldmodel.training.distributed import single
 from worldmodel.training.optimizer import Ema, build_optimizers
-from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
+from worldmodel.training.resume import Progress, State, prune, read_state, shared_folder, write_state
 
 ALONE = single(torch.device("cpu"))
 
@@ -86,6 +86,15 @@ def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="is of another version of worldmodel"):
         read_state(tmp_path, state(1))
+
+
+def test_pruning_leaves_what_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("step_000001", "step_000002", ".step_000003.77.tmp", "notes"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".listing").touch()
+    prune(tmp_path, 1)
+    assert sorted(path.name for path in folder.iterdir()) == [".listing", "notes", "step_000002"]
 
 
 def test_a_shared_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

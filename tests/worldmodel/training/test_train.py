@@ -14,19 +14,21 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from tests.waiting import PATIENCE, wait_for
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, crash_after, losses, run, state
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import from_pretrained
+from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
 from worldmodel.losses import FlowDraw, LossCounts
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.packing import Packer
 from worldmodel.training import run as training_run
+from worldmodel.training import train as training
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import build_latent_cache
-from worldmodel.training.resume import locked
 from worldmodel.training.tracking import Tracker, read_rows
 from worldmodel.training.train import stop_on_signals
 from worldmodel.transformer import Trunk
@@ -84,12 +86,10 @@ def train_and_hang(run_dir: Path, config: TrainConfig) -> None:
 
 def test_a_run_killed_with_sigkill_goes_on(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=12, checkpoint_every=4, sample_every=10)
-    process = multiprocessing.get_context("spawn").Process(target=train_and_hang, args=(tmp_path / "killed", config))
+    process = multiprocessing.get_context("spawn").Process(target=train_and_hang, args=(tmp_path / "killed", config), daemon=True)
     process.start()
-    rows, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
-    while len(read_rows(rows)) < 10:
-        assert process.is_alive() and time.monotonic() < deadline, "the run ended or hangs before step 10"
-        time.sleep(0.05)
+    rows = tmp_path / "killed" / "metrics.jsonl"
+    wait_for(lambda: len(read_rows(rows)) >= 10, "ten steps", process.is_alive)
     with pytest.raises(UserError, match="is in use by another process"):
         run(tmp_path / "killed", config)
     process.kill()
@@ -200,7 +200,7 @@ def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(UserError, match=f"the run folder {tmp_path} is in use"):
+    with locked_folder(tmp_path), pytest.raises(UserError, match=f"{tmp_path} is in use"):
         run(tmp_path)
     assert run(tmp_path).finished
 
@@ -281,7 +281,8 @@ def test_training_from_a_cache_on_the_disk_is_the_same_run(tmp_path: Path) -> No
     cache = build_latent_cache(tmp_path / "latents", toys.codec(), frames, len(frames))
     run(tmp_path / "disk", config, latents=cache)
     run(tmp_path / "fly", replace(CONFIG, cache_latents="none"))
-    assert_same_run(tmp_path / "disk", tmp_path / "fly", 6)
+    for disk, fly in zip(losses(tmp_path / "disk"), losses(tmp_path / "fly"), strict=True):
+        assert disk == pytest.approx(fly, rel=1e-4)  # frames encoded with others may round differently
     with pytest.raises(ValueError, match="no latent cache was given"):
         run(tmp_path / "without", config)
 
@@ -291,8 +292,20 @@ def test_signals_ask_to_stop_and_then_interrupt() -> None:
     with stop_on_signals() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(5)
+        assert stop.wait(PATIENCE)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
+            time.sleep(PATIENCE)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_under_torchrun_an_echo_of_a_signal_is_the_same_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with stop_on_signals() as stop:
+        for _ in range(2):  # the second may come at any time of the wait
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(PATIENCE)
+        monkeypatch.setattr(training, "ECHO", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(PATIENCE)

@@ -45,6 +45,13 @@ def test_each_source_has_the_losses_that_it_can_have() -> None:
     assert all(np.isfinite(value) for value in values.values())
 
 
+def test_batches_have_few_shapes() -> None:
+    """Rows of a batch are a power of two or as many as there may be."""
+    fixed = validation(batches=2).fixed.values()
+    assert {len(each.batch.token_id) for batches in fixed for each in batches} <= {1, 2, toys.PACKING.rows}
+    assert {len(each.batch.token_id) for batches in fixed for each in batches} > {toys.PACKING.rows}
+
+
 def test_the_same_weights_have_the_same_losses_and_others_have_others() -> None:
     first, again = (validation().measure(toys.model(), toys.codec()) for _ in range(2))
     assert first == again
