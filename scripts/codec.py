@@ -10,7 +10,8 @@ import numpy as np
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.opening import open_entry, open_stores
+from worldmodel.datasets.standard import IMAGE_SIZE, MixtureConfig, Pictures, StandardData
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
@@ -40,7 +41,7 @@ def main(config: CodecVerbConfig) -> None:
     """Train or continue, then say how good it is."""
     out = config.out or checkpoints_dir() / "codec"
     recipe = config.mixture.recipe
-    data = codec_data(open_standard(config.data, config.mixture))
+    data = codec_data(open_frames(config.data, config.mixture))
     _, report = train_codec(config.codec, data, out, choose_device(config.device))
     for name, candidate in report["objectives"].items():
         print(f"{name}: probe R^2 {candidate['probe']['r2']:.3f}")
@@ -48,6 +49,39 @@ def main(config: CodecVerbConfig) -> None:
     print(f"{out}: codec written; its report is {out / 'report.json'}")
     given = [*(["--data", *config.data] if config.data else []), *(["--mixture.recipe", recipe] if recipe else [])]
     print(f"next: worldmodel pretrain {' '.join(map(str, given))} --codec {out}")
+
+
+def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
+    """What of a mixture has frames, episode files and pictures, with the splits of `open_standard`; no text, no documents.
+
+    Args:
+        paths: episode files; a recipe may name more.
+        mixture: what is held out, and which pictures.
+
+    Raises:
+        UserError: there is no episode file, files differ in frame size, or a package of pictures is missing.
+    """
+    entries = mixture.entries()
+    stores = open_stores(paths, entries)
+    splits = [store.split(mixture.split_seed, mixture.held_out) for store in stores]
+    size = stores[0].image_size if stores else IMAGE_SIZE
+    opened = [
+        open_entry(entry, [], size, mixture.action_block, mixture.held_out, mixture.split_seed)
+        for entry in entries
+        if entry.kind == "pairs"
+    ]
+    pictures = [split for each in opened for split in each.pictures]
+    return StandardData(
+        stores,
+        [list(train) for train, _ in splits],
+        [list(held_out) for _, held_out in splits],
+        parts=[],
+        corpora=[],
+        held_out_texts=[],
+        train_pictures=Pictures([train for train, _ in pictures]) if pictures else None,
+        held_out_pictures=Pictures([held_out for _, held_out in pictures]) if pictures else None,
+        config=mixture,
+    )
 
 
 def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: int = MAX_PICTURES) -> CodecData:

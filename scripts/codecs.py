@@ -15,10 +15,10 @@ from worldmodel.codec.comparison import check_size, compare_codec, control_error
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
-from worldmodel.scripts.codec import codec_data
+from worldmodel.scripts.codec import codec_data, open_frames
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
 
@@ -61,9 +61,9 @@ class CodecsConfig:
 
 def main(config: CodecsConfig) -> None:
     """Measure each codec, print the table, write the figures and the picture."""
-    mixture = MixtureConfig(text=0, pictures=0, held_out=config.held_out, split_seed=config.split_seed)
+    mixture = MixtureConfig(pictures=0, held_out=config.held_out, split_seed=config.split_seed)
     codecs = [load_codec(folder, choose_device(config.device)) for folder in config.codecs]
-    data = codec_data(open_standard(config.data, mixture))
+    data = codec_data(open_frames(config.data, mixture))
     for folder, codec in zip(config.codecs, codecs, strict=True):
         check_size(folder, codec, data)
     rows = [compare_codec(codec, data, config.probe_frames, config.seed) for codec in codecs]

@@ -1,14 +1,13 @@
 """The arguments that a run was begun with, in its folder: enough to go on with it from the folder alone."""
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint import read_json, rebuild, write_json
+from worldmodel.checkpoint import rebuild
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json, write_json
 from worldmodel.presets import Preset
 
 NAME = "arguments.json"
@@ -31,9 +30,7 @@ def write_arguments(run_dir: Path, arguments: dict[str, Any]) -> None:
     """Note the arguments of a run, given as nested dictionaries; paths of codec and data in full."""
     places = {"codec": str(arguments["codec"].resolve()), "data": [str(path.resolve()) for path in arguments["data"]]}
     kept = {name: value for name, value in arguments.items() if name in Arguments.__dataclass_fields__}
-    beside = run_dir / f".{NAME}.tmp"
-    write_json(beside, {"schema_version": SCHEMA_VERSION, "kind": KIND, "arguments": json.loads(json.dumps(kept | places))})
-    os.replace(beside, run_dir / NAME)
+    write_json(run_dir / NAME, {"schema_version": SCHEMA_VERSION, "kind": KIND, "arguments": kept | places})
 
 
 def read_arguments(run_dir: Path) -> Arguments:

@@ -24,6 +24,7 @@ from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text,
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.atomic import locked_folder
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
@@ -39,7 +40,7 @@ from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import pretrain, with_seed
-from worldmodel.training.resume import claim, locked
+from worldmodel.training.resume import claim
 from worldmodel.training.samples import film
 from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import stop_on_signals
@@ -113,7 +114,7 @@ def main(config: QuickstartConfig) -> None:
     """Run what is missing and end with the table of success rates."""
     out = config.out or runs_dir() / f"quickstart-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with locked_folder(out):
         claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
         try:
             results = run(config, out)

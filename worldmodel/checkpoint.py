@@ -11,7 +11,6 @@ A folder is there whole or not at all: it is written under another name and rena
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import types
@@ -22,18 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from worldmodel import __version__
 from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json, read_tensors, write_json
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
 KIND = "worldmodel"
+OTHER = "use another checkpoint"
 
 
 @dataclass
@@ -79,16 +78,21 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
             tensors are missing, unexpected, of another shape or cut short; the parts do not fit together.
     """
     folder = Path(folder)
-    steps = sorted(folder.glob("checkpoints/step_*"), key=lambda step: int(step.name.removeprefix("step_")))
-    folder = steps[-1] if steps else folder
+    folder = next(reversed(checkpoints(folder)), folder)
     config = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    codec = load_codec(folder / "codec", device)
+    codec = load_codec(folder / "codec", device, OTHER)
     check_fit(config, codec, tokenizer)
     model = WorldModel(config)
-    load_tensors(model, folder / "model.safetensors")
-    card = read_json(folder / "card.json")
+    read_tensors(model, folder / "model.safetensors", OTHER)
+    card = read_json(folder / "card.json", OTHER)
     return Pretrained(model.to(device).eval(), tokenizer, codec, card)
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """All whole checkpoint folders of a run, by step."""
+    found = [(folder.name.removeprefix("step_"), folder) for folder in (run_dir / "checkpoints").glob("step_*")]
+    return [folder for _, folder in sorted((int(step), folder) for step, folder in found if step.isdigit())]
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -128,7 +132,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is no checkpoint, it has no config.json; name one that `worldmodel pretrain` wrote")
-    record = read_json(path)
+    record = read_json(path, OTHER)
     if record.get("kind") != KIND:
         raise UserError(f"{path} describes {record.get('kind')!r}, not a {KIND} checkpoint; name another folder")
     if record.get("schema_version") != SCHEMA_VERSION:
@@ -178,34 +182,6 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
     raise UserError(f"{where} is {value!r}, expected {expected}")
 
 
-def load_tensors(model: torch.nn.Module, path: Path) -> None:
-    """Fill a model from a safetensors file that has exactly its tensors.
-
-    Raises:
-        UserError: the file is missing or damaged, or a tensor is missing, unexpected or of another shape.
-    """
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the checkpoint is not whole, use another one") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}): use another checkpoint") from None
-    expected = model.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape or type": [name for name in tensors if name in expected and not _alike(tensors[name], expected[name])],
-    }
-    found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
-    if found:
-        raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; use another checkpoint")
-    model.load_state_dict(tensors)
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype
-
-
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
@@ -234,25 +210,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON object, indented."""
-    path.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds something else.
-    """
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the folder is not whole, use another one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): use another folder") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{path} holds {type(record).__name__}, expected a JSON object: use another folder")
-    return record

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
-from worldmodel.scripts.codec import codec_data, probe_targets, some_of
+from worldmodel.scripts.codec import codec_data, open_frames, probe_targets, some_of
 
 MIXTURE = MixtureConfig(text=0, pictures=0, clip_length=1, action_block=1, held_out=0.25)
 
@@ -88,4 +89,20 @@ def test_a_codec_needs_frames_of_episodes(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     (tmp_path / "text.toml").write_text('[[source]]\nkind = "text"\nweight = 1\ncorpus = "a.jsonl"\n')
     with pytest.raises(UserError, match="give episode files with --data"):
-        codec_data(open_standard([], MixtureConfig(recipe=str(tmp_path / "text.toml"))))
+        codec_data(open_frames([], MixtureConfig(recipe=str(tmp_path / "text.toml"))))
+
+
+def test_only_what_has_frames_is_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A corpus that is missing, captions that no file has and clips longer than any episode are none of a codec's business."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(4):
+        Image.fromarray(np.full((8, 8, 3), 50 * k, np.uint8)).save(pictures / f"{k}.png")
+        (pictures / f"{k}.txt").write_text(f"grey {k}")
+    path = write(tmp_path / "bare.h5", 0, 8, [], captions=[""] * 6)
+    shares = MixtureConfig(caption=0.5, text=0.5, corpora=("missing.txt",), pairs=(str(pictures),), clip_length=99, held_out=0.25)
+    data = codec_data(open_frames([path], shares))
+    assert data.extra is not None and len(data.extra) == 3 and not caplog.records
+    usual = codec_data(open_standard([path], replace(MIXTURE, pictures=0.1, pairs=(str(pictures),), caption=0)))
+    assert data.fingerprint() == usual.fingerprint()
+    assert data.extra_validation is not None and np.array_equal(data.extra_validation, usual.extra_validation)

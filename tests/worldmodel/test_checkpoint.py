@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, and a folder that is not right is refused in one sentence."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import from_pretrained, save_pretrained, whole_folder
+from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained, whole_folder
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
@@ -183,6 +184,22 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=Path(name).name):
         from_pretrained(folder)
+
+
+def test_a_damaged_codec_is_no_reason_to_train_one_again(folder: Path) -> None:
+    path = folder / "codec" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"codec/model.safetensors is damaged \(.*\): use another checkpoint"):
+        from_pretrained(folder)
+
+
+def test_the_newest_checkpoint_of_a_run_is_read(folder: Path) -> None:
+    run = folder.parent / "run"
+    for step in ("step_000090", "step_001000", "step_000900.copy"):
+        shutil.copytree(folder, run / "checkpoints" / step)
+    edit(run / "checkpoints" / "step_001000" / "card.json", lambda record: record.update(note="newest"))
+    assert [path.name for path in checkpoints(run)] == ["step_000090", "step_001000"]
+    assert from_pretrained(run).card["note"] == "newest"
 
 
 def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> None:

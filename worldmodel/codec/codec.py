@@ -10,8 +10,6 @@ Axes: b batch, c channels, h w pixels, n tokens of a frame.
 """
 
 import dataclasses
-import json
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,16 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel import __version__
-from worldmodel.codec.folder import write_json
 from worldmodel.codec.frames import check_frames, frames_to_float
+from worldmodel.datasets.atomic import sync_and_rename
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json, read_tensors, write_json
 
 SCHEMA_VERSION = 2
+TRAIN = "train the codec again"
 
 
 class Codec(nn.Module, ABC):
@@ -162,11 +161,11 @@ class Codec(nn.Module, ABC):
         """
         folder = Path(folder)
         if (folder / "config.json").exists():
-            read_config(folder)
+            read_record(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors.tmp")
-        os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
+        sync_and_rename(folder / "model.safetensors.tmp", folder / "model.safetensors")
         config = {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
@@ -176,63 +175,47 @@ class Codec(nn.Module, ABC):
         write_json(folder / "config.json", config)
 
 
-def read_config(folder: Path) -> Codec:
-    """A codec with fresh weights as a folder's config.json describes it.
+def read_record(folder: Path, remedy: str = TRAIN) -> dict[str, Any]:
+    """What a folder's config.json says, if it is a codec's and of this schema version.
 
     Raises:
-        UserError: for a missing, damaged or foreign file or another schema version.
+        UserError: for a missing, damaged or foreign file or another schema version; `remedy` says what to do.
     """
-    kinds = codec_kinds()
     path = folder / "config.json"
-    try:
-        record: Any = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); train the codec again") from None
-    if not isinstance(record, dict) or record.get("kind") not in kinds:
-        kind = record.get("kind") if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{path} describes {kind!r}, not a codec of kind {' or '.join(map(repr, kinds))}; name another folder")
+    if not path.is_file():
+        raise UserError(f"{folder} holds no codec, there is no config.json; make one with `worldmodel codec`")
+    record, kinds = read_json(path, remedy), codec_kinds()
+    if str(record.get("kind")) not in kinds:
+        raise UserError(
+            f"{path} describes {record.get('kind')!r}, not a codec of kind {' or '.join(map(repr, kinds))}; name another folder"
+        )
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel "
-            f"reads {SCHEMA_VERSION}; train the codec again or install the version that wrote it "
-            f"({record.get('package_version')})"
+            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel reads {SCHEMA_VERSION}; "
+            f"{remedy} or install the version that wrote it ({record.get('package_version')})"
         )
-    try:
-        return kinds[record["kind"]].build(dict(record["config"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a valid codec config ({error}); train the codec again") from None
+    return record
 
 
-def load_codec(folder: Path | str, device: torch.device | str = "cpu") -> Codec:
+def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: str = TRAIN) -> Codec:
     """Reads what `Codec.save_pretrained` wrote, of any kind, in evaluation mode.
 
+    Args:
+        folder: that it wrote.
+        device: to put the codec on.
+        remedy: what to do if it cannot be read.
+
     Raises:
-        UserError: for a missing or foreign folder, another schema version, a damaged file, missing
-            tensors.
+        UserError: for a missing or foreign folder, another schema version, a damaged file, tensors that are not the config's.
     """
     folder = Path(folder)
-    codec = read_config(folder)
-    path = folder / "model.safetensors"
+    record = read_record(folder, remedy)
     try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, although its config.json is there; train the codec again") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); train the codec again") from None
-    expected = codec.state_dict()
-    wrong = sorted(
-        name
-        for name in expected.keys() | tensors.keys()
-        if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
-    )
-    if wrong:
-        raise UserError(
-            f"{path} does not fit its config.json: {len(wrong)} tensors are missing, unknown "
-            f"or of another shape (first: {wrong[0]}); train the codec again"
-        )
-    codec.load_state_dict(tensors)
+        codec = codec_kinds()[record["kind"]].build(dict(record["config"]))
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        version = record.get("package_version")
+        raise UserError(f"{folder / 'config.json'}, of version {version}, is not a valid codec config ({error}); {remedy}") from None
+    read_tensors(codec, folder / "model.safetensors", remedy)
     return codec.to(device).eval()
 
 

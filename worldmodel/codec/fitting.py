@@ -7,7 +7,6 @@ a crash leaves the last one.
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +20,18 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from worldmodel.datasets.atomic import sync_and_rename
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
 """Draws its own batch with the generator; is told the share of the steps done, in [0, 1); returns the scalar and its named parts."""
+
+EARLY = 20
+"""First steps of a stage, whose largest loss the later ones are held against."""
+DIVERGED = 10.0
+"""A running mean of the loss so many times above the largest early one, or above 1 (losses start near it), is lost."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,23 @@ class FitConfig:
     """Of matrices and convolutions only."""
     clip: float = 1.0
     """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay per step of a running average of the weights, which is then what a stage ends with; 0: its last weights. RAE's decoder:
+    0.9978. In the beginning the average is shorter."""
     log_every: int = 20
     """Steps between two points in TensorBoard."""
     checkpoint_every: int = 100
     """Steps between two checkpoints; at most this many are lost by a crash."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf or not 0 < self.clip:
+            raise UserError(f"fit: lr {self.lr} and clip {self.clip} must be above 0")
+        if self.warmup < 0 or self.weight_decay < 0 or not 0 <= self.ema < 1:
+            raise UserError(
+                f"fit: warmup {self.warmup} and weight_decay {self.weight_decay} must be at least 0, ema {self.ema} in [0, 1)"
+            )
+        if self.log_every < 1 or self.checkpoint_every < 1:
+            raise UserError(f"fit: log_every {self.log_every} and checkpoint_every {self.checkpoint_every} must be at least 1")
 
 
 def fit(
@@ -77,42 +95,74 @@ def fit(
         Seconds of training, those before a resume included.
 
     Raises:
-        UserError: when the checkpoint is damaged or of another module.
+        UserError: when the checkpoint is damaged or of another module; when the loss is not finite or diverges, in which case the
+            last checkpoint stays as it is.
     """
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     own = {key: value for key, value in module.named_parameters() if value.requires_grad}
     others = {f"opponent.{key}": value for key, value in opponent.named_parameters()} if opponent is not None else {}
-    parameters = own | others
     groups = parameter_groups(own, config.weight_decay, 1.0)
     if others:
         groups += parameter_groups(others, config.weight_decay, opponent_lr_factor)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
-    step, seconds = 0, 0.0
+    averages = {key: value.detach().clone() for key, value in own.items()} if config.ema else {}
+    stage = Stage(own | others, averages, optimizer, generator)
     if checkpoint.exists():
-        step, seconds = load_checkpoint(checkpoint, parameters, optimizer, generator)
-        logger.info("%s goes on from step %d of %d", name, step, steps)
+        load_checkpoint(checkpoint, stage)
+        logger.info("%s goes on from step %d of %d", name, stage.step, steps)
     module.train()
-    started, first = time.perf_counter() - seconds, step
-    for step in tqdm(range(first, steps), desc=f"codec {name}", initial=first, total=steps, mininterval=1.0):
+    started, recent = time.perf_counter() - stage.seconds, None
+    for step in tqdm(range(stage.step, steps), desc=f"codec {name}", initial=stage.step, total=steps, mininterval=1.0, disable=None):
         for group in optimizer.param_groups:
             group["lr"] = group["lr_factor"] * learning_rate(step, steps, config)
         total, parts = loss(generator, step / steps)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(own.values(), config.clip)
-        if others:
-            nn.utils.clip_grad_norm_(others.values(), config.clip)
+        norms = [nn.utils.clip_grad_norm_(each.values(), config.clip).to(device) for each in (own, others)]
+        value, *sizes = torch.stack([total.detach(), *norms]).tolist()  # waits for the device, as drawing a batch does
+        recent = value if recent is None else 0.9 * recent + 0.1 * value
+        if step < EARLY:
+            stage.early = max(stage.early, value)
+        finite = all(map(math.isfinite, (value, *sizes)))
+        # An opponent's part of the loss may be of any size: the clipping bounds what it does.
+        if not finite or (opponent is None and step >= EARLY and recent > DIVERGED * max(1.0, stage.early)):
+            what = "loss diverges" if finite else "gradient is not finite" if math.isfinite(value) else "loss is not finite"
+            kept = f"{checkpoint} keeps step {stage.step}; " if stage.step else ""
+            rival = "" if opponent is None else " or a smaller --codec.adversarial.weight"
+            raise UserError(
+                f"codec {name}: at step {step + 1} of {steps} the {what} (loss {value:.4g}, at first up to {stage.early:.4g}; "
+                f"gradient {max(sizes):.4g}); {kept}start again in another folder with a lower --codec.fit.lr (now {config.lr}), "
+                f"a longer --codec.fit.warmup (now {config.warmup}){rival}"
+            )
         optimizer.step()
+        for key, average in averages.items():
+            average.lerp_(own[key].detach(), 1 - min(config.ema, (1 + step) / (10 + step)))
         if writer is not None and (step % config.log_every == 0 or step == steps - 1):
-            scalars = {"loss": total.detach(), "gradient_norm": norm, **parts}
-            for key, value in scalars.items():
-                writer.add_scalar(f"codec/{name}/{key}", value.item(), step)
+            scalars = {"loss": total.detach(), "gradient_norm": norms[0], **parts}
+            for key, scalar in scalars.items():
+                writer.add_scalar(f"codec/{name}/{key}", scalar.item(), step)
         if (step + 1) % config.checkpoint_every == 0 or step == steps - 1:
-            seconds = time.perf_counter() - started
-            save_checkpoint(checkpoint, step + 1, seconds, parameters, optimizer, generator)
+            stage.step, stage.seconds = step + 1, time.perf_counter() - started
+            save_checkpoint(checkpoint, stage)
+    with torch.no_grad():
+        for key, average in averages.items():
+            own[key].copy_(average)
     module.eval()
-    return seconds
+    return stage.seconds
+
+
+@dataclass
+class Stage:
+    """Everything that the next step depends on."""
+
+    parameters: dict[str, nn.Parameter]  # the opponent's with a prefix
+    averages: dict[str, Tensor]  # of the weights over the steps; none without `ema`
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator
+    step: int = 0  # steps done, when it was saved
+    seconds: float = 0.0  # that they took
+    early: float = 0.0  # largest loss of the first `EARLY` steps
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, lr_factor: float) -> list[dict[str, Any]]:
@@ -134,33 +184,22 @@ def learning_rate(step: int, steps: int, config: FitConfig) -> float:
     return config.lr * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def save_checkpoint(
-    path: Path,
-    step: int,
-    seconds: float,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.AdamW,
-    generator: torch.Generator,
-) -> None:
-    """Writes everything that the next step depends on, atomically."""
-    tensors = {"generator": generator.get_state()}
-    for name, parameter in parameters.items():
+def save_checkpoint(path: Path, stage: Stage) -> None:
+    """Writes a stage atomically."""
+    tensors = {"generator": stage.generator.get_state()}
+    for name, parameter in stage.parameters.items():
         tensors[f"parameter.{name}"] = parameter.detach().cpu().contiguous()
-        for key, value in optimizer.state[parameter].items():
+        for key, value in stage.optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
+    tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step), "seconds": f"{seconds:.3f}"})
-    os.replace(temporary, path)
+    save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early")})
+    sync_and_rename(temporary, path)
 
 
-def load_checkpoint(
-    path: Path,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.AdamW,
-    generator: torch.Generator,
-) -> tuple[int, float]:
-    """Restores what `save_checkpoint` wrote; returns the number of steps done and the seconds they took.
+def load_checkpoint(path: Path, stage: Stage) -> None:
+    """Restores in place what `save_checkpoint` wrote.
 
     Raises:
         UserError: when the file is damaged or of another module.
@@ -168,19 +207,20 @@ def load_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            step, seconds = int(metadata["step"]), float(metadata["seconds"])
+            stage.step, stage.seconds, stage.early = int(metadata["step"]), float(metadata["seconds"]), float(metadata["early"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        generator.set_state(tensors["generator"])
+        stage.generator.set_state(tensors["generator"])
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, average in stage.averages.items():
+                average.copy_(tensors[f"average.{name}"])
+            for name, parameter in stage.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
                 if name.startswith("opponent.") and f"optimizer.step.{name}" not in tensors:  # an opponent that has not begun
                     continue
-                optimizer.state[parameter] = {
+                stage.optimizer.state[parameter] = {
                     "step": tensors[f"optimizer.step.{name}"],
                     "exp_avg": tensors[f"optimizer.exp_avg.{name}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"optimizer.exp_avg_sq.{name}"].to(parameter.device),
                 }
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no checkpoint of this run ({error}); remove it to start again") from None
-    return step, seconds

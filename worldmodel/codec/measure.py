@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.codec.codec import Codec
@@ -97,12 +97,13 @@ def measure_reconstruction(
     latents = encode(codec, frames)
     painted = decode(codec, latents)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    distance = load_perceptual() if codec.image_size >= SMALLEST else None
     report: dict[str, float | None] = {
         "psnr": psnr(painted, frames),
         "psnr_mean_frame": psnr(mean, frames),
         "psnr_noise_05": psnr(decode(codec, latents + 0.5 * noise), frames),
-        **likeness(painted, frames),
-        **{f"{name}_mean_frame": value for name, value in likeness(mean, frames).items()},
+        **likeness(painted, frames, distance),
+        **{f"{name}_mean_frame": value for name, value in likeness(mean, frames, distance).items()},
     }
     moving = ((frames - mean).abs().amax(dim=1, keepdim=True) > 0.1).expand_as(frames)
     if moving.any():
@@ -122,14 +123,12 @@ def measure_reconstruction(
 
 
 @torch.no_grad()
-def likeness(painted: Tensor, frames: Tensor) -> dict[str, float | None]:
+def likeness(painted: Tensor, frames: Tensor, distance: nn.Module | None) -> dict[str, float | None]:
     """How alike frames (b, 3, h, w) look: `ssim`, 1 for equal ones, and `perceptual`, 0 for equal ones, of a spread of them.
 
-    None for frames that are too small for it; for `perceptual` also where its weights are not here.
+    None for `ssim` of frames that are too small for it, and for `perceptual` without a distance.
     """
-    size = min(frames.shape[-2:])
-    ssim = structural_similarity(painted, frames).mean().item() if size >= SMALLEST else None
-    distance = load_perceptual() if size >= SMALLEST else None
+    ssim = structural_similarity(painted, frames).mean().item() if min(frames.shape[-2:]) >= SMALLEST else None
     if distance is None:
         return {"ssim": ssim, "perceptual": None}
     some = slice(None, None, max(1, len(frames) // PERCEPTUAL_FRAMES))

@@ -83,6 +83,9 @@ class RAE(Codec):
     def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """For training: frames (b, 3, h, w) painted from latents (b, n, c) of `encode` with noise added; not clamped.
 
+        RAE's code draws the same deviations but adds the noise before the normalisation, where its layer-normed tokens have a
+        deviation of about 1, too. Ours has that after the normalisation alone, and so has what a generative model puts out.
+
         Args:
             latents: (b, n, c) from `encode`.
             generator: of the noise, on the latents' device.

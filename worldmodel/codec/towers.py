@@ -5,7 +5,6 @@ token and registers. Weights are read from safetensors, from a folder or the hub
 """
 
 import importlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ NOT_ARCHITECTURE = frozenset(
 )
 """Entries of a config that only a classifier, a feature pyramid or the folder's history would need."""
 
+AGAIN = "download the folder again, with its model.safetensors"
 HUB_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
@@ -110,7 +111,9 @@ def find_tower(name: str) -> TowerFiles:
     """
     transformers = _transformers(name)
     folder = _folder(name)
-    record = _read_json(folder / "config.json", name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name} holds no model of transformers, there is no config.json in it; name another folder")
+    record = read_json(folder / "config.json", AGAIN)
     kind = record.get("model_type")
     if kind == "siglip":
         kind, record = SIGLIP, record.get("vision_config", {})
@@ -118,7 +121,7 @@ def find_tower(name: str) -> TowerFiles:
         hint = "; of SigLIP 2 take one of fixed resolution, such as google/siglip2-base-patch16-224" if kind == "siglip2" else ""
         raise UserError(f"{name} is a model of type {kind!r}, but an encoder must be of type {', '.join(FAMILIES)} or siglip{hint}")
     whole = transformers.AutoConfig.for_model(kind, **{key: value for key, value in record.items() if key != "model_type"}).to_dict()
-    pixels = _read_json(folder / "preprocessor_config.json", name) if (folder / "preprocessor_config.json").exists() else {}
+    pixels = read_json(folder / "preprocessor_config.json", AGAIN) if (folder / "preprocessor_config.json").exists() else {}
     return TowerFiles(
         folder,
         kind,
@@ -135,7 +138,6 @@ def load_tower(name: str, files: TowerFiles, layer: int) -> Tower:
         UserError: the weights are missing, damaged or not safetensors, or do not fit the folder's config.
     """
     transformers = _transformers(name)
-    again = "download the folder again, with its model.safetensors"
     with _quiet():
         try:
             model, info = getattr(transformers, FAMILIES[files.kind].model).from_pretrained(
@@ -147,9 +149,9 @@ def load_tower(name: str, files: TowerFiles, layer: int) -> Tower:
                 output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"cannot read the weights in {files.folder} ({_first_line(error)}); {again}") from None
+            raise UserError(f"cannot read the weights in {files.folder} ({_first_line(error)}); {AGAIN}") from None
     if info["missing_keys"]:
-        raise UserError(f"{files.folder} lacks {len(info['missing_keys'])} weights (first: {min(info['missing_keys'])}); {again}")
+        raise UserError(f"{files.folder} lacks {len(info['missing_keys'])} weights (first: {min(info['missing_keys'])}); {AGAIN}")
     return Tower(model, files.kind)
 
 
@@ -189,18 +191,6 @@ def _folder(name: str) -> Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text("utf8"))
-    except FileNotFoundError:
-        raise UserError(f"{name} holds no model of transformers, there is no {path.name} in it; name another folder") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); download the folder again") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is damaged (not a JSON object); download the folder again")
-    return record
 
 
 @contextmanager

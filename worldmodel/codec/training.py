@@ -13,7 +13,6 @@ bit for bit on a CPU.
 """
 
 import dataclasses
-import json
 import logging
 import shutil
 import time
@@ -23,16 +22,17 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.codec.codec import TRAIN, Codec, load_codec
 from worldmodel.codec.config import CodecConfig
 from worldmodel.codec.data import CodecData
-from worldmodel.codec.folder import claim, write_json
 from worldmodel.codec.measure import measure_reconstruction
 from worldmodel.codec.perceptual import PerceptualDistance, load_perceptual
 from worldmodel.codec.pretrained import load_encoder
 from worldmodel.codec.rae import RAE
 from worldmodel.codec.stages import Candidate, Run, make_candidates, train_decoder
+from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json, same_settings, write_json
 
 __all__ = ["CodecConfig", "train_codec"]
 
@@ -63,6 +63,7 @@ def train_codec(
             in use or holds something else or another run.
     """
     out, device = Path(out), torch.device(device)
+    check_free(out)
     size = config.image_size or data.frames.shape[1]
     data.check(size)
     finished = (out / "report.json").exists()  # then no hub is asked; and what cannot be had is told before a folder is made
@@ -72,10 +73,11 @@ def train_codec(
         if config.encoder_name:
             encoder = load_encoder(config.encoder_name, size, config.encoder_input_size, config.encoder_layer)
     run = {"config": dataclasses.asdict(config), "data": data.fingerprint()}
-    with claim(out, run):
+    with locked_folder(out):
+        same_settings(out / "run.json", run)
         if (out / "report.json").exists():
             logger.info("%s holds a finished codec", out)
-            return freeze(load_codec(out, device)), json.loads((out / "report.json").read_text())
+            return freeze(load_codec(out, device)), read_json(out / "report.json", TRAIN)
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
             stages = Run(config, data, out, device, writer, encoder, distance.to(device) if distance is not None else None)
@@ -101,6 +103,18 @@ def train_codec(
         write_json(out / "report.json", report)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return codec, report
+
+
+def check_free(out: Path) -> None:
+    """Refuses a place where something else lies.
+
+    Raises:
+        UserError: it is a file, or a folder without the run.json of a codec.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder for the codec")
+    if out.exists() and not (out / "run.json").exists() and any(path.name != "lock" for path in out.iterdir()):
+        raise UserError(f"{out} holds something else, there is no run.json; name an empty or new folder")
 
 
 def perceptual_distance(config: CodecConfig) -> PerceptualDistance | None:

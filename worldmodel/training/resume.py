@@ -11,9 +11,6 @@ the main process makes, names and removes folders.
 """
 
 import contextlib
-import fcntl
-import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -28,8 +25,9 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import read_json, whole_folder, write_json
+from worldmodel.checkpoint import checkpoints, whole_folder
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json, same_settings, write_json
 from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 
@@ -83,22 +81,6 @@ class State:
 
 
 @contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder; it is free again when the block or the process ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"the run folder {run_dir} is in use by another process: wait for it, or name another") from None
-        yield
-
-
-@contextlib.contextmanager
 def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
     """`whole_folder` of all processes: they write into one folder, which is there when all have done so."""
     with contextlib.ExitStack() as stack:
@@ -114,36 +96,10 @@ def claim(run_dir: Path, record: dict[str, Any]) -> None:
     Raises:
         UserError: the folder holds a run with other settings, or something else.
     """
-    path = run_dir / "config.json"
-    record = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, "kind": KIND, **record}))
-    if not path.exists():
-        beside = path.with_suffix(".tmp")
-        write_json(beside, record)
-        os.replace(beside, path)
-        return
-    found = read_json(path)
-    if found.get("kind") != KIND or found.get("schema_version") != SCHEMA_VERSION:
+    path, mark = run_dir / "config.json", {"schema_version": SCHEMA_VERSION, "kind": KIND}
+    if path.exists() and not mark.items() <= read_json(path).items():
         raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
-    before, now = flatten(found), flatten(record)
-    different = [name for name in now | before if before.get(name) != now.get(name)]
-    if different:
-        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
-        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
-        raise UserError(
-            f"the run folder {run_dir} holds a run with other settings: {shown}{more}; "
-            "name another folder, or give the same settings to go on"
-        )
-
-
-def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    same_settings(path, mark | record)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -152,17 +108,11 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """All whole checkpoint folders of a run, by step."""
-    folders = (run_dir / "checkpoints").glob("step_*")
-    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step_")))
-
-
 def prune(run_dir: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and what a killed process left half written."""
     for folder in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(folder)
-    for leftover in (run_dir / "checkpoints").glob(".*"):
+    for leftover in (run_dir / "checkpoints").glob(".step_*"):
         shutil.rmtree(leftover)
 
 
@@ -203,11 +153,8 @@ def read_progress(folder: Path, remedy: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged or of another version; `remedy` says what to do.
     """
-    try:
-        record = json.loads((folder / "progress.json").read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{folder} is damaged (progress.json: {error}): {remedy}") from None
-    if not isinstance(record, dict) or record.keys() != vars(Progress()).keys():
+    record = read_json(folder / "progress.json", remedy)
+    if record.keys() != vars(Progress()).keys():
         raise UserError(f"{folder} is of another version of worldmodel: {remedy}")
     return record
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -107,6 +108,67 @@ def test_frozen_parameters_stay(tmp_path):
     before = model.bias.clone()
     fit("line", model, noisy_loss(model)[0], 5, 0, CONFIG, tmp_path / "line.safetensors")
     assert torch.equal(model.bias, before)
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(math.nan, "is not finite"), (math.inf, "is not finite"), (1e4, "diverges")])
+def test_a_loss_that_is_lost_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path, wrong, words):
+    def broken(model, calls):
+        own = noisy_loss(model)[0]
+
+        def loss(generator, progress):
+            calls.append(progress)
+            total, parts = own(generator, progress)
+            return (total * wrong if progress >= 0.5 else total), parts
+
+        return loss
+
+    for _ in range(2):  # the same again after going on
+        model, calls = fresh(), []
+        with pytest.raises(UserError, match=f"codec line: at step 3. of 60 the loss {words}") as caught:
+            fit("line", model, broken(model, calls), 60, 0, CONFIG, tmp_path / "line.safetensors")
+        assert "line.safetensors keeps step 30;" in str(caught.value) and "lower --codec.fit.lr (now 0.05)" in str(caught.value)
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert calls[0] == 0.5
+
+
+def test_a_gradient_that_is_not_finite_is_not_stepped_on(tmp_path):
+    model = fresh()
+
+    def loss(generator, progress):
+        return model.weight.sum().mul(0).abs().sqrt(), {}  # 0, but its slope is not
+
+    with pytest.raises(UserError, match=r"step 1 of 3 the gradient is not finite \(.* gradient nan\); start again"):
+        fit("line", model, loss, 3, 0, CONFIG, tmp_path / "line.safetensors")
+    assert torch.equal(model.weight, fresh().weight) and not (tmp_path / "line.safetensors").exists()
+
+
+def test_averaged_weights_end_a_stage_and_come_back_bit_for_bit(tmp_path):
+    config = dataclasses.replace(CONFIG, ema=0.9)
+    last, whole, cut, resumed = (fresh() for _ in range(4))
+    fit("line", last, noisy_loss(last)[0], 20, 7, CONFIG, tmp_path / "last.safetensors")
+    seen = []
+
+    def watched(generator, progress):
+        seen.append(whole.weight.detach().clone())
+        return noisy_loss(whole)[0](generator, progress)
+
+    fit("line", whole, watched, 20, 7, config, tmp_path / "whole.safetensors")
+    expected = seen[0].clone()
+    for step, weight in enumerate([*seen[1:], last.weight.detach()]):
+        expected.lerp_(weight, 1 - min(0.9, (1 + step) / (10 + step)))
+    assert torch.allclose(whole.weight, expected, atol=1e-6) and not torch.allclose(whole.weight, last.weight, atol=1e-3)
+    with pytest.raises(Interrupted):
+        fit("line", cut, noisy_loss(cut, stop_at=11)[0], 20, 7, config, tmp_path / "cut.safetensors")
+    for _ in range(2):  # to the end, then a finished stage once more
+        fit("line", resumed, noisy_loss(resumed)[0], 20, 7, config, tmp_path / "cut.safetensors")
+        assert torch.equal(resumed.weight, whole.weight) and torch.equal(resumed.bias, whole.bias)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"clip": -1.0}, {"ema": 1.0}, {"warmup": -1}, {"log_every": 0}])
+def test_impossible_settings_are_refused(wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(UserError, match=f"{name} {value}"):
+        FitConfig(**wrong)
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):

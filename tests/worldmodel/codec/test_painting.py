@@ -62,6 +62,14 @@ def test_each_side_trains_itself_alone():
     assert all(parameter.requires_grad for parameter in opponent.parameters())
 
 
+def test_the_opponent_sees_what_would_be_saved():
+    opponent, frames = Opponent(8), torch.randint(0, 256, (4, 3, 16, 16)) / 255
+    odd = frames + 0.3 * torch.rand(frames.shape) / 255 + 0.5 * (frames == 1).float() - 0.5 * (frames == 0).float()
+    assert not torch.equal(odd, frames)
+    same = opponent_loss(opponent, frames, frames).item()
+    assert opponent_loss(opponent, odd, frames).item() == pytest.approx(same, rel=1e-6)
+
+
 def test_the_adapted_weight_makes_both_pull_alike_and_is_finite():
     layer, painted = painter()
     deception = deception_loss(Opponent(8), painted)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from worldmodel import __version__
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
@@ -166,10 +167,22 @@ def test_another_schema_version_is_refused(saved):
         load_codec(saved)
 
 
-@pytest.mark.parametrize("config", [{}, {"encoder": {"hight": 3}, "decoder": {}}, {"encoder": {"width": 30}}, 5])
+NO_STRIDE = {"name": "x", "image_size": 16, "input_size": 16, "layer": 1, "kind": "dinov2", "mean": [0], "std": [1]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"encoder": {"hight": 3}, "decoder": {}},
+        {"encoder": {"width": 30}},
+        {"encoder": NO_STRIDE | {"architecture": {"patch_size": 0}}, "decoder": {}},
+        5,
+    ],
+)
 def test_a_config_that_makes_no_sense_is_refused(saved, config):
     edit_config(saved, config=config)
-    with pytest.raises(UserError, match="not a valid codec config"):
+    with pytest.raises(UserError, match=f"of version {__version__}, is not a valid codec config .*; train the codec again"):
         load_codec(saved)
 
 
@@ -177,9 +190,14 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     path = saved / "model.safetensors"
     tensors = load_file(path)
     without = {name: tensor for name, tensor in tensors.items() if name != "std"}
-    for wrong in (without, tensors | {"novel": torch.ones(1)}, tensors | {"std": torch.ones(3)}):
-        save_file(wrong, path)
-        with pytest.raises(UserError, match="1 tensors .*(std|novel)"):
+    wrong = {
+        r"1 missing \(first: std\)": without,
+        r"1 unexpected \(first: novel\)": tensors | {"novel": torch.ones(1)},
+        r"1 of another shape or type \(first: std\)": tensors | {"std": torch.ones(3)},
+    }
+    for words, others in wrong.items():
+        save_file(others, path)
+        with pytest.raises(UserError, match=f"{words}; train the codec again"):
             load_codec(saved)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

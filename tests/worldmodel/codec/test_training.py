@@ -129,9 +129,9 @@ def test_the_better_probe_wins_and_near_ties_go_to_the_first():
 def test_other_arguments_and_other_data_are_refused(square_world, tiny_config, tmp_path):
     train_codec(tiny_config, square_world, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="other settings: config.seed was 0 and is now 9; name another folder"):
         train_codec(dataclasses.replace(tiny_config, seed=9), square_world, tmp_path)
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="other settings: data was"):
         train_codec(tiny_config, dataclasses.replace(square_world, extra=None), tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
@@ -147,7 +147,7 @@ def test_foreign_folders_files_and_folders_in_use_are_refused(square_world, tiny
         train_codec(tiny_config, square_world, foreign / "thesis.tex")
     busy = tmp_path / "busy"
     busy.mkdir()
-    with open(busy / ".lock", "w") as lock:
+    with open(busy / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="in use"):
             train_codec(tiny_config, square_world, busy)

@@ -1,0 +1,109 @@
+"""What lies in a folder: JSON objects and tensors, read strictly, and a note of what the folder is for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.errors import UserError
+
+OTHER = "use another folder"
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object, indented; whole or not at all."""
+    write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str = OTHER) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        record = json.loads(path.read_text("utf8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is not whole, {remedy}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds {type(record).__name__}, expected a JSON object: {remedy}")
+    return record
+
+
+def read_tensors(module: nn.Module, path: Path, remedy: str = OTHER) -> None:
+    """Fill a module from a safetensors file that has exactly its tensors.
+
+    Args:
+        module: filled in place.
+        path: the file.
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        UserError: the file is missing or damaged, or a tensor is missing, unexpected, or of another shape or type.
+    """
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is not whole, {remedy}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
+    expected = module.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape or type": sorted(
+            name
+            for name in expected.keys() & tensors.keys()
+            if (tensors[name].shape, tensors[name].dtype) != (expected[name].shape, expected[name].dtype)
+        ),
+    }
+    found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
+    if found:
+        raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; {remedy}")
+    module.load_state_dict(tensors)
+
+
+def same_settings(path: Path, record: dict[str, Any]) -> None:
+    """Note in a file what its folder is for, or check that the same is noted there.
+
+    Args:
+        path: JSON file in the folder, which the caller holds.
+        record: settings, as JSON values.
+
+    Raises:
+        UserError: other settings are noted, or the file is damaged.
+    """
+    record = json.loads(json.dumps(record))
+    if not path.exists():
+        write_json(path, record)
+        return
+    before, now = flatten(read_json(path)), flatten(record)
+    different = [name for name in now | before if before.get(name) != now.get(name)]
+    if different:
+        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
+        more = f", and {len(different) - 4} more" if len(different) > 4 else ""
+        raise UserError(
+            f"the run folder {path.parent} holds a run with other settings: {shown}{more}; "
+            "name another folder, or give the same settings to go on"
+        )
+
+
+def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
