@@ -1,6 +1,7 @@
 """Ablations: train variants of the model with several seeds each, and say which of the paper's findings hold here.
 
-    worldmodel ablate codec --data data.h5 --out runs/ablate --seeds 0 1 2 preset:tiny
+    worldmodel ablate codec --data data.h5 --out ablation --seeds 0 1 2 preset:tiny
+    worldmodel ablate all --out ablation --report
 
 All comparisons share one baseline and one folder: what is trained is not trained again, whichever comparison asks for it. There is
 one codec of each kind for all seeds (training it is the dearest part): seeds vary the model's weights, its batches and its noise,
@@ -9,6 +10,7 @@ so intervals do not hold the luck of a codec.
 
 import json
 import sys
+import textwrap
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,14 +20,17 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained, read_json
+from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import Kind
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.atomic import locked_folder, write_atomic
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
+from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
+from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
@@ -35,9 +40,10 @@ from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import PresetFlag, with_seed
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, table, variants
+from worldmodel.studies.ablation import MEASURES, NOTES, Outcome, Runs, Variant, What, findings, variants
+from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import claim, locked
+from worldmodel.training.resume import claim
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
@@ -45,14 +51,21 @@ COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """What to compare, on what."""
+    """Train variants that differ in one thing, with several seeds each, and test the paper's findings on them.
+
+    `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 preset:tiny` trains x- and v-prediction
+    with seeds 0, 1 and 2. The same command goes on where it was stopped; other comparisons and more seeds may be added to the folder.
+    `worldmodel ablate all --out ablation --report` prints what is there.
+    """
 
     what: Annotated[Literal["codec", "feed-forward", "prediction", "shift", "all"], tyro.conf.Positional]
     """The comparison: codec (rae, vae, pixels), feed-forward (shared, modality, moe), prediction (x, v), shift (on, off), or all."""
     data: tuple[Path, ...] = ()
     """Episode files; a recipe may name them instead."""
     out: Path | None = None
-    """Folder of codecs, runs and results.json; by default `ablate` in the runs folder of WORLDMODEL_HOME."""
+    """Folder of codecs, runs, results.json and results.md; by default `ablate` in the runs folder of WORLDMODEL_HOME."""
+    report: bool = False
+    """Train nothing: print the tables of what --out holds, and write results.json and results.md anew."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Every variant is trained once with each."""
     steps: int | None = None
@@ -95,27 +108,53 @@ class AblateConfig:
 
 
 def main(config: AblateConfig) -> None:
-    """Train and measure what is missing, then print the table and a sentence for each finding of the paper."""
+    """Train and measure what is missing, then print the tables."""
     out = config.out or runs_dir() / "ablate"
+    if config.report:
+        report(out / "results.json", config.comparisons)
+        return
     choose_device(config.preset.train.device)
     data = open_standard(config.data, config.mixture)
-    asked = list(dict.fromkeys(v for what in config.comparisons for v in variants(what, config.preset).values()))
+    asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
     yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
-    with locked(out), stop_on_signals() as stop:
+    with locked_folder(out), stop_on_signals() as stop:
         claim(out, record_of(config, data))
         runs = run_all(config, data, asked, yardstick, out, stop)
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
         return
-    shown = {key: values for key, values in runs.items() if key[1] in config.seeds}
-    print_columns(table([variant.name for variant in asked], shown))
-    print("controls: " + ", ".join(f"{name} {value:.3f}" for name, value in yardstick.controls.items()))
-    print(NOTES)
+    report(out / "results.json", config.comparisons, config.seeds)
+
+
+def asked_for(comparisons: Sequence[What], feed_forward: FeedForwardKind) -> list[Variant]:
+    """The variants of some comparisons, each once, the baseline first."""
+    return list(dict.fromkeys(v for what in comparisons for v in variants(what, feed_forward).values()))
+
+
+def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None = None) -> None:
+    """Print the tables of these comparisons and seeds (None: all); bring results.json up to date and write all of it as results.md.
+
+    Raises:
+        UserError: there are no results.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no results yet, there is no {path.name}: leave out --report to train")
+    record = read_json(path)
+    steps, feed_forward = record["preset"]["train"]["steps"], record["preset"]["model"]["trunk"]["feed_forward"]
+    runs, controls = runs_of(record), record["controls"]
+    outcomes = findings(COMPARISONS, feed_forward, runs)
+    write_record(path, record | tell(outcomes))
+    everything = [v for v in asked_for(COMPARISONS, feed_forward) if any(name == v.name for name, _ in runs)]
+    write_atomic(path.with_suffix(".md"), page(everything, runs, controls, outcomes, steps).encode())
+    shown = {key: values for key, values in runs.items() if seeds is None or key[1] in seeds}
+    print_columns(table(asked_for(comparisons, feed_forward), shown, controls))
     print()
-    for line in findings(config.comparisons, config.trained, shown):
-        print(line)
-    print(f"{out / 'results.json'}: everything measured")
+    print_columns(findings_table(findings(comparisons, feed_forward, shown)))
+    print()
+    for note in NOTES:
+        print(textwrap.fill(note, 110, subsequent_indent="  "))
+    print(f"\n{path}: everything measured; {path.with_suffix('.md')}: the tables as Markdown")
 
 
 def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
@@ -147,14 +186,16 @@ def run_all(
     """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
-    runs = {(run["variant"], run["seed"]): run["measures"] for run in found["runs"]}
+    runs = runs_of(found)
     yardstick.controls.update(found["controls"])
     made_by = [*found.get("made_by", []), origin(config)]
     made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
     if runs:
-        write_results(path, config, runs, yardstick.controls, made_by)  # the findings as they are told now
+        write_results(path, config, runs, yardstick.controls, made_by)  # with the command of today
     trials: dict[str, Trials] = {}
+    steps, seeds = config.trained.train.steps, ", ".join(map(str, config.seeds))
     missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
+    print(f"{len(asked)} variants, seeds {seeds}, {steps} steps each: {len(missing)} of {len(asked) * len(config.seeds)} runs to do")
     with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
         bar.update(bar.total - len(missing))
         for variant, seed in missing:
@@ -198,13 +239,22 @@ def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[s
         "made_by": made_by,
         "preset": asdict(config.trained),
         "mixture": asdict(config.mixture),
-        "measures": {name: measure.title for name, measure in MEASURES.items()},
-        "notes": NOTES,
         "controls": controls,
         "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
-        "findings": findings(COMPARISONS, config.trained, runs),
     }
-    write_record(path, json.loads(json.dumps(record, default=str)))
+    outcomes = findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs)
+    write_record(path, json.loads(json.dumps(record | tell(outcomes), default=str)))
+
+
+def tell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What results.json says besides the measurements."""
+    titles = {name: measure.title for name, measure in MEASURES.items()}
+    return {"measures": titles, "notes": list(NOTES), "findings": [outcome.to_json() for outcome in outcomes]}
+
+
+def runs_of(record: dict[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
+    """The measures in results.json, by variant's name and seed."""
+    return {(run["variant"], run["seed"]): run["measures"] for run in record["runs"]}
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
         refusal = _user_error_behind(stop)
         if refusal is not None:
             raise refusal from None
-        raise UserError(f"{_one_sentence(messages.getvalue())} (worldmodel {verb} --help lists the flags)") from None
+        said = re.sub(r" \(applied to [^)]*\)", "", _one_sentence(messages.getvalue()))
+        hint = _preset_hint(args, said) if said.startswith("unrecognized") else ""
+        said = f"{said.partition('; perhaps you meant')[0]}; {hint}" if hint else said
+        raise UserError(f"{said} (worldmodel {verb} --help lists the flags)") from None
 
 
 def complain(verb: str, message: str) -> int:
@@ -89,6 +92,20 @@ def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _preset_hint(args: Sequence[str], complaint: str) -> str:
+    """How presets are named, for flags that name one in another way or stand on the wrong side of it; empty if none does."""
+    named = next((place for place, word in enumerate(args) if word.startswith("preset:")), len(args))
+    early = [word for word in args[:named] if word.startswith("--preset.")]
+    late = [word for word in args[named:] if word.startswith("--") and not word.startswith("--preset.")]
+    if "--preset" in args:
+        return "a preset is named without dashes, behind the verb's own flags: ... preset:small"
+    if early:
+        return f"flags of a preset stand behind its name: ... preset:tiny {early[0]} VALUE"
+    if named < len(args) and args[named] in complaint:
+        return "the presets are preset:tiny, preset:small, preset:base and preset:paper"
+    return f"the verb's own flags stand before {args[named]}" if late else ""
 
 
 def _user_error_behind(error: BaseException) -> UserError | None:

@@ -31,12 +31,21 @@ from worldmodel.studies.specialisation import LayerReport, SpecialisationConfig,
 from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.latent_cache import encode_frames
 
+NOTES = """
+S: 1 serves text alone, -1 vision alone; fresh router: mean |S| of new weights on the same hidden states; shuffled: labels, or flow
+times, at random; variation: standard deviation over mean of the vision experts' selection over flow time.
+""".strip()
+"""What a reader of the table must know."""
 Config = TypeVar("Config", MixtureConfig, PackingConfig)
 
 
 @dataclass(frozen=True)
 class ExpertsConfig:
-    """Whose experts are looked at, on which data."""
+    """Measure which experts of a trained mixture serve text, which vision, how steadily over flow time; for seeing and drawing alike?
+
+    `worldmodel experts --checkpoint run --data two_room.h5 --out experts` prints a table by layer and writes experts.png and
+    experts.json. The checkpoint must have experts: `worldmodel pretrain ... preset:tiny --preset.model.trunk.feed-forward moe`.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder of a mixture of experts, from worldmodel pretrain."""
@@ -68,6 +77,7 @@ def main(config: ExpertsConfig) -> None:
     tokens = {name: round(float(counts[:, 0].sum()) / trained.model.config.trunk.moe.top_k) for name, counts in own.counts.items()}
     print("tokens: " + ", ".join(f"{tokens[name]:,} {name}" for name in ("text", "vision", "action", "understanding", "generation")))
     print_columns(table(reports, controls))
+    print(NOTES)
     out = config.out or runs_dir() / "experts"
     out.mkdir(parents=True, exist_ok=True)
     result = {

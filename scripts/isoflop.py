@@ -17,11 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained, read_json
+from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.atomic import locked_folder, write_atomic
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
+from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
@@ -32,7 +33,7 @@ from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key
-from worldmodel.training.resume import claim, locked, newest_checkpoint
+from worldmodel.training.resume import claim, newest_checkpoint
 from worldmodel.training.train import stop_on_signals
 
 MEASURED_BATCHES = 4
@@ -41,7 +42,12 @@ MEASURED_BATCHES = 4
 
 @dataclass(frozen=True)
 class IsoflopConfig:
-    """Which grid to train, on what."""
+    """Train every size on every budget of compute, and fit how the best size N and tokens D grow with the budget C.
+
+    Look at the plan first: `worldmodel isoflop --data two_room.h5 --codec codec --plan` prints sizes, tokens, steps and the time to
+    expect. The optimum of a budget must lie inside its sizes; five sizes and three budgets are the least that tell a scaling exponent
+    with an interval. The same command goes on where it was stopped; sizes and budgets may be added to the folder.
+    """
 
     codec: Path
     """Folder of the codec, from worldmodel codec."""
@@ -50,9 +56,9 @@ class IsoflopConfig:
     out: Path | None = None
     """Folder of all runs; by default `isoflop` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
     plan: bool = False
-    """Print the grid with the seconds to expect, and train nothing."""
+    """Print the grid with the time to expect, and train nothing."""
     sizes: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
-    """Dials of the models: so many times as wide and as deep as the preset's. Three at least, for a parabola; five, to tell noise."""
+    """Sizes of the models: multiples of the preset's width and depth. At least three, for a parabola; five, to tell noise from it."""
     budgets: tuple[float, ...] = (1e12, 3e12, 1e13)
     """Floating-point operations of a run, of forward and backward passes."""
     kinds: tuple[Kind, ...] = ("dense", "moe")
@@ -97,7 +103,7 @@ def main(config: IsoflopConfig) -> None:
         return
     if not kept:
         raise UserError(f"no budget gives any size {config.min_steps} steps: raise the budgets, or take smaller sizes")
-    with locked(out), stop_on_signals() as stop:
+    with locked_folder(out), stop_on_signals() as stop:
         claim(out, record_of(config, trials))
         setup = time.perf_counter() - began
         measured = run_grid(config, trials, kept, out, stop)
@@ -126,7 +132,7 @@ def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
 
 
 def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
-    """The grid as a table; seconds are those of one timed forward and backward pass of each model, times the steps."""
+    """The grid as a table; seconds are those of one timed training step of each model, times the steps."""
     batch = trials.packer(config.preset.train).batch(0)
     seconds: dict[tuple[str, float], float] = {}
     rows: list[tuple[str, ...]] = [
@@ -144,7 +150,7 @@ def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) ->
         spent = (f"{point.budget:.3g}", f"{point.tokens:,}", f"{point.tokens / point.active:.2f}", str(point.steps))
         rows.append((*shape, *spent, "left out: too few steps" if left_out else f"{expected:.0f}"))
     rest = [""] * (len(rows[0]) - 2)
-    rows.append(("all", *rest, f"{total:.0f}"))
+    rows.append(("all", *rest, f"{total:.0f}, about {total / 3600:.1f} hours"))
     return rows
 
 

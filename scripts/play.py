@@ -242,7 +242,7 @@ def _serve(cockpit: Cockpit, listening: socket.socket) -> None:
     import uvicorn
 
     station = Station(cockpit)
-    config = uvicorn.Config(station.app(), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(station.app(), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
 
     def stop() -> None:

@@ -19,6 +19,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
+from worldmodel.flops import parameter_counts
 from worldmodel.home import cache_dir, runs_dir
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
@@ -52,21 +53,23 @@ PresetFlag = (
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What to train on, and how.
+    """Train the model from scratch on a mixture of action video, video, captions, questions, text and pictures.
 
-    Every field of model and training is a flag behind the preset: `... preset:small --preset.train.lr 3e-4`; `preset:small --help`
-    lists them. Under torchrun the processes share each step: `torchrun --nproc-per-node 8 -m worldmodel.scripts.pretrain ...`.
+    `worldmodel pretrain --data two_room.h5 --codec codec --out run preset:tiny` trains the smallest model; small, base and paper are
+    the others. Every field of model and training is a flag behind the preset: `... preset:small --preset.train.lr 3e-4`, and
+    `worldmodel pretrain preset:small --help` lists them. `worldmodel pretrain --resume run` goes on after an interruption, and
+    `tensorboard --logdir run` shows the curves. Several GPUs share each step under torchrun:
+    `torchrun --nproc-per-node 8 -m worldmodel.scripts.pretrain --data two_room.h5 --codec codec --out run preset:base`.
     """
 
     codec: Path | None = None
-    """Folder of the codec, from worldmodel codec. Needed, but where --resume knows it."""
+    """Folder of the codec, from worldmodel codec; not needed with --resume."""
     data: tuple[Path, ...] = ()
     """Episode files, from worldmodel collect or worldmodel datasets convert; a recipe may name them instead."""
     out: Path | None = None
     """Run folder; by default `pretrain` in the runs folder of WORLDMODEL_HOME. The same arguments continue it."""
     resume: Path | None = None
-    """Run folder to go on with as it was begun, whatever else is asked for here; --codec and --data tell where these lie now, if they
-    were moved."""
+    """Run folder to go on with, with the arguments that it was begun with; --codec and --data are needed only if these were moved."""
     vocab_size: int = 2048
     """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
@@ -76,7 +79,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.codec is None and self.resume is None:
-            raise UserError("give a codec with --codec, made by worldmodel codec, or a run to go on with with --resume")
+            raise UserError("give a codec with --codec FOLDER, made by worldmodel codec, or a run to go on with, with --resume FOLDER")
         if self.resume is not None and self.out is not None:
             raise UserError(f"--resume {self.resume} goes on in its own folder; leave out --out")
 
@@ -129,7 +132,7 @@ def say_end(result: TrainResult, data: StandardData, out: Path) -> None:
     if not result.finished:
         print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}, or --resume {out}")
         return
-    print(f"{result.checkpoint}: checkpoint written after {result.step} steps")
+    print(f"{result.checkpoint}: the checkpoint after {result.step} steps")
     with_actions = [store.path for store in data.stores if store.has_actions]
     if with_actions:
         print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {with_actions[0]}")
@@ -188,6 +191,11 @@ def pretrain(
 
     def started() -> None:
         print(as_text(table, "expected"))
+        counts, steps = parameter_counts(model.config), preset.train.steps
+        positions = packing.rows * packing.length
+        print(f"model: {counts.total / 1e6:,.1f} M parameters, {counts.active / 1e6:,.1f} M active per token")
+        print(f"training: {steps:,} steps of up to {positions:,} tokens on {group.world_size} x {group.device.type}")
+        print(f"curves: tensorboard --logdir {out}")
         if on_start is not None:
             on_start()
 

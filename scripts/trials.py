@@ -27,6 +27,7 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import LatentCache, encode_frames
+from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train
 
 HELD_OUT_KINDS = {"language": ("text",), "vision": ("action video", "video")}
@@ -142,18 +143,26 @@ class Trials:
         return losses
 
     def step_seconds(self, preset: Preset, batch: PackedBatch) -> float:
-        """Seconds of one forward and backward pass, after one to warm up; without compiling and without the optimizer."""
+        """Seconds of one training step, after one to warm up: forward and backward pass and optimizer, without compiling."""
         device = choose_device(preset.train.device)
         model = WorldModel(self.model_config(preset)).to(device)
         latents = encode_frames(self.codec.to(device).eval(), batch.frames, device)
         here = batch.to(device)
+        config = preset.train
+        rates = config.lr, config.muon_lr, config.weight_decay, config.betas
+        optimizers = build_optimizers(model, config.optimizer, *rates, dtype=choose_dtype(config.dtype, device))
         seconds = 0.0
         for _ in range(2):
             began = time.perf_counter()
             with autocast(device, choose_dtype(preset.train.dtype, device)):
                 loss, _parts = model.loss(here, latents, model.draw(here.clean, torch.Generator().manual_seed(0)))
             loss.backward()
-            loss.item()  # waits for a GPU
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            loss.item()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds = time.perf_counter() - began
         return seconds
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
 from worldmodel.scripts.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +59,17 @@ SMALLER = {
 """Flags that make each verb take seconds; appended, since the last of two equal flags counts."""
 
 
+UNTIL_IT_SERVES = """
+import signal, subprocess, sys, urllib.request
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+url = process.stdout.readline().split(" at ")[1].split()[0]
+urllib.request.urlopen(url).close()
+process.send_signal(signal.SIGINT)
+process.communicate()
+sys.exit(process.returncode)
+"""
+
+
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -88,7 +100,7 @@ def translate(words: list[str]) -> tuple[list[str], Path | None]:
             assert verb in SMALLER, f"`worldmodel {verb}` of the README has no entry in SMALLER"
             command = [sys.executable, "-m", "worldmodel.scripts.cli", verb, *smaller(verb, flags)]
             if verb == "play":  # it serves its page until Ctrl-C
-                command = ["timeout", "--preserve-status", "--signal", "INT", "10", *command]
+                command = [sys.executable, "-c", UNTIL_IT_SERVES, *command]
             return command, None
         case ["torchrun", "--nproc-per-node", count, "-m", "worldmodel.scripts.pretrain", *flags]:
             run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
@@ -115,7 +127,7 @@ def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
     for page in PAGES:
         for words in commands(page):
             command, folder = translate(words)
-            result = subprocess.run(command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=300)
+            result = subprocess.run(command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
             name = f"{page.name}: {shlex.join(words)}"
             assert result.returncode == 0, f"{name}\n{result.stderr}"
             missing = [out for out in outputs(words) if not (tmp_path / out).exists()]
@@ -123,7 +135,7 @@ def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
             seen[shlex.join(words)] = result.stdout
         for block in blocks(page, "python"):
             run = [sys.executable, "-W", "error", "-c", block]
-            result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+            result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
             assert result.returncode == 0, f"{page.name}:\n{block}\n{result.stderr}"
     assert "worldmodel quickstart" in seen["make quickstart"] and "pytest" in seen["make test"]
     assert "loss/text" in seen["tensorboard --logdir run"]
@@ -143,11 +155,22 @@ def test_the_table_lists_every_verb() -> None:
     assert rows == list(VERBS)
 
 
+def anchors(page: Path) -> set[str]:
+    """What links may name behind a #: the headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
-    local = [target.split("#")[0] for target in targets if not target.startswith(("http", "#"))]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    links = [target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if not target.startswith("http")]
+    lost = []
+    for target in links:
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            lost.append(target)
+    assert lost == []
 
 
 def tree() -> dict[str, str]:

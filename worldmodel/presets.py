@@ -55,7 +55,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """About 25 million active parameters: a laptop's GPU, hours."""
+    """About 25 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
@@ -72,7 +72,7 @@ def small() -> Preset:
 
 
 def base() -> Preset:
-    """About 100 million active parameters of a mixture of experts: one data-centre GPU, a day."""
+    """About 100 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)

@@ -45,14 +45,32 @@ def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
         assert 0 < values["psnr_1"] < 60 and values["codec_psnr"] > 0
     assert record["controls"]["state_error_last of copying"] > 0 and record["controls"]["state_error_1 of true frames"] > 0
     said = capsys.readouterr().out
-    assert "dream PSNR 1" in said and f"{x}  " in said and "psnr_last of copying" in said
-    assert said.count("prediction: predicting clean latents beats velocities") == 2
+    assert "2 variants, seeds 0, 1, 2 steps each: 4 of 4 runs to do" in said and "2 of 4 runs to do" in said
+    assert "baseline: rae, modality, x, shift on" in said and "prediction v" in said and "copying the last frame" in said
+    assert said.count("prediction: x against v") == 2
+    assert {found["what"] for found in record["findings"] if found["seeds"]} == {"prediction"}
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "| prediction: x against v | flow loss | 0.483 against 0.502 diffusion loss |" in page
 
     del trained[:]
     assert ablation("shift", "--seeds", "0") == 0
     assert trained == ["rae_modality_x_shift-off_seed0"], "the baseline is shared"
-    assert "cannot be told here (2 steps, " in capsys.readouterr().out
+    assert "(one seed, no interval)  cannot be told" in capsys.readouterr().out
     assert [each["command"].split()[:2] for each in json.loads(results.read_text())["made_by"]]
+
+
+def test_results_are_told_again_without_data_or_training(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((root / "docs" / "results" / "ablation.json").read_text())
+    for out, findings in (("today", record["findings"]), ("before", ["sentences of an older version"])):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "results.json").write_text(json.dumps(record | {"findings": findings}))
+        assert run_verb("ablate", lambda: ablate.main, ["shift", "--out", str(tmp_path / out), "--report"]) == 0
+    assert (tmp_path / "today" / "results.json").read_text() == (tmp_path / "before" / "results.json").read_text()
+    told = json.loads((tmp_path / "before" / "results.json").read_text())
+    assert (told["runs"], len(told["findings"])) == (record["runs"], 12) and told["findings"][0]["what"] == "codec"
+    said = capsys.readouterr().out
+    assert "shift off" in said and "prediction v" not in said, "only what was asked for"
+    assert "| prediction v |" in (tmp_path / "before" / "results.md").read_text(), "the page has all of it"
 
 
 def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +90,7 @@ def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[
         return capfd.readouterr().err.splitlines()[-1]
 
     assert "prediktion" in refused("prediktion")
+    assert "has no results yet" in refused("shift", "--report")
     assert "seeds are (1, 1); give numbers of at least 0, each once" in refused("shift", "--seeds", "1", "1")
     assert "held-out episode of 90 of them" in refused("shift", "--dream.horizon", "90")
     assert "codec pixels: the model's width 48 is below the latents' 192 channels" in refused("codec", "--codec.vae.map-channels", "4")

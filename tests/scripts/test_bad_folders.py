@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import pytest
 
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused, reading, replaced, sentence, snapshot
-from worldmodel.training.resume import locked
+from tests.waiting import PATIENCE
+from worldmodel.datasets.atomic import locked_folder
+from worldmodel.scripts.cli import run
 from worldmodel.training.tracking import read_rows
 
 
@@ -29,21 +30,21 @@ def held(path: Path) -> Iterator[None]:
 
 
 def test_a_folder_in_use(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
-    with locked(tiny.run):
+    with locked_folder(tiny.run):
         assert f"{tiny.run} is in use" in refused(*tiny.pretrain_flags)
-    with held(tiny.codec / ".lock"):
+    with held(tiny.codec / "lock"):
         assert f"{tiny.codec} is in use" in refused(*tiny.codec_flags)
     with held(tmp_path / "x.h5.parts" / "lock"):
         for verb in ("collect", "play"):
             assert "x.h5.parts is in use" in refused(verb, "--out", tmp_path / "x.h5", *(["--port", 0] if verb == "play" else []))
-    with locked(tmp_path / "quick"):
+    with locked_folder(tmp_path / "quick"):
         assert f"{tmp_path / 'quick'} is in use" in refused("quickstart", "--out", tmp_path / "quick")
 
 
 def test_what_is_there_is_not_overwritten(tiny: Tiny, refused: Refused) -> None:
     before = snapshot(tiny.data.parent)
     assert "seed=0" in refused("collect", "--out", tiny.data, "--episodes", "5", "--max-steps", "12", "--seed", "1")
-    assert "another configuration" in refused(*tiny.codec_flags, "--codec.seed", "1")
+    assert "config.seed was 0 and is now 1" in refused(*tiny.codec_flags, "--codec.seed", "1")
     assert "train.lr was" in refused(*tiny.pretrain_flags, "--preset.train.lr", "0.5")
     assert "belongs to something else" in refused(*replaced(tiny.pretrain_flags, out=tiny.codec))
     assert "holds something else" in refused(*replaced(tiny.codec_flags, out=tiny.run))
@@ -69,29 +70,38 @@ def test_no_headless_opengl(verb: str, tiny: Tiny, tmp_path: Path, root: Path) -
     env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "PYOPENGL_PLATFORM")}
     env |= {"MUJOCO_GL": "glfw", "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "worldmodel.scripts.cli", *map(str, flags[verb])]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
     said = sentence(verb, result.returncode, result.stdout, result.stderr)
     assert "cannot render with MUJOCO_GL=glfw" in said and "apt-get install" in said and "MUJOCO_GL=egl" in said
     assert not any(path.suffix in (".png", ".h5", ".html") for path in tmp_path.rglob("*"))
 
 
+KILLED_AFTER_STEP_7 = """
+import os, signal, sys
+from worldmodel.scripts.cli import run
+from worldmodel.training.run import Run
+
+def log_and_die(self, *arguments):
+    log(self, *arguments)
+    if self.progress.step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+log, Run.log = Run.log, log_and_die
+run(sys.argv[1:])
+"""
+
+
 def test_a_killed_training_goes_on_with_the_same_command(tiny: Tiny, tmp_path: Path, root: Path) -> None:
     def command(out: Path) -> list[str]:
-        steps = ["--preset.train.steps", "40", "--preset.train.checkpoint-every", "5", "--preset.train.log-every", "1"]
-        flags = replaced(tiny.pretrain_flags, out=out)
-        return [sys.executable, "-m", "worldmodel.scripts.cli", *flags, *steps]
+        steps = ["--preset.train.steps", "12", "--preset.train.checkpoint-every", "5", "--preset.train.log-every", "1"]
+        return [*replaced(tiny.pretrain_flags, out=out), *steps]
 
-    env = os.environ | {"PYTHONPATH": str(root)}
-    subprocess.run(command(tmp_path / "whole"), env=env, check=True, capture_output=True)
-    process = subprocess.Popen(command(tmp_path / "killed"), env=env, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(read_rows(tmp_path / "killed" / "metrics.jsonl")) < 7:
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended or hangs before step 7"
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert len(read_rows(tmp_path / "killed" / "metrics.jsonl")) < 40
-    subprocess.run(command(tmp_path / "killed"), env=env, check=True, capture_output=True)
-    names = [f"checkpoints/step_000040/{name}" for name in ("model.safetensors", "tokenizer.json")]
+    assert run(command(tmp_path / "whole")) == 0
+    killed = [sys.executable, "-c", KILLED_AFTER_STEP_7, *command(tmp_path / "killed")]
+    assert subprocess.run(killed, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True).returncode == -signal.SIGKILL
+    assert [row["step"] for row in read_rows(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 8))
+    again = [sys.executable, "-m", "worldmodel.scripts.cli", *command(tmp_path / "killed")]
+    subprocess.run(again, env=os.environ | {"PYTHONPATH": str(root)}, check=True, capture_output=True)
+    names = [f"checkpoints/step_000012/{name}" for name in ("model.safetensors", "tokenizer.json")]
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.errors import UserError
+from worldmodel.scripts.cli import run
 from worldmodel.scripts.console import run_verb
 
 
@@ -74,6 +75,25 @@ def test_flags_that_do_not_parse(flags: list[str], sentence: str, capsys: pytest
     assert run_verb("toy", verb_that(fail_with(AssertionError("must not run"))), flags) == 2
     line = f"worldmodel toy: error: {sentence} (worldmodel toy --help lists the flags)\n"
     assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--preset.train.lr 3e-4", "flags of a preset stand behind its name: ... preset:tiny --preset.train.lr VALUE"),
+        ("--preset small", "a preset is named without dashes, behind the verb's own flags: ... preset:small"),
+        ("preset:huge", "unrecognized options: preset:huge; the presets are preset:tiny, preset:small, preset:base and preset:paper"),
+        ("preset:tiny --vocab-size 300", "options: --vocab-size 300; the verb's own flags stand before preset:tiny"),
+        (
+            "preset:tiny --preset.train.stepss 4",
+            "unrecognized options: --preset.train.stepss, 4; perhaps you meant --preset.train.steps",
+        ),
+    ],
+)
+def test_presets_named_in_another_way(flags: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "--codec", "codec", *flags.split()]) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint and complaint.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.waiting import PATIENCE, wait_for
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.scripts import play as play_script
@@ -44,18 +44,19 @@ class Playing:
         line = self.process.stdout.readline()
         assert " at http://127.0.0.1:" in line, self.end(signal.SIGKILL)
         self.url = line.split(" at ")[1].split()[0]
-        with urllib.request.urlopen(self.url, timeout=60) as response:  # it serves
+        with urllib.request.urlopen(self.url, timeout=PATIENCE) as response:  # it serves
             self.page = response.read().decode()
 
     def end(self, number: int) -> tuple[int, str, str]:
         """Status, output and errors after a signal."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
 
     def connect(self, **settings: Any) -> Any:
         """The socket, as the page opens it."""
-        return client.connect(self.url.replace("http", "ws") + "/socket", **({"origin": self.url} | settings))
+        settings = {"origin": self.url, "open_timeout": PATIENCE} | settings
+        return client.connect(self.url.replace("http", "ws") + "/socket", **settings)
 
 
 @pytest.fixture
@@ -86,13 +87,6 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.02)
-
-
 def ask(page: Any, **message: Any) -> None:
     page.send(json.dumps(message))
 
@@ -100,7 +94,7 @@ def ask(page: Any, **message: Any) -> None:
 def wait_until(page: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Reads what the server tells until it is so."""
     while True:
-        status = json.loads(page.recv(timeout=30))
+        status = json.loads(page.recv(timeout=PATIENCE))
         if condition(status):
             return status
 
@@ -146,6 +140,9 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     wait_for(lambda: "move left" in at("action").text, "the button")
     ActionChains(browser).release().perform()
 
+    at("say").send_keys("fly")
+    at("words").submit()
+    wait_for(lambda: "fly" in at("note").text, "the complaint, which is heard after the release: nothing moves any more")
     stopped = step()
     at("say").send_keys("move a little right")
     at("steps").clear()
@@ -153,9 +150,6 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     at("words").submit()
     wait_for(lambda: "a little right" in at("action").text and step() >= stopped + 2, "the words")
     driven = step()
-    at("say").send_keys("fly")
-    at("words").submit()
-    wait_for(lambda: "fly" in at("note").text, "the complaint")
 
     goal = pixels("goal")
     at("cameras").find_elements("tag name", "button")[1].click()

@@ -2,7 +2,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 from tests.datasets.toys import make_episode
 from tests.scripts.conftest import TINY_MODEL, Tiny
 from tests.scripts.refusals import Refused
+from tests.waiting import PATIENCE
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
@@ -65,12 +65,14 @@ def test_latents_on_the_disk_give_the_same_losses_and_are_made_once(
         return losses(tmp_path / name)
 
     encoded = train("memory", "memory")
-    assert train("disk", "disk") == encoded and len(encoded) == 2
+    for disk, memory in zip(train("disk", "disk"), encoded, strict=True):
+        assert disk == pytest.approx(memory, rel=1e-4)  # frames encoded with others may round differently
+    assert len(encoded) == 2
     assert "MiB" in capfd.readouterr().out
     (folder,) = (tmp_path / "home" / "cache" / "latents").iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
     monkeypatch.setattr(RAE, "encode", None)  # whoever encodes a frame now fails
-    assert train("again", "disk") == encoded
+    assert train("again", "disk") == losses(tmp_path / "disk")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"} == before
 
 
@@ -156,7 +158,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
     assert "goes on in its own folder" in refused("pretrain", "--resume", out, "--out", tmp_path / "other")
     assert "is no run of worldmodel pretrain" in refused("pretrain", "--resume", tmp_path)
     assert run(["pretrain", "--resume", str(out), "--codec", str(tmp_path / "moved")]) == 0
-    assert "checkpoint written after 2 steps" in capfd.readouterr().out
+    assert "the checkpoint after 2 steps" in capfd.readouterr().out
     assert len(losses(out)) == 2
     assert run(flags[:-2]) == 2, "another log_every is another run"
 
@@ -164,10 +166,11 @@ def test_a_run_is_resumed_from_its_folder_alone(
 def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     flags = [str(tmp_path / "two") if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags[1:]]
     flags += ["--preset.train.log-every", "1", "--preset.train.packing.lanes", "2", "--preset.train.validate-every", "1"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    done = subprocess.run([*command, "-m", "worldmodel.scripts.pretrain", *flags], capture_output=True, text=True, timeout=240)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "worldmodel.scripts.pretrain"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=2 * PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("checkpoint written after 2 steps") == 1, "the main process speaks for all"
+    assert done.stdout.count("the checkpoint after 2 steps") == 1, "the main process speaks for all"
     one = [str(tmp_path / "one") if flag == str(tmp_path / "two") else flag for flag in flags]
     assert run(["pretrain", *one]) == 0
     for together, alone in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
@@ -178,9 +181,3 @@ def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     ]
     assert validated[0] == pytest.approx(validated[1], rel=1e-4) and len(validated[0]) == 2
     assert from_pretrained(tmp_path / "two").card["step"] == 2
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

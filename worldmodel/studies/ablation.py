@@ -3,17 +3,18 @@
 One baseline (representation autoencoder, the preset's feed-forward, x-prediction, the preset's shift) is shared by all comparisons;
 every other variant differs from it in one thing. All else is equal: data, tokenizer, steps, batch, schedule, learning rates, and per
 token as many active parameters. Every pair of variants is compared seed by seed (the same batches), so what the seeds have in
-common drops out; intervals are Student's over the seeds.
+common drops out; intervals are Student's over the seeds. Tables of all of it: `worldmodel.studies.ablation_tables`.
 
-Two of the one things are bundles: v-prediction does without the scaling of noised latents and the floor on 1 - t that x-prediction
-has (`worldmodel.flow`), and with the shift off frames are drawn at other noise levels and dreamt on another grid of times. Nothing
-is tuned for a variant, so one that wants another learning rate or more steps is at a disadvantage.
+Two variants change more than one thing. v-prediction also does without the scaling of noised latents and the floor on 1 - t of
+x-prediction (`worldmodel.flow`; with the shift of `tiny` fewer than one flow time in 100,000 lies under the floor). With the shift
+off, frames are also dreamt on another grid of times. Nothing is tuned for a variant, so one that wants another learning rate or
+more steps is at a disadvantage.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from worldmodel.codec.config import Kind as CodecKind
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling import with_feed_forward
-from worldmodel.studies.scaling_fit import verdict
+from worldmodel.studies.scaling_fit import student, verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
 
@@ -49,9 +50,9 @@ class Variant:
         return replace(preset, model=replace(preset.model, flow=flow))
 
 
-def variants(what: What, preset: Preset) -> dict[str, Variant]:
-    """The variants of a comparison by the word that tells them apart, the baseline first."""
-    baseline = Variant("rae", preset.model.trunk.feed_forward)
+def variants(what: What, feed_forward: FeedForwardKind) -> dict[str, Variant]:
+    """The variants of a comparison by the word that tells them apart, the baseline, which has this feed-forward, first."""
+    baseline = Variant("rae", feed_forward)
     if what == "codec":
         return {kind: replace(baseline, codec=kind) for kind in get_args(CodecKind)}
     if what == "feed-forward":
@@ -67,35 +68,39 @@ class Measure:
     """Something measured of a run."""
 
     title: str
-    """With its unit."""
+    """Of its column."""
     sign: int
     """1: more is better, -1: less is better, 0: neither."""
     digits: int = 3
 
 
 MEASURES = {
-    "text_bits_per_byte": Measure("text bits/byte", -1),
+    "text_bits_per_byte": Measure("text, bits per byte", -1),
     "flow_loss": Measure("flow loss", -1),
-    "psnr_1": Measure("dream PSNR 1", 1, 2),
-    "psnr_last": Measure("dream PSNR last", 1, 2),
-    "state_error_1": Measure("state error 1", -1),
-    "state_error_last": Measure("state error last", -1),
-    "action_sensitivity": Measure("action sensitivity", 1, 2),
+    "psnr_1": Measure("dream PSNR, 1 step", 1, 2),
+    "psnr_last": Measure("dream PSNR, horizon", 1, 2),
+    "state_error_1": Measure("state error, 1 step", -1),
+    "state_error_last": Measure("state error, horizon", -1),
+    "action_sensitivity": Measure("action sensitivity", 1),
     "codec_psnr": Measure("codec PSNR", 1, 2),
     "success": Measure("planning success", 1),
     "seconds_per_step": Measure("s/step", -1),
-    "active_parameters": Measure("active N", 0, 0),
+    "active_parameters": Measure("active parameters", 0, 0),
 }
 """By name in the JSON."""
 NOTES = (
-    "text bits/byte: of held-out text. PSNR: of decoded open-loop dreams in pixels, one step and the whole horizon ahead. "
-    "State error: root mean squared error, in standard deviations, of the state that one and the same judge (ridge regression from "
-    "small pictures, which knows no codec) reads off decoded dreams. Action sensitivity: pixel error with another clip's actions over "
-    "that with the true ones, at the horizon; 1 is deaf. Flow loss: on held-out video, at the baseline's noise levels; it is in units "
-    "of the latents, so it says nothing across codecs. +- is half of the 95 % interval over seeds. Each sentence holds for the steps, "
-    "size and seeds that stand in it, not for the paper's; where two variants are equal one sentence in twenty is wrong by chance."
+    "text: cross-entropy of held-out text.",
+    "flow loss: squared velocity error on held-out video at the baseline's noise levels; in units of the latents, so it cannot be "
+    "compared across codecs.",
+    "dream: open-loop prediction of held-out clips from their actions, one step and the whole horizon (--dream.horizon) ahead.",
+    "PSNR: of the decoded dream; it rewards a blurred or missing object, so read it beside the state error.",
+    "state error: root mean squared error, in standard deviations, of the true state that one judge reads off the decoded dream "
+    "(ridge regression from small pictures; it knows no codec).",
+    "action sensitivity: pixel error with another clip's actions over that with the true ones, at the horizon; 1: they are ignored.",
+    "intervals: 95 %, Student's t over seeds; one codec of a kind serves all seeds. Findings are tested one by one at 5 %, without a "
+    "correction for their number, and hold for these sizes, steps and data.",
 )
-"""What a reader of the table must know."""
+"""What a reader of the tables must know."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +113,37 @@ class Finding:
     measure: str
     claim: str
     paper: str
-    """What the paper has (arXiv 2603.03276, or where else it is from)."""
+    """What the paper has, `better` against `worse`: arXiv 2603.03276, sections 2 and 4; RAE is arXiv 2510.11690."""
 
 
 FINDINGS = (
-    Finding("codec", "rae", "vae", "state_error_last", "representation latents dream better than a VAE's", "DPGBench 0.59 to 0.43"),
-    Finding("codec", "rae", "pixels", "state_error_last", "representation latents dream better than pixels", "DPGBench 0.59 to 0.38"),
-    Finding("codec", "rae", "vae", "psnr_last", "representation latents dream better than a VAE's", "DPGBench 0.59 to 0.43"),
-    Finding("codec", "rae", "pixels", "psnr_last", "representation latents dream better than pixels", "DPGBench 0.59 to 0.38"),
-    Finding("feed-forward", "modality", "shared", "text_bits_per_byte", "a feed-forward per modality helps text", "PPL 15.1 to 15.9"),
-    Finding("feed-forward", "modality", "shared", "flow_loss", "a feed-forward per modality helps vision", "DPGBench 0.47 to 0.45"),
-    Finding("feed-forward", "moe", "modality", "text_bits_per_byte", "a mixture of experts helps text", "PPL 12.5 to 15.1"),
-    Finding("feed-forward", "moe", "modality", "flow_loss", "a mixture of experts helps vision", "DPGBench 0.63 to 0.57"),
-    Finding("prediction", "x", "v", "flow_loss", "predicting clean latents beats velocities", "diffusion loss 0.483 to 0.502"),
-    Finding("prediction", "x", "v", "state_error_last", "predicting clean latents beats velocities", "DPGBench 0.65 to 0.63"),
-    Finding("shift", "on", "off", "state_error_last", "the shifted noise schedule helps", "taken over from RAE, arXiv 2510.11690"),
-    Finding("shift", "on", "off", "psnr_last", "the shifted noise schedule helps", "taken over from RAE, arXiv 2510.11690"),
+    Finding(
+        "codec", "rae", "vae", "state_error_last", "representation latents dream better than a VAE's", "0.59 against 0.43 DPGBench"
+    ),
+    Finding(
+        "codec", "rae", "pixels", "state_error_last", "representation latents dream better than pixels", "0.59 against 0.38 DPGBench"
+    ),
+    Finding("codec", "rae", "vae", "psnr_last", "representation latents dream better than a VAE's", "0.59 against 0.43 DPGBench"),
+    Finding("codec", "rae", "pixels", "psnr_last", "representation latents dream better than pixels", "0.59 against 0.38 DPGBench"),
+    Finding(
+        "feed-forward",
+        "modality",
+        "shared",
+        "text_bits_per_byte",
+        "a feed-forward per modality helps text",
+        "15.1 against 15.9 perplexity",
+    ),
+    Finding(
+        "feed-forward", "modality", "shared", "flow_loss", "a feed-forward per modality helps vision", "0.47 against 0.45 DPGBench"
+    ),
+    Finding(
+        "feed-forward", "moe", "modality", "text_bits_per_byte", "a mixture of experts helps text", "12.5 against 15.1 perplexity"
+    ),
+    Finding("feed-forward", "moe", "modality", "flow_loss", "a mixture of experts helps vision", "0.63 against 0.57 DPGBench"),
+    Finding("prediction", "x", "v", "flow_loss", "predicting clean latents beats velocities", "0.483 against 0.502 diffusion loss"),
+    Finding("prediction", "x", "v", "state_error_last", "predicting clean latents beats velocities", "0.65 against 0.63 DPGBench"),
+    Finding("shift", "on", "off", "state_error_last", "the shifted noise schedule helps", "taken over from RAE"),
+    Finding("shift", "on", "off", "psnr_last", "the shifted noise schedule helps", "taken over from RAE"),
 )
 
 Runs = Mapping[tuple[str, int], Mapping[str, float]]
@@ -147,69 +167,52 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), half, n)
 
 
-def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    known = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    if freedom <= len(known):
-        return known[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)  # Fisher's expansion
-
-
 def values_of(runs: Runs, variant: str, measure: str) -> dict[int, float]:
     """A measure by seed, of the runs that have it."""
     return {seed: values[measure] for (name, seed), values in runs.items() if name == variant and measure in values}
 
 
-def sentence(finding: Finding, first: Variant, second: Variant, runs: Runs, steps: int) -> str:
-    """Whether the paper's finding holds in these runs of so many steps: the paired difference over the seeds that both have."""
-    measure = MEASURES[finding.measure]
+@dataclass(frozen=True)
+class Outcome:
+    """What the runs say of one finding."""
+
+    finding: Finding
+    means: tuple[float, float] | None
+    """Of `better` and `worse`, over the seeds that both have; None if there are none."""
+    gain: Estimate | None
+    """Paired difference over these seeds, above 0 where `better` is better."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the gain; None for fewer than two seeds."""
+        if self.gain is None or self.gain.half is None:
+            return None
+        return self.gain.mean - self.gain.half, self.gain.mean + self.gain.half
+
+    @property
+    def verdict(self) -> str:
+        """holds: the interval lies above 0; does not hold: below; cannot be told: neither, or there is no interval."""
+        return verdict(*(self.interval or (None, None)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, for results.json."""
+        low, high = self.interval or (None, None)
+        numbers = {"means": self.means, "gain": self.gain and self.gain.mean, "low": low, "high": high}
+        return asdict(self.finding) | numbers | {"seeds": self.gain.seeds if self.gain else 0, "verdict": self.verdict}
+
+
+def compare(finding: Finding, first: Variant, second: Variant, runs: Runs) -> Outcome:
+    """Whether the paper's finding holds in these runs: the paired difference over the seeds that both variants have."""
+    sign = MEASURES[finding.measure].sign
     ours, theirs = (values_of(runs, variant.name, finding.measure) for variant in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
-    start = f"{finding.what}: {finding.claim} ({measure.title}; the paper: {finding.paper})"
     if not seeds:
-        return f"{start}: cannot be told, it was not measured of both"
-    gain = estimate([measure.sign * (ours[seed] - theirs[seed]) for seed in seeds])
-    digits = measure.digits
-    first_mean, second_mean = (np.mean([values[seed] for seed in seeds]) for values in (ours, theirs))
-    means = f"{finding.better} {first_mean:.{digits}f}, {finding.worse} {second_mean:.{digits}f}"
-    sizes = [n / 1e6 for variant in (first, second) for n in values_of(runs, variant.name, "active_parameters").values()]
-    size = f", {max(sizes):.3g} M active parameters" if sizes else ""
-    here = f"here ({steps} steps{size}, {gain.seeds} seed{'s' if gain.seeds > 1 else ''})"
-    if gain.half is None:
-        return f"{start}: cannot be told {here}, one seed has no interval: {means}"
-    side, sign = ("better", 1) if gain.mean >= 0 else ("worse", -1)
-    low, high = sorted(sign * (gain.mean + end) for end in (-gain.half, gain.half))
-    by = f"{finding.better} is {side} by {sign * gain.mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{start}: {verdict(gain.mean - gain.half, gain.mean + gain.half)} {here}: {means}, {by}"
+        return Outcome(finding, None, None)
+    means = float(np.mean([ours[seed] for seed in seeds])), float(np.mean([theirs[seed] for seed in seeds]))
+    return Outcome(finding, means, estimate([sign * (ours[seed] - theirs[seed]) for seed in seeds]))
 
 
-def findings(whats: Sequence[What], preset: Preset, runs: Runs) -> list[str]:
-    """A sentence for each known finding of these comparisons, in runs of this preset."""
-    said = []
-    for finding in FINDINGS:
-        if finding.what in whats:
-            named = variants(finding.what, preset)
-            said.append(sentence(finding, named[finding.better], named[finding.worse], runs, preset.train.steps))
-    return said
-
-
-def table(names: Sequence[str], runs: Runs) -> list[tuple[str, ...]]:
-    """A header and a row for each variant, of the measures that any run has."""
-    shown = [name for name in MEASURES if any(name in values for values in runs.values())]
-    rows = [("variant", *(MEASURES[name].title for name in shown), "seeds")]
-    for name in names:
-        cells, seeds = [], 0
-        for measure in shown:
-            values = list(values_of(runs, name, measure).values())
-            seeds = max(seeds, len(values))
-            cells.append(cell(estimate(values), MEASURES[measure].digits) if values else "-")
-        rows.append((name, *cells, str(seeds)))
-    return rows
-
-
-def cell(value: Estimate, digits: int) -> str:
-    """A mean with half of its interval."""
-    if value.half is None or digits == 0:
-        return f"{value.mean:,.{digits}f}"
-    return f"{value.mean:.{digits}f} +- {value.half:.{digits}f}"
+def findings(whats: Sequence[What], feed_forward: FeedForwardKind, runs: Runs) -> list[Outcome]:
+    """What these runs say of each known finding of these comparisons; `feed_forward` is the baseline's."""
+    named = {what: variants(what, feed_forward) for what in whats}
+    return [compare(f, named[f.what][f.better], named[f.what][f.worse], runs) for f in FINDINGS if f.what in whats]

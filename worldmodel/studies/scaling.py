@@ -41,7 +41,7 @@ class Point:
     kind: Kind
     """Feed-forward of the model."""
     size: float
-    """The dial."""
+    """Multiple of the preset's width and depth."""
     budget: float
     """Floating-point operations asked for."""
     width: int
@@ -59,7 +59,7 @@ class Point:
     @property
     def name(self) -> str:
         """Of its run folder."""
-        return f"{self.kind}_size{self.size:g}_{self.budget:.3g}"
+        return f"{self.kind}_size{self.size:g}_{self.budget:g}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def scaled(preset: Preset, size: float, kind: Kind) -> Preset:
     """The preset `size` times as wide and as deep.
 
     The width of a head, query heads per key/value head, and hidden widths per width stay; so do the number of experts, those that a
-    token visits, and with them sparsity and granularity. Depth is at least 1 and width at least one group of heads, so small dials
-    meet. Learning rates follow the width by muP, with the preset's width as the base, unless the preset has a base of its own.
+    token visits, and with them sparsity and granularity. Depth is at least 1 and width at least one group of heads, so small sizes
+    may be the same model. Learning rates follow the width by muP, with the preset's width as the base, unless the preset has a base
+    of its own.
     """
     dense: FeedForwardKind = "modality" if preset.model.trunk.feed_forward == "moe" else preset.model.trunk.feed_forward
     preset = with_feed_forward(preset, "moe" if kind == "moe" else dense)
@@ -162,7 +163,7 @@ def plan(config: ModelConfig, kind: Kind, size: float, budgets: Sequence[float],
     Args:
         config: the model, fitted to codec and tokenizer.
         kind: its feed-forward.
-        size: its dial.
+        size: multiple of the preset's width and depth.
         budgets: floating-point operations.
         batches: of the mixture; their mean stands for a step's operations and tokens.
     """
@@ -179,7 +180,7 @@ def plan(config: ModelConfig, kind: Kind, size: float, budgets: Sequence[float],
 
 
 def check_grid(points: Sequence[Point]) -> None:
-    """Refuse a grid whose dials give the same model twice.
+    """Refuse a grid whose sizes give the same model twice.
 
     Raises:
         UserError: naming two of them.

@@ -7,16 +7,21 @@ Both ways of Hoffmann et al. (arXiv 2203.15556) are fitted, and both are reporte
   where model and data weigh differently (arXiv 2603.22339). An optimum outside its grid is left out and said, never extrapolated.
 - approach 3: L = E + A / N^alpha + B / D^beta through all runs, from which a = beta / (alpha + beta), b = alpha / (alpha + beta). By
   variable projection: for given exponents E, A and B are a linear least-squares problem with no negative answer, so that only two
-  numbers are searched. It has no such bias, but is wide open where the runs hardly span N and D.
+  numbers are searched. It has no such bias, but is wide open where the runs hardly span N and D. The errors are least squares of
+  the loss, where Hoffmann et al. take a Huber loss of its logarithm; and it takes C to be proportional to N D, so a + b = 1.
+
+N is the number of active parameters, as arXiv 2603.03276 counts it for its mixtures of experts; D counts tokens of all modalities.
 
 Intervals are 95 % percentiles of a residual bootstrap: the fitted losses plus residuals drawn with replacement, scaled up for the
-degrees of freedom that the fit took. One seed draws the same places for every curve of as many runs, so that text and vision losses
-of the same runs vary together.
+degrees of freedom that the fit took, and by Student's quantile over the normal one for those that are left. One seed draws the same
+places for every curve of as many runs, so that text and vision losses of the same runs vary together. The intervals hold the scatter
+about the fit, not the luck of a seed that all runs share.
 
 Axes: m runs, g pairs of exponents, r replicates.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +116,6 @@ class SurfaceFit:
 
 def fit_parabolas(curve: Curve, replicates: int, seed: int) -> ParabolaFit:
     """Approach 2 on all budgets, with intervals."""
-    draws = np.random.default_rng(seed).integers(0, len(curve.loss), (replicates, len(curve.loss)))
     budgets = [np.flatnonzero(curve.flops == flops) for flops in np.unique(curve.flops)]
     optima = tuple(_optimum(curve, at) for at in budgets)
     used = [(optimum, at) for optimum, at in zip(optima, budgets, strict=True) if not optimum.problem]
@@ -133,8 +137,9 @@ def fit_parabolas(curve: Curve, replicates: int, seed: int) -> ParabolaFit:
             optima, Exponent(a, None, None, empty), Exponent(b, None, None, empty), "; ".join(filter(None, [problem, few]))
         )
     in_parabolas = np.concatenate([at for at in budgets if len(at) >= 3])
-    residual = (curve.loss - fitted)[in_parabolas] * np.sqrt(len(in_parabolas) / freedom)
-    losses = fitted + residual[draws % len(residual)]  # (r, m)
+    residual = (curve.loss - fitted)[in_parabolas] * _inflation(len(in_parabolas), freedom)
+    draws = np.random.default_rng(seed).integers(0, len(residual), (replicates, len(curve.loss)))
+    losses = fitted + residual[draws]  # (r, m)
     vertices = [_vertex(curve, at, losses[:, at]) for _, at in used]
     log_n, log_d = (np.stack([vertex[k] for vertex in vertices], 1) for k in (0, 1))
     return ParabolaFit(optima, _exponent(a, _slope(log_flops, log_n)), _exponent(b, _slope(log_flops, log_d)), problem)
@@ -165,6 +170,11 @@ def _vertex(curve: Curve, at: np.ndarray, losses: np.ndarray) -> tuple[np.ndarra
     return log_n, start + slope * (log_n - middle)
 
 
+def _inflation(count: int, freedom: int) -> float:
+    """Factor of the residuals of a fit: it took some of their degrees of freedom, and few are left to tell their size (Student)."""
+    return math.sqrt(count / freedom) * student(freedom) / 1.959964
+
+
 def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Slopes (r,) of straight lines through x (k,) and y (r, k)."""
     centred = x - x.mean()
@@ -192,7 +202,7 @@ def fit_surface(curve: Curve, replicates: int, seed: int) -> SurfaceFit:
     start = np.log(np.geomspace(*EXPONENTS, 24))
     (alpha, beta), (floor, size, data), error = _search(x, y, curve.loss, start[:, None], start[None, :], start[1] - start[0])
     fitted = floor + size * np.exp(-alpha * x) + data * np.exp(-beta * y)
-    residual = (curve.loss - fitted) * np.sqrt(count / max(1, count - 5))
+    residual = (curve.loss - fitted) * _inflation(count, count - 5)
     found = np.full((replicates, 2), np.nan)
     draws = np.random.default_rng(seed).integers(0, count, (replicates, count))
     near = np.linspace(-0.6, 0.6, 7)
@@ -271,6 +281,15 @@ def difference(first: Exponent | None, second: Exponent | None) -> Exponent | No
     if first is None or second is None:
         return None
     return _exponent(first.value - second.value, first.replicates - second.replicates)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    known = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    if freedom <= len(known):
+        return known[freedom - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)  # Fisher's expansion
 
 
 def verdict(low: float | None, high: float | None) -> str:

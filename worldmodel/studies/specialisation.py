@@ -160,8 +160,8 @@ def to_json(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
 def load_picture(loads: Tensor, cell: int = 8) -> Tensor:
     """What the experts are used for, as a picture for a training log: a row of cells per layer, a column per expert.
 
-    Red is an expert's share of the selections by text and actions, blue its share of those by visual tokens: half lit at an even
-    load, fully from twice that on.
+    Blue is an expert's share of the selections by text and actions, red its share of those by visual tokens, as in the figure of
+    `worldmodel experts`: half lit at an even load, fully from twice that on.
 
     Args:
         loads: (l, 2, e) selections by visual / other tokens, as `Trunk.loads()` gives them.
@@ -172,5 +172,5 @@ def load_picture(loads: Tensor, cell: int = 8) -> Tensor:
     """
     shares = loads.float() / loads.sum(-1, keepdim=True).clamp_min(1)
     vision, other = (shares * loads.shape[-1] / 2).clamp(0, 1).unbind(1)
-    colours = torch.stack([other, torch.zeros_like(other), vision])  # (3, l, e)
+    colours = torch.stack([vision, torch.zeros_like(other), other])  # (3, l, e)
     return repeat(colours, "c l e -> 1 c (l h) (e w)", h=cell, w=cell)

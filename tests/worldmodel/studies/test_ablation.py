@@ -7,20 +7,22 @@ import pytest
 
 from worldmodel.flops import parameter_counts
 from worldmodel.presets import base, small, tiny
-from worldmodel.studies.ablation import FINDINGS, MEASURES, Variant, estimate, findings, sentence, student, table, values_of, variants
+from worldmodel.studies.ablation import FINDINGS, MEASURES, Variant, compare, estimate, findings, values_of, variants
+from worldmodel.studies.ablation_tables import findings_table, label, markdown, table
 from worldmodel.studies.judge import Judge
+from worldmodel.studies.scaling_fit import student
 
 BASELINE = Variant("rae", "modality")
 X_BEATS_V = next(f for f in FINDINGS if f.what == "prediction" and f.measure == "flow_loss")
 
 
 def test_seven_variants_share_one_baseline() -> None:
-    everything = [v for what in ("codec", "feed-forward", "prediction", "shift") for v in variants(what, tiny()).values()]  # type: ignore[arg-type]
+    everything = [v for what in ("codec", "feed-forward", "prediction", "shift") for v in variants(what, "modality").values()]  # type: ignore[arg-type]
     assert len(set(everything)) == 7 and everything.count(BASELINE) == 4
     assert len({v.name for v in everything}) == 7
     for variant in set(everything) - {BASELINE}:
         assert sum(a != b for a, b in zip(vars(variant).values(), vars(BASELINE).values(), strict=True)) == 1
-    assert list(variants("feed-forward", base())) == ["moe", "shared", "modality"]
+    assert list(variants("feed-forward", "moe")) == ["moe", "shared", "modality"]
 
 
 def test_a_variant_changes_one_thing_of_the_preset() -> None:
@@ -37,35 +39,34 @@ def test_a_variant_changes_one_thing_of_the_preset() -> None:
 
 def test_every_finding_names_variants_and_measures_that_exist() -> None:
     for finding in FINDINGS:
-        assert {finding.better, finding.worse} <= variants(finding.what, tiny()).keys()
+        assert {finding.better, finding.worse} <= variants(finding.what, "modality").keys()
         assert MEASURES[finding.measure].sign != 0
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "said"),
+    ("ours", "theirs", "here", "gain", "verdict"),
     [
-        ((0.50, 0.60, 0.70), (0.60, 0.71, 0.79), ": holds HERE: x 0.600, v 0.700, x is better by 0.100 [0.075, 0.125]"),
-        ((0.60, 0.71, 0.79), (0.50, 0.60, 0.70), ": does not hold HERE: x 0.700, v 0.600, x is worse by 0.100 [0.075, 0.125]"),
-        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), ": cannot be told HERE: x 0.600, v 0.700, x is better by 0.100 [-0.330, 0.530]"),
-        (
-            (0.50,),
-            (0.60,),
-            ": cannot be told here (240 steps, 2.49 M active parameters, 1 seed), one seed has no interval: x 0.500, v",
-        ),
-        ((), (0.60,), ": cannot be told, it was not measured of both"),
+        ((0.50, 0.60, 0.70), (0.60, 0.71, 0.79), "0.600 against 0.700", "+0.100 [+0.075, +0.125]", "holds"),
+        ((0.60, 0.71, 0.79), (0.50, 0.60, 0.70), "0.700 against 0.600", "-0.100 [-0.125, -0.075]", "does not hold"),
+        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), "0.600 against 0.700", "+0.100 [-0.330, +0.530]", "cannot be told"),
+        ((0.50,), (0.60,), "0.500 against 0.600", "+0.100 (one seed, no interval)", "cannot be told"),
+        ((), (0.60,), "not measured of both", "-", "cannot be told"),
     ],
 )
-def test_a_finding_is_judged_by_the_paired_difference(ours: tuple[float, ...], theirs: tuple[float, ...], said: str) -> None:
+def test_a_finding_is_judged_by_the_paired_difference(
+    ours: tuple[float, ...], theirs: tuple[float, ...], here: str, gain: str, verdict: str
+) -> None:
     x, v = BASELINE, replace(BASELINE, prediction="v")
     runs = {
-        (variant.name, seed): {"flow_loss": loss, "active_parameters": 2_489_216.0}
-        for variant, losses in ((x, ours), (v, theirs))
-        for seed, loss in enumerate(losses)
+        (variant.name, seed): {"flow_loss": loss} for variant, losses in ((x, ours), (v, theirs)) for seed, loss in enumerate(losses)
     }
-    line = sentence(X_BEATS_V, x, v, runs, tiny().train.steps)
-    said = said.replace("HERE", "here (240 steps, 2.49 M active parameters, 3 seeds)").replace("240", str(tiny().train.steps))
-    assert said in line and "the paper: diffusion loss 0.483 to 0.502" in line
-    assert line in findings(("prediction",), tiny(), runs) and len(findings(("prediction",), tiny(), runs)) == 2
+    outcome = compare(X_BEATS_V, x, v, runs)
+    paper = "0.483 against 0.502 diffusion loss"
+    assert findings_table([outcome])[1] == ("prediction: x against v", "flow loss", paper, here, gain, verdict)
+    assert outcome in findings(("prediction",), "modality", runs) and len(findings(("prediction",), "modality", runs)) == 2
+    record = outcome.to_json()
+    assert (record["verdict"], record["seeds"], record["measure"]) == (verdict, min(len(ours), len(theirs)), "flow_loss")
+    assert (record["low"] is None) == (len(ours) < 2) and (record["gain"] is None) == (not ours)
 
 
 def test_only_seeds_of_both_variants_are_paired() -> None:
@@ -73,25 +74,36 @@ def test_only_seeds_of_both_variants_are_paired() -> None:
     runs = {(x.name, seed): {"flow_loss": 0.5 + seed} for seed in range(3)} | {
         (v.name, seed): {"flow_loss": 0.6 + seed} for seed in (1, 2, 7)
     }
-    assert "(7 steps, 2 seeds)" in sentence(X_BEATS_V, x, v, runs, 7)
+    outcome = compare(X_BEATS_V, x, v, runs)
+    assert outcome.gain is not None and outcome.gain.seeds == 2 and outcome.means == pytest.approx((2.0, 2.1))
     assert values_of(runs, v.name, "flow_loss") == {1: 1.6, 2: 2.6, 7: 7.6}
 
 
 def test_more_is_better_where_it_is() -> None:
     on, off = BASELINE, replace(BASELINE, shift="off")
     finding = next(f for f in FINDINGS if f.what == "shift" and f.measure == "psnr_last")
-    runs = {(name, s): {"psnr_last": value + s / 100} for name, value in ((on.name, 20.0), (off.name, 18.0)) for s in range(3)}
-    assert ": holds here (7 steps, 3 seeds): on 20.01, off 18.01, on is better by 2.00" in sentence(finding, on, off, runs, 7)
+    runs = {
+        (name, s): {"psnr_last": value + s * step}
+        for name, value, step in ((on.name, 20.0, 0.1), (off.name, 18.0, 0))
+        for s in range(3)
+    }
+    outcome = compare(finding, on, off, runs)
+    assert outcome.verdict == "holds" and outcome.gain is not None and outcome.gain.mean == pytest.approx(2.1)
 
 
 def test_the_table_has_means_with_intervals() -> None:
-    runs = {("a", s): {"psnr_1": 20.0 + s, "active_parameters": 1234567.0} for s in range(3)} | {("b", 0): {"psnr_1": 9.0}}
-    assert table(["a", "b", "c"], runs) == [
-        ("variant", "dream PSNR 1", "active N", "seeds"),
-        ("a", "21.00 +- 2.48", "1,234,567", "3"),
-        ("b", "9.00", "-", "1"),
-        ("c", "-", "-", "0"),
+    a, b = BASELINE, replace(BASELINE, codec="vae")
+    runs = {(a.name, s): {"psnr_1": 20.0 + s, "flow_loss": 0.5, "codec_psnr": 31.2} for s in range(3)}
+    rows = table([a, b, replace(a, codec="pixels")], runs | {(b.name, 0): {"psnr_1": 9.0}}, {"psnr_1 of copying": 8.0, "other": 1.0})
+    assert rows == [
+        ("variant", "flow loss", "dream PSNR, 1 step", "seeds"),
+        ("baseline: rae, modality, x, shift on", "0.500 +- 0.000", "21.00 +- 2.48", "3"),
+        ("codec vae", "-", "9.00", "1"),
+        ("codec pixels", "-", "-", "0"),
+        ("copying the last frame", "-", "8.00", "-"),
     ]
+    assert label(replace(BASELINE, feed_forward="moe", shift="off"), BASELINE) == "feed-forward moe, shift off"
+    assert markdown([("a", "b"), ("1 +- 2", "-")]) == "| a | b |\n| --- | --- |\n| 1 ± 2 |  |\n"
 
 
 def test_students_quantile() -> None:

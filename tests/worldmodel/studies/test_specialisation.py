@@ -199,13 +199,13 @@ def test_models_and_data_without_what_is_compared_are_refused() -> None:
         SpecialisationConfig(batches=1)
 
 
-def test_the_picture_of_loads_shows_text_in_red_and_vision_in_blue() -> None:
+def test_the_picture_of_loads_shows_text_in_blue_and_vision_in_red() -> None:
     loads = torch.zeros(2, 2, 4)
     loads[0, 0, 1] = 12  # layer 0: all visual tokens choose expert 1
     loads[0, 1] = 5  # all others choose evenly
     picture = load_picture(loads, cell=3)
     assert picture.shape == (1, 3, 6, 12)
     cells = picture[0, :, 1::3, 1::3]  # (3, layers, experts)
-    assert cells[0, 0].tolist() == [0.5] * 4
-    assert cells[2, 0].tolist() == [0, 1, 0, 0]
+    assert cells[2, 0].tolist() == [0.5] * 4
+    assert cells[0, 0].tolist() == [0, 1, 0, 0]
     assert not cells[:, 1].any() and not cells[1].any()
