@@ -254,7 +254,7 @@ class TaskWorkers:
         running[worker, slot] = job = todo.popleft()
         try:
             self._connections[worker].send((slot, job))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except ConnectionError as error:
             raise self._death(worker) from error
 
     def _ready(self) -> list[int]:
@@ -270,12 +270,12 @@ class TaskWorkers:
     def _receive(self, worker: int) -> tuple[int, Exception | None, Any]:
         try:
             return self._connections[worker].recv()
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:  # OSError: amid a message
             raise self._death(worker) from error
 
     def _death(self, worker: int) -> RuntimeError:
         process = self._processes[worker]
-        process.join(timeout=1)
+        process.join(timeout=10)
         code = process.exitcode
         self.close()
         return RuntimeError(f"worker {worker} of {self.env_id} died (exit code {code}); was it out of memory?")

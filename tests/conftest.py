@@ -1,13 +1,18 @@
 """Shared by all tests: nothing is written outside pytest's folders; commands run as a user runs them."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# The same examples in every run, and none refused for the time it takes: what fails is a change, never a slow or an unlucky machine.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: toy tensors are slower on more threads
 
 
@@ -17,6 +22,16 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     os.environ["WORLDMODEL_HOME"] = str(home)
     return home
+
+
+@pytest.fixture(autouse=True)
+def as_if_alone() -> Iterator[None]:
+    """Draws without a seed of their own do not depend on the tests before, nor does what is logged: a verb sets the level."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    level = logging.getLogger("worldmodel").level
+    yield
+    logging.getLogger("worldmodel").setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,11 @@ NOT_IN_RECIPE = ("out", "workers", "start_timeout", "ray", "ray_address")
 """Settings that change nothing in the file."""
 
 
+def available_cores() -> int:
+    """Cores that this process may use: a batch system may give it a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class CollectConfig:
     """What to record, and where."""
@@ -37,7 +42,7 @@ class CollectConfig:
     """Number of episodes."""
     seed: int = 0
     """Episode i depends on (seed, i) alone."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=available_cores)
     """Worker processes; any number gives the same file."""
     policies: dict[str, float] = field(default_factory=dict)
     """Who plays, by share of the episodes: random, smooth, demonstrator, noisy, play, sb3:<file of Stable-Baselines3>; by default

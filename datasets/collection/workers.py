@@ -26,7 +26,7 @@ from worldmodel.errors import UserError
 
 SENT_AHEAD = 2
 """Episodes a worker has in hand, so that it never waits for the parent."""
-SECONDS_TO_END = 5.0
+SECONDS_TO_END = 10.0
 """Time that workers have to end by themselves, their episode finished, when the collection cannot go on."""
 
 
@@ -83,13 +83,13 @@ class WorkerPool:
             return
         try:
             pipe.send(index)
-        except BrokenPipeError as error:
+        except ConnectionError as error:
             raise UserError(self._died(self._processes[pipe])) from error
 
     def _receive(self, pipe: Any) -> tuple[str, Any]:
         try:
             kind, content = pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:  # OSError: amid a message
             raise UserError(self._died(self._processes[pipe])) from error
         if kind == "refused":
             raise UserError(content)

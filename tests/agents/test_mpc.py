@@ -52,7 +52,7 @@ def test_next_search_starts_from_the_rest_of_the_last_plan_of_the_same_problem()
 def test_problems_at_once_does_not_change_the_actions():
     whole, _, history = start(MPCConfig(problems_at_once=64))
     split, recorder, _ = start(MPCConfig(problems_at_once=2))
-    assert np.array_equal(whole.act(history, np.arange(3)), split.act(history, np.arange(3)))
+    np.testing.assert_allclose(whole.act(history, np.arange(3)), split.act(history, np.arange(3)), atol=1e-5)  # sums in another order
     assert [len(plan) for plan in recorder.plans] == [2, 1]
 
 

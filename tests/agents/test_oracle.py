@@ -95,8 +95,8 @@ def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, mani
     bounds = ActionBounds.of_box(workers.action_space, BLOCK)
     controllers = make_controllers(config, bounds, workers, DiscCodec())
     scores = {score.name: score for score in evaluate(manifest, controllers, workers, config, progress=False)}
-    assert sum(scores["oracle"].success) >= 9
-    assert sum(scores["oracle"].final_success) >= 8
+    assert sum(scores["oracle"].success) >= 8  # 10, 9, 10 of the seeds 0-9, 10-19, 20-29; other drivers draw other pixels
+    assert sum(scores["oracle"].final_success) >= 7
     assert max(sum(scores[name].success) for name in ("random", "copy_last_frame")) <= 5
     assert scores["oracle"].interval[0] > scores["random"].interval[1]
     assert np.mean(scores["oracle"].final_distance) < 0.3 * np.mean(scores["random"].final_distance)

@@ -171,7 +171,7 @@ def test_video_tokens_stay_as_many_whatever_share_has_actions(full: Path, share:
     assert rows.get("action video", 0) == pytest.approx(share * 0.6 / 0.84, rel=0.2)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 1000), shares=st.lists(st.floats(0, 1), min_size=2, max_size=4))
 def test_episodes_keep_or_lose_their_actions_and_never_both(full: Path, seed: int, shares: list[float]) -> None:
     kept_by_share = []

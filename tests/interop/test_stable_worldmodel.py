@@ -135,7 +135,7 @@ def test_a_file_it_collected_is_trained_on(swm: Any, tmp_path: Path) -> None:
         actions = [store.episode(i).actions for i in range(6)]
     along = np.sum(np.concatenate(moved) * np.concatenate(actions), axis=1)
     assert np.mean(along > 0) > 0.9  # an action moves the agent its own way, but for walls
-    assert "checkpoint written after 2 steps" in train(tmp_path)
+    assert "the checkpoint after 2 steps" in train(tmp_path)
 
 
 def train(folder: Path) -> str:

@@ -8,10 +8,13 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any
 
@@ -24,10 +27,13 @@ from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.errors import UserError
 from worldmodel.packing import Packer
+from worldmodel.precision import copied
 from worldmodel.training.latent_cache import LatentCache, encode_frames, frame_key
 
 CACHE_BYTES = 2**31
 GROUPS_AHEAD = 2  # per worker process
+SECONDS_TO_SAVE = 60.0
+"""How long a worker that is told to end goes on serving the training process, which was told the same and has a step to finish."""
 
 
 class BatchStream:
@@ -49,7 +55,7 @@ class BatchStream:
         self._packer, self._workers, self.stop = packer, workers, stop
         self._group = start // packer.steps_per_group  # the next one to be taken
         self._skip = start - self._group * packer.steps_per_group
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer", initializer=_deaf_to_ctrl_c)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer")
         self._batches: list[PackedBatch] = []
         self._open()
 
@@ -119,7 +125,8 @@ class _Groups(Dataset[list[dict[str, Any]] | _Failure]):
 
 
 def _in_processes(packer: Packer, groups: range, workers: int) -> Generator[list[PackedBatch], None, None]:
-    """Groups of batches in order, each packed by one of several processes."""
+    """Groups of batches in order, each packed by one of several processes; for a thread of its own, whose signal mask they inherit."""
+    _block_signals()
     loader = DataLoader(
         _Groups(packer),
         batch_size=None,
@@ -157,16 +164,23 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _deaf_to_ctrl_c() -> None:
-    """Ctrl-C reaches every process of a terminal, but who trains saves first; its workers inherit this thread's signal mask."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _block_signals() -> None:
+    """Ctrl-C reaches all processes of a terminal, a cluster's SIGTERM all of a job: who trains then saves, and needs its workers."""
+    resource_tracker.ensure_running()  # where it starts, with the first process, it lifts the mask again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _follow_the_parent(worker: int) -> None:
     """A worker ends with the training process, and always at once."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    # after every other finalizer: taking an interpreter down while its threads run may abort, which the loader takes for a crash
-    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
+    threading.Thread(target=_end_after_sigterm, daemon=True).start()
+    multiprocessing.util.Finalize(None, _end_at_once, exitpriority=-100)  # after every other
+
+
+def _end_at_once() -> None:
+    """End this process without taking its interpreter down: while threads run that may abort, which the loader takes for a crash."""
+    if sys.exc_info()[0] is None:  # else it is told first, on the way that every process ends
+        os._exit(0)
 
 
 def _end_with_the_parent() -> None:
@@ -174,6 +188,12 @@ def _end_with_the_parent() -> None:
     assert parent is not None, "only worker processes follow their parent"
     parent.join()
     os._exit(1)  # an orderly end would wait for somebody to take the last batches
+
+
+def _end_after_sigterm() -> None:
+    signal.sigwait({signal.SIGTERM})
+    time.sleep(SECONDS_TO_SAVE)
+    os._exit(1)
 
 
 class FrameEncoder:
@@ -201,7 +221,9 @@ class FrameEncoder:
             return encode_frames(self.codec, frames, self.device)
         keys = [frame_key(frame.numpy()) for frame in frames]
         cached = self.cache.read(keys) if self.cache is not None else {}
-        found = {key: torch.from_numpy(latents).to(self.device) for key, latents in cached.items()}
+        found: dict[bytes, Tensor] = {}
+        if cached:
+            found |= zip(cached, copied(torch.from_numpy(np.stack(list(cached.values()))), self.device), strict=True)
         new = {key: i for i, key in enumerate(keys) if key not in self.known and key not in found}
         encoded = encode_frames(self.codec, frames[list(new.values())], self.device)
         found |= dict(zip(new, encoded, strict=True))

@@ -6,14 +6,14 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE, is_running, wait_for
+from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.parts import PATTERN, part_path
 from worldmodel.datasets.collection.recording import CollectConfig
@@ -24,14 +24,22 @@ EPISODES = 30
 COMMAND = """
 import signal
 import sys
+import time
 from pathlib import Path
-from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.errors import UserError
+
+def add_and_hang(merger, episode):
+    add(merger, episode)
+    if len(merger._there) == hang_after:
+        time.sleep(600)
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with Ctrl-C ignored
+out, (workers, episodes, hang_after) = Path(sys.argv[1]), map(int, sys.argv[2:])
+add, collecting._Merger.add = collecting._Merger.add, add_and_hang
 try:
-    out, workers, episodes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    collect(CollectConfig(out=out, episodes=episodes, image_size=32, max_steps=15, workers=workers))
+    collecting.collect(CollectConfig(out=out, episodes=episodes, image_size=32, max_steps=15, workers=workers))
 except UserError as error:
     sys.exit(str(error))
 except KeyboardInterrupt:
@@ -48,16 +56,19 @@ def parts_of(out: Path) -> list[Path]:
     return sorted(out.with_name(out.name + ".parts").glob(PATTERN))
 
 
-def start(root: Path, out: Path, workers: int, episodes: int = EPISODES, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", COMMAND, str(out), str(workers), str(episodes)]
+def start(root: Path, out: Path, workers: int, hang_after: int = 0, **options: object) -> subprocess.Popen[str]:
+    """A collection in a process of its own, which hangs once it knows of so many episodes: its workers then soon wait for it."""
+    command = [sys.executable, "-c", COMMAND, str(out), str(workers), str(EPISODES), str(hang_after)]
     return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
 
 
-def wait_for_parts(out: Path, number: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(parts_of(out)) < number:
-        assert time.monotonic() < deadline, "the collection does not get on"
-        time.sleep(0.001)
+def wait_for_parts(process: subprocess.Popen[str], out: Path, number: int) -> None:
+    wait_for(lambda: len(parts_of(out)) >= number, f"{number} episodes", lambda: process.poll() is None)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -70,74 +81,87 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
     yield out.read_bytes()
 
 
-def test_killed_collection_goes_on_to_the_same_bytes(uninterrupted: bytes, tmp_path: Path, root: Path) -> None:
+def test_killed_collection_goes_on_to_the_same_bytes(
+    uninterrupted: bytes, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "a.h5"
-    process = start(root, out, workers=3)
-    wait_for_parts(out, 3)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process = start(root, out, workers=3, hang_after=3)
+    wait_for_parts(process, out, 3)
+    workers = workers_of(process)
     process.kill()
     _, errors = process.communicate()
     assert "Traceback" not in errors  # of workers that have nobody to report to
+    assert len(workers) == 3
+    wait_for(lambda: not any(map(is_running, workers)), "the workers, which end with their parent")
     finished = parts_of(out)
     assert not out.exists() and 3 <= len(finished) < EPISODES
-    assert len(workers) >= 3
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}/status").exists() for pid in workers):  # they end with their parent
-        assert time.monotonic() < deadline, "a worker outlived the collection"
-        time.sleep(0.01)
-    finished = parts_of(out)
 
     finished[0].write_bytes(finished[0].read_bytes()[:-1])  # as a power cut may leave it: recorded again
     kept = {path: path.stat().st_mtime_ns for path in finished[1:]}
     leftover = finished[0].with_name(finished[0].name + ".tmp-1")
     leftover.write_bytes(b"half a part")
-    process = start(root, out, workers=2)
-    wait_for_parts(out, len(finished) + 1)
-    assert all(path.stat().st_mtime_ns == modified for path, modified in kept.items() if path.exists())
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    remove, found = collecting._remove, dict[Path, int]()
+
+    def look_and_remove(folder: Path) -> None:
+        found.update((path, path.stat().st_mtime_ns) for path in folder.glob("*"))
+        remove(folder)
+
+    monkeypatch.setattr(collecting, "_remove", look_and_remove)
+    assert collect(small(out)).new_episodes == EPISODES - len(kept)
+    assert kept.items() <= found.items()
     assert out.read_bytes() == uninterrupted
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_interrupted_collection_keeps_what_is_finished(tmp_path: Path, root: Path) -> None:
     out = tmp_path / "a.h5"
-    process = start(root, out, workers=1, episodes=400, start_new_session=True)  # too many to be done before
-    wait_for_parts(out, 2)
+    process = start(root, out, workers=1, hang_after=2, start_new_session=True)
+    wait_for_parts(process, out, 2)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: everybody gets it
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and "interrupted" in errors and "Traceback" not in errors
     assert not out.exists() and len(parts_of(out)) >= 2
 
 
 def test_ctrl_c_while_the_workers_start_is_quiet(tmp_path: Path, root: Path) -> None:
     process = start(root, tmp_path / "a.h5", workers=2, start_new_session=True)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 60
-    while len(children.read_text().split()) < 3:  # with multiprocessing's own helper
-        assert time.monotonic() < deadline, "no worker starts"
-        time.sleep(0.001)
-    time.sleep(0.3)  # they import
+    wait_for(lambda: len(workers_of(process)) == 2, "two workers", lambda: process.poll() is None)
+    for worker in workers_of(process):
+        wait_for(lambda worker=worker: "numpy" in Path(f"/proc/{worker}/maps").read_text(), "imports")  # type: ignore[misc]
+        os.kill(worker, signal.SIGSTOP)  # so that it is still at it when the signal comes
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGCONT)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and errors == "interrupted\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_worker_is_one_sentence(uninterrupted: bytes, tmp_path: Path) -> None:
+def on_second(act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Act when the collection learns of its second episode: its workers have others in hand and cannot get far without it."""
+    add, added = collecting._Merger.add, list[int]()
+
+    def counted(merger: collecting._Merger, episode: int) -> None:
+        added.append(episode)
+        if len(added) == 2:
+            act()
+        add(merger, episode)
+
+    monkeypatch.setattr(collecting._Merger, "add", counted)
+
+
+def test_killed_worker_is_one_sentence(uninterrupted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a.h5"
 
     def kill_one() -> None:
-        wait_for_parts(out, 2)
-        os.kill(next(p.pid for p in multiprocessing.active_children() if p.name == "collect-1"), signal.SIGKILL)
+        (worker,) = (process for process in multiprocessing.active_children() if process.name == "collect-1")
+        worker.kill()
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    on_second(kill_one, monkeypatch)
     with pytest.raises(UserError, match="worker collect-1 ended with exit code -9 .* the same command goes on"):
         collect(small(out))
-    killer.join()
     assert not out.exists() and 2 <= len(parts_of(out)) < EPISODES
     assert not multiprocessing.active_children()
+    monkeypatch.undo()
     result = collect(small(out))
     assert out.read_bytes() == uninterrupted and 0 < result.new_episodes < EPISODES
 
@@ -149,7 +173,7 @@ def test_full_disk_keeps_finished_episodes(uninterrupted: bytes, tmp_path: Path,
     def run(room: int) -> str:
         limit = resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY)
         process = start(root, out, workers=1, preexec_fn=lambda: resource.setrlimit(*limit))
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1 and "Traceback" not in errors, errors
         return errors.strip().splitlines()[-1]
 
@@ -290,5 +314,5 @@ def test_a_policy_that_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> N
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "diary.zip").write_text("dear diary")
     with pytest.raises(UserError, match="diary.zip is damaged or not a model"):
-        collect(small(tmp_path / "a.h5", policies={"random": 1, f"sb3:{tmp_path / 'in' / 'diary.zip'}": 1}))
+        collect(small(tmp_path / "a.h5", workers=1, policies={"random": 1, f"sb3:{tmp_path / 'in' / 'diary.zip'}": 1}))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

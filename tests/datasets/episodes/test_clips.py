@@ -55,6 +55,8 @@ def test_place_tells_where_a_window_is(path: Path) -> None:
         np.testing.assert_array_equal(clips[-1]["frames"], store.clip(episode, start, 4).frames)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")  # of Python 3.12 on
 @pytest.mark.parametrize("context", [None, "fork", "spawn"])
 def test_a_loader_of_torch_gives_every_window(tmp_path: Path, context: str | None) -> None:
     write_toy_file(tmp_path / "toy.h5")

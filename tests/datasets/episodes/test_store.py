@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode, write_toy_file
+from tests.waiting import PATIENCE
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -105,6 +106,7 @@ def _read_in_child(store: EpisodeStore, results: multiprocessing.Queue) -> None:
     results.put((store.clip(2, 7, 3).frames.sum(), store.caption(3, 1)))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")  # of Python 3.12 on
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_read_while_this_one_does(store: EpisodeStore, method: str) -> None:
     context = multiprocessing.get_context(method)
@@ -114,7 +116,7 @@ def test_other_processes_read_while_this_one_does(store: EpisodeStore, method: s
     for child in children:
         child.start()
     for _ in children:
-        assert results.get(timeout=60) == expected
+        assert results.get(timeout=PATIENCE) == expected
     for child in children:
         child.join()
     assert store.caption(3, 1) == expected[1]

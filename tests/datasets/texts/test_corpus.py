@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import PATIENCE
 from worldmodel.datasets.texts.corpus import Corpus, is_held_out, open_corpus
 from worldmodel.datasets.texts.text_origins import gloss_sentence
 from worldmodel.errors import UserError
@@ -136,6 +137,7 @@ def test_cache_that_has_gone_is_named(lines: Path, home: Path) -> None:
         pickle.loads(pickled)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")  # of Python 3.12 on
 def test_other_processes_read_the_same(lines: Path) -> None:
     pieces = open_corpus(lines, 30, 0.2, 0).train
     order = [(7 * i) % len(pieces) for i in range(200)]
@@ -311,7 +313,7 @@ def test_memory_is_bounded(tmp_path: Path, root: Path) -> None:
         with (tmp_path / f"{name}.txt").open("w") as file:
             file.writelines(f"Paragraph {i} {paragraph}\n\n" for i in range(count))
     command = [sys.executable, "-c", BOUNDED, str(tmp_path), str(allowed)]
-    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 0, run.stderr
     numbers, limit = run.stdout.splitlines()
     num_bytes, drawn, spread = map(int, numbers.split())
