@@ -144,6 +144,7 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     at("words").submit()
     wait_for(lambda: "fly" in at("note").text, "the complaint, which is heard after the release: nothing moves any more")
     stopped = step()
+    at("say").clear()
     at("say").send_keys("move a little right")
     at("steps").clear()
     at("steps").send_keys("2")

@@ -89,7 +89,7 @@ class Run:
                     loss, _ = model.loss(part, latents[own], type(draw)(draw.t[own], draw.noise[own]), LossCounts.of(batch))
                     loss.backward()
                     total += loss.detach()
-            curve += [these.sum(total).item(), clip_gradients(model, 1.0)]
+            curve += [these.sum(total).item(), clip_gradients(model, 1.0).item()]
             for optimizer in optimizers:
                 optimizer.step()
             model.trunk.update_balance(these.sum(model.trunk.loads()))
