@@ -70,7 +70,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             removed = not os.path.samestat(os.fstat(lock), os.stat(path))
         except BlockingIOError as error:
-            raise UserError(f"{folder} is in use by another process; wait for it or choose another --out") from error
+            raise UserError(f"{folder} is in use by another process; wait for it or name another folder") from error
         except FileNotFoundError:
             removed = True
         if removed:

@@ -133,7 +133,7 @@ def asked_for(comparisons: Sequence[What], feed_forward: FeedForwardKind) -> lis
 
 
 def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None = None) -> None:
-    """Print the tables of these comparisons and seeds (None: all); bring results.json up to date and write all of it as results.md.
+    """Print the tables of these comparisons and seeds (None: all), and write all of results.json as results.md.
 
     Raises:
         UserError: there are no results.
@@ -144,7 +144,6 @@ def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None 
     steps, feed_forward = record["preset"]["train"]["steps"], record["preset"]["model"]["trunk"]["feed_forward"]
     runs, controls = runs_of(record), record["controls"]
     outcomes = findings(COMPARISONS, feed_forward, runs)
-    write_record(path, record | tell(outcomes))
     everything = [v for v in asked_for(COMPARISONS, feed_forward) if any(name == v.name for name, _ in runs)]
     write_atomic(path.with_suffix(".md"), page(everything, runs, controls, outcomes, steps).encode())
     shown = {key: values for key, values in runs.items() if seeds is None or key[1] in seeds}

@@ -62,10 +62,13 @@ SMALLER = {
 UNTIL_IT_SERVES = """
 import signal, subprocess, sys, urllib.request
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
-url = process.stdout.readline().split(" at ")[1].split()[0]
-urllib.request.urlopen(url).close()
-process.send_signal(signal.SIGINT)
-process.communicate()
+try:
+    url = process.stdout.readline().split(" at ")[1].split()[0]
+    urllib.request.urlopen(url, timeout=300).close()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+finally:
+    process.kill()
 sys.exit(process.returncode)
 """
 

@@ -17,3 +17,12 @@ def test_the_tables_of_the_ablation_are_those_of_its_results() -> None:
     again = "make them anew with `worldmodel ablate all --out FOLDER --report`"
     assert markdown(table(asked_for(COMPARISONS, feed_forward), runs, record["controls"])) in page, again
     assert markdown(findings_table(findings(COMPARISONS, feed_forward, runs))) in page, again
+
+
+def test_the_findings_in_the_readme_are_those_of_the_results() -> None:
+    page = (DOCS.parent / "README.md").read_text()
+    digits = {"text_bits_per_byte": 3, "flow_loss": 3, "state_error_last": 2}
+    for finding in json.loads((DOCS / "results" / "ablation.json").read_text())["findings"]:
+        if finding["measure"] in digits and finding["better"] != "moe":
+            first, second = (f"{mean:.{digits[finding['measure']]}f}" for mean in finding["means"])
+            assert f"{first} against {second}" in page, finding

@@ -54,15 +54,9 @@ class PackedBatch:
         vars(batch).update(fields)
         return batch
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
-        """The same batch with its tensors on `device`; `non_blocking` for a batch in pinned memory."""
-        return self._with_tensors({k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items() if isinstance(v, Tensor)})
-
-    def pin_memory(self) -> "PackedBatch":
-        """The same batch in page-locked memory, from which a GPU copies by itself."""
-        return self._with_tensors({k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
-
-    def _with_tensors(self, tensors: dict[str, Tensor]) -> "PackedBatch":
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """The same batch with its tensors on `device`."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self.restore(vars(self) | tensors)  # not the constructor, which would look for the places again
 
     @property

@@ -90,11 +90,12 @@ def same_settings(path: Path, record: dict[str, Any]) -> None:
     before, now = flatten(read_json(path)), flatten(record)
     different = [name for name in now | before if before.get(name) != now.get(name)]
     if different:
-        shown = ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in different[:4])
+        told = [[repr(found[name]) if name in found else "not there" for found in (before, now)] for name in different[:4]]
+        shown = ", ".join(f"{name} was {old} and is now {new}" for name, (old, new) in zip(different, told, strict=False))
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
         raise UserError(
             f"the run folder {path.parent} holds a run with other settings: {shown}{more}; "
-            "name another folder, or give the same settings to go on"
+            "name another folder, or give the same settings to go on, to the version of worldmodel that began it"
         )
 
 

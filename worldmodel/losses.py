@@ -14,9 +14,9 @@ from worldmodel.batch import PackedBatch
 HIGH_NOISE = 0.1
 """Flow time below which a frame is almost noise alone."""
 LOGITS_AT_ONCE = 2**27
-"""Logits that exist at one time in the text loss: 0.5 GiB in float32, 0.75 GiB with bfloat16 copies, 1 GiB where all is float32. All
-16,384 positions of a GPU in the `paper` preset would have 16 times as many. Products stay large enough to be fast: 1046 positions by
-128,256 tokens there. What a model of a small vocabulary predicts is one piece."""
+"""Logits that exist at one time in the text loss: at most 1 GiB with the copies that a softmax takes. All 16,384 positions of a GPU in
+the `paper` preset would have 16 times as many. Products stay large enough to be fast: 1046 positions by 128,256 tokens there. What a
+model of a small vocabulary predicts is one piece."""
 
 
 @dataclass(frozen=True)
@@ -83,30 +83,32 @@ class _TextLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, positions: int, with_gradient: bool) -> Tensor:
         table = weight.to(hidden.dtype)
         loss = torch.zeros((), device=hidden.device)
-        if with_gradient:
-            of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        to_hidden, to_weight = (with_gradient and needed for needed in ctx.needs_input_grad[:2])
+        of_hidden = torch.empty_like(hidden) if to_hidden else None
+        of_weight = torch.zeros_like(weight) if to_weight else None
         for start in range(0, len(hidden), positions):
             here = slice(start, start + positions)
             x, target = hidden[here], targets[here, None]  # (i, d), (i, 1)
-            scores = F.log_softmax(x @ table.t(), -1, dtype=torch.float32)  # (i, v)
+            scores = F.log_softmax((x @ table.t()).float(), -1)  # (i, v)
             right = scores.gather(1, target)
             loss -= right.sum()
-            if with_gradient:
-                error = scores.exp_().scatter_add_(1, target, right.new_full(right.shape, -1.0)).to(x.dtype)
+            if not (to_hidden or to_weight):
+                continue
+            error = scores.exp_().scatter_add_(1, target, right.new_full(right.shape, -1.0)).to(x.dtype)
+            if of_hidden is not None:
                 torch.mm(error, table, out=of_hidden[here])
-                if error.dtype == of_weight.dtype:
-                    torch.addmm(of_weight, error.t(), x, out=of_weight)
-                else:  # summed over pieces in float32
-                    of_weight += error.t() @ x
-        if with_gradient:
-            ctx.save_for_backward(of_hidden, of_weight)
+            if of_weight is not None and of_weight.dtype == error.dtype:
+                torch.addmm(of_weight, error.t(), x, out=of_weight)
+            elif of_weight is not None:  # summed over pieces in float32
+                of_weight += error.t() @ x
+        ctx.save_for_backward(of_hidden, of_weight)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden * factor, of_weight * factor, None, None, None
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        of_hidden, of_weight = (None if part is None else part * factor for part in ctx.saved_tensors)
+        return of_hidden, of_weight, None, None, None
 
 
 def readable(parts: dict[str, float]) -> dict[str, float]:

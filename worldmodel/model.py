@@ -21,6 +21,7 @@ from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time,
 from worldmodel.heads import TimeEmbedding, WideHead
 from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average, text_loss
 from worldmodel.moe import TokenGroups
+from worldmodel.precision import copied
 from worldmodel.tokens import VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
@@ -205,7 +206,7 @@ class WorldModel(nn.Module):
         if device.type == "cpu":
             noise = torch.randn(shape, generator=generator)
         else:
-            t = t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
+            t = copied(t, device)
             seed = int(torch.randint(2**62, (), generator=generator))
             noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
         return FlowDraw(torch.where(clean, torch.ones_like(t), t), noise)

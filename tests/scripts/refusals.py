@@ -34,7 +34,7 @@ def sentence(verb: str, status: int, out: str, err: str) -> str:
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Every file below a folder with its time and content; lock files aside."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", ".lock"))
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 

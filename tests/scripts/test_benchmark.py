@@ -39,7 +39,7 @@ def test_envs_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in (drawing, collecting):
         assert row["ratio"] == pytest.approx(row["frames/s"] / row["its frames/s"])
         assert 0 < row["range"][0] <= row["frames/s"] <= row["range"][1]
-    assert drawing["px"] == 32 and drawing["ratio"] > 0
+    assert drawing["px"] == 32
     printed = capsys.readouterr().out
     assert TASK in printed and "MuJoCo's default" in printed and "bare loop" in printed
 

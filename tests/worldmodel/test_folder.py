@@ -17,10 +17,10 @@ def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path) -> None:
     same_settings(path, SETTINGS)  # a tuple is a list in JSON
     with pytest.raises(UserError, match=f"{tmp_path} .*: train.lr was 0.1 and is now 0.2; name another folder"):
         same_settings(path, SETTINGS | {"train": {"lr": 0.2, "betas": (0.9, 0.95)}})
-    with pytest.raises(UserError, match="seed was None and is now 0"):
+    with pytest.raises(UserError, match="seed was not there and is now 0"):
         same_settings(path, SETTINGS | {"seed": 0})
     many = SETTINGS | {f"x{k}": k for k in range(6)}
-    with pytest.raises(UserError, match="x3 was None and is now 3, and 2 more; name"):
+    with pytest.raises(UserError, match="x3 was not there and is now 3, and 2 more; name"):
         same_settings(path, many)
     assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["run.json"]
 

@@ -71,8 +71,8 @@ class Opponent(nn.Module):
 def opponent_loss(opponent: Opponent, painted: Tensor, frames: Tensor) -> Tensor:
     """Hinge loss that trains the opponent alone.
 
-    It sees painted frames as they would be saved, in 256 levels: else what lies between or beyond the levels of true frames would
-    give them away (as in RAE's code, which paints them once more after the decoder's step; here one painting serves both).
+    It sees painted frames as they would be saved, in 256 levels: values between or beyond these would give them away. RAE's code
+    paints once more for this, after the decoder's step; here one painting serves both.
     """
     seen = (255 * painted.detach().clamp(0, 1)).round() / 255
     return (F.relu(1 - opponent(frames)).mean() + F.relu(1 + opponent(seen)).mean()) / 2

@@ -31,7 +31,7 @@ Loss = Callable[[torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
 EARLY = 20
 """First steps of a stage, whose largest loss the later ones are held against."""
 DIVERGED = 10.0
-"""A running mean of the loss so many times above the largest early one, or above 1 (losses start near it), is lost."""
+"""A stage is lost when the running mean of its loss exceeds so many times the largest early loss, or 1, near which losses start."""
 
 
 @dataclass(frozen=True)
@@ -112,27 +112,27 @@ def fit(
         load_checkpoint(checkpoint, stage)
         logger.info("%s goes on from step %d of %d", name, stage.step, steps)
     module.train()
-    started, recent = time.perf_counter() - stage.seconds, None
+    started = time.perf_counter() - stage.seconds
     for step in tqdm(range(stage.step, steps), desc=f"codec {name}", initial=stage.step, total=steps, mininterval=1.0, disable=None):
         for group in optimizer.param_groups:
             group["lr"] = group["lr_factor"] * learning_rate(step, steps, config)
         total, parts = loss(generator, step / steps)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norms = [nn.utils.clip_grad_norm_(each.values(), config.clip).to(device) for each in (own, others)]
+        norms = [nn.utils.clip_grad_norm_(each.values(), config.clip).to(device) for each in (own, others) if each]
         value, *sizes = torch.stack([total.detach(), *norms]).tolist()  # waits for the device, as drawing a batch does
-        recent = value if recent is None else 0.9 * recent + 0.1 * value
+        stage.recent = 0.9 * stage.recent + 0.1 * value if step else value
         if step < EARLY:
             stage.early = max(stage.early, value)
         finite = all(map(math.isfinite, (value, *sizes)))
         # An opponent's part of the loss may be of any size: the clipping bounds what it does.
-        if not finite or (opponent is None and step >= EARLY and recent > DIVERGED * max(1.0, stage.early)):
+        if not finite or (opponent is None and step >= EARLY and stage.recent > DIVERGED * max(1.0, stage.early)):
             what = "loss diverges" if finite else "gradient is not finite" if math.isfinite(value) else "loss is not finite"
             kept = f"{checkpoint} keeps step {stage.step}; " if stage.step else ""
             rival = "" if opponent is None else " or a smaller --codec.adversarial.weight"
             raise UserError(
                 f"codec {name}: at step {step + 1} of {steps} the {what} (loss {value:.4g}, at first up to {stage.early:.4g}; "
-                f"gradient {max(sizes):.4g}); {kept}start again in another folder with a lower --codec.fit.lr (now {config.lr}), "
+                f"gradient {sum(sizes):.4g}); {kept}start again in another folder with a lower --codec.fit.lr (now {config.lr}), "
                 f"a longer --codec.fit.warmup (now {config.warmup}){rival}"
             )
         optimizer.step()
@@ -163,6 +163,7 @@ class Stage:
     step: int = 0  # steps done, when it was saved
     seconds: float = 0.0  # that they took
     early: float = 0.0  # largest loss of the first `EARLY` steps
+    recent: float = 0.0  # running mean of the loss
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, lr_factor: float) -> list[dict[str, Any]]:
@@ -194,7 +195,7 @@ def save_checkpoint(path: Path, stage: Stage) -> None:
     tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early")})
+    save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
     sync_and_rename(temporary, path)
 
 
@@ -207,7 +208,8 @@ def load_checkpoint(path: Path, stage: Stage) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            stage.step, stage.seconds, stage.early = int(metadata["step"]), float(metadata["seconds"]), float(metadata["early"])
+            stage.step = int(metadata["step"])
+            stage.seconds, stage.early, stage.recent = (float(metadata[name]) for name in ("seconds", "early", "recent"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         stage.generator.set_state(tensors["generator"])
         with torch.no_grad():

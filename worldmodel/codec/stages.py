@@ -6,7 +6,7 @@ Axes: b batch, n tokens of a frame, c channels, m frames.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def train_encoder(run: Run, name: Objective) -> Candidate:
         return objective(sampler.draw(generator), generator)
 
     checkpoint = run.out / "checkpoints" / f"{name}.safetensors"
-    seconds = fit(name, objective, loss, steps, seed, config.fit, checkpoint, run.writer)
+    seconds = fit(name, objective, loss, steps, seed, replace(config.fit, ema=0.0), checkpoint, run.writer)
     codec.encoder.load_state_dict(objective.encoder.state_dict())
     if isinstance(objective, MaskedAutoencoder):
         codec.decoder.load_state_dict(objective.decoder.state_dict())

@@ -144,28 +144,29 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
         patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
-    except (dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise UserError(
             f"process {rank} did not find the other {world_size - 1} within {timeout:g} s ({first}); start them again"
         ) from None
     notes, world = dist.PrefixStore("ended", store), dist.group.WORLD
     assert world is not None
+    gave_up = threading.Event()
     try:
-        with let_go(notes, world) if device.type == "cuda" else contextlib.nullcontext():
+        with let_go(notes, world) if device.type == "cuda" else contextlib.nullcontext(gave_up) as gave_up:
             yield Processes(rank, world_size, local_rank, device, patient)
     except BaseException as error:
         own = f"{rank} {_describe(error)}"
         try:
             first = notes.compare_set("why", "", own).decode()
-        except (dist.DistError, RuntimeError):  # whoever keeps the notes is gone
+        except RuntimeError:  # whoever keeps the notes is gone
             first = own
         if device.type == "cuda":
             world.abort()  # else NCCL would first finish what the others may never join in
         dist.destroy_process_group()  # whoever waits for this process is let go
-        with contextlib.suppress(dist.DistError, RuntimeError):
+        with contextlib.suppress(RuntimeError):
             _leave(notes, rank, world_size)
-        if not _lost_contact(error):
+        if not _lost_contact(error) and not gave_up.is_set():
             raise
         culprit, why = first.split(" ", 1)
         if int(culprit) != rank:
@@ -178,37 +179,41 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
 
 
 @contextlib.contextmanager
-def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[None]:
+def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[threading.Event]:
     """While the block lasts, give up what is waited for in `group` as soon as another process has noted that the run ended.
 
-    For GPUs: what waits there for one that is gone does so until NCCL's timeout. Given up, its results mean nothing; the next call
-    raises, as where a connection is closed.
+    For GPUs: a collective waits for a process that is gone until NCCL's timeout. After an abort its results are garbage, and the next
+    collective raises.
 
     Args:
         notes: of the processes, with "why" when one has ended.
         group: all of them.
         period: seconds between two looks.
+
+    Yields:
+        Whether it gave up: what goes wrong after that is a consequence.
     """
-    done = threading.Event()
+    done, given_up = threading.Event(), threading.Event()
     own = notes.clone()  # type: ignore[attr-defined]  # torch's stubs lack it; a connection of its own: the other may be waiting
 
     def watch() -> None:
         while not done.wait(period):
             try:
                 ended = own.check(["why"])
-            except (dist.DistError, RuntimeError):  # whoever keeps the notes is gone
+            except RuntimeError:  # whoever keeps the notes is gone
                 ended = True
             if ended:
+                given_up.set()
                 group.abort()
                 return
 
     watcher = threading.Thread(target=watch, name="let go", daemon=True)
     watcher.start()
     try:
-        yield
+        yield given_up
     finally:
         done.set()
-        watcher.join()
+        watcher.join(10)  # it may be asking one that is gone
 
 
 def own_device(name: str, local_rank: int) -> torch.device:
@@ -236,7 +241,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _lost_contact(error: BaseException) -> bool:
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _leave(notes: dist.Store, rank: int, world_size: int, patience: float = 10.0) -> None:

@@ -33,7 +33,8 @@ from worldmodel.training.latent_cache import LatentCache, encode_frames, frame_k
 CACHE_BYTES = 2**31
 GROUPS_AHEAD = 2  # per worker process
 SECONDS_TO_SAVE = 60.0
-"""How long a worker that is told to end goes on serving the training process, which was told the same and has a step to finish."""
+"""How long a worker that a cluster tells to end serves on: the training process was told the same, and has a step to finish first.
+Validation and saving, which may take longer, need no batches."""
 
 
 class BatchStream:
@@ -166,20 +167,21 @@ def _as_it_is(value: Any) -> Any:
 
 def _block_signals() -> None:
     """Ctrl-C reaches all processes of a terminal, a cluster's SIGTERM all of a job: who trains then saves, and needs its workers."""
-    resource_tracker.ensure_running()  # where it starts, with the first process, it lifts the mask again
+    resource_tracker.ensure_running()  # starting it, as the first process does, unblocks these signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _follow_the_parent(worker: int) -> None:
-    """A worker ends with the training process, and always at once."""
+    """A worker ends with the training process, and at once when that tells it to."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     threading.Thread(target=_end_after_sigterm, daemon=True).start()
     multiprocessing.util.Finalize(None, _end_at_once, exitpriority=-100)  # after every other
 
 
 def _end_at_once() -> None:
-    """End this process without taking its interpreter down: while threads run that may abort, which the loader takes for a crash."""
-    if sys.exc_info()[0] is None:  # else it is told first, on the way that every process ends
+    """Skip Python's own shutdown: with daemon threads running it may abort the process, and the loader would report a crash."""
+    if sys.exc_info()[0] is None:  # after an error multiprocessing is to print it
+        sys.stdout.flush()
         os._exit(0)
 
 
@@ -191,7 +193,12 @@ def _end_with_the_parent() -> None:
 
 
 def _end_after_sigterm() -> None:
-    signal.sigwait({signal.SIGTERM})
+    """What SIGTERM does here: at once if the training process sent it, else when that has had the time to save."""
+    if hasattr(signal, "sigwaitinfo"):
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
+            os._exit(0)
+    else:  # macOS, where the sender is not known
+        signal.sigwait({signal.SIGTERM})
     time.sleep(SECONDS_TO_SAVE)
     os._exit(1)
 

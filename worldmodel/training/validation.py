@@ -19,11 +19,12 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.sources import Source
 from worldmodel.losses import HIGH_NOISE, FlowDraw
 from worldmodel.model import WorldModel
-from worldmodel.precision import autocast
+from worldmodel.precision import autocast, copied
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, Tokens, tokenise
 from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import encode_frames
+from worldmodel.training.step import move
 
 ROWS = 16
 """Rows of a batch at most: a model is measured beside its training, whose memory is taken."""
@@ -164,7 +165,7 @@ class Validation:
         device = model.latent_in.weight.device
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.frames, device).cpu()
-        latents, batch = self._latents[id(each)].to(device), each.batch.to(device)
+        latents, batch = copied(self._latents[id(each)], device), move(each.batch, device)
         draw = model.draw(batch.clean, torch.Generator().manual_seed(self.seed + number))
         if high:
             near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.waiting import is_running, wait_for
+from tests.waiting import PATIENCE, is_running, wait_for
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document
 from worldmodel.errors import UserError
 from worldmodel.packing import Packer
+from worldmodel.training import feeding
 from worldmodel.training.feeding import BatchStream, FrameEncoder
 from worldmodel.training.latent_cache import build_latent_cache
 
@@ -74,20 +75,44 @@ def test_a_worker_that_was_killed_is_noticed() -> None:
     assert not multiprocessing.active_children()
 
 
+def send(number: signal.Signals, pid: int) -> None:
+    """By a third process, as a terminal or a cluster does."""
+    subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_the_workers_to_the_training_process(number: signal.Signals) -> None:
     with BatchStream(toys.packer(), 0, 200, 1) as stream:
         wait_for(multiprocessing.active_children, "a worker")
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
-        os.kill(worker.pid, number)  # while it starts
+        send(number, worker.pid)  # while it starts
         stream.next()
-        os.kill(worker.pid, number)
+        send(number, worker.pid)
         for _ in range(60):
             stream.next()
         assert worker.is_alive()
     wait_for(lambda: not worker.is_alive(), "the end of the worker")
     assert worker.exitcode == 0
+
+
+def test_the_training_process_ends_its_workers_at_once() -> None:
+    with BatchStream(toys.packer(), 0, 200, 1) as stream:
+        stream.next()
+        (worker,) = multiprocessing.active_children()
+        worker.terminate()
+        worker.join(PATIENCE)
+        assert worker.exitcode == 0
+
+
+def test_a_worker_that_a_cluster_ends_goes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "SECONDS_TO_SAVE", 0.0)
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        feeding._end_after_sigterm()
+    send(signal.SIGTERM, pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (1, -signal.SIGTERM)  # the latter before it has begun to listen
 
 
 FIRST_STREAM = """

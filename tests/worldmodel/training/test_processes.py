@@ -22,18 +22,22 @@ def notes() -> PrefixStore:
 
 def test_who_waits_is_let_go_when_another_ended() -> None:
     told, given_up = notes(), threading.Event()
-    with let_go(told, SimpleNamespace(abort=given_up.set), period=0.01):  # type: ignore[arg-type]
+    with let_go(told, SimpleNamespace(abort=given_up.set), period=0.01) as gave_up:  # type: ignore[arg-type]
         assert not given_up.wait(0.1)
         told.set("why", "1 it broke")
-        assert given_up.wait(PATIENCE)
+        assert given_up.wait(PATIENCE) and gave_up.is_set()
 
 
 def test_nothing_is_given_up_and_no_thread_stays_when_all_went_well() -> None:
-    given_up, before = threading.Event(), threading.active_count()
-    with let_go(notes(), SimpleNamespace(abort=given_up.set), period=0.01):  # type: ignore[arg-type]
-        assert threading.active_count() == before + 1
-    wait_for(lambda: threading.active_count() == before, "the watching thread to end")
-    assert not given_up.is_set()
+    given_up = threading.Event()
+    with let_go(notes(), SimpleNamespace(abort=given_up.set), period=0.01) as gave_up:  # type: ignore[arg-type]
+        assert watchers()
+    wait_for(lambda: not watchers(), "the watching thread to end")
+    assert not given_up.is_set() and not gave_up.is_set()
+
+
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "let go"]
 
 
 def test_clipping_waits_for_nothing() -> None:
