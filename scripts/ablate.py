@@ -65,7 +65,7 @@ class AblateConfig:
     out: Path | None = None
     """Folder of codecs, runs, results.json and results.md; by default `ablate` in the runs folder of WORLDMODEL_HOME."""
     report: bool = False
-    """Train nothing: print the tables of what --out holds, and write results.json and results.md anew."""
+    """Train nothing: print the tables of what --out holds, and write them as results.md."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Every variant is trained once with each."""
     steps: int | None = None

@@ -27,7 +27,7 @@ from worldmodel.errors import UserError
 from worldmodel.folder import read_json, read_tensors, write_json
 
 SCHEMA_VERSION = 2
-TRAIN = "make one with `worldmodel codec`"
+MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
 
 
 class Codec(nn.Module, ABC):
@@ -183,7 +183,7 @@ def read_record(folder: Path, remedy: str = TRAIN) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no codec, there is no config.json; {remedy}")
+        raise UserError(f"{folder} holds no codec, there is no config.json; {MAKE if remedy == TRAIN else remedy}")
     record, kinds = read_json(path, remedy), codec_kinds()
     if str(record.get("kind")) not in kinds:
         raise UserError(
