@@ -40,7 +40,7 @@ from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import PresetFlag, with_seed
 from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.studies.ablation import MEASURES, NOTES, Outcome, Runs, Variant, What, findings, variants
+from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
 from worldmodel.training.resume import claim
@@ -240,15 +240,11 @@ def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[s
         "mixture": asdict(config.mixture),
         "controls": controls,
         "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
+        "measures": {name: measure.title for name, measure in MEASURES.items()},
+        "notes": NOTES,
+        "findings": [outcome.to_json() for outcome in findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs)],
     }
-    outcomes = findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs)
-    write_record(path, json.loads(json.dumps(record | tell(outcomes), default=str)))
-
-
-def tell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What results.json says besides the measurements."""
-    titles = {name: measure.title for name, measure in MEASURES.items()}
-    return {"measures": titles, "notes": list(NOTES), "findings": [outcome.to_json() for outcome in outcomes]}
+    write_record(path, json.loads(json.dumps(record, default=str)))
 
 
 def runs_of(record: dict[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
