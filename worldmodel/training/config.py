@@ -54,7 +54,7 @@ class TrainConfig:
     """Where frames' latents are kept, instead of encoding a frame whenever it comes. memory: of the frames seen since the last
     checkpoint, up to 2 GiB; disk: of all frames of the data, encoded before the first step; none: nowhere."""
     cache_dtype: LatentType = "float32"
-    """Of latents on the disk. float32: the bits that encoding gives; float16: rounded, half the size."""
+    """Of latents on the disk. float32: as encoding gives them; float16: rounded, half the size."""
     data_workers: int = 0
     """Processes that read and pack the data, 0 for a thread of the training process. The batches are the same for any number. Each
     process keeps its own copy of episode files that are small enough to lie in memory (2 GiB of frames)."""

@@ -5,8 +5,8 @@
     cache.json      whose latents, of what shape, how many; written last: without it the cache is not finished
 
 A frame is found by what it shows, not by where it is from, so one cache serves every mixture of the same files. It belongs to one
-codec. float32 rows are the bits that the codec gave, so training from them equals encoding on the fly (on a CPU; a GPU may round
-differently from one batch size to another); float16 rows are rounded to 11 significant bits and take half the room.
+codec. float32 rows are what the codec gave, so training from them equals encoding on the fly, up to rounding: the last bits may depend
+on how many frames are encoded together. float16 rows are rounded to 11 significant bits and take half the room.
 
 Worth it where encoding is slow and frames come often: a frame of 64 pixels is 12 kB and its latents of 16 x 64 are 4 kB, but a frame
 of 224 pixels is 150 kB and its latents of 256 x 768 are 786 kB.
@@ -90,7 +90,7 @@ def build_latent_cache(
         codec: in evaluation mode, on the device to encode on.
         frames: uint8 (H, W, 3) each; the same ones in the same order when it goes on. Equal frames are kept once.
         count: how many there are, for the size and the progress.
-        dtype: float32 keeps the codec's bits, float16 takes half the room.
+        dtype: float32 keeps what the codec gives, float16 takes half the room.
 
     Raises:
         UserError: the disk has too little room; another process builds this cache; the folder holds the cache of another codec.
