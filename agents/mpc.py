@@ -1,8 +1,8 @@
 """Receding-horizon control: plan, carry out the first steps, look again, plan again.
 
-A controller is what an evaluation runs: `reset` with the goals of b problems, then `act` on the histories of
-those that are still running. `MPCController` plans with any simulator; `RandomController` is the control that
-must stand beside it.
+A controller is what an evaluation runs: `reset` with the goals of b problems, then `act` on their histories until the budget is spent.
+`MPCController` plans with any simulator; `RandomController` is the control that must stand beside it; `PolicyController` (`policy.py`)
+does not plan at all.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from worldmodel.agents.objective import Objective
 from worldmodel.agents.planner import ActionBounds, Planner, shift
+from worldmodel.agents.policy import Proposals
 from worldmodel.agents.simulator import History, Simulator
 from worldmodel.errors import UserError
 
@@ -26,7 +27,7 @@ class MPCConfig:
     replan_every: int = 4
     """Model steps of a plan that are carried out before the next plan."""
     context: int = 2
-    """Newest frames that the simulator sees."""
+    """Newest frames that simulator and actor see, with the actions carried out between them."""
     warm_start: bool = True
     """Start each search from the rest of the last plan."""
     problems_at_once: int = 64
@@ -44,10 +45,10 @@ class Controller(Protocol):
     def reset(self, goals: np.ndarray, seeds: Sequence[int]) -> None:
         """Begin b problems with goal frames uint8 (b, height, width, 3) and one seed each."""
 
-    def act(self, history: History, rows: np.ndarray) -> np.ndarray:
-        """Actions float32 (len(rows), r, a) of the next r model steps for the problems numbered `rows`.
+    def act(self, history: History) -> np.ndarray:
+        """Actions float32 (b, r, a) of the next r model steps; r is the controller's own and always the same.
 
-        `history` has one entry for each of `rows`. r is the controller's own and always the same.
+        `history` is all that the b problems of `reset` have seen and done since their starts.
         """
 
 
@@ -67,51 +68,69 @@ class RandomController:
     def reset(self, goals: np.ndarray, seeds: Sequence[int]) -> None:
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
 
-    def act(self, history: History, rows: np.ndarray) -> np.ndarray:
+    def act(self, history: History) -> np.ndarray:
         steps = self.replan_every * self.bounds.block
         drawn = []
-        for row in rows:
+        for rng in self._rngs:
             size = (1 if self.held else steps, len(self.bounds.low))
-            actions = self._rngs[row].uniform(self.bounds.low, self.bounds.high, size)
+            actions = rng.uniform(self.bounds.low, self.bounds.high, size)
             drawn.append(np.broadcast_to(actions, (steps, size[1])).reshape(self.replan_every, -1))
         return np.stack(drawn).astype(np.float32)
 
 
 class MPCController:
-    """Plans in a simulator towards a goal frame."""
+    """Plans in a simulator towards a goal frame.
 
-    def __init__(self, simulator: Simulator, planner: Planner, objective: Objective, config: MPCConfig) -> None:
-        self.simulator, self.planner, self.objective, self.config = simulator, planner, objective, config
+    Args:
+        simulator: predicts.
+        planner: searches.
+        objective: cost of what is predicted.
+        config: how much of a plan is carried out.
+        proposals: where each search starts and how wide, instead of the rest of the last plan.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        planner: Planner,
+        objective: Objective,
+        config: MPCConfig,
+        proposals: Proposals | None = None,
+    ) -> None:
+        self.simulator, self.planner, self.objective, self.config, self.proposals = simulator, planner, objective, config, proposals
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
-        self._plans: dict[int, Tensor] = {}
+        self._rest: Tensor | None = None  # (b, h, a) what the last plans have left
 
     def reset(self, goals: np.ndarray, seeds: Sequence[int]) -> None:
         self._goals = self.simulator.encode_goal(goals)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._plans = {}
+        self._rest = None
+        if self.proposals is not None:
+            self.proposals.reset(goals)
 
-    def act(self, history: History, rows: np.ndarray) -> np.ndarray:
-        size = self.config.problems_at_once
-        parts = [
-            self._act(history.select(slice(start, start + size), self.config.context), rows[start : start + size])
-            for start in range(0, len(rows), size)
-        ]
-        return np.concatenate(parts)
+    def act(self, history: History) -> np.ndarray:
+        size, every = self.config.problems_at_once, self.config.replan_every
+        plans = torch.cat([self._plan(history, slice(start, start + size)) for start in range(0, len(history), size)])
+        if plans.shape[1] < every:
+            raise UserError(f"replan_every is {every}, above the plan's {plans.shape[1]} steps")
+        self._rest = shift(plans, every)
+        return plans[:, :every].numpy()
 
-    def _act(self, history: History, rows: np.ndarray) -> np.ndarray:
+    def _plan(self, history: History, part: slice) -> Tensor:
+        """Plans (b', h, a) of some of the problems."""
         assert self._goals is not None, "reset the controller before it acts"
-        warm = [self._plans[row] for row in rows if row in self._plans]
-        plan = self.planner.plan(
+        start, spread = None, None
+        if self.proposals is not None:
+            start, spread = self.proposals(history, part)
+        elif self.config.warm_start and self._rest is not None:
+            start = self._rest[part]
+        return self.planner.plan(
             self.simulator,
-            self.simulator.encode(history),
+            self.simulator.encode(history.select(part, self.config.context)),
             self.objective,
-            self._goals[rows],
-            [self._generators[row] for row in rows],
-            torch.stack(warm) if self.config.warm_start and len(warm) == len(rows) else None,
-        )
-        if plan.actions.shape[1] < self.config.replan_every:
-            raise UserError(f"replan_every is {self.config.replan_every}, above the plan's {plan.actions.shape[1]} steps")
-        rest = shift(plan.actions, self.config.replan_every)
-        self._plans.update(zip(rows.tolist(), rest, strict=True))
-        return plan.actions[:, : self.config.replan_every].numpy()
+            self._goals[part],
+            self._generators[part],
+            start,
+            spread,
+        ).actions

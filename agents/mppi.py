@@ -20,7 +20,8 @@ from worldmodel.agents.planner import (
     check_correlation,
     check_positive,
     correlated_noise,
-    start_mean,
+    place_of_start,
+    start_of,
 )
 from worldmodel.agents.simulator import Simulator
 from worldmodel.errors import UserError
@@ -68,16 +69,18 @@ class MPPI:
         goal: Tensor,
         generator: Generators,
         warm_start: Tensor | None = None,
+        start_std: Tensor | None = None,
     ) -> Plan:
         config, bounds = self.config, self.bounds
         search = Search(simulator, state, objective, goal)
-        mean = start_mean(bounds, len(goal), config.horizon, warm_start)  # (b, h, a)
-        std = config.std * bounds.scale.expand_as(mean)
+        mean, std = start_of(bounds, len(goal), config.horizon, config.std, warm_start, start_std)  # (b, h, a)
         for i in range(config.iterations):
             # sample
             noise = correlated_noise(generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation)
             candidates = bounds.clamp(mean[:, None] + std[:, None] * noise)
-            if (i == 0 and warm_start is not None) or (i > 0 and i == config.iterations - 1):
+            if i == 0 and warm_start is not None:
+                candidates[:, place_of_start(start_std)] = mean
+            elif i > 0 and i == config.iterations - 1:
                 candidates[:, -1] = mean
             # weigh
             costs, index = search.costs(candidates).topk(config.num_elites, dim=1, largest=False)

@@ -10,24 +10,28 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
+from worldmodel.agents.actor import Actor
 from worldmodel.agents.simulator import Codec
 from worldmodel.errors import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["final", "mean", "min", "soonest", "weighted"]
-Space = Literal["steps", "latents"]
+Space = Literal["steps", "latents", "steps_to_go"]
+
+FRAMES_AT_ONCE = 2048
+"""Frames that an actor judges at once; bounds memory."""
 
 
 @dataclass(frozen=True)
 class GoalCost:
-    """Mean squared distance of predicted frames to the goal frame, over a horizon."""
+    """Distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "steps"
-    """steps: distance in the codec's goal features, which falls on the way to the goal. latents: over all
-    tokens and channels, which is flat far from the goal."""
+    """steps: mean squared distance in the codec's goal features, which falls on the way to the goal. latents: the same over all
+    tokens and channels, which is flat far from the goal. steps_to_go: env steps to the goal as the model itself says."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
     soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two
@@ -61,8 +65,16 @@ class GoalCost:
         return error @ (weights / weights.sum())
 
 
-def make_objective(config: GoalCost, codec: Codec) -> Objective:
-    """The objective that a configuration describes, for latents of this codec."""
+def make_objective(config: GoalCost, codec: Codec, actor: Actor | None = None) -> Objective:
+    """The objective that a configuration describes, for latents of this codec.
+
+    Raises:
+        UserError: steps to go are wanted, but there is no actor to tell them.
+    """
+    if config.space == "steps_to_go":
+        if actor is None:
+            raise UserError("objective space steps_to_go needs a model that tells steps to go, and this one was not taught to")
+        return _steps_to_go(config, actor)
 
     def objective(future: Tensor, goal: Tensor) -> Tensor:
         if config.space == "steps":
@@ -70,6 +82,18 @@ def make_objective(config: GoalCost, codec: Codec) -> Objective:
         else:
             future, goal = rearrange(future, "b s h n c -> b s h (n c)"), rearrange(goal, "b n c -> b (n c)")
         return config.reduce(goal_distance(future, goal))
+
+    return objective
+
+
+def _steps_to_go(config: GoalCost, actor: Actor) -> Objective:
+    @torch.inference_mode()
+    def objective(future: Tensor, goal: Tensor) -> Tensor:
+        b, s, h = future.shape[:3]
+        goals = repeat(goal, "b n c -> (b s h) n c", s=s, h=h)
+        pairs = zip(future.flatten(0, 2).split(FRAMES_AT_ONCE), goals.split(FRAMES_AT_ONCE), strict=True)
+        steps = torch.cat([actor.steps_to_go(frames, wanted).float() for frames, wanted in pairs])
+        return config.reduce(steps.reshape(b, s, h))
 
     return objective
 

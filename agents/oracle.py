@@ -1,8 +1,9 @@
-"""MuJoCo itself as a simulator: the upper bound that stands beside every learned model.
+"""MuJoCo itself as a simulator: the upper bounds that stand beside every learned model.
 
-It restores the true state, carries candidates out with the true physics, renders the frames and encodes them
-with the same codec, so that planner, objective and representation are the same as the learned model's and
-only the dynamics differ.
+`OracleSimulator` restores the true state, carries candidates out with the true physics, renders the frames and encodes them with the
+same codec, so that planner, objective and representation are the same as the learned model's and only the dynamics differ.
+`TrueDistance` tells the true distance to the goal instead of frames, so that the objective is true as well and only the search is
+left to fail.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.agents.objective import GoalCost, Objective
 from worldmodel.agents.simulator import Codec, History, decode_latents, encode_frames
 from worldmodel.agents.workers import TaskWorkers
 
@@ -23,6 +25,8 @@ class TrueStates:
     """float64 (b, state)"""
     variations: list[dict] | None
     """Factor values of each problem."""
+    goals: np.ndarray | None = None
+    """float64 (b, state), the goals' states."""
 
 
 class OracleSimulator:
@@ -39,9 +43,7 @@ class OracleSimulator:
 
     def encode(self, history: History) -> TrueStates:
         """The true states; a history without them is refused."""
-        if history.states is None:
-            raise ValueError("the oracle needs History.states, the true physics states")
-        return TrueStates(history.states, None if history.variations is None else list(history.variations))
+        return _true_states(history)
 
     def encode_goal(self, frames: np.ndarray) -> Tensor:
         return encode_frames(self.codec, frames, self.device)
@@ -68,3 +70,52 @@ class OracleSimulator:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         return decode_latents(self.codec, latents)
+
+
+class TrueDistance:
+    """True physics, and the true distance to the goal in the place of latents: one token, one channel.
+
+    Args:
+        workers: processes of the task; the caller closes them.
+    """
+
+    def __init__(self, workers: TaskWorkers) -> None:
+        self.workers = workers
+
+    def encode(self, history: History) -> TrueStates:
+        """The true states and goals; a history without them is refused."""
+        states = _true_states(history)
+        if states.goals is None:
+            raise ValueError("the true distance needs History.goal_states, the goals' physics states")
+        return states
+
+    def encode_goal(self, frames: np.ndarray) -> Tensor:
+        """Zeros (b, 1, 1): the goal is at distance 0 of itself."""
+        return torch.zeros(len(frames), 1, 1)
+
+    def rollout(self, state: TrueStates, candidates: Tensor) -> Tensor:
+        """Distances (b, s, h, 1, 1) in task units after each model step."""
+        actions = candidates.cpu().numpy().astype(np.float32)
+        rolled = self.workers.roll(state.states, actions, None, state.variations, state.goals)
+        distance = rolled.distance[..., self.workers.block - 1 :: self.workers.block]
+        return torch.from_numpy(distance).float()[..., None, None]
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """There are no frames to be seen."""
+        raise NotImplementedError("the true distance has no frames")
+
+
+def true_distance_objective(config: GoalCost) -> Objective:
+    """The reduction of an objective over what `TrueDistance` tells."""
+
+    def objective(future: Tensor, goal: Tensor) -> Tensor:
+        return config.reduce(future[..., 0, 0])
+
+    return objective
+
+
+def _true_states(history: History) -> TrueStates:
+    if history.states is None:
+        raise ValueError("the oracle needs History.states, the true physics states")
+    variations = None if history.variations is None else list(history.variations)
+    return TrueStates(history.states, variations, history.goal_states)

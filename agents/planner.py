@@ -105,6 +105,7 @@ class Planner(Protocol):
         goal: Tensor,
         generator: Generators,
         warm_start: Tensor | None = None,
+        start_std: Tensor | None = None,
     ) -> Plan:
         """A plan for each problem of `state` (from `simulator.encode`).
 
@@ -115,6 +116,8 @@ class Planner(Protocol):
             goal: latents (b, n, c).
             generator: of the search noise, on the CPU.
             warm_start: (b, h, a) where to start the search; the middle of the bounds if None.
+            start_std: (b, h, a) standard deviations of the first samples, in action units; the planner's own if None. With it the
+                warm start is a proposal: it is a candidate, and it wins where no other is better.
         """
 
 
@@ -133,13 +136,21 @@ def correlated_noise(
     return rearrange(torch.stack(steps, dim=2), "b s (h k) a -> b s h (k a)", h=horizon)
 
 
-def start_mean(bounds: ActionBounds, problems: int, horizon: int, warm_start: Tensor | None) -> Tensor:
-    """Where a search starts, (b, h, a)."""
-    if warm_start is None:
-        return repeat(bounds.center, "a -> b h a", b=problems, h=horizon).clone()
-    if warm_start.shape != (problems, horizon, bounds.dim):
-        raise ValueError(f"warm_start has shape {tuple(warm_start.shape)}, expected {(problems, horizon, bounds.dim)}")
-    return bounds.clamp(warm_start)
+def start_of(
+    bounds: ActionBounds, problems: int, horizon: int, std: float, warm_start: Tensor | None, start_std: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (b, h, a) of a search's first samples; `std` is in half ranges of the action."""
+    for name, given in (("warm_start", warm_start), ("start_std", start_std)):
+        if given is not None and given.shape != (problems, horizon, bounds.dim):
+            raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {(problems, horizon, bounds.dim)}")
+    center = repeat(bounds.center, "a -> b h a", b=problems, h=horizon).clone()
+    mean = center if warm_start is None else bounds.clamp(warm_start)
+    return mean, std * bounds.scale.expand_as(mean) if start_std is None else start_std
+
+
+def place_of_start(start_std: Tensor | None) -> int:
+    """Which of the first candidates the warm start is: of equal costs the first wins, so a proposal is that one."""
+    return -1 if start_std is None else 0
 
 
 def shift(plan: Tensor, steps: int) -> Tensor:

@@ -14,7 +14,8 @@ from worldmodel.agents.planner import (
     check_correlation,
     check_positive,
     correlated_noise,
-    start_mean,
+    place_of_start,
+    start_of,
 )
 from worldmodel.agents.simulator import Simulator
 
@@ -51,12 +52,15 @@ class RandomShooting:
         goal: Tensor,
         generator: Generators,
         warm_start: Tensor | None = None,
+        start_std: Tensor | None = None,
     ) -> Plan:
         config, bounds = self.config, self.bounds
         search = Search(simulator, state, objective, goal)
         noise = correlated_noise(generator, len(goal), config.num_samples, config.horizon, bounds, config.noise_correlation)
-        candidates = bounds.clamp(bounds.center + config.std * bounds.scale * noise)
+        mean, std = start_of(bounds, len(goal), config.horizon, config.std, warm_start, start_std)  # (b, h, a)
+        around = mean if start_std is not None else bounds.center
+        candidates = bounds.clamp(around.expand_as(mean)[:, None] + std[:, None] * noise)
         if warm_start is not None:
-            candidates[:, -1] = start_mean(bounds, len(goal), config.horizon, warm_start)
+            candidates[:, place_of_start(start_std)] = mean
         search.costs(candidates)
         return search.result()

@@ -35,6 +35,8 @@ class History:
     """float64 (b, state): the true physics state at the last frame; only the oracle reads it."""
     variations: Sequence[dict[str, Any]] | None = None
     """Factor values of each problem's episode; only the oracle reads them."""
+    goal_states: np.ndarray | None = None
+    """float64 (b, state): the true states of the goals; only the oracle with the true distance reads them."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.dtype != np.uint8:
@@ -57,6 +59,7 @@ class History:
             actions=self.actions[index, first:],
             states=None if self.states is None else self.states[index],
             variations=None if self.variations is None else [self.variations[i] for i in index],
+            goal_states=None if self.goal_states is None else self.goal_states[index],
         )
 
 

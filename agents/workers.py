@@ -41,6 +41,8 @@ class Job:
     goal_state: np.ndarray | None
     actions: np.ndarray | None
     """float32 (s, h, a) with a = block * env action; None: render the state, one frame."""
+    render: bool = True
+    """Whether frames are wanted; False leaves them as they are."""
 
     @property
     def frames_shape(self) -> tuple[int, int]:
@@ -88,7 +90,9 @@ class TaskRunner:
                     distance[s, i] = self.task.goal_distance(state, job.goal_state)
                 if (i + 1) % self.block == 0:
                     h = i // self.block
-                    states[s, h], frames[s, h] = self.task.get_state(), self.task.render()
+                    states[s, h] = self.task.get_state()
+                    if job.render:
+                        frames[s, h] = self.task.render()
         return states, success, distance
 
     def _set_variation(self, job: Job) -> None:
@@ -178,7 +182,7 @@ class TaskWorkers:
         self,
         states: np.ndarray,
         actions: np.ndarray,
-        on_frames: OnFrames,
+        on_frames: OnFrames | None,
         variations: Sequence[dict[str, Any]] | None = None,
         goal_states: np.ndarray | None = None,
     ) -> Rolled:
@@ -187,7 +191,7 @@ class TaskWorkers:
         Args:
             states: float64 (b, state).
             actions: float32 (b, s, h, block * a) within the task's bounds.
-            on_frames: is handed all frames, in any order, while other jobs still run.
+            on_frames: is handed all frames, in any order, while other jobs still run; None: nothing is rendered.
             variations: factor values of each problem; the task's defaults if None.
             goal_states: float64 (b, state) to measure success and distance; not measured if None.
         """
@@ -203,6 +207,7 @@ class TaskWorkers:
                 variation=_pick(variations, b),
                 goal_state=None if goal_states is None else goal_states[b],
                 actions=np.ascontiguousarray(actions[b, start : start + step]),
+                render=on_frames is not None,
             )
             for b in range(problems)
             for start in range(0, samples, step)
@@ -212,7 +217,7 @@ class TaskWorkers:
             success=np.empty((problems, samples, horizon * self.block), bool),
             distance=np.empty((problems, samples, horizon * self.block)),
         )
-        for job, (job_states, success, distance) in self._answers(jobs, on_frames):
+        for job, (job_states, success, distance) in self._answers(jobs, on_frames or _ignore):
             rolled.states[job.problem, job.samples] = job_states
             rolled.success[job.problem, job.samples] = success
             rolled.distance[job.problem, job.samples] = distance
@@ -279,6 +284,10 @@ class TaskWorkers:
         code = process.exitcode
         self.close()
         return RuntimeError(f"worker {worker} of {self.env_id} died (exit code {code}); was it out of memory?")
+
+
+def _ignore(problem: int, samples: slice, frames: np.ndarray) -> None:
+    """What is done with frames that nobody wants."""
 
 
 def _pick(variations: Sequence[dict[str, Any]] | None, problem: int) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.agents.evaluate import EvaluateConfig, side_by_side
+from worldmodel.agents.controllers import EvaluateConfig, Name
+from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
@@ -34,8 +35,8 @@ class PlanConfig:
     """Planner, objective, receding horizon."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Flow steps per frame and form of the actions."""
-    oracle: bool = False
-    """Plan with the true simulator instead of the model."""
+    controller: Name | None = None
+    """Who chooses the actions: policy, guided, cem, mppi, random_shooting, oracle; by default the search of `evaluate.planner`."""
 
 
 def main(config: PlanConfig) -> None:
@@ -44,19 +45,19 @@ def main(config: PlanConfig) -> None:
     store = EpisodeStore(config.data, in_memory=True)
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
-    settings = replace(config.evaluate, videos=len(manifest.problems), stop_when_solved=True)
-    name = "oracle" if config.oracle else "learned"
+    settings = replace(config.evaluate, videos=len(manifest.problems), streams=1)
+    name = config.controller or settings.search
     (result,), goals = score(trained, manifest, block, settings, config.rollout, 2, (name,))
-    for i, steps in enumerate(result.steps_to_success):
+    [outcomes] = result.streams
+    for i, steps in enumerate(outcomes.steps_to_success):
         outcome = f"reached the goal after {steps} env steps" if steps is not None else "did not reach the goal"
-        print(f"problem {i}: {outcome}; distance {result.final_distance[i]:.3f} at the end")
-    print(f"{result.seconds_per_plan:.3f} s per plan")
+        kept = "" if steps is None else " and held it" if outcomes.held[i] else " and lost it"
+        print(f"problem {i}: {outcome}{kept}; distance {outcomes.final_distance[i]:.3f} at the end of the budget")
+    print(f"{name}: {result.seconds_per_plan:.3g} s per plan, {result.seconds_per_action:.3g} s per action")
     films = [side_by_side(frames, goals[i]) for i, frames in sorted(result.frames.items())]
-    longest = max(len(film) for film in films)
-    padded = [np.concatenate([film, np.repeat(film[-1:], longest - len(film), 0)]) for film in films]
     out = config.out or runs_dir() / "plan.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_video(out, np.concatenate(padded, axis=1), fps=4, scale=3)
+    write_video(out, np.concatenate(films, axis=1), fps=4, scale=3)
     print(f"{out}: one row per problem, the goal on the right")
 
 

@@ -1,9 +1,9 @@
-"""Wilson intervals against published values and by coverage."""
+"""Wilson intervals against published values and by coverage, of single tries and of repeated ones."""
 
 import numpy as np
 import pytest
 
-from worldmodel.agents.intervals import wilson
+from worldmodel.agents.intervals import wilson, wilson_of_shares
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,33 @@ def test_covers_the_truth_about_95_times_in_100():
 def test_impossible_counts_are_refused(successes, trials):
     with pytest.raises(ValueError, match="impossible"):
         wilson(successes, trials)
+
+
+def test_one_try_of_each_problem_is_wilson():
+    assert wilson_of_shares([1.0, 0.0, 0.0, 1.0, 0.0]) == wilson(2, 5)
+    assert wilson_of_shares([0.0] * 8, 3) == wilson(0, 8), "what never succeeds has not been tried 24 times"
+
+
+def test_tries_count_as_much_as_they_differ():
+    assert wilson_of_shares([1.0, 0.0] * 10, 4) == pytest.approx(wilson(10, 20)), "equal tries add nothing"
+    shares = [0.25, 0.5, 0.5, 0.75] * 5
+    assert wilson_of_shares(shares, 4) == pytest.approx(wilson(40, 80)), "the spread of independent tries: all count"
+    between = wilson_of_shares([0.0, 0.5, 0.5, 1.0] * 5, 4)
+    assert between == pytest.approx(wilson(20, 40)), "four in 20 problems that spread as two would"
+
+
+@pytest.mark.parametrize(("rate", "alike"), [(0.5, 1.0), (0.15, 1.0), (0.15, 50.0), (0.85, 3.0)])
+def test_covers_the_truth_when_tries_of_a_problem_are_alike(rate, alike):
+    rng, problems, streams = np.random.default_rng(0), 56, 3
+    covered = []
+    for _ in range(500):
+        of_problem = rng.beta(rate * alike, (1 - rate) * alike, problems)  # small `alike`: a problem succeeds always or never
+        low, high = wilson_of_shares((rng.binomial(streams, of_problem) / streams).tolist(), streams)
+        covered.append(low <= rate <= high)
+    assert 0.92 <= np.mean(covered) <= 0.985
+
+
+@pytest.mark.parametrize(("shares", "repeats"), [([], 1), ([0.5], 0), ([1.5], 1), ([-0.1], 2)])
+def test_impossible_shares_are_refused(shares, repeats):
+    with pytest.raises(ValueError, match="impossible"):
+        wilson_of_shares(shares, repeats)

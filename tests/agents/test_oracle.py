@@ -1,14 +1,17 @@
 """The oracle on the real TwoRoom: its futures are the truth, and it reaches goals that controls miss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from worldmodel.agents.cem import CEMConfig
-from worldmodel.agents.evaluate import EvaluateConfig, evaluate, make_controllers
+from worldmodel.agents.controllers import EvaluateConfig, Parts, make_controllers
+from worldmodel.agents.evaluate import evaluate
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.objective import GoalCost
-from worldmodel.agents.oracle import OracleSimulator
+from worldmodel.agents.oracle import OracleSimulator, TrueDistance, true_distance_objective
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import Manifest, Problem
 from worldmodel.agents.simulator import History, encode_frames
@@ -82,8 +85,30 @@ def test_futures_are_what_happens(workers, manifest):
 
 def test_a_history_without_states_is_refused(workers):
     history = History(np.zeros((1, 1, SIZE, SIZE, 3), np.uint8), np.zeros((1, 0, 8), np.float32))
-    with pytest.raises(ValueError, match="the oracle needs History.states"):
-        OracleSimulator(workers, DiscCodec()).encode(history)
+    for simulator in (OracleSimulator(workers, DiscCodec()), TrueDistance(workers)):
+        with pytest.raises(ValueError, match="the oracle needs History.states"):
+            simulator.encode(history)
+    with pytest.raises(ValueError, match="needs History.goal_states"):
+        TrueDistance(workers).encode(replace(history, states=np.zeros((1, 23))))
+
+
+def test_the_true_distance_is_the_tasks_after_each_model_step(workers, manifest):
+    starts, goals = manifest.states
+    simulator, frames = TrueDistance(workers), np.zeros((10, 1, SIZE, SIZE, 3), np.uint8)
+    candidates = torch.rand(10, 3, 4, 2 * BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    state = simulator.encode(History(frames, np.zeros((10, 0, 8), np.float32), starts, None, goals))
+    told = simulator.rollout(state, candidates)
+    assert told.shape == (10, 3, 4, 1, 1) and told.dtype == torch.float32
+    task = make_task(ENV, image_size=SIZE)
+    for b, s in [(0, 0), (7, 2)]:
+        task.reset(seed=0, options={"state": starts[b]})
+        for h in range(4):
+            for action in candidates[b, s, h].numpy().reshape(BLOCK, 2):
+                task.advance(action)
+            assert told[b, s, h].item() == pytest.approx(task.goal_distance(task.get_state(), goals[b]))
+    task.close()
+    costs = true_distance_objective(GoalCost(reduction="min"))(told, simulator.encode_goal(frames[:, 0]))
+    torch.testing.assert_close(costs, told[..., 0, 0].min(dim=2).values)
 
 
 def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, manifest):
@@ -93,10 +118,12 @@ def test_planning_with_the_oracle_reaches_goals_that_controls_miss(workers, mani
         mpc=MPCConfig(replan_every=1),
     )
     bounds = ActionBounds.of_box(workers.action_space, BLOCK)
-    controllers = make_controllers(config, bounds, workers, DiscCodec())
+    names = ["random", "copy_last_frame", "oracle", "oracle_true_distance"]
+    controllers = make_controllers(config, Parts(bounds, workers, DiscCodec()), names)
     scores = {score.name: score for score in evaluate(manifest, controllers, workers, config, progress=False)}
     assert sum(scores["oracle"].success) >= 8  # 10, 9, 10 of the seeds 0-9, 10-19, 20-29; other drivers draw other pixels
-    assert sum(scores["oracle"].final_success) >= 7
+    assert sum(scores["oracle_true_distance"].success) >= 8
+    assert sum(scores["oracle"].held) >= 7
     assert max(sum(scores[name].success) for name in ("random", "copy_last_frame")) <= 5
     assert scores["oracle"].interval[0] > scores["random"].interval[1]
     assert np.mean(scores["oracle"].final_distance) < 0.3 * np.mean(scores["random"].final_distance)

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from tests.agents.toys import BOUNDS, SPEED, PointCodec, PointMass, problem
+from tests.agents.toys import BOUNDS, SPEED, PointActor, PointCodec, PointMass, problem
+from worldmodel.agents import objective
 from worldmodel.agents.cem import CEM, CEMConfig
 from worldmodel.agents.mppi import MPPI, MPPIConfig
 from worldmodel.agents.objective import GoalCost, make_objective
@@ -27,7 +28,7 @@ def seeds(count):
     return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
-def run(planner, simulator, starts=STARTS, goals=GOALS, generator=None, warm_start=None):
+def run(planner, simulator, starts=STARTS, goals=GOALS, generator=None, warm_start=None, start_std=None):
     history, goal_frames = problem(starts, goals)
     return planner.plan(
         simulator,
@@ -36,6 +37,7 @@ def run(planner, simulator, starts=STARTS, goals=GOALS, generator=None, warm_sta
         simulator.encode_goal(goal_frames),
         generator or seeds(len(starts)),
         warm_start,
+        start_std,
     )
 
 
@@ -90,6 +92,35 @@ def test_warm_start_of_another_shape_is_refused():
         run(PLANNERS["cem"], PointMass(), warm_start=torch.zeros(3, 2, 4))
 
 
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_start_with_a_spread_is_what_is_searched_around(name):
+    simulator = PointMass()
+    mean = torch.full((3, 4, BOUNDS.dim), 0.5)
+    std = torch.linspace(0, 0.1, BOUNDS.dim).expand(3, 4, -1)
+    run(PLANNERS[name], simulator, warm_start=mean, start_std=std)
+    first = simulator.seen[0]
+    assert torch.equal(first[:, 0], mean), "the proposal is a candidate"
+    others = first[:, 1:] - 0.5
+    torch.testing.assert_close(others.mean((0, 1, 2)), torch.zeros(BOUNDS.dim), atol=0.03, rtol=0)
+    torch.testing.assert_close(others.std((0, 1, 2)), std[0, 0], atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_proposal_wins_where_no_candidate_is_better(name):
+    class Flat(PointMass):
+        def rollout(self, state, candidates):
+            return super().rollout(state, candidates) * 0
+
+    mean = torch.rand(3, 4, BOUNDS.dim)
+    plan = run(PLANNERS[name], Flat(), warm_start=mean, start_std=torch.full_like(mean, 0.1))
+    assert torch.equal(plan.actions, mean)
+
+
+def test_a_spread_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"start_std has shape \(3, 4\), expected \(3, 4, 4\)"):
+        run(PLANNERS["cem"], PointMass(), warm_start=torch.zeros(3, 4, 4), start_std=torch.ones(3, 4))
+
+
 @pytest.mark.parametrize("planner", ["cem", "mppi"])
 def test_more_iterations_find_lower_costs(planner):
     kind, config = {"cem": (CEM, CEMConfig), "mppi": (MPPI, MPPIConfig)}[planner]
@@ -139,8 +170,7 @@ def test_goal_cost_reductions_by_hand():
     future = torch.tensor([2.0, 1.0, 3.0]).reshape(1, 1, 3, 1, 1) * torch.ones(1, 1, 3, 2, 5)
 
     def cost(reduction, **settings):
-        objective = make_objective(GoalCost("latents", reduction, **settings), PointCodec())
-        return objective(future, torch.zeros(1, 2, 5)).item()
+        return make_objective(GoalCost("latents", reduction, **settings), PointCodec())(future, torch.zeros(1, 2, 5)).item()
 
     assert cost("final") == 9
     assert cost("min") == 1
@@ -159,6 +189,18 @@ def test_goal_cost_in_steps_uses_the_codecs_goal_features():
     torch.testing.assert_close(steps, latents / SPEED**2)
 
 
+def test_goal_cost_in_steps_to_go_asks_the_actor_of_each_frame_and_its_own_goal(monkeypatch):
+    monkeypatch.setattr(objective, "FRAMES_AT_ONCE", 7)  # 2 x 3 x 4 frames in four parts
+    future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
+    steps = (future[..., 0, :] - goal[:, None, None, 0]).abs().amax(-1) / SPEED  # (b, s, h)
+    for reduction in ("final", "mean", "soonest"):
+        config = GoalCost("steps_to_go", reduction)
+        costs = make_objective(config, PointCodec(), PointActor())(future, goal)
+        torch.testing.assert_close(costs, config.reduce(steps))
+    with pytest.raises(ValueError, match="steps_to_go needs a model that tells steps to go"):
+        make_objective(config, PointCodec())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -170,7 +212,7 @@ def test_goal_cost_in_steps_uses_the_codecs_goal_features():
         (lambda: ActionBounds((-1.0,), (float("inf"),)), "must be finite"),
         (lambda: ActionBounds((-1.0,), (1.0,), block=0), "block is 0"),
         (lambda: GoalCost(reduction="median"), "unknown reduction 'median': use final, mean"),
-        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use steps, latents"),
+        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use steps, latents, steps_to_go"),
         (lambda: GoalCost(growth=0.0), "growth is 0.0"),
     ],
 )

@@ -86,6 +86,14 @@ def test_splitting_the_work_changes_nothing(pool, world, monkeypatch, processes,
     assert np.array_equal(pictures, pool.render(starts))
 
 
+def test_without_frames_the_same_happens(pool, world):
+    _, starts, goals, actions = world
+    seen, _ = collect(pool, starts, actions, goal_states=goals)
+    blind = pool.roll(starts, actions, None, goal_states=goals)
+    assert np.array_equal(blind.states, seen.states) and np.array_equal(blind.distance, seen.distance)
+    assert np.array_equal(blind.success, seen.success)
+
+
 def test_each_problem_has_its_own_factors(pool, world):
     task, starts, _, actions = world
     variations = [{}, BLUE, {}]

@@ -78,7 +78,27 @@ class PointWorkers:
         moves = rearrange(actions, "b s h (k a) -> b s (h k) a", k=self.block) * SPEED
         path = states[:, None, None] + moves.cumsum(axis=2)
         after = path[:, :, self.block - 1 :: self.block]
-        for b in range(len(states)):
+        for b in range(len(states) if on_frames else 0):
             on_frames(b, slice(0, actions.shape[1]), to_frames(after[b]))
         distance = np.linalg.norm(path - (0 if goal_states is None else goal_states[:, None, None]), axis=-1)
         return Rolled(after, distance <= 0.15, distance)
+
+
+class PointActor:
+    """Knows the way: each env action goes as far as it can towards the goal; `seen` records what it was asked."""
+
+    def __init__(self, horizon: int = 4, std: float = 0.3) -> None:
+        self.horizon, self.std = horizon, std
+        self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def propose(self, frames: Tensor, actions: Tensor, goal: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append((frames, actions, goal, steps))
+        left, taken = (goal - frames[:, -1])[:, 0] / SPEED, []
+        for _ in range(self.horizon * BOUNDS.block):
+            taken.append(left.clamp(-1, 1))
+            left = left - taken[-1]
+        mean = rearrange(torch.stack(taken, 1), "b (h k) a -> b h (k a)", k=BOUNDS.block)
+        return mean, torch.full_like(mean, self.std)
+
+    def steps_to_go(self, frames: Tensor, goal: Tensor) -> Tensor:
+        return (goal - frames)[:, 0].abs().amax(dim=-1) / SPEED

@@ -1,0 +1,187 @@
+"""What is evaluated: the model's policy, its policy with a small search, search alone, and the controls beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from worldmodel.agents.actor import Actor
+from worldmodel.agents.cem import CEM, CEMConfig
+from worldmodel.agents.learned import LatentDynamics, LearnedSimulator
+from worldmodel.agents.mpc import Controller, MPCConfig, MPCController, RandomController
+from worldmodel.agents.mppi import MPPI, MPPIConfig
+from worldmodel.agents.objective import GoalCost, make_objective
+from worldmodel.agents.oracle import OracleSimulator, TrueDistance, true_distance_objective
+from worldmodel.agents.planner import ActionBounds, Planner
+from worldmodel.agents.policy import PolicyConfig, PolicyController, Proposals
+from worldmodel.agents.random_shooting import RandomShooting, RandomShootingConfig
+from worldmodel.agents.simulator import Codec, CopyLastFrame, ShuffledActions, Simulator
+from worldmodel.agents.workers import TaskWorkers
+from worldmodel.errors import UserError
+
+NO_ORACLE = (
+    "{env_id} does not restore its state exactly, so there is no oracle beside the model, and every plan segment starts "
+    "from the restored physics alone."
+)
+"""What is said where the oracle is left out."""
+
+PlannerConfig = CEMConfig | MPPIConfig | RandomShootingConfig
+Name = Literal[
+    "random",
+    "random_held",
+    "copy_last_frame",
+    "learned_shuffled_actions",
+    "policy",
+    "guided",
+    "cem",
+    "mppi",
+    "random_shooting",
+    "oracle",
+    "oracle_true_distance",
+]
+"""Controllers. random, random_held: actions drawn without looking, each or one for a whole segment. copy_last_frame: the search in a
+world that stands still. learned_shuffled_actions: the search in the model that is told another candidate's actions. policy: what the
+model itself would do. guided: a small search around that in the model. cem, mppi, random_shooting: search in the model alone.
+oracle: the search in the true simulator. oracle_true_distance: the same with the true distance as cost."""
+
+SEARCHES: dict[str, type[PlannerConfig]] = {"cem": CEMConfig, "mppi": MPPIConfig, "random_shooting": RandomShootingConfig}
+
+
+@dataclass(frozen=True)
+class GuidedConfig:
+    """A small search in the model around what the model itself would do, which is carried out where no candidate is better."""
+
+    search: CEMConfig = field(default_factory=lambda: CEMConfig(num_samples=16, iterations=1))
+    """The search; mean, spread and horizon are the proposal's, so its `std` and `horizon` are not used."""
+    replan_every: int = 1
+    """Model steps of a plan that are carried out before the next plan."""
+
+    def __post_init__(self) -> None:
+        if self.replan_every < 1:
+            raise UserError(f"guided.replan_every is {self.replan_every}, must be at least 1")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a manifest is run: the same objective for every simulator, the same planner for search alone and for the controls."""
+
+    planner: PlannerConfig = field(default_factory=CEMConfig)
+    """Search over action sequences."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Acting as the model proposes."""
+    guided: GuidedConfig = field(default_factory=GuidedConfig)
+    """Search around what the model proposes."""
+    objective: GoalCost = field(default_factory=GoalCost)
+    """Cost of predicted frames."""
+    mpc: MPCConfig = field(default_factory=MPCConfig)
+    """How much of a plan is carried out."""
+    streams: int = 1
+    """Times that each problem is tried, each with other random numbers of the controller."""
+    videos: int = 4
+    """Problems whose frames are kept, from the first."""
+    seed: int = 0
+    """Of the planners' and random controllers' noise."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("streams", 1), ("videos", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if self.mpc.replan_every > self.planner.horizon:
+            raise UserError(f"replan_every is {self.mpc.replan_every}, above the planner's horizon {self.planner.horizon}")
+
+    @property
+    def search(self) -> Name:
+        """Name of the controller that searches with `planner`."""
+        names: dict[type, Name] = {CEMConfig: "cem", MPPIConfig: "mppi", RandomShootingConfig: "random_shooting"}
+        return names[type(self.planner)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What controllers are made of."""
+
+    bounds: ActionBounds
+    """Of the actions; `ActionBounds.of_box(workers.action_space, workers.block)`."""
+    workers: TaskWorkers
+    """Of the task; used by the oracles."""
+    codec: Codec
+    """Of the model."""
+    dynamics: LatentDynamics | None = None
+    """The model's rollout; without it there is no search in the model."""
+    actor: Actor | None = None
+    """The model's actions; without it there is no policy."""
+    goal_steps: int | None = None
+    """Env steps in which the goals can be reached, where that is known; else the actor says it of each problem."""
+    device: torch.device | str = "cpu"
+    """Where codec and model lie."""
+
+
+def make_planner(config: PlannerConfig, bounds: ActionBounds) -> Planner:
+    """The planner that a configuration describes."""
+    match config:
+        case CEMConfig():
+            return CEM(config, bounds)
+        case MPPIConfig():
+            return MPPI(config, bounds)
+        case RandomShootingConfig():
+            return RandomShooting(config, bounds)
+
+
+def usual_controllers(config: EvaluateConfig, parts: Parts) -> list[Name]:
+    """All that the parts suffice for but the rarer ones: weakest first, the oracle last."""
+    names: list[Name] = ["random", "random_held", "copy_last_frame"]
+    if parts.actor is not None:
+        names.append("policy")
+        names += ["guided"] if parts.dynamics is not None else []
+    names += [config.search] if parts.dynamics is not None else []
+    names += ["oracle"] if parts.workers.restorable else []
+    return names
+
+
+def make_controllers(config: EvaluateConfig, parts: Parts, names: Sequence[Name] = ()) -> dict[str, Controller]:
+    """Controllers by name, in the order of `names`, or the usual ones.
+
+    Raises:
+        UserError: the parts do not suffice for one that is asked for.
+    """
+    return {name: make_controller(config, parts, name) for name in names or usual_controllers(config, parts)}
+
+
+def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Controller:
+    """One controller; errors as of `make_controllers`."""
+    bounds, mpc = parts.bounds, config.mpc
+    if name in ("random", "random_held"):
+        return RandomController(bounds, mpc.replan_every, held=name == "random_held")
+    if name.startswith("oracle") and not parts.workers.restorable:
+        raise UserError(NO_ORACLE.format(env_id=parts.workers.env_id))
+    if name == "oracle_true_distance":
+        planner = make_planner(config.planner, bounds)
+        return MPCController(TrueDistance(parts.workers), planner, true_distance_objective(config.objective), mpc)
+    if name == "policy":
+        return PolicyController(_proposals(config, parts, name), config.policy, mpc.problems_at_once)
+    objective = make_objective(config.objective, parts.codec, parts.actor)
+    if name == "guided":
+        proposals = _proposals(config, parts, name)
+        search = replace(config.guided.search, horizon=proposals.actor.horizon)
+        mpc = replace(mpc, replan_every=config.guided.replan_every)
+        return MPCController(_simulator(config, parts, name), CEM(search, bounds), objective, mpc, proposals)
+    settings: PlannerConfig = SEARCHES[name]() if name in SEARCHES and name != config.search else config.planner
+    return MPCController(_simulator(config, parts, name), make_planner(settings, bounds), objective, mpc)
+
+
+def _proposals(config: EvaluateConfig, parts: Parts, name: Name) -> Proposals:
+    if parts.actor is None:
+        raise UserError(f"controller {name} needs a model that puts out actions, and this one was not taught to")
+    return Proposals(parts.actor, parts.codec, parts.bounds, config.mpc.context, parts.goal_steps, parts.device)
+
+
+def _simulator(config: EvaluateConfig, parts: Parts, name: Name) -> Simulator:
+    if name == "copy_last_frame":
+        return CopyLastFrame(parts.codec, parts.device)
+    if name == "oracle":
+        return OracleSimulator(parts.workers, parts.codec, parts.device)
+    if parts.dynamics is None:
+        raise ValueError(f"controller {name} needs the model's dynamics")
+    learned = LearnedSimulator(parts.dynamics, parts.codec, parts.device, config.seed)
+    return ShuffledActions(learned) if name == "learned_shuffled_actions" else learned
