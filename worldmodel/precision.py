@@ -5,12 +5,12 @@ pass.
 """
 
 import contextlib
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from worldmodel import cpu_speed
 from worldmodel.errors import UserError
 
 DTypeName = Literal["auto", "float32", "bfloat16"]
@@ -34,9 +34,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """The forward pass's dtype; `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    """The forward pass's dtype; `auto` is bfloat16 where it is faster, else float32: a GPU's generation tells, a CPU is measured."""
     if name == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+        faster = has_fast_bfloat16(device) if device.type == "cuda" else cpu_speed.cpu_speed().bfloat16
+        return torch.bfloat16 if faster else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
@@ -44,12 +45,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products run in hardware (a CPU without them is up to 100 times slower)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.13
-        features = torch.cpu.get_capabilities()
-        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
+    return cpu_speed.multiplies_bfloat16()
+
+
+def choose_onednn(device: torch.device) -> bool:
+    """Whether float32 products go to oneDNN (`cpu_speed.float32_products`): on a CPU that was measured to be faster so, and exact."""
+    return device.type == "cpu" and cpu_speed.cpu_speed().onednn
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -9,10 +9,14 @@ from worldmodel.errors import UserError
 CPU = torch.device("cpu")
 
 
-def test_auto_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device, fast=fast: fast)
-        assert precision.choose_dtype("auto", CPU) == dtype
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_auto_follows_a_gpus_generation(capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.choose_dtype("auto", torch.device("cuda")) == dtype
+
+
+def test_what_is_asked_for_is_taken_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(precision.cpu_speed, "cpu_speed")
     assert precision.choose_dtype("bfloat16", CPU) == torch.bfloat16
     assert precision.choose_dtype("float32", CPU) == torch.float32
 

@@ -47,7 +47,7 @@ class TrainConfig:
     seed: int = 0
     """Of flow times and noise; batch i draws from (seed, i, lane)."""
     dtype: DTypeName = "auto"
-    """Of the forward pass. auto: bfloat16 where the hardware multiplies it fast, else float32."""
+    """Of the forward pass. auto: bfloat16 where it is faster, else float32; a CPU is measured for half a second, once."""
     device: str = "auto"
     """auto: the first GPU, else the CPU."""
     cache_latents: LatentCaching = "memory"

@@ -20,10 +20,11 @@ from tqdm import tqdm
 from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.compilation import compile_blocks, should_compile
+from worldmodel.cpu_speed import float32_products
 from worldmodel.flops import matmul_rate, training_flops
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
-from worldmodel.precision import choose_dtype
+from worldmodel.precision import choose_dtype, choose_onednn
 from worldmodel.studies.specialisation import load_picture
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
@@ -75,7 +76,8 @@ class Run:
         self.model, self.packer, self.tokenizer, self.config = model, packer, tokenizer, config
         self.run_dir, self.processes, self.record, self.stop = run_dir, processes, record, stop
         self.device = processes.device
-        self.dtype = choose_dtype(config.dtype, self.device)
+        chosen = (choose_dtype(config.dtype, self.device), choose_onednn(self.device)) if processes.is_main else None
+        self.dtype, self.onednn = processes.broadcast_object(chosen)  # on a busy machine each may measure something else
         self.part_rows = config.packing.rows // processes.world_size // config.accumulation
         self.names = [source.name for source in packer.mixture.sources]
         self.codec = codec.to(self.device).eval()
@@ -115,6 +117,7 @@ class Run:
         """The loop."""
         config, start = self.config, self.progress
         with contextlib.ExitStack() as opened:
+            opened.enter_context(float32_products(self.onednn))
             if self.processes.is_main:
                 self.tracker = opened.enter_context(Tracker(self.run_dir, start.step))
             stream = opened.enter_context(BatchStream(self.packer, start.position, self.needed(), config.data_workers))
