@@ -70,7 +70,7 @@ def time_limit(env_id: str) -> int | None:
     """The steps of an episode that the id is registered with, if any."""
     if env_id.startswith(_METAWORLD):
         return METAWORLD_STEPS
-    return gymnasium.spec(env_id).max_episode_steps
+    return gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps  # of `package.module:Name-v0` the name is registered
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:

@@ -135,8 +135,8 @@ def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
         colors: How many colours there are, for rooms and for furniture alike; piece and room of equal index never meet.
     """
     rng = np.random.default_rng(layout)
-    rooms = _split(rng, int(rng.integers(3, MAX_ROOMS + 1)))
-    links = _links(rng, rooms)
+    count = int(rng.integers(3, MAX_ROOMS + 1))
+    rooms, links = _joined_rooms(rng, count)
     room_colors = tuple(int(c) for c in rng.permutation(colors)[: len(rooms)])
     doors = [_opening(link, door_width) for link in links]
     furniture = _furnish(rng, rooms, room_colors, [_opening(link, MAX_DOOR) for link in links], colors)[:pieces]
@@ -179,26 +179,36 @@ def _split(rng: np.random.Generator, count: int) -> list[Rect]:
     return rooms
 
 
-def _links(rng: np.random.Generator, rooms: list[Rect]) -> list[Link]:
-    """Doors that join all rooms, and some more."""
+def _joined_rooms(rng: np.random.Generator, count: int) -> tuple[list[Rect], list[Link]]:
+    """Rooms and doors by which each is reached from each; cut anew where walls too short for a door leave one alone."""
+    while True:
+        rooms = _split(rng, count)
+        links, joined = _links(rng, rooms)
+        if joined:
+            return rooms, links
+
+
+def _links(rng: np.random.Generator, rooms: list[Rect]) -> tuple[list[Link], bool]:
+    """Doors that join as many rooms as can be joined, and some more; whether they join all."""
+    margin = MAX_DOOR / 2 + 2 * WALL
     shared: list[tuple[int, int, bool, float, float, float]] = []
     for i, a in enumerate(rooms):
         for j, b in enumerate(rooms):
-            for along_x, edge in ((True, a[3] == b[2]), (False, a[1] == b[0])):
+            for along_x, edge in ((True, a[3] == b[2]), (False, a[1] == b[0])):  # equal to the bit: cuts are rounded
                 low, high = (max(a[0], b[0]), min(a[1], b[1])) if along_x else (max(a[2], b[2]), min(a[3], b[3]))
-                if edge and high - low >= MAX_DOOR + 4 * WALL:
+                if edge and high - low >= 2 * margin:
                     shared.append((i, j, along_x, a[3] if along_x else a[1], low, high))
     joined = list(range(len(rooms)))
     links: list[Link] = []
     for k in rng.permutation(len(shared)):
         i, j, along_x, across, low, high = shared[k]
-        margin = MAX_DOOR / 2 + 2 * WALL
-        center = float(rng.uniform(low + margin, high - margin))
+        first, last = low + margin, high - margin  # a wall that a door just fits may round to last < first
+        center = float(rng.uniform(first, max(first, last)))
         apart, extra = joined[i] != joined[j], rng.random() < 0.35
         if apart or (extra and len(links) < MAX_DOORS - len(set(joined)) + 1):
             links.append((i, j, along_x, across, center))
             joined = [joined[i] if group == joined[j] else group for group in joined]
-    return links
+    return links, len(set(joined)) == 1
 
 
 def _opening(link: Link, width: float) -> Rect:

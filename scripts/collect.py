@@ -13,6 +13,8 @@ def main(config: CollectConfig) -> None:
     result = collect(config)
     print(f"{result.path}: {result.episodes} episodes, {result.frames} frames")
     print(f"recorded now: {result.new_episodes} episodes in {result.seconds:.1f} s")
+    if result.left_out:
+        print(f"left out because they failed: {len(result.left_out)} episodes, named above and in the file's `left_out`")
     print(coverage_table(result.coverage, BARS if (sys.stdout.encoding or "").lower().startswith("utf") else ASCII_BARS))
     print(f"next: worldmodel codec --data {result.path}")
 

@@ -4,6 +4,7 @@
     2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
     3. merge    meanwhile the parts are put together; `<out>` appears, whole, when all are in it, and they are deleted
 
+An episode whose environment or policy fails is named and left out; the file's meta data (`left_out`) say which ones.
 Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and
 however often the collection was killed on the way: run it again with the same arguments and it goes on.
 """
@@ -14,17 +15,19 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
 from worldmodel.datasets.collection.coverage import Coverage
 from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.workers import WorkerPool
+from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.errors import UserError
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 RECIPE = "config.json"
 OLD_PATTERN = "episode_*.h5"
 """Parts that earlier versions wrote."""
+FIRST = 10
+"""Episodes after which a collection ends when most of them fail."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class CollectResult:
     """Time this call took, start of the workers and merging included."""
     coverage: dict[str, Any]
     """What the episodes cover; see `coverage.py`."""
+    left_out: tuple[int, ...] = ()
+    """Numbers of the episodes that failed."""
 
 
 def collect(config: CollectConfig) -> CollectResult:
@@ -59,7 +66,7 @@ def collect(config: CollectConfig) -> CollectResult:
 
     Raises:
         UserError: unknown task or factor; the file exists with other arguments; another process collects it;
-            the disk is full; a worker died, or its first frame does not come.
+            the disk is full; a worker died, or its first frame does not come; most episodes fail.
         KeyboardInterrupt: on Ctrl-C; finished episodes are kept.
     """
     start = time.perf_counter()
@@ -70,18 +77,18 @@ def collect(config: CollectConfig) -> CollectResult:
         _remove_leftovers(config)
         return _result(config, 0, start)
     with _own_parts(config) as parts:
-        missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i))]
+        missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i)) and load_left_out(parts, i) is None]
         if len(missing) < config.episodes:
             there = config.episodes - len(missing)
             logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
         with EpisodeWriter(config.path, {}, config.storage) as writer:
-            _play(config, parts, missing, _Merger(config.episodes, parts, writer))
+            tried = _play(config, parts, missing, _Merger(config.episodes, parts, writer))
         _remove(parts)
-    return _result(config, len(missing), start)
+    return _result(config, tried, start)
 
 
 class _Merger:
-    """Appends the parts to the file, in the order of their numbers, as soon as they are there.
+    """Appends the parts to the file, in the order of their numbers, as soon as they are there; names those left out.
 
     What goes wrong with the file meanwhile must not stop the recording: it is raised at the end.
     """
@@ -90,6 +97,7 @@ class _Merger:
         self._episodes, self._parts, self._writer = episodes, parts, writer
         self._there: set[int] = set()
         self._next = 0
+        self._left_out: list[LeftOut] = []
         self._error: UserError | None = None
 
     def begin(self, meta: dict[str, Any]) -> None:
@@ -98,16 +106,33 @@ class _Merger:
         self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
 
     def add(self, episode: int) -> None:
-        """Notes that a part is there, and appends the parts whose turn has come."""
+        """Notes that a part is there, or that there will be none, and appends the parts whose turn has come."""
         self._there.add(episode)
         while self._next in self._there and self._error is None:
-            merged = load_part(part_path(self._parts, self._next))
-            try:
-                self._writer.append(merged)
-            except UserError as error:
-                self._error = error
-            self._coverage.add(merged)
+            left_out = load_left_out(self._parts, self._next)
+            if left_out is None:
+                self._append(load_part(part_path(self._parts, self._next)))
+            else:
+                logger.warning("episode %d (seed %d) is left out: %s", left_out.episode, left_out.seed, left_out.error)
+                self._left_out.append(left_out)
             self._next += 1
+            self._refuse_failure()
+
+    def _append(self, episode: Episode) -> None:
+        try:
+            self._writer.append(episode)
+        except UserError as error:
+            self._error = error
+        self._coverage.add(episode)
+
+    def _refuse_failure(self) -> None:
+        """Ends the collection when most of its episodes so far fail; those that failed are tried again when it goes on."""
+        if self._next >= min(FIRST, self._episodes) and 2 * len(self._left_out) > self._next:
+            remove_left_out(self._parts)
+            raise UserError(
+                f"{len(self._left_out)} of the first {self._next} episodes failed, nothing is written; mend the environment or the "
+                f"policy and run the command again; the first failure: {self._left_out[0].error}"
+            )
 
     def finish(self) -> None:
         """Completes the meta data; raises what went wrong."""
@@ -115,17 +140,24 @@ class _Merger:
             raise self._error
         assert self._next == self._episodes, "every episode has been appended"
         self._writer.meta["coverage"] = self._coverage.report()
+        self._writer.meta["left_out"] = [asdict(each) for each in self._left_out]
 
 
 def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectResult:
     with EpisodeStore(config.path) as store:
         return CollectResult(
-            config.path, len(store), store.num_frames, new_episodes, time.perf_counter() - start, store.meta["coverage"]
+            config.path,
+            len(store),
+            store.num_frames,
+            new_episodes,
+            time.perf_counter() - start,
+            store.meta["coverage"],
+            tuple(each["episode"] for each in store.meta.get("left_out", [])),
         )
 
 
-def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> None:
-    """Records the missing episodes and appends all of them to the file."""
+def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> int:
+    """Records the missing episodes and appends all of them to the file; returns how many were recorded."""
     there = sorted(set(range(config.episodes)) - set(missing))
     with (
         _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
@@ -134,8 +166,9 @@ def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merge
         recipe = config.recipe()
         meta = {"env_id": config.env, "seed": config.seed, "package_version": recipe["package_version"], "recipe": recipe}
         merger.begin(meta | pool.wait_until_ready())
-        frames, start = 0, time.perf_counter()
+        recorded, frames, start = 0, 0, time.perf_counter()
         for episode, num_frames in pool.record(missing):
+            recorded += num_frames > 0
             frames += num_frames
             bar.update()
             bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
@@ -143,6 +176,7 @@ def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merge
     for episode in there:
         merger.add(episode)
     merger.finish()
+    return recorded
 
 
 def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPool":
@@ -202,6 +236,7 @@ def _claim(parts: Path, config: CollectConfig) -> None:
             logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", parts, len(old))
             for part in old:
                 part.unlink()
+        remove_left_out(parts)  # perhaps of other arguments
         write_atomic(parts / RECIPE, json.dumps(config.recipe(), indent=2).encode())
     except OSError as error:
         raise UserError(f"cannot use {parts}: {error}") from error

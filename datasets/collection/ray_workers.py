@@ -19,8 +19,9 @@ except ImportError:
     ray = None  # an optional extra
 
 from worldmodel.datasets.atomic import DISK_FULL, write_atomic
+from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path
 from worldmodel.datasets.collection.parts import part_bytes, part_path
-from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode
+from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.workers import SENT_AHEAD, prepare_process
 from worldmodel.errors import UserError
 
@@ -40,17 +41,19 @@ class RayWorker:
     def start(self) -> Reply:
         """Makes the task and draws its first frame; facts about it."""
         try:
-            self._task = open_task(self._config)
-            return "done", first_look(self._task, self._config)
+            self._player = Player(self._config)
+            return "done", self._player.first_look()
         except UserError as error:
             return "refused", str(error)
 
     def record(self, index: int) -> Reply:
-        """The part of one episode, and its number of frames."""
+        """The part of one episode, and its number of frames; of one that failed its mark, and 0."""
         try:
-            episode = record_episode(self._task, self._config, index)
+            episode = self._player.record(index)
         except UserError as error:
             return "refused", str(error)
+        if isinstance(episode, LeftOut):
+            return "done", (index, episode.to_bytes(), 0)
         return "done", (index, part_bytes(episode), len(episode.frames))
 
 
@@ -131,7 +134,10 @@ class RayPool:
         return value
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Records these episodes in any order; yields (episode, its number of frames) as each part is written."""
+        """Records these episodes in any order; yields (episode, its number of frames) as each part is written.
+
+        An episode that fails has no frames, and a mark in place of a part.
+        """
         queue = iter(episodes)
         running: dict[Any, Any] = {}  # reply to come -> actor
 
@@ -147,12 +153,12 @@ class RayPool:
             actor = running.pop(ready[0])
             index, content, num_frames = self._value(ready[0])
             send(actor)
-            self._write(index, content)
+            self._write((part_path if num_frames else left_out_path)(self._parts, index), content)
             yield index, num_frames
 
-    def _write(self, index: int, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         try:
-            write_atomic(part_path(self._parts, index), content, durable=False)
+            write_atomic(path, content, durable=False)
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise

@@ -190,7 +190,7 @@ def open_task(config: CollectConfig) -> "Task":
     return task
 
 
-def first_look(task: "Task", config: CollectConfig) -> dict[str, Any]:
+def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
     """Draws a first frame and makes every policy once, so that what cannot work fails at the start.
 
     Returns:
@@ -199,7 +199,7 @@ def first_look(task: "Task", config: CollectConfig) -> dict[str, Any]:
     Raises:
         UserError: no rendering here; an unknown factor; a policy that does not fit the task.
     """
-    task.reset(seed=0, options=reset_options(config.variation))
+    task.reset(seed=seed, options=reset_options(config.variation))
     for camera in config.cameras:
         task.render(camera)
     for name, share in config.policies.items():
@@ -233,12 +233,12 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
         index: number of the episode in its collection.
 
     Raises:
-        UserError: the environment ended within the first block.
+        UserError: the environment ended within the first block, or gave numbers that are not finite.
     """
     rng = np.random.default_rng([config.seed, index])
-    reset_seed = int(rng.integers(MAX_SEED))
+    task_seed = int(rng.integers(MAX_SEED))  # as `reset_seed`
     name = draw_policy(config.policies, rng)
-    obs, info = task.reset(seed=reset_seed, options=reset_options(config.variation))
+    obs, info = task.reset(seed=task_seed, options=reset_options(config.variation))
     policy = make_policy(name, task, rng, config.noise)
     recorder = Recorder(task, obs, info, config.cameras)
     finished = False
@@ -256,7 +256,19 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
             recorder.add(np.asarray(actions, np.float32), obs, info)
     if len(recorder) == 0:
         raise UserError(f"episode {index} of {config.env} ended within {config.action_block} actions; choose a smaller --action-block")
-    return recorder.episode(rng, reset_seed, name)
+    episode = recorder.episode(rng, task_seed, name)
+    for column in ("proprio", "state", "features", "actions", "goal_state"):
+        bad = np.argwhere(~np.isfinite(getattr(episode, column)))
+        if len(bad):
+            raise UserError(
+                f"{column} of episode {index} of {config.env} holds a number that is not finite, first at {bad[0].tolist()}"
+            )
+    return episode
+
+
+def reset_seed(seed: int, index: int) -> int:
+    """What the task is reset with for episode `index` of a collection with this seed."""
+    return int(np.random.default_rng([seed, index]).integers(MAX_SEED))
 
 
 def reset_options(variation: tuple[str, ...]) -> dict[str, Any]:

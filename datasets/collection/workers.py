@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from worldmodel.datasets.atomic import DISK_FULL
+from worldmodel.datasets.collection.attempts import LeftOut, Player, save_left_out
 from worldmodel.datasets.collection.parts import part_path, save_part
 from worldmodel.datasets.collection.policies import SB3
-from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode
+from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.errors import UserError
 
 SENT_AHEAD = 2
@@ -67,7 +68,10 @@ class WorkerPool:
         return facts
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Records these episodes in any order; yields (episode, its number of frames) as each part is written."""
+        """Records these episodes in any order; yields (episode, its number of frames) as each part is written.
+
+        An episode that fails has no frames, and a mark in place of a part.
+        """
         queue = iter(episodes)
         for pipe in list(self._processes) * SENT_AHEAD:
             self._send_next(pipe, queue)
@@ -171,18 +175,22 @@ def prepare_process(config: CollectConfig) -> None:
 
 def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
     pipe.send(("stage", "making the task"))
-    task = open_task(config)
+    player = Player(config)
     pipe.send(("stage", "drawing its first frame"))
-    pipe.send(("ready", first_look(task, config)))
+    pipe.send(("ready", player.first_look()))
     while True:
         try:
             index = pipe.recv()
         except EOFError:  # all episodes are recorded
-            task.close()
+            player.close()
             return
-        episode = record_episode(task, config, index)
-        save_part(part_path(parts, index), episode, durable=False)  # a damaged one is noticed and recorded again
-        pipe.send(("done", (index, len(episode.frames))))
+        episode = player.record(index)
+        if isinstance(episode, LeftOut):
+            save_left_out(parts, episode)
+            pipe.send(("done", (index, 0)))
+        else:
+            save_part(part_path(parts, index), episode, durable=False)  # a damaged one is noticed and recorded again
+            pipe.send(("done", (index, len(episode.frames))))
 
 
 def _end_with_parent() -> None:

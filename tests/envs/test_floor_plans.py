@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from worldmodel.envs.floor_plans import HALF, MAX_DOOR, MAX_PIECES, plan_of
+from worldmodel.envs import floor_plans
+from worldmodel.envs.floor_plans import HALF, MAX_DOOR, MAX_PIECES, WALL, plan_of
 from worldmodel.envs.floor_views import Eye, look
 from worldmodel.envs.floor_ways import ground_of
 
@@ -72,3 +73,31 @@ def test_a_look_tells_sides_and_distances() -> None:
     assert abs(seen.bearing) < 0.05 and seen.distance == pytest.approx(0.5, abs=0.03)
     assert next(each for each in turned_left.pieces if each.index == 0).bearing < -0.1
     assert 0 not in {each.index for each in away.pieces}
+
+
+def test_every_layout_has_doors_that_join_all_rooms() -> None:
+    for layout in (*range(300), 2671, 3504):  # 239, 2671 and 3504 hold a wall that a door just fits
+        plan = plan_of(layout, MAX_PIECES, 1.1, 6)
+        reached = {0}
+        for _ in plan.rooms:
+            reached |= {room for pair in plan.door_rooms if reached & set(pair) for room in pair}
+        assert reached == set(range(len(plan.rooms))), layout
+        for (i, j), door in zip(plan.door_rooms, _widest_doors(layout), strict=True):
+            a, b = plan.rooms[i], plan.rooms[j]
+            axis = 0 if door[1] - door[0] > door[3] - door[2] else 2
+            low, high = max(a[axis], b[axis]), min(a[axis + 1], b[axis + 1])
+            assert low + 2 * WALL - 1e-9 <= door[axis] and door[axis + 1] <= high - 2 * WALL + 1e-9, layout
+
+
+def _widest_doors(layout: int) -> np.ndarray:
+    return plan_of(layout, MAX_PIECES, MAX_DOOR, 6).doors
+
+
+def test_rooms_that_no_door_can_join_are_cut_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = [
+        [(-4.0, 4.0, -4.0, 0.0), (-4.0, -2.5, 0.0, 1.5), (-4.0, -2.5, 1.5, 4.0), (-2.5, 4.0, 0.0, 4.0)],
+        [(-4.0, 0.0, -4.0, 4.0), (0.0, 4.0, -4.0, 4.0)],
+    ]
+    monkeypatch.setattr(floor_plans, "_split", lambda rng, count: cuts.pop(0))
+    plan = floor_plans.plan_of.__wrapped__(0, 4, 1.1, 6)
+    assert cuts == [] and len(plan.rooms) == 2 and plan.door_rooms == ((0, 1),)

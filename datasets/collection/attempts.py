@@ -1,0 +1,110 @@
+"""Attempts: an episode whose environment or policy fails is left out, and the collection goes on without it.
+
+What failed is remembered beside the parts, so that a collection that goes on does not try it again.
+"""
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode, reset_seed
+from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.errors import UserError
+
+PATTERN = "episode_*.left_out"
+MAX_ERROR = 300
+"""Characters of an error that are kept."""
+FIRST_LOOKS = 10
+"""Resets that are tried before a task counts as one that never works."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An episode that could not be recorded."""
+
+    episode: int
+    """Its number in the collection."""
+    seed: int
+    """What the task was reset with."""
+    error: str
+    """What went wrong, in one line."""
+
+    def to_bytes(self) -> bytes:
+        """The content of its mark."""
+        return json.dumps(asdict(self)).encode()
+
+
+def left_out_path(folder: Path, episode: int) -> Path:
+    """Where the mark of an episode that is left out lies, beside the parts of the others."""
+    return folder / PATTERN.replace("*", f"{episode:06d}")
+
+
+def save_left_out(folder: Path, left_out: LeftOut) -> None:
+    """Marks an episode as left out; OSError when the disk is full."""
+    write_atomic(left_out_path(folder, left_out.episode), left_out.to_bytes())
+
+
+def load_left_out(folder: Path, episode: int) -> LeftOut | None:
+    """The mark of an episode; None when it has none that can be read."""
+    try:
+        return LeftOut(**json.loads(left_out_path(folder, episode).read_text()))
+    except (FileNotFoundError, TypeError, ValueError):
+        return None
+
+
+def remove_left_out(folder: Path) -> None:
+    """Removes all marks."""
+    for mark in folder.glob(PATTERN):
+        mark.unlink(missing_ok=True)
+
+
+class Player:
+    """Records episodes of a collection with a task of its own.
+
+    Raises:
+        UserError: as `open_task`.
+    """
+
+    def __init__(self, config: CollectConfig) -> None:
+        self._config = config
+        self.task = open_task(config)
+
+    def first_look(self) -> dict[str, Any]:
+        """Facts about the task, from the first reset that works; UserError as `recording.first_look`, or when none of a few does."""
+        said = ""
+        for seed in range(FIRST_LOOKS):
+            try:
+                return first_look(self.task, self._config, seed)
+            except (MemoryError, UserError):
+                raise
+            except Exception as error:
+                said = _in_one_line(error)
+            self._make_anew()
+        raise UserError(f"{self._config.env} fails at every reset, tried {FIRST_LOOKS} times, the last time with {said}")
+
+    def record(self, index: int) -> Episode | LeftOut:
+        """Episode `index`, or why there is none: then the task, which may be broken, is made anew."""
+        try:
+            return record_episode(self.task, self._config, index)
+        except MemoryError:  # the machine's fault, not the episode's
+            raise
+        except Exception as error:
+            left_out = LeftOut(index, reset_seed(self._config.seed, index), _in_one_line(error))
+        self._make_anew()
+        return left_out
+
+    def _make_anew(self) -> None:
+        with contextlib.suppress(Exception):
+            self.task.close()
+        self.task = open_task(self._config)
+
+    def close(self) -> None:
+        """Frees the task."""
+        self.task.close()
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"[:MAX_ERROR]
