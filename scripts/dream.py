@@ -4,11 +4,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from worldmodel.agents.actions import describe_block
 from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors
+from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors, linear_reader
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -26,7 +27,7 @@ class DreamVerbConfig:
     """Episode file; its held-out episodes are dreamt."""
     out: Path | None = None
     """The mp4; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
-    dream: DreamConfig = field(default_factory=DreamConfig)
+    dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
     """How many clips, how far."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Flow steps per frame and form of the actions."""
@@ -46,11 +47,11 @@ def main(config: DreamVerbConfig) -> None:
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     describe = None
     if config.rollout.action_form == "text":
-        from worldmodel.agents.actions import describe_block
-
         describe = describe_block(store.meta["env_id"], store.action_size)
     rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
-    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream)
+    training = sorted(set(range(len(store))) - set(episodes))
+    reader = linear_reader(trained.codec, store, training) if store.row_shape("features")[0] else None
+    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream, reader)
     print(table(errors))
     out = config.out or runs_dir() / "dream.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -59,14 +60,29 @@ def main(config: DreamVerbConfig) -> None:
     print(f"next: worldmodel evaluate --checkpoint {config.checkpoint} --data {config.data}")
 
 
+NAMES = {
+    "learned": "dream",
+    "shuffled_actions": "shuffled actions",
+    "copy_last_frame": "copy last frame",
+    "true_frames": "read off true frames",
+}
+"""Titles of the columns."""
+
+
 def table(errors: DreamErrors) -> str:
     """Errors by horizon as lines of text."""
-    names = {"learned": "dream", "shuffled_actions": "shuffled actions", "copy_last_frame": "copy last frame"}
-    lines = ["mean squared error of the latents (+- half of the 95 % interval)"]
-    lines.append("horizon  " + "".join(f"{title:>22}" for title in names.values()))
-    for h in range(len(errors.latent["learned"])):
-        cells = [errors.latent[name][h] for name in names]
-        lines.append(f"{h + 1:>7}  " + "".join(f"{f'{mean:.4f} +- {half:.4f}':>22}" for mean, half in cells))
+    parts = [("mean squared error of the latents", errors.latent)]
+    if errors.state:
+        parts.append(("error of the true state as a probe reads it off the latents, in its standard deviations", errors.state))
+    lines = []
+    for title, columns in parts:
+        lines += [f"{title} (+- half of the 95 % interval over {errors.episodes} episodes)"]
+        lines.append("horizon  " + "".join(f"{NAMES[name]:>22}" for name in columns))
+        for h in range(len(errors.latent["learned"])):
+            cells = [values[h] for values in columns.values()]
+            lines.append(f"{h + 1:>7}  " + "".join(f"{f'{mean:.4f} +- {half:.4f}':>22}" for mean, half in cells))
+        lines.append("")
+    lines.append(f"shuffled / true actions one step ahead: {errors.shuffled_over_true:.2f} (1: the actions do not matter)")
     return "\n".join(lines)
 
 
