@@ -2,47 +2,62 @@
 
 A manifest lists held-out starts and goals, each with the full physics state and the factor values of its
 episode, so that everybody evaluates the same problems and needs nothing but the manifest and the task. It is
-made from the held-out episodes of an episode file: the start is frame t of an episode, the goal is frame t +
-goal_offset of the same episode. Starts that already satisfy their goal are dropped, and the number dropped is
-recorded. All lengths are in env steps, whatever the action block of the model that is evaluated.
+made from the held-out episodes of an episode file: the start is frame t of an episode. The goal is, "path", frame
+t + goal_offset of the same episode, so that its policy has shown a way; or, "elsewhere", the goal that the task
+itself draws for this start under the same factors of variation: a state that can be reached (in the same maze, the
+same flat, with the same colors), that no episode holds. Starts that already satisfy their goal, or are too near to
+it, are dropped, and the number dropped is recorded. All lengths are in env steps, whatever the action block of the
+model that is evaluated.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from worldmodel.envs.contract import Task
+
+SCHEMA_VERSION = 2
 KIND = "worldmodel.manifest"
+Goals = Literal["path", "elsewhere"]
 
 
 @dataclass(frozen=True)
 class ManifestConfig:
     """Which problems to draw."""
 
-    problems: int = 56
+    problems: int = 100
     """Start-goal pairs."""
-    goal_offset: int = 25
-    """Env steps between start and goal in their episode."""
-    budget: int = 50
-    """Env steps that a controller has."""
-    min_distance: float = 3.0
-    """Pairs nearer than this many success thresholds are dropped; 1 keeps all that are not solved."""
+    goals: Goals = "path"
+    """path: a later frame of the start's episode; elsewhere: a goal that the task draws for the start, on no recorded path."""
+    goal_offset: int | None = None
+    """Env steps between start and goal in their episode; None: as the task says. Goals elsewhere have none."""
+    budget: int | None = None
+    """Env steps that a controller has; None: as the task says for goals on the path, twice that for goals elsewhere."""
+    min_distance: float | None = None
+    """Pairs nearer than this many success thresholds are dropped, 1 keeps all that are not solved; None: as the task says."""
     seed: int = 0
     """Of the draw."""
 
     def __post_init__(self) -> None:
         for name in ("problems", "goal_offset", "budget"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, must be at least 1")
+        if self.goals not in ("path", "elsewhere"):
+            raise UserError(f"goals is {self.goals!r}, must be path or elsewhere")
+        if self.goals == "elsewhere" and self.goal_offset is not None:
+            raise UserError(f"goal_offset is {self.goal_offset}, but goals elsewhere have none; leave it out")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}, must be at least 0")
 
@@ -55,8 +70,8 @@ class Problem:
     """Index of the episode in the source file."""
     start_step: int
     """Frame of the start in that episode."""
-    goal_step: int
-    """Frame of the goal."""
+    goal_step: int | None
+    """Frame of the goal; None where it is elsewhere."""
     start_state: tuple[float, ...]
     """Full physics state to set."""
     goal_state: tuple[float, ...]
@@ -77,8 +92,10 @@ class Manifest:
     """Side of the frames, pixels."""
     source: str
     """Name of the episode file and which of its episodes were used."""
+    goals: Goals
+    """Where the goals come from."""
     goal_offset: int
-    """Env steps between start and goal."""
+    """Env steps between start and goal; 0 where goals are elsewhere and nobody knows."""
     budget: int
     """Env steps that a controller has."""
     min_distance: float
@@ -117,7 +134,9 @@ class Manifest:
         if not isinstance(content, dict) or content.pop("kind", None) != KIND:
             raise UserError(f'{path} is not a manifest: it lacks "kind": "{KIND}"')
         version = content.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
+        if version == 1:  # before goals could be elsewhere
+            content["goals"] = "path"
+        elif version != SCHEMA_VERSION:
             raise UserError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: make it anew")
         return _from_json(path, content)
 
@@ -153,10 +172,9 @@ def _check_fields(entry: dict[str, Any], record: type) -> None:
         raise ValueError(f"missing {sorted(expected - set(entry))}, unknown {sorted(set(entry) - expected)}")
 
 
-def _draw_starts(store: EpisodeStore, episodes: Sequence[int], config: ManifestConfig) -> Iterator[tuple[int, int]]:
-    """(episode, start frame) in random order: one of each episode, then another of each, and so on."""
-    rng = np.random.default_rng(config.seed)
-    steps = config.goal_offset // store.action_block
+def _draw_starts(store: EpisodeStore, episodes: Sequence[int], steps: int, seed: int) -> Iterator[tuple[int, int]]:
+    """(episode, start frame), `steps` or more before its end, in random order: one of each episode, then another of each ..."""
+    rng = np.random.default_rng(seed)
     starts = {int(i): rng.permutation(max(0, int(store.lengths[i]) - steps + 1)) for i in episodes}
     for turn in range(max(map(len, starts.values()), default=0)):
         for index in rng.permutation(list(starts)).tolist():
@@ -164,11 +182,31 @@ def _draw_starts(store: EpisodeStore, episodes: Sequence[int], config: ManifestC
                 yield index, int(starts[index][turn])
 
 
+def _as_the_task_says(config: ManifestConfig, task: "Task", block: int) -> tuple[int, int, float]:
+    """Goal offset in recorded steps, budget and least distance, where the configuration leaves them to the task."""
+    if config.goals == "elsewhere":
+        offset, budget = 0, 2 * task.recording.budget
+    else:
+        offset, budget = config.goal_offset or -(-task.recording.goal_offset // block) * block, task.recording.budget
+    least = task.recording.min_distance if config.min_distance is None else config.min_distance
+    return offset // block, config.budget or budget, least
+
+
+def _goal_state(task: "Task", episode: Episode, start: int, goal: int | None, seed: int) -> np.ndarray:
+    """The goal of a start, in frame `goal` or else drawn by the task, which then has the factors of variation of the episode."""
+    options: dict[str, Any] = {"state": episode.state[start], "variation_values": episode.variation}
+    if goal is not None:
+        options["goal_state"] = episode.state[goal]
+    _, info = task.reset(seed=seed, options=options)
+    state: np.ndarray = info["goal_state"]
+    return state
+
+
 def make_manifest(store: EpisodeStore, episodes: Sequence[int], source: str, config: ManifestConfig) -> Manifest:
-    """Draw problems from held-out episodes.
+    """Draw problems from held-out episodes; it needs no model, so it tells before any training whether there are enough.
 
     Each pass over the shuffled episodes draws one pair from each, so that pairs spread over as many episodes
-    as there are.
+    as there are: while there are enough, no two pairs are of the same episode.
 
     Args:
         store: an episode file.
@@ -179,40 +217,43 @@ def make_manifest(store: EpisodeStore, episodes: Sequence[int], source: str, con
     Raises:
         UserError: the episodes are too short or do not hold enough unsolved pairs.
     """
-    if config.goal_offset % store.action_block:
-        block = store.action_block
+    block = store.action_block
+    if (config.goal_offset or 0) % block:
         raise UserError(f"{store.path} was recorded in blocks of {block} actions; goal_offset must be a multiple of {block}")
     task = make_task(store.meta["env_id"], image_size=store.image_size)
+    steps, budget, least = _as_the_task_says(config, task, block)
     problems: list[Problem] = []
     drawn = solved = near = 0
-    for index, start in _draw_starts(store, episodes, config):
+    for index, start in _draw_starts(store, episodes, steps, config.seed):
         if len(problems) == config.problems:
             break
-        goal = start + config.goal_offset // store.action_block
         episode = store.episode(index)
-        states = episode.state[start], episode.state[goal]
+        goal = None if config.goals == "elsewhere" else start + steps
+        seed = int(np.random.default_rng([config.seed, index, start]).integers(2**31))
+        states = episode.state[start], _goal_state(task, episode, start, goal, seed)
         distance = float(task.goal_distance(*states))
         drawn += 1
         if task.is_success(*states):
             solved += 1
-        elif distance < config.min_distance * task.success_threshold:
+        elif distance < least * task.success_threshold:
             near += 1
         else:
-            start_state, goal_state = (tuple(state.tolist()) for state in states)
-            problems.append(Problem(index, start, goal, start_state, goal_state, episode.variation, distance))
+            whole = [tuple(state.tolist()) for state in states]
+            problems.append(Problem(index, start, goal, whole[0], whole[1], episode.variation, distance))
     if len(problems) < config.problems:
         raise UserError(
             f"only {len(problems)} of {config.problems} problems found in {len(episodes)} held-out episodes "
-            f"({drawn} drawn, {solved} already solved, {near} nearer than {config.min_distance} thresholds): "
+            f"({drawn} drawn, {solved} already solved, {near} nearer than {least} thresholds): "
             "collect more episodes, or lower problems, goal_offset or min_distance"
         )
     return Manifest(
         env_id=store.meta["env_id"],
         image_size=store.image_size,
         source=source,
-        goal_offset=config.goal_offset,
-        budget=config.budget,
-        min_distance=config.min_distance,
+        goals=config.goals,
+        goal_offset=steps * block,
+        budget=budget,
+        min_distance=least,
         success_threshold=float(task.success_threshold),
         seed=config.seed,
         drawn=drawn,

@@ -26,6 +26,12 @@ def task_ids() -> list[str]:
     return sorted(env_id for env_id in gymnasium.registry if env_id.startswith("worldmodel/"))
 
 
+def full_id(name: str) -> str:
+    """The gymnasium id of a task that is named short, e.g. `PushT` for worldmodel/PushT-v0; any other name as it is."""
+    own = f"worldmodel/{name}-v0"
+    return own if own in gymnasium.registry else name
+
+
 def make_task(env_id: str, **kwargs: Any) -> "Task":
     """Build a task without gymnasium's wrappers, so without a time limit (see `task.max_episode_steps`).
 

@@ -13,6 +13,7 @@ from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.external import make_env, time_limit
 from worldmodel.envs.external_physics import open_world
 from worldmodel.envs.language import make_questions, question_track
+from worldmodel.envs.recording import BLIND, Recording
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor
 from worldmodel.errors import UserError
@@ -56,6 +57,7 @@ class ExternalTask(BaseTask):
     `restorable` is measured: see `_measure`.
     """
 
+    recording = Recording(BLIND, min_distance=2.0)
     factors = {
         SEED_FACTOR: Factor(
             "number that the environment is reset with: its start, its layout and its own goal",

@@ -31,6 +31,7 @@ from worldmodel.envs.ant_scene import (
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.gaits import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.recording import Recording
 from worldmodel.envs.scenery import material_of
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -101,6 +102,9 @@ class Ant(MujocoTask):
     min_goal_distance = 2.0
     max_episode_steps = 150
     default_frame_skip = 5
+    recording = Recording(
+        {"demonstrator": 0.2, "play": 0.35, "noisy": 0.25, "smooth": 0.05, "random": 0.15}, max_steps=48, goal_offset=36, budget=75
+    )  # only a gait walks: by chance the ant stays where it is
     cameras = ("room", "follow")
     attributes = {
         "color": Attribute({c: f"{c} ant" for c in OBJECT_COLORS}, "what color is the ant's body?", "is this the {}?", "torso.color"),

@@ -9,6 +9,7 @@ import numpy as np
 from worldmodel.envs.action_text import ActionAxis, ActionForm, describe_action, parse_action
 from worldmodel.envs.contract import RESET_OPTIONS, Observation
 from worldmodel.envs.language import Attribute, read_attributes
+from worldmodel.envs.recording import Recording
 from worldmodel.envs.variation import Factor, Value, resolve
 from worldmodel.errors import UserError
 
@@ -31,6 +32,8 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
     success_threshold: float
     attributes: Mapping[str, Attribute]
     factors: Mapping[str, Factor]
+    recording: Recording = Recording()
+    """How the task is best recorded, and which problems are worth asking about it."""
     variation: dict[str, Value]
     """Factor -> value in this episode."""
     sampled: frozenset[str]

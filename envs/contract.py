@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.envs.action_text import ActionAxis, ActionForm
+from worldmodel.envs.recording import Recording
 from worldmodel.envs.variation import Factor, Value
 
 Observation = dict[str, np.ndarray]
@@ -55,6 +56,8 @@ class Task(Protocol):
     def step_seconds(self) -> float: ...
     @property
     def factors(self) -> Mapping[str, Factor]: ...
+    @property
+    def recording(self) -> Recording: ...
     @property
     def attribute_values(self) -> dict[str, tuple[str, ...]]: ...
 

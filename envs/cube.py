@@ -25,6 +25,7 @@ from worldmodel.envs.gripper import (
     held_cube,
 )
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
+from worldmodel.envs.recording import HANDLE, Recording
 from worldmodel.envs.scenery import material_of
 from worldmodel.envs.task import MAX_GOAL_TRIES, STATE, MujocoTask, Observation, Policy
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -85,6 +86,7 @@ class Cube(MujocoTask):
     min_goal_distance = 0.09
     max_episode_steps = 100
     default_frame_skip = 10
+    recording = Recording(HANDLE)
     cameras = ("front", "top", "wrist")
     attributes = ATTRIBUTES
     factors = {

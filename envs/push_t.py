@@ -10,6 +10,7 @@ from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.push_planning import BOXES, CORNERS, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block, wrap
+from worldmodel.envs.recording import HANDLE, Recording
 from worldmodel.envs.scenery import add_pattern, add_servo, material_of
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -82,6 +83,7 @@ class PushT(MujocoTask):
     min_goal_distance = 3.0
     max_episode_steps = 200
     multisampling = 4  # angles below a pixel show
+    recording = Recording(HANDLE)
     cameras = ("top", "tilted")
     attributes = {
         "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the block?", "is the block {}?", "block.color"),

@@ -9,6 +9,7 @@ from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.contract import Observation, Policy
 from worldmodel.envs.demonstrators import move_towards, through_door
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
+from worldmodel.envs.recording import Recording
 from worldmodel.envs.scenery import add_servo
 from worldmodel.envs.task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -52,6 +53,7 @@ class TwoRoom(MujocoTask):
     success_threshold = 0.15
     min_goal_distance = 0.4
     multisampling = 4  # positions below a pixel show
+    recording = Recording(variation=("disc.color",))
     cameras = ("top", "tilted")
     attributes = {
         "color": Attribute({c: c for c in OBJECT_COLORS}, "what color is the disc?", "is the disc {}?", "disc.color"),

@@ -13,7 +13,7 @@ from worldmodel import __version__
 from worldmodel.datasets.collection.policies import DEFAULT_POLICIES, SB3, check_policies, draw_policy, make_policy, policy_file
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.schema import Storage
-from worldmodel.envs import make_task
+from worldmodel.envs import full_id, make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 
@@ -35,7 +35,7 @@ class CollectConfig:
     """What to record, and where."""
 
     env: str = "worldmodel/TwoRoom-v0"
-    """Task id."""
+    """Task id; of a task of this suite the name, e.g. PushT, is enough."""
     out: Path | None = None
     """File to write; by default `<task>.h5` in the datasets folder of WORLDMODEL_HOME."""
     episodes: int = 400
@@ -72,6 +72,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError when a number is out of range or a policy is not there."""
+        object.__setattr__(self, "env", full_id(self.env))
         object.__setattr__(self, "policies", dict(self.policies or DEFAULT_POLICIES))
         check_policies(self.policies)
         for name in ("episodes", "workers", "image_size", "max_steps", "action_block"):

@@ -8,6 +8,11 @@ import pytest
 
 from worldmodel.agents import protocol
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.datasets.collection.collect import collect
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.envs import make_task
+from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
 
 
@@ -15,6 +20,13 @@ class LineTask:
     """States are (clock, place); success within 0.1."""
 
     success_threshold = 0.1
+    recording = Recording(goal_offset=3, budget=7, min_distance=2.0)
+    drawn = 50.0
+    """Place of the goals that it draws."""
+
+    def reset(self, *, seed, options):
+        drawn = np.array([0.0, self.drawn + seed / 2**31])
+        return None, {"goal_state": options.get("goal_state", drawn)}
 
     def goal_distance(self, state, goal_state):
         return float(abs(state[1] - goal_state[1]))
@@ -27,6 +39,7 @@ class Store:
     """Episodes of 10 steps: even ones stand still, odd ones move by 0.07 a step."""
 
     meta = {"env_id": "toy/Line-v0"}
+    path = "toy.h5"
     image_size = 32
     lengths = np.full(10, 10)
     action_block = 1
@@ -69,6 +82,93 @@ def test_solved_and_near_pairs_are_dropped_and_counted(store):
         make_manifest(store, [1, 3], "toy", ManifestConfig(problems=4, goal_offset=4, min_distance=5.0))
 
 
+def test_while_there_are_enough_episodes_each_gives_one_problem(store):
+    odd = [1, 3, 5, 7, 9]
+    manifest = make_manifest(store, odd, "toy", ManifestConfig(problems=5, goal_offset=4))
+    assert sorted(problem.episode for problem in manifest.problems) == odd
+    more = make_manifest(store, odd, "toy", ManifestConfig(problems=7, goal_offset=4))
+    assert more.problems[:5] == manifest.problems and len({problem.episode for problem in more.problems[5:]}) == 2
+
+
+def test_what_is_left_open_is_as_the_task_says(store):
+    manifest = make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2))
+    assert (manifest.goals, manifest.goal_offset, manifest.budget, manifest.min_distance) == ("path", 3, 7, 2.0)
+    assert all(problem.goal_step == problem.start_step + 3 for problem in manifest.problems)
+    store.action_block = 2
+    in_blocks = make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2, min_distance=1.0))
+    assert in_blocks.goal_offset == 4 and all(problem.goal_step == problem.start_step + 2 for problem in in_blocks.problems)
+    with pytest.raises(UserError, match="blocks of 2 actions; goal_offset must be a multiple of 2"):
+        make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2, goal_offset=3))
+
+
+def test_goals_elsewhere_are_drawn_by_the_task(store):
+    manifest = make_manifest(store, [1, 3, 5], "toy", ManifestConfig(problems=3, goals="elsewhere", seed=4))
+    assert (manifest.goals, manifest.goal_offset, manifest.budget) == ("elsewhere", 0, 14)
+    assert {problem.episode for problem in manifest.problems} == {1, 3, 5}
+    assert len({problem.goal_state for problem in manifest.problems}) == 3
+    for problem in manifest.problems:
+        assert problem.goal_step is None and 50 <= problem.goal_state[1] < 51
+        assert problem.start_state == tuple(store.episode(problem.episode).state[problem.start_step])
+        assert problem.distance == pytest.approx(problem.goal_state[1] - problem.start_state[1])
+    given = make_manifest(store, [1], "toy", ManifestConfig(problems=1, goals="elsewhere", budget=9, min_distance=400.0))
+    assert (given.budget, given.min_distance) == (9, 400.0)
+
+
+def test_goals_elsewhere_that_are_met_or_near_are_dropped(store, monkeypatch):
+    monkeypatch.setattr(LineTask, "drawn", 0.0)  # goals between 0 and 1, starts at 0, 0.07, 0.14 ... 0.7
+    manifest = make_manifest(store, [1, 3, 5, 7, 9], "toy", ManifestConfig(problems=20, goals="elsewhere"))
+    assert manifest.dropped_solved > 0 and manifest.dropped_near > 0
+    assert manifest.drawn == 20 + manifest.dropped_solved + manifest.dropped_near
+    assert all(problem.distance >= 0.2 for problem in manifest.problems)
+    with pytest.raises(UserError, match="goals elsewhere have none"):
+        ManifestConfig(goals="elsewhere", goal_offset=5)
+    with pytest.raises(UserError, match="must be path or elsewhere"):
+        ManifestConfig(goals="nowhere")
+
+
+@pytest.mark.parametrize("name", ["PointMaze", "Rooms"])
+def test_goals_elsewhere_lie_in_the_layout_of_their_start(name, tmp_path):
+    config = CollectConfig(name, tmp_path / "a.h5", 6, image_size=16, max_steps=6, workers=1)
+    collect(config)
+    with EpisodeStore(config.path) as store:
+        manifest = make_manifest(store, range(6), "toy", ManifestConfig(problems=8, goals="elsewhere"))
+        recorded = [store.episode(i) for i in range(6)]
+    assert len({problem.variation["layout" if name == "Rooms" else "maze.layout"] for problem in manifest.problems}) == 6
+    task = make_task(manifest.env_id, image_size=16)
+    for problem in manifest.problems:
+        states = recorded[problem.episode].state
+        assert problem.variation == recorded[problem.episode].variation
+        assert problem.start_state == tuple(states[problem.start_step])
+        assert not any(np.array_equal(task.position_of(state), task.position_of(problem.goal_state)) for state in states)
+        options = {"variation_values": problem.variation, "state": problem.start_state, "goal_state": problem.goal_state}
+        task.reset(seed=0, options=options)  # refuses a goal in a wall
+        assert task.goal_distance(*map(np.array, (problem.start_state, problem.goal_state))) >= 3 * task.success_threshold
+    goals = [problem.goal_state for problem in manifest.problems]
+    other = manifest.problems[0].variation
+    refused = 0
+    for goal in [*goals, *np.concatenate([episode.state for episode in recorded])]:
+        try:
+            task.reset(seed=0, options={"variation_values": other, "goal_state": goal})
+        except UserError:
+            refused += 1
+    assert refused > 0  # so the layouts do differ, and a goal of another one would have been seen
+
+
+def test_distances_are_measured_under_the_factors_of_the_episode(tmp_path):
+    """With one cube in use, what the two cubes out of use do is no way to a goal."""
+    config = CollectConfig(
+        "Cube", tmp_path / "a.h5", 8, image_size=16, max_steps=30, workers=1, variation=("cube.count",), policies={"play": 1}
+    )
+    collect(config)
+    with EpisodeStore(config.path) as store:
+        manifest = make_manifest(store, range(8), "toy", ManifestConfig(problems=8, goal_offset=20, min_distance=1.0))
+    task = make_task(manifest.env_id, image_size=16)
+    assert len({problem.variation["cube.count"] for problem in manifest.problems}) > 1
+    for problem in manifest.problems:
+        task.reset(seed=0, options={"variation_values": problem.variation})
+        assert problem.distance == task.goal_distance(np.array(problem.start_state), np.array(problem.goal_state))
+
+
 def test_the_draw_depends_on_the_seed_only(store):
     def draw(seed):
         return make_manifest(store, [1, 3, 5, 7], "toy", ManifestConfig(problems=4, goal_offset=3, min_distance=1.0, seed=seed))
@@ -91,14 +191,27 @@ def test_a_saved_manifest_is_the_same_to_the_bit(store, tmp_path):
     loaded = Manifest.load(tmp_path / "manifest.json")
     assert loaded == manifest
     starts, goals = loaded.states
+    elsewhere = make_manifest(store, [1, 3], "toy file", ManifestConfig(problems=2, goals="elsewhere"))
+    elsewhere.save(tmp_path / "elsewhere.json")
+    assert Manifest.load(tmp_path / "elsewhere.json") == elsewhere
     assert starts.dtype == np.float64 and starts.shape == goals.shape == (3, 2)
+
+
+def test_a_manifest_of_the_version_before_can_be_read(store, tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest = make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2))
+    manifest.save(path)
+    content = json.loads(path.read_text())
+    del content["goals"]
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    assert Manifest.load(path) == manifest
 
 
 def damage(content):
     return {
         "foreign": ({"kind": "something else"}, 'lacks "kind"'),
         "a list": ([1, 2], 'lacks "kind"'),
-        "another version": (content | {"schema_version": 99}, "schema version 99, this program reads 1"),
+        "another version": (content | {"schema_version": 99}, "schema version 99, this program reads 2"),
         "a field missing": ({k: v for k, v in content.items() if k != "budget"}, "missing .'budget'"),
         "a field too many": (content | {"extra": 1}, "unknown .'extra'"),
         "no problems": (content | {"problems": []}, "no problems"),
