@@ -24,6 +24,7 @@ VERBS = {
     "dream": "Predict a held-out episode from its actions, and write a video of truth beside prediction.",
     "plan": "Solve a few held-out problems by planning, and write one video of them.",
     "evaluate": "Success rates of planning on held-out problems, beside the controls.",
+    "diagnose": "Where a model fails: codec, dynamics, ranking, search or none, with what usually mends it.",
     "generate": "Continue a sentence, caption frames, draw pictures for captions.",
     "experts": "Show which experts of a mixture serve text, which serve vision, and how steadily.",
     "ablate": "Train variants with several seeds and say which of the paper's findings hold.",

@@ -159,11 +159,11 @@ def dream_errors(
     if reader is None:
         return errors
     variables = state_of_clips(store, clips, block, reader.columns)[:, config.context :]  # (b, h, f)
-    squared = {name: _state_errors(reader, predicted, variables) for name, predicted in (dreamt | {"true_frames": future}).items()}
-    state = {name: _root(by_horizon(torch.from_numpy(each.mean(2)), of_episode)) for name, each in squared.items()}
+    squared = {name: state_errors(reader, predicted, variables) for name, predicted in (dreamt | {"true_frames": future}).items()}
+    state = {name: rooted(by_horizon(torch.from_numpy(each.mean(2)), of_episode)) for name, each in squared.items()}
     by_variable = {
         name: {
-            variable: [error for error, _ in _root(by_horizon(torch.from_numpy(each[:, :, i]), of_episode))]
+            variable: [error for error, _ in rooted(by_horizon(torch.from_numpy(each[:, :, i]), of_episode))]
             for i, variable in enumerate(reader.names)
         }
         for name, each in squared.items()
@@ -253,13 +253,13 @@ def some_episodes(store: EpisodeStore, episodes: Sequence[int], most: int) -> np
     return np.asarray(episodes)[np.linspace(0, len(episodes) - 1, count).round().astype(int)]
 
 
-def _state_errors(reader: StateReader, latents: Tensor, variables: np.ndarray) -> np.ndarray:
+def state_errors(reader: StateReader, latents: Tensor, variables: np.ndarray) -> np.ndarray:
     """Squared errors (b, h, f) of what is read off latents (b, h, p, c), in squared standard deviations."""
     found = reader.read(rearrange(latents, "b h p c -> (b h) p c")).reshape(variables.shape)
     return np.square((found - variables) / reader.scale)
 
 
-def _root(errors: ByHorizon) -> ByHorizon:
+def rooted(errors: ByHorizon) -> ByHorizon:
     """Mean squared errors to root mean squared ones, intervals by the delta method."""
     roots = [math.sqrt(mean) for mean, _ in errors]
     return [(root, half / max(2 * root, 1e-12)) for root, (_, half) in zip(roots, errors, strict=True)]

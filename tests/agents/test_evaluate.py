@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.toys import BOUNDS, SPEED, PointActor, PointCodec, PointWorkers, to_positions
+from tests.agents.toys import BOUNDS, SPEED, PointActor, PointCodec, PointDynamics, PointWorkers, far_manifest, manifest, to_positions
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers
 from worldmodel.agents.evaluate import evaluate, scores_to_json, side_by_side
@@ -15,40 +15,15 @@ from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
 from worldmodel.agents.objective import GoalCost
 from worldmodel.agents.policy import PolicyConfig
-from worldmodel.agents.protocol import Manifest, Problem
 from worldmodel.agents.random_shooting import RandomShootingConfig
 from worldmodel.errors import UserError
 
 
-class Dynamics:
-    """The point's motion as the rollout of a model."""
-
-    def encode(self, history, actions):
-        return history[:, -1, 0]
-
-    def rollout(self, cache, candidates, generator):
-        moves = candidates.unflatten(-1, (BOUNDS.block, 2)).sum(dim=-2) * SPEED
-        return (cache[:, None, None] + moves.cumsum(dim=2))[..., None, :]
-
-
 def parts(**changes):
-    given = dict(bounds=BOUNDS, workers=PointWorkers(), codec=PointCodec(), dynamics=Dynamics(), actor=PointActor(), goal_steps=10)
-    return Parts(**given | changes)
-
-
-def manifest(starts, goals, budget=16):
-    problems = tuple(
-        Problem(i, 0, 1, tuple(a), tuple(b), {}, float(np.linalg.norm(np.subtract(a, b))))
-        for i, (a, b) in enumerate(zip(starts, goals, strict=True))
+    given = dict(
+        bounds=BOUNDS, workers=PointWorkers(), codec=PointCodec(), dynamics=PointDynamics(), actor=PointActor(), goal_steps=10
     )
-    return Manifest(PointWorkers.env_id, 1, "toy", 1, budget, 0.0, 0.15, 0, len(problems), 0, 0, problems)
-
-
-def far_manifest(count=12):
-    rng = np.random.default_rng(0)
-    angle = rng.uniform(0, 2 * np.pi, count)
-    goals = 0.7 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return manifest(np.zeros((count, 2)).tolist(), goals.tolist())
+    return Parts(**given | changes)
 
 
 class Script:

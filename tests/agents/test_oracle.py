@@ -55,7 +55,7 @@ def manifest():
         problems.append(Problem(seed, 0, 1, tuple(info["state"]), tuple(info["goal_state"]), info["variation"], distance))
     task.close()
     assert any(problem.start_state[1] * problem.goal_state[1] < 0 for problem in problems)
-    return Manifest(ENV, SIZE, "test", 1, 40, 0.0, 0.15, 0, 10, 0, 0, tuple(problems))
+    return Manifest(ENV, SIZE, "test", "path", 1, 40, 0.0, 0.15, 0, 10, 0, 0, tuple(problems))
 
 
 def test_the_codec_of_these_tests_sees_the_disc(workers, manifest):

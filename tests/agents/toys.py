@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor
 
 from worldmodel.agents.planner import ActionBounds
+from worldmodel.agents.protocol import Manifest, Problem
 from worldmodel.agents.simulator import History
 from worldmodel.agents.workers import Rolled
 
@@ -102,3 +103,31 @@ class PointActor:
 
     def steps_to_go(self, frames: Tensor, goal: Tensor) -> Tensor:
         return (goal - frames)[:, 0].abs().amax(dim=-1) / SPEED
+
+
+class PointDynamics:
+    """The point's motion as the rollout of a model."""
+
+    def encode(self, latents: Tensor, actions: Tensor) -> Tensor:
+        return latents[:, -1, 0]
+
+    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        moves = candidates.unflatten(-1, (BOUNDS.block, 2)).sum(dim=-2) * SPEED
+        return (session[:, None, None] + moves.cumsum(dim=2))[..., None, :]
+
+
+def manifest(starts: list[list[float]], goals: list[list[float]], budget: int = 16) -> Manifest:
+    """Problems of the point."""
+    problems = tuple(
+        Problem(i, 0, 1, tuple(a), tuple(b), {}, float(np.linalg.norm(np.subtract(a, b))))
+        for i, (a, b) in enumerate(zip(starts, goals, strict=True))
+    )
+    count = len(problems)
+    return Manifest(PointWorkers.env_id, 1, "toy", "path", 10, budget, 0.0, 0.15, 0, count, 0, 0, problems)
+
+
+def far_manifest(count: int = 12) -> Manifest:
+    """From the middle to goals 0.7 away in every direction."""
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, count)
+    goals = 0.7 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return manifest(np.zeros((count, 2)).tolist(), goals.tolist())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,5 +79,6 @@ def test_cells_of_a_row_by_hand() -> None:
 
 
 def test_goals_on_the_path_are_as_far_as_the_manifest_says() -> None:
-    manifest = Manifest("toy", 16, "x", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
+    manifest = Manifest("toy", 16, "x", "path", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
     assert verb.goal_steps(manifest) == 25
+    assert verb.goal_steps(replace(manifest, goals="elsewhere", goal_offset=0)) is None

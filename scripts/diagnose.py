@@ -1,0 +1,172 @@
+"""Say where a model fails: codec, dynamics, ranking of plans, search or none, each beside its control, with what usually mends it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worldmodel.agents import ladder, rungs
+from worldmodel.agents.controllers import EvaluateConfig, make_controllers, usual_controllers
+from worldmodel.agents.evaluate import evaluate
+from worldmodel.agents.ladder import Row, Verdict
+from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.agents.reader import ReaderConfig
+from worldmodel.agents.report import Curves, Section, Table, Text, write_report
+from worldmodel.agents.rungs import Marked, MenuConfig
+from worldmodel.agents.score import Score
+from worldmodel.agents.workers import TaskWorkers
+from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError
+from worldmodel.evaluation import DreamConfig, dream_errors
+from worldmodel.folder import write_json
+from worldmodel.home import runs_dir
+from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.evaluate import parts_of
+from worldmodel.scripts.pretrain import block_of, held_out_episodes
+
+
+@dataclass(frozen=True)
+class LadderConfig:
+    """How the rungs are measured."""
+
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """The small network that reads the true state off tokens and off frames."""
+    dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
+    """Clips that are dreamt."""
+    menu: MenuConfig = field(default_factory=MenuConfig)
+    """Candidates that the cost puts in order."""
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
+    """Planner, objective, receding horizon."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Flow steps per frame and form of the actions."""
+    workers: int = 2
+    """Task processes."""
+
+
+@dataclass(frozen=True)
+class DiagnoseConfig:
+    """Which model is looked at, on which episodes."""
+
+    checkpoint: Path
+    """Checkpoint or run folder, from worldmodel pretrain."""
+    data: Path
+    """Episode file; readers are trained on its training episodes, all else is measured on the held-out ones."""
+    task: str = ""
+    """Refuse a file of another task than this one, e.g. PushT."""
+    out: Path | None = None
+    """Folder for diagnose.json and report.html; by default `diagnose` in the runs folder of WORLDMODEL_HOME."""
+    seed: int = 0
+    """Of the run, as the rows say it."""
+    manifest: Path | None = None
+    """Use the problems of this file instead of drawing new ones."""
+    problems: ManifestConfig = field(default_factory=ManifestConfig)
+    """Which problems to draw."""
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+    """How the rungs are measured."""
+
+
+def main(config: DiagnoseConfig) -> None:
+    """Climb the ladder, print its table and the weakest rung, write the report."""
+    trained = from_pretrained(config.checkpoint)
+    store = EpisodeStore(config.data, in_memory=True)
+    env_id = str(store.meta["env_id"])
+    if config.task and config.task not in (env_id, task_name(env_id)):
+        raise UserError(f"{config.data} holds episodes of {task_name(env_id)}, not of {config.task}")
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+    held_out = held_out_episodes(trained, store)
+    if config.manifest is not None:
+        manifest = Manifest.load(config.manifest)
+    else:
+        manifest = make_manifest(store, held_out, config.data.name, config.problems)
+    out = config.out or runs_dir() / "diagnose"
+    out.mkdir(parents=True, exist_ok=True)
+    rows = climb(trained, store, held_out, manifest, block, config.ladder, config.seed)
+    verdict = ladder.weakest(rows)
+    print_columns([ladder.HEADERS, *map(tuple, ladder.cells(rows))])
+    print(verdict.sentence)
+    record = to_json(rows, verdict)
+    write_json(out / "diagnose.json", record)
+    write_report(out / "report.html", sections(rows, verdict), f"Where {task_name(env_id)} fails")
+    print(f"{out / 'report.html'}: the same; the numbers are in {out / 'diagnose.json'}")
+
+
+def climb(
+    trained: Pretrained,
+    store: EpisodeStore,
+    held_out: Sequence[int],
+    manifest: Manifest,
+    block: int,
+    config: LadderConfig,
+    seed: int = 0,
+    scores: Sequence[Score] | None = None,
+) -> list[Row]:
+    """All rungs of a checkpoint on one task.
+
+    Args:
+        trained: the checkpoint.
+        store: episode file of the task, with true variables.
+        held_out: episodes that the model was not trained on.
+        manifest: problems of held-out episodes.
+        block: env actions per model step.
+        config: how the rungs are measured.
+        seed: of the run, for the rows.
+        scores: of the usual controllers, where they are known already.
+
+    Raises:
+        UserError: the file has no true variables, or its episodes are too short.
+    """
+    marked = Marked(task_name(manifest.env_id), seed)
+    training = sorted(set(range(len(store))) - set(held_out))
+    reader = rungs.codec_rung(marked, trained.codec, store, training, held_out, config.reader)
+    with TaskWorkers(manifest.env_id, manifest.image_size, block, config.workers) as workers:
+        parts = parts_of(trained, manifest, workers, config.rollout)
+        assert isinstance(parts.dynamics, Rollout)
+        rungs.dynamics_rung(marked, dream_errors(parts.dynamics, trained.codec, store, held_out, block, config.dream, reader))
+        known = {score.name: score for score in scores or ()}
+        if workers.restorable:
+            rungs.ranking_rung(marked, manifest, parts, config.evaluate, config.menu)
+            known |= {score.name: score for score in rungs.search_rung(marked, manifest, parts, config.evaluate, known)}
+        missing = [name for name in usual_controllers(config.evaluate, parts) if name not in known]
+        if missing:
+            controllers = make_controllers(config.evaluate, parts, missing)
+            known |= {score.name: score for score in evaluate(manifest, controllers, workers, config.evaluate)}
+    rungs.result_rung(marked, list(known.values()))
+    return marked.rows
+
+
+def task_name(env_id: str) -> str:
+    """The word for a task of the suite, e.g. PushT of worldmodel/PushT-v0; other ids as they are."""
+    return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
+
+
+def to_json(rows: Sequence[Row], verdict: Verdict) -> dict[str, Any]:
+    """Rows and what is said of them."""
+    return {"rows": ladder.rows_to_json(rows), "weakest": verdict.rung, "verdict": verdict.sentence}
+
+
+def sections(rows: Sequence[Row], verdict: Verdict) -> list[Section]:
+    """What a report shows of a ladder."""
+    ahead = [row for row in rows if row.name.startswith(ladder.STEP_AHEAD)]
+    steps = [float(i + 1) for i in range(len(ahead))]
+    curves = {
+        "dream": (steps, [row.value for row in ahead]),
+        "copying the last frame": (steps, [row.control or 0.0 for row in ahead]),
+    }
+    return [
+        Text("The weakest rung", verdict.sentence),
+        Table(
+            "From pixels to success",
+            ladder.HEADERS,
+            ladder.cells(rows),
+            "Beside: the same network on frames (codec), copying the last frame (errors), 1 for actions that do not matter, true "
+            "futures (dreamt ones), the true distance (search), random actions (result).",
+        ),
+        Curves("Error of the state in the dream", curves, "model steps ahead", "standard deviations"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("diagnose", lambda: main, sys.argv[1:]))
