@@ -42,6 +42,7 @@ from worldmodel.codec.probe import spearman
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 from worldmodel.evaluation import (
+    LEAST_SPREAD,
     DreamConfig,
     DreamErrors,
     StateReader,
@@ -147,7 +148,7 @@ def codec_rung(
     found = determination(read(as_grid(latents[False])), truth)
     beside = determination(read_frames(as_picture(frames[False])), truth)
     straight = determination(linear.read(latents[False]), truth)
-    varies = truth.std(axis=0) > 1e-4
+    varies = truth.std(axis=0) > LEAST_SPREAD
     for i in np.flatnonzero(varies):
         kind = OF_GOAL if is_of_goal(store.meta["env_id"], names[i]) else NOT_OF_GOAL
         marked.add("codec", f"{kind}{names[i]}", found[i], beside[i])

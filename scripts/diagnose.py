@@ -1,5 +1,6 @@
 """Say where a model fails: codec, dynamics, ranking of plans, search or none, each beside its control, with what usually mends it."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.evaluate import parts_of
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,16 @@ def climb(
     """
     marked = Marked(task_name(manifest.env_id), seed)
     training = sorted(set(range(len(store))) - set(held_out))
+    logger.info("reading the true state off tokens and frames")
     reader = rungs.codec_rung(marked, trained.codec, store, training, held_out, config.reader)
     with TaskWorkers(manifest.env_id, manifest.image_size, block, config.workers) as workers:
         parts = parts_of(trained, manifest, workers, config.rollout)
         assert isinstance(parts.dynamics, Rollout)
+        logger.info("dreaming")
         rungs.dynamics_rung(marked, dream_errors(parts.dynamics, trained.codec, store, held_out, block, config.dream, reader))
         known = {score.name: score for score in scores or ()}
         if workers.restorable:
+            logger.info("ranking a menu of candidates")
             rungs.ranking_rung(marked, manifest, parts, config.evaluate, config.menu)
             known |= {score.name: score for score in rungs.search_rung(marked, manifest, parts, config.evaluate, known)}
         missing = [name for name in usual_controllers(config.evaluate, parts) if name not in known]

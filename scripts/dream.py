@@ -1,15 +1,16 @@
 """Dream a held-out episode: an mp4 of truth above prediction, and the error by horizon beside copying the last frame."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from worldmodel.agents.actions import describe_block
 from worldmodel.agents.report import write_video
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, DreamErrors, dream_errors, linear_reader
+from worldmodel.evaluation import LEAST_SPREAD, DreamConfig, DreamErrors, StateReader, dream_errors, linear_reader
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -49,15 +50,20 @@ def main(config: DreamVerbConfig) -> None:
     if config.rollout.action_form == "text":
         describe = describe_block(store.meta["env_id"], store.action_size)
     rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
-    training = sorted(set(range(len(store))) - set(episodes))
-    reader = linear_reader(trained.codec, store, training) if store.row_shape("features")[0] else None
-    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream, reader)
+    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream, reader_of(trained, store, episodes))
     print(table(errors))
     out = config.out or runs_dir() / "dream.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_video(out, film(errors.truth[: config.shown], errors.dream[: config.shown]), fps=4, scale=3)
     print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")
     print(f"next: worldmodel evaluate --checkpoint {config.checkpoint} --data {config.data}")
+
+
+def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:
+    """A linear reader of the true state, fitted on the episodes that are not held out; None where the file says nothing of it."""
+    training = sorted(set(range(len(store))) - set(held_out))
+    features = store.column("features")[store.frame_rows(training)]
+    return linear_reader(trained.codec, store, training) if (features.std(axis=0) > LEAST_SPREAD).any() else None
 
 
 NAMES = {

@@ -31,6 +31,8 @@ from worldmodel.tokens import IGNORE, PackingConfig, Tokens
 
 FARTHEST = 16
 """Steps of the longest dream that is asked for by a horizon of 0."""
+LEAST_SPREAD = 1e-4
+"""Standard deviation that a true variable must have to be read at all."""
 READER_FRAMES = 8192
 """About how many frames the state's reader is fitted on."""
 ByHorizon = list[tuple[float, float]]
@@ -240,7 +242,7 @@ def varying_features(
     features = store.column("features")[store.frame_rows(episodes)].astype(np.float64)
     known = list(store.meta.get("feature_names") or [f"feature_{i}" for i in range(features.shape[1])])
     spread = features.std(axis=0) if len(features) else np.zeros(len(known))
-    columns = np.array([i for i, name in enumerate(known) if spread[i] > 1e-4 and (names is None or name in names)], np.int64)
+    columns = np.array([i for i, name in enumerate(known) if spread[i] > LEAST_SPREAD and (names is None or name in names)], np.int64)
     if not len(columns):
         raise UserError(f"{store.path} has no true variables that vary; collect it with worldmodel collect")
     return columns, tuple(known[i] for i in columns), spread[columns]
@@ -299,11 +301,11 @@ class TextScore:
 @torch.no_grad()
 def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], length: int = 256) -> TextScore:
     """Bits per byte of texts, each cut to `length` tokens; the first token of a text is given."""
-    device = model.latent_in.weight.device
+    device = model.device
     packing = PackingConfig(length=length)
     nats, counted, size = 0.0, 0, 0
     counts = np.zeros(tokenizer.vocab_size)
-    nothing = torch.zeros(0, model.config.frame_tokens, model.config.channels, device=device)
+    nothing = model.see(torch.zeros(0, model.config.latent_tokens, model.config.channels, device=device), torch.zeros(0, device=device))
     for start in range(0, len(texts), 16):
         rows = []
         for text in texts[start : start + 16]:

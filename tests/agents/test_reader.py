@@ -48,11 +48,12 @@ def test_the_same_seed_gives_the_same_reader_and_leaves_other_draws_alone() -> N
     assert not np.array_equal(once(pictures), other(pictures))
 
 
-@pytest.mark.parametrize(("size", "strided"), [(1, 0), (LARGEST, 0), (LARGEST + 1, 1), (64, 3)])
+@pytest.mark.parametrize(("size", "strided"), [(1, 0), (LARGEST, 0), (LARGEST + 1, 1), (31, 2), (64, 2), (224, 3)])
 def test_larger_grids_are_strided_to_the_same_network(size: int, strided: int) -> None:
     network = make_network((3, size, size), 5, 16)
     convolutions = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]
-    assert sum(layer.stride == (2, 2) for layer in convolutions) == strided and len(convolutions) == strided + 2
+    assert sum(layer.stride != (1, 1) for layer in convolutions) == strided and len(convolutions) == strided + 2
+    assert network[-3].in_features <= 16 * LARGEST**2
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 5)
 
 
@@ -62,7 +63,7 @@ def test_determination_by_hand() -> None:
     np.testing.assert_allclose(determination(found, truth), [1.0, 0.0])
 
 
-@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("lr", 0.0), ("width", 13)])
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("lr", 0.0), ("batch_size", 1)])
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"reader.{field} is {value}"):
         ReaderConfig(**{field: value})  # type: ignore[arg-type]
