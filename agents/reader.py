@@ -26,7 +26,7 @@ LARGEST = 8
 class ReaderConfig:
     """The network and its training."""
 
-    steps: int = 600
+    steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 64
     """Frames per step."""
