@@ -59,12 +59,12 @@ from worldmodel.evaluation import (
 from worldmodel.studies.scaling_fit import student
 
 GOAL_VARIABLES = {
-    "Ant": ("torso.x", "torso.y"),
-    "Cube": ("cube",),
-    "PushT": ("block.",),
-    "Reacher": ("shoulder.", "elbow."),
+    "worldmodel/Ant-v0": ("torso.x", "torso.y"),
+    "worldmodel/Cube-v0": ("cube",),
+    "worldmodel/PushT-v0": ("block.",),
+    "worldmodel/Reacher-v0": ("shoulder.", "elbow."),
 }
-"""How the variables begin that a task's goal is measured in, by the word in its id; all variables of the others."""
+"""How the variables begin that a task's goal is measured in, by its id; all variables of the others."""
 TOLD = 0.01
 """Success thresholds by which candidates of a menu must differ, all in all, to have an order."""
 
@@ -104,8 +104,7 @@ class Marked:
 
 def is_of_goal(env_id: str, variable: str) -> bool:
     """Whether a task's goal is measured in a variable."""
-    beginnings = next((names for word, names in GOAL_VARIABLES.items() if word in env_id), ("",))
-    return variable.startswith(beginnings)
+    return variable.startswith(GOAL_VARIABLES.get(env_id, ("",)))
 
 
 def codec_rung(
@@ -132,7 +131,8 @@ def codec_rung(
     kept = some_episodes(store, training, config.frames)
     fit, test = store.frame_rows(kept), store.frame_rows(some_episodes(store, held_out, config.frames // 4))
     episode = np.repeat(kept, store.lengths[kept] + 1)
-    frames = {rows is fit: store.frames(rows) for rows in (fit, test)}
+    frames, test_frames = store.frames(fit), store.frames(test)
+    tokens, truth = codec.encode_frames(test_frames), features[test]
 
     def as_grid(latents: Tensor) -> Tensor:
         return rearrange(latents, "m (r k) c -> m c r k", r=codec.grid[0]).float().cpu()
@@ -140,14 +140,11 @@ def codec_rung(
     def as_picture(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(rearrange(pixels, "m h w c -> m c h w"))
 
-    latents = {fitted: codec.encode_frames(pixels) for fitted, pixels in frames.items()}
-    read = train_reader(as_grid(latents[True]), features[fit], episode, config)
-    read_frames = train_reader(as_picture(frames[True]), features[fit], episode, config)
-    linear = linear_reader(codec, store, training)
-    truth = features[test]
-    found = determination(read(as_grid(latents[False])), truth)
-    beside = determination(read_frames(as_picture(frames[False])), truth)
-    straight = determination(linear.read(latents[False]), truth)
+    read = train_reader(as_grid(codec.encode_frames(frames)), features[fit], episode, config)
+    read_frames = train_reader(as_picture(frames), features[fit], episode, config)
+    found = determination(read(as_grid(tokens)), truth)
+    beside = determination(read_frames(as_picture(test_frames)), truth)
+    straight = determination(linear_reader(codec, store, training).read(tokens), truth)
     varies = truth.std(axis=0) > LEAST_SPREAD
     for i in np.flatnonzero(varies):
         kind = OF_GOAL if is_of_goal(store.meta["env_id"], names[i]) else NOT_OF_GOAL
