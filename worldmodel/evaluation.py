@@ -145,6 +145,8 @@ def dream_errors(
     dreamt = {}
     for name, given in (("learned", ahead), ("shuffled_actions", others)):
         dreamt[name] = rollout.rollout(session, given[:, None], generator.manual_seed(config.seed))[:, 0]
+        if dreamt[name].shape != future.shape:
+            raise UserError(f"{dreamt[name].shape[1]} frames are dreamt for {config.horizon} steps: dream without jumps")
     dreamt["copy_last_frame"] = past[:, -1:].expand_as(future)
     target = torch.from_numpy(truth[:, config.context :]).float() / 255
     latent, pixel, frames = {}, {}, {}
@@ -305,7 +307,9 @@ def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], le
     packing = PackingConfig(length=length)
     nats, counted, size = 0.0, 0, 0
     counts = np.zeros(tokenizer.vocab_size)
-    nothing = model.see(torch.zeros(0, model.config.latent_tokens, model.config.channels, device=device), torch.zeros(0, device=device))
+    nothing = model.see(
+        torch.zeros(0, model.config.latent_tokens, model.config.channels, device=device), torch.zeros(0, device=device)
+    )
     for start in range(0, len(texts), 16):
         rows = []
         for text in texts[start : start + 16]:

@@ -237,6 +237,15 @@ def test_intervals_cover_the_truth_when_clips_of_an_episode_are_alike(sizes: lis
     assert np.mean(naive) < 0.8, "which is what counting clips would have done"
 
 
+def test_dreams_with_jumps_are_refused(store: EpisodeStore) -> None:
+    class Leaps(Moves):
+        def rollout(self, *asked: Any) -> Tensor:
+            return super().rollout(*asked)[:, :, 1::2]
+
+    with pytest.raises(UserError, match="2 frames are dreamt for 4 steps: dream without jumps"):
+        dreamt(store, Leaps())
+
+
 @pytest.mark.parametrize(("name", "value"), [("clips", 1), ("context", 0), ("horizon", -1), ("seed", -1)])
 def test_impossible_settings_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"{name} is {value}"):
