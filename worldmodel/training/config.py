@@ -11,6 +11,7 @@ from worldmodel.training.latent_cache import LatentType
 from worldmodel.training.optimizer import OptimizerName
 
 LatentCaching = Literal["none", "memory", "disk"]
+Sharding = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class TrainConfig:
     accumulation: int = 1
     """Parts that a process cuts its rows of a batch into, one after the other, their gradients added up: as many times less memory for
     the same step."""
+    processes: int | Literal["auto"] = "auto"
+    """Processes on the CPUs of this machine that share each step, where torchrun did not start any. auto: as many as torch has threads
+    and the packing's lanes allow, on a GPU one. Two of them with one thread each do more than one with two."""
+    sharding: Sharding = "auto"
+    """Whether each of several processes keeps a part of every weight, or all of it. auto: a part on GPUs, all on CPUs, where that is
+    faster."""
     compile: Compile = "auto"
     """Compile the trunk's blocks, which costs a minute at the start. auto: on a GPU."""
     optimizer: OptimizerName = "adamw"
@@ -100,6 +107,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.processes != "auto" and self.processes < 1:
+            raise UserError(f"processes must be auto or at least 1, got {self.processes}")
         for name in ("lr", "muon_lr", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")

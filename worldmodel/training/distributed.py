@@ -5,6 +5,9 @@ every weight, gradient and moment on each process (arXiv 2304.11277): a block's 
 gradients are summed and cut up again just after. Weights are cut along their first axis, unevenly where that does not divide, so that
 a process holds whole experts of a stack (e, d, h); a stack that does not divide is cut by rows.
 
+On CPUs, where a model is small and gathering costs more than it saves, each process keeps the whole model instead, and gradients are
+added up in one piece at the end of a step (`replicate`, `sum_gradients`). `launch.py` starts such processes without torchrun.
+
 Weights are gathered, and gradients summed, in float32: under autocast N processes then compute what one does, routers and
 residuals in float32 included, at twice the traffic of bfloat16. Gradients are summed, not averaged: each process divides its losses by
 the counts of the whole step.
@@ -274,6 +277,27 @@ def shard(model: WorldModel, processes: Processes) -> None:
         if isinstance(place, DTensor):
             full = distribute_tensor(full, place.device_mesh, place.placements, src_data_rank=None)
         local(place).copy_(local(full))
+
+
+def replicate(model: WorldModel, processes: Processes) -> None:
+    """Put a model on its device, whole on every process, with the weights and buffers of the main process's; see `shard`."""
+    if processes.is_main or not any(tensor.is_meta for _, tensor in _named_tensors(model)):
+        model.to(processes.device)
+    else:
+        model.to_empty(device=processes.device)
+    if processes.world_size > 1:
+        for _, tensor in _named_tensors(model):
+            dist.broadcast(tensor, src=0)
+
+
+def sum_gradients(model: nn.Module, processes: Processes) -> None:
+    """Add up the gradients of a replicated model over all processes; a sharded model's are summed already."""
+    if processes.world_size == 1 or isinstance(model, FSDPModule):
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = processes.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)])
 
 
 def _cut(model: WorldModel, mesh: DeviceMesh) -> None:

@@ -28,7 +28,7 @@ from worldmodel.precision import choose_dtype, choose_onednn
 from worldmodel.studies.specialisation import load_picture
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
-from worldmodel.training.distributed import Processes, clip_gradients, shard
+from worldmodel.training.distributed import Processes, clip_gradients, replicate, shard, sum_gradients
 from worldmodel.training.feeding import BatchStream, FrameEncoder
 from worldmodel.training.guard import Guard, SkippedBatches
 from worldmodel.training.latent_cache import LatentCache
@@ -85,7 +85,8 @@ class Run:
         with self.enough_memory():
             if should_compile(config.compile, self.device):
                 compile_blocks(model.trunk)
-            shard(model.train(), processes)
+            cut = config.sharding == "on" or (config.sharding == "auto" and self.device.type == "cuda")
+            (shard if cut else replicate)(model.train(), processes)
             self.average = Ema(model, config.ema_decay)
             rates = (config.lr, config.muon_lr)
             self.optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, self.dtype)
@@ -186,6 +187,7 @@ class Run:
             draw = draw_lanes(self.model, batch, config.seed, progress.position, self.packer.lanes, self.device)
             parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
             names, sums = gradient(self.model, parts, latents, draw, totals.counts, self.dtype)
+            sum_gradients(self.model, self.processes)
             length = clip_gradients(self.model, config.gradient_clip)
             length = length if self.processes.is_main else torch.zeros_like(length)  # all have the same: once is enough in a sum
             numbers = torch.cat([sums, length.view(1)])

@@ -39,7 +39,7 @@ from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-CHANGE_NOTHING = ("data_workers", "accumulation", "compile")
+CHANGE_NOTHING = ("data_workers", "accumulation", "compile", "processes", "sharding")
 """Fields of the training config that may be others when a run goes on."""
 ECHO = 5.0
 """Seconds within which a signal may come to a process of torchrun a second time."""
@@ -104,7 +104,8 @@ def train(
         "card": card or {},
     }
     processes.agree("the versions of worldmodel and torch", (__version__, torch.__version__))
-    processes.agree("what to train", record | {"accumulation": config.accumulation, "run_dir": str(run_dir.resolve())})
+    same = {"accumulation": config.accumulation, "sharding": config.sharding, "run_dir": str(run_dir.resolve())}
+    processes.agree("what to train", record | same)
     processes.agree("the data", [len(source) for source in packer.mixture.sources])
     with contextlib.ExitStack() as held:
         held.enter_context(room_on_disk(run_dir))

@@ -32,8 +32,10 @@ from worldmodel.training.distributed import (
     duplicate,
     local,
     processes,
+    replicate,
     shard,
     single,
+    sum_gradients,
     weights,
     whole_model,
 )
@@ -118,6 +120,7 @@ class Training:
             steps=STEPS,
             packing=PACKING,
             accumulation=self.accumulation,
+            sharding="on",
             optimizer=self.optimizer,
             warmup_steps=2,
             dtype="float32",
@@ -280,6 +283,26 @@ def test_all_get_the_weights_of_the_main_process(pair: Pair) -> None:
     expected, found = toys.model(seed=0).state_dict(), result(by_two(pair, sharded))
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def replicated(these: Processes) -> dict[str, Any]:
+    """What two processes make of models of which the second has no numbers; sums of gradients."""
+    with torch.device("cpu" if these.is_main else "meta"):
+        model = toys.model()
+    replicate(model, these)
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, 1.0 + these.rank)
+    sum_gradients(model, these)
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    sums = these.gather({name: float(weight.detach().sum()) for name, weight in model.named_parameters()})
+    return {"whole": whole_model(duplicate(model)), "gradients": gradients, "same": sums[0] == sums[1]}
+
+
+def test_all_have_the_whole_model_where_it_is_replicated(pair: Pair) -> None:
+    expected, found = toys.model().state_dict(), result(by_two(pair, replicated))
+    assert found["whole"].keys() == expected.keys() and found["same"]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found["whole"].items())
+    assert all((gradient == 3.0).all() for gradient in found["gradients"].values())
 
 
 def test_two_processes_skip_and_measure_as_one(pair: Pair, tmp_path: Path) -> None:
