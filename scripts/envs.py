@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.envs import make_task, task_ids
+from worldmodel.envs import full_id, make_task, task_ids
 from worldmodel.envs.variation import Factor, Value
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import run_verb
@@ -17,6 +17,7 @@ from worldmodel.scripts.console import run_verb
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
     from worldmodel.envs.action_text import ActionAxis, ActionForm
     from worldmodel.envs.contract import Task
+    from worldmodel.envs.recording import Recording
 
 COLUMNS = 6
 STEPS = 3
@@ -33,7 +34,7 @@ class EnvsConfig:
     """List the tasks, or show everything about one."""
 
     task: str | None = None
-    """Show this task, e.g. worldmodel/TwoRoom-v0."""
+    """Show this task: a name such as PushT, or the id of any gymnasium environment."""
     preview: Path | None = None
     """Write pictures of the task and of each of its factors of variation to this PNG file."""
     gallery: Path | None = None
@@ -65,16 +66,18 @@ def main(config: EnvsConfig) -> None:
     if config.task is None:
         print_table()
         return
-    task = make_task(config.task)
-    print_task(config.task, task, config.seed)
+    name = full_id(config.task)
+    task = make_task(name)
+    print_task(name, task, config.seed)
     if config.preview is not None:
         config.preview.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(config.task, config.image_size, config.seed).save(config.preview)
+        contact_sheet(name, config.image_size, config.seed).save(config.preview)
         print(f"\nwrote {config.preview}")
     else:
-        print(f"\nsee it: worldmodel envs --task {config.task} --preview preview.png")
-    print(f"drive it: worldmodel play {config.task}")
-    print(f"record it: worldmodel collect --env {config.task}")
+        print(f"\nsee it: worldmodel envs --task {name} --preview preview.png")
+    print(f"drive it: worldmodel play {name}")
+    print(f"record it: worldmodel collect --env {name}")
+    print(f"learn it: worldmodel quickstart --task {name}")
 
 
 def print_table() -> None:
@@ -101,6 +104,7 @@ def print_task(env_id: str, task: "Task", seed: int) -> None:
         "features": ", ".join(task.feature_names),
         "success": f"distance to the goal at most {task.success_threshold:g}",
         "time limit": f"{task.max_episode_steps} steps",
+        "recorded": recorded(task.recording),
     }
     print(f"{env_id}: {describe(task)}\n")
     print_columns(list(facts.items()))
@@ -115,6 +119,15 @@ def print_task(env_id: str, task: "Task", seed: int) -> None:
         print_columns(rows)
     else:
         print("no factors of variation")
+
+
+def recorded(recording: "Recording") -> str:
+    """How a quickstart records a task, and what it asks."""
+    shares = ", ".join(f"{policy} {share:g}" for policy, share in recording.policies.items())
+    return (
+        f"{recording.episodes} episodes of {recording.max_steps} steps ({shares}); "
+        f"goals {recording.goal_offset} steps ahead, in at most {recording.budget}"
+    )
 
 
 def words_of(axis: "ActionAxis") -> tuple[str, str, str]:

@@ -1,6 +1,8 @@
 """The whole loop in minutes: collect, train codec and model, dream, write and draw, plan, and a report of it all.
 
-Every stage leaves its files in one folder and is skipped or continued when the same command runs again.
+What is not asked for is as the task says (its `Recording`). The planning problems are drawn right after the collection: too few
+of them are a mistake that shows before anything is trained. Every stage leaves its files in one folder and is skipped or continued
+when the same command runs again.
 """
 
 import json
@@ -17,10 +19,12 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from worldmodel.agents.evaluate import EvaluateConfig, Score, scores_to_json, side_by_side
+from worldmodel.agents.controllers import EvaluateConfig
+from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report, write_video
+from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
@@ -28,6 +32,8 @@ from worldmodel.datasets.atomic import locked_folder
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.envs import full_id, make_task
+from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
 from worldmodel.generation import continue_text
@@ -40,6 +46,7 @@ from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import pretrain, with_seed
+from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 from worldmodel.training.resume import claim
 from worldmodel.training.samples import film
 from worldmodel.training.tracking import read_rows
@@ -47,29 +54,27 @@ from worldmodel.training.train import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
-POLICIES = {"demonstrator": 0.1, "noisy": 0.35, "smooth": 0.45, "random": 0.1}
 PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that")
 
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """Sizes of every stage; the defaults take about ten minutes on two CPU cores."""
+    """Sizes of every stage."""
 
     out: Path | None = None
-    """Folder of everything; by default `quickstart-<seed>` in the runs folder of WORLDMODEL_HOME."""
+    """Folder of everything; by default `quickstart-<task>-<seed>` in the runs folder of WORLDMODEL_HOME."""
     seed: int = 0
     """Of data, weights, training, problems and planning."""
-    env: str = "worldmodel/TwoRoom-v0"
-    """Task."""
-    episodes: int = 500
-    """Episodes to collect."""
-    steps: int = 40
-    """Actions per episode."""
-    variation: tuple[str, ...] = ("disc.color",)
-    """Factors of variation to sample in each episode."""
+    task: str = "TwoRoom"
+    """Task: a name such as PushT, or the id of any gymnasium environment."""
+    episodes: int | None = None
+    """Episodes to collect; by default as the task says."""
+    steps: int | None = None
+    """Actions per episode; by default as the task says."""
+    variation: tuple[str, ...] | None = None
+    """Factors of variation to sample in each episode; by default as the task says."""
     policies: dict[str, float] = field(default_factory=dict)
-    """Who plays while collecting, by share of the episodes; by default demonstrator 0.1 noisy 0.35 smooth 0.45 random 0.1 (a
-    demonstrator alone stands at its goal most of the time)."""
+    """Who plays while collecting, by share of the episodes; by default as the task says."""
     workers: int = 2
     """Processes that collect and simulate."""
     vocab_size: int = 1024
@@ -84,7 +89,7 @@ class QuickstartConfig:
     """Clips to dream."""
     language_frames: int = 200
     """Held-out frames to caption and ask about."""
-    problems: ManifestConfig = field(default_factory=lambda: ManifestConfig(problems=56))
+    problems: ManifestConfig = field(default_factory=ManifestConfig)
     """Planning problems."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Planner, objective, receding horizon."""
@@ -112,14 +117,18 @@ class Results:
 
 def main(config: QuickstartConfig) -> None:
     """Run what is missing and end with the table of success rates."""
-    out = config.out or runs_dir() / f"quickstart-{config.seed}"
+    recording = make_task(full_id(config.task)).recording
+    config = as_the_task_says(config, recording)
+    name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
+    out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
     with locked_folder(out):
         claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
         try:
+            announce(config, recording, out)
             results = run(config, out)
         except UserError:
-            if not (out / "episodes.h5").exists():  # a mistake at the start must not bind the folder to its settings
+            if not (out / "codec").exists():  # what was found wrong before any training must not bind the folder to its settings
                 (out / "config.json").unlink()
             raise
         if results is None:
@@ -136,23 +145,58 @@ def main(config: QuickstartConfig) -> None:
     print(f"next: worldmodel generate --checkpoint {out / 'checkpoint'} --text 'Our economy'")
 
 
+def as_the_task_says(config: QuickstartConfig, recording: Recording) -> QuickstartConfig:
+    """The configuration with all that was left open filled in."""
+    mixture = config.mixture
+    if mixture.action_block == MixtureConfig.action_block:
+        mixture = replace(mixture, action_block=recording.action_block)
+    return replace(
+        config,
+        task=full_id(config.task),
+        episodes=recording.episodes if config.episodes is None else config.episodes,
+        steps=recording.max_steps if config.steps is None else config.steps,
+        variation=recording.variation if config.variation is None else config.variation,
+        policies=config.policies or dict(recording.policies),
+        mixture=mixture,
+    )
+
+
+def collection(config: QuickstartConfig, out: Path) -> CollectConfig:
+    """What will be recorded."""
+    assert config.episodes is not None and config.steps is not None and config.variation is not None, "filled in by the task"
+    return CollectConfig(
+        config.task,
+        out / "episodes.h5",
+        config.episodes,
+        config.seed,
+        config.workers,
+        config.policies,
+        max_steps=config.steps,
+        variation=config.variation,
+    )
+
+
+def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
+    """Say what will be done, and about how long it will take."""
+    episodes, problems = collection(config, out), config.problems
+    shares = ", ".join(f"{name} {share:g}" for name, share in config.policies.items())
+    print(
+        f"{config.task}: {episodes.episodes} episodes of {episodes.max_steps} actions ({shares}), a codec, "
+        f"{config.preset.train.steps} training steps, {problems.problems} planning problems; all of it goes to {out}"
+    )
+    if not episodes.path.exists():  # else some stages are done, nobody knows how much is left
+        budget = problems.budget or recording.budget * (2 if problems.goals == "elsewhere" else 1)
+        print(as_sentence(estimate(episodes, config.codec, config.preset, problems.problems * budget)), flush=True)
+
+
 def run(config: QuickstartConfig, out: Path) -> Results | None:
     """All stages in order; None if training was asked to stop."""
     seconds: dict[str, float] = {}
     with stage("collect", seconds):
-        collected = collect(
-            CollectConfig(
-                config.env,
-                out / "episodes.h5",
-                config.episodes,
-                config.seed,
-                config.workers,
-                config.policies or POLICIES,
-                max_steps=config.steps,
-                variation=config.variation,
-            )
-        )
+        collected = collect(collection(config, out))
         data = open_standard([collected.path], config.mixture)
+        manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
+        manifest.save(out / "manifest.json")
     with stage("codec", seconds):
         codec, codec_report = train_codec(
             replace(config.codec, seed=config.seed), codec_data(data), out / "codec", tensorboard=out / "tensorboard"
@@ -176,8 +220,6 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         captions = list(dict.fromkeys(true for true, _ in language.captions))[:6]
         drawn = dict(zip(captions, draw(trained, tuple(captions), config.seed), strict=True))
     with stage("plan", seconds):
-        manifest = make_manifest(store, held_out, "episodes.h5", replace(config.problems, seed=config.seed))
-        manifest.save(out / "manifest.json")
         scores, goals = evaluation.score(
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )

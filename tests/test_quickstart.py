@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from worldmodel.agents.protocol import Manifest
 from worldmodel.checkpoint import from_pretrained
+from worldmodel.codec.config import CodecConfig
+from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.envs import full_id, make_task
+from worldmodel.presets import tiny
+from worldmodel.scripts.quickstart import QuickstartConfig, as_the_task_says, collection
+from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 
-CONTROLLERS = ["random", "random_held", "copy_last_frame", "learned", "oracle"]
+CONTROLLERS = ["random", "random_held", "copy_last_frame", "cem", "oracle"]
 EPISODES, STEPS, CONTEXT, HORIZON, CLIPS = 6, 12, 2, 2, 3
 SMALL = (
-    f"--episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 300 --mixture.held-out 0.4 --codec.masked.steps 2 "
+    f"--task TwoRoom --episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 300 --mixture.held-out 0.4 --codec.masked.steps 2 "
     "--codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 --codec.decoder-frames 64 "
     f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
     "--problems.budget 6 --problems.min-distance 0.1 --preset.train.steps 4 --preset.train.packing.rows 2 "
@@ -80,6 +86,55 @@ def numbers(value: Any) -> Iterator[float]:
             yield from numbers(inner)
     elif isinstance(value, int | float):
         yield value
+
+
+def test_it_begins_with_what_it_will_do_and_about_how_long(done: Quickstart) -> None:
+    plan, time, *_ = done.printed.splitlines()
+    assert plan.startswith(f"worldmodel/TwoRoom-v0: {EPISODES} episodes of {STEPS} actions (demonstrator 0.1, noisy 0.35, ")
+    assert f"4 training steps, 2 planning problems; all of it goes to {done.out}" in plan
+    assert re.fullmatch(r"about \d+ minutes on this machine's CPU, a rough estimate \(minutes: collect [\d.]+; .*plan [\d.]+\)", time)
+
+
+def test_what_is_left_open_is_as_the_task_says() -> None:
+    for name in ("PushT", "worldmodel/Ant-v0"):
+        recording = make_task(full_id(name)).recording
+        config = as_the_task_says(QuickstartConfig(task=name), recording)
+        recorded = collection(config, Path("out"))
+        assert recorded.env == full_id(name) and recorded.episodes == 3000
+        assert (recorded.max_steps, recorded.variation, recorded.policies) == (
+            recording.max_steps,
+            recording.variation,
+            dict(recording.policies),
+        )
+        assert (config.mixture.action_block, config.problems.problems) == (3, 100)
+    assert make_task(full_id("PushT")).recording != make_task(full_id("Ant")).recording
+    asked = QuickstartConfig(task="PushT", episodes=7, steps=9, variation=("block.color",), policies={"random": 1.0})
+    recorded = collection(as_the_task_says(asked, make_task(full_id("PushT")).recording), Path("out"))
+    assert (recorded.episodes, recorded.max_steps, recorded.variation, recorded.policies) == (7, 9, ("block.color",), {"random": 1.0})
+
+
+def test_too_few_problems_show_before_any_training_and_bind_nothing(done: Quickstart, tmp_path: Path) -> None:
+    wrong = replaced(replaced(done.arguments, "--out", str(tmp_path / "out")), "--problems.problems", "100")
+    result = quickstart(*wrong)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert re.search(r"error: only \d+ of 100 problems found in 2 held-out episodes", result.stderr)
+    assert (tmp_path / "out" / "episodes.h5").exists() and not (tmp_path / "out" / "codec").exists()
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_estimate_grows_with_the_work() -> None:
+    few = CollectConfig(episodes=100, max_steps=6, image_size=16, workers=1, policies={"random": 1.0})
+    preset = tiny()
+    longer = replace(preset, train=replace(preset.train, steps=2 * preset.train.steps))
+    once = estimate(few, CodecConfig(), preset, 100)
+    more = estimate(replace(few, episodes=100_000), CodecConfig(decoder_steps=10_000), longer, 1000)
+    assert list(once) == ["collect", "codec", "pretrain", "dream, write, draw", "plan"]
+    assert more["collect"] > 20 * once["collect"] and more["codec"] > 2 * once["codec"]
+    assert 1.2 < more["pretrain"] / once["pretrain"] < 4 and more["plan"] > 4 * once["plan"]
+    assert 10 < once["pretrain"] < 20_000
+    assert as_sentence({"collect": 90.0, "plan": 210.0}) == (
+        "about 5 minutes on this machine's CPU, a rough estimate (minutes: collect 1.5; plan 3.5)"
+    )
 
 
 def test_it_ends_with_the_table_of_success_rates(done: Quickstart) -> None:
@@ -138,7 +193,7 @@ def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
     found = report(done.out)
     assert set(found) == {"config", "planning", "dream", "text", "continued", "language", "codec", "seconds"}
     assert all(math.isfinite(number) for number in numbers(found))
-    assert found["config"]["episodes"] == EPISODES
+    assert found["config"]["episodes"] == EPISODES and found["config"]["task"] == "worldmodel/TwoRoom-v0"
     assert found["planning"]["protocol"]["problems"] == 2
     for kind in ("latent_mse", "pixel_mse"):
         assert set(found["dream"][kind]) == {"learned", "shuffled_actions", "copy_last_frame"}
@@ -172,7 +227,7 @@ def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Qui
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert "complete already" in again.stderr and "holds a finished codec" in again.stderr
     for one, other in zip(first["planning"]["controllers"], second["planning"]["controllers"], strict=True):
-        for key in ("name", "success", "final_success", "steps_to_success", "final_distance"):
+        for key in ("name", "success_rate", "held_rate", "streams"):
             assert one[key] == other[key], (one["name"], key)
     for key in ("dream", "text", "continued", "language"):
         assert first[key] == second[key], key

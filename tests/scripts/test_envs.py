@@ -50,6 +50,15 @@ def test_one_task_shows_its_keys_its_cameras_and_every_phrasing(capsys: pytest.C
     assert words in said
 
 
+def test_a_task_named_short_says_how_it_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["envs", "--task", "PushT"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("worldmodel/PushT-v0: ")
+    (line,) = (line for line in out.splitlines() if line.startswith("recorded "))
+    assert "3000 episodes of 40 steps (play 0.5, noisy 0.25, smooth 0.15, random 0.1); goals 25 steps ahead, in at most 50" in line
+    assert "worldmodel quickstart --task worldmodel/PushT-v0" in out
+
+
 class WithoutFactors:
     """A task that has no factors of variation."""
 

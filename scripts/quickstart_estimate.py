@@ -1,0 +1,60 @@
+"""About how long a quickstart takes here: episodes are timed, the rest is scaled from one machine by the rate of a matrix product."""
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from worldmodel.codec.config import CodecConfig
+from worldmodel.datasets.collection.attempts import Player
+from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.flops import matmul_rate
+from worldmodel.presets import Preset
+
+TIMED_EPISODES = 3
+RATE = 1.9e11
+"""Operations per second of a float32 matrix product on the machine of the seconds below: two cores of an AMD EPYC."""
+CODEC_STEP = 0.076
+"""Seconds of an average step of the codec."""
+TRAINING_STEP = 0.45
+"""Seconds of a training step of the preset tiny."""
+TINY_WORK = 16 * 152 * 4 * 192**2
+"""Positions in its batch, times depth, times width squared: what a step's work grows with."""
+LOOKING = 8.0
+"""Seconds of dreaming, writing and drawing."""
+PROBLEM_STEP = 0.021
+"""Seconds that all controllers together spend on one env step of one problem."""
+
+
+def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, problem_steps: int) -> dict[str, float]:
+    """Stage -> seconds that it may take here; right to a factor of two at best.
+
+    Args:
+        collection: what will be recorded; a few of its episodes are recorded here, and forgotten.
+        codec: the codec and its training.
+        preset: the model and its training.
+        problem_steps: env steps in which all problems together are to be solved.
+    """
+    player = Player(collection)
+    player.first_look()
+    start = time.perf_counter()
+    for index in range(TIMED_EPISODES):
+        player.record(index)
+    episode = (time.perf_counter() - start) / TIMED_EPISODES
+    player.close()
+    slower = RATE / matmul_rate(torch.device("cpu"), torch.float32, 0.2, 1024)
+    trunk, packing = preset.model.trunk, preset.train.packing
+    work = packing.rows * packing.length * trunk.depth * trunk.width**2 / TINY_WORK
+    return {
+        "collect": episode * collection.episodes / collection.workers,
+        "codec": slower * CODEC_STEP * (codec.masked.steps + codec.joint.steps + codec.decoder_steps),
+        "pretrain": slower * TRAINING_STEP * work * preset.train.steps,
+        "dream, write, draw": slower * LOOKING,
+        "plan": slower * PROBLEM_STEP * problem_steps,
+    }
+
+
+def as_sentence(seconds: Mapping[str, float]) -> str:
+    """E.g. "about 12 minutes here, roughly estimated: collect 1, codec 2, pretrain 5, dream, write, draw 0.1, plan 4"."""
+    stages = "; ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    return f"about {max(1, round(sum(seconds.values()) / 60))} minutes on this machine's CPU, a rough estimate (minutes: {stages})"
