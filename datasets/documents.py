@@ -1,11 +1,13 @@
-"""Documents: what the model is trained on, tuples of segments, each a text, a frame or an action.
+"""Documents: what the model is trained on, tuples of segments, each a text, a frame, an action or a number of steps.
 
 A document knows no token and no latent: text is text, frames are uint8, actions are float32. `predict` says
 whether the model is to learn to produce the segment; a segment that is only given (a picture to be captioned,
-a question) has it off. Actions are always given.
+a question) has it off. One pair of documents is the same stretch of an episode asked in two directions: what
+comes of these actions (`transition_document`), and which actions lead there (`goal_document`).
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +48,35 @@ class Action:
     """The same in coarse words ("move right"); "" when it is not known."""
 
 
-Segment = Text | Frame | Action
+@dataclass(frozen=True)
+class Steps:
+    """How many environment steps it takes from the frame now to the goal."""
+
+    count: int
+    predict: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when the count is negative."""
+        if self.count < 0:
+            raise ValueError(f"a number of steps is at least 0, got {self.count}")
+
+
+@dataclass(frozen=True, eq=False)
+class NextActions:
+    """The actions of the next model steps, which the model is to say."""
+
+    vectors: np.ndarray
+    """float32 (h, d), h model steps of d = action block * action size numbers."""
+    known: int
+    """How many of the numbers, read row by row, are known; the others are not learnt."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when there are no h x d numbers, or more are known than there are."""
+        if self.vectors.ndim != 2 or not 0 <= self.known <= self.vectors.size:
+            raise ValueError(f"next actions are (h, d) with at most as many known, got {self.vectors.shape} and {self.known}")
+
+
+Segment = Text | Frame | Action | Steps | NextActions
 Document = tuple[Segment, ...]
 
 
@@ -101,3 +131,32 @@ def instruction_document(frame: np.ndarray, instruction: str, goal: np.ndarray) 
     in this very scene. (A video with all its actions does not need the instruction, so nothing would be learnt of it there.)
     """
     return (Frame(frame, predict=False), Text(instruction, predict=False), Frame(goal, predict=True))
+
+
+def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], after: np.ndarray) -> Document:
+    """What comes of some actions: frames up to now and actions are given, the frame after all of them is learnt.
+
+    With several actions it is a jump: the frames between are neither shown nor predicted.
+
+    Args:
+        now: uint8 (H, W, 3) each, the newest last: usually the frame one model step before, and the one now.
+        actions: of the model steps in order.
+        after: uint8 (H, W, 3).
+    """
+    return (*(Frame(pixels, predict=False) for pixels in now), *actions, Frame(after, predict=True))
+
+
+def goal_document(now: Sequence[np.ndarray], goal: np.ndarray | str, steps: int, actions: NextActions) -> Document:
+    """Which actions lead to a goal: frames up to now and the goal are given, the number of steps and the actions are learnt.
+
+    The goal is what the same episode came to later (hindsight, arXiv 1707.01495; goal-conditioned imitation, arXiv 1906.05838). One
+    step away it is inverse dynamics.
+
+    Args:
+        now: uint8 (H, W, 3) each, the newest last.
+        goal: its frame, uint8 (H, W, 3), or a sentence that is true of it.
+        steps: environment steps from now to the goal.
+        actions: of the next model steps.
+    """
+    shown = Text(goal, predict=False) if isinstance(goal, str) else Frame(goal, predict=False)
+    return (*(Frame(pixels, predict=False) for pixels in now), shown, Steps(steps), actions)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.drawn import Part, as_text
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.mixture_page import Numbered, counted, mixture_page
@@ -109,6 +109,10 @@ def in_words(numbered: Numbered) -> str:
             case Frame():
                 height, width = segment.pixels.shape[:2]
                 text, predict = f"[picture {width}x{height} #{next(numbers)}]", segment.predict
+            case Steps():
+                text, predict = f"[in {segment.count} steps]", segment.predict
+            case NextActions():
+                text, predict = f"[the next actions: {segment.known} numbers]", True
             case Action():
                 numbers_of, words = ("; ".join(counted(text)) for text in (segment.text, segment.words))
                 said.append(f"({numbers_of or 'action without text'}{words and f' = {words}'})")
@@ -137,7 +141,7 @@ def measure_of(config: MixConfig) -> tuple[Callable[[Document], int], str]:
                 case Frame():
                     height, width = segment.pixels.shape[:2]
                     tokens += (height // config.patch_size) * (width // config.patch_size) + 2
-                case Action():
+                case Action() | Steps() | NextActions():
                     tokens += 1
         return tokens
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.drawn import HEADERS, Drawn, as_rows
 
 LEAST_WIDTH = 96
@@ -89,9 +89,14 @@ def _frame(frame: Frame, number: int) -> str:
     return f"<figure>{image}<figcaption>#{number}</figcaption></figure>"
 
 
-def _words(segment: Text | Action) -> str:
+def _words(segment: Text | Action | Steps | NextActions) -> str:
     if isinstance(segment, Text):
         return f"<p class='{_role(segment.predict)}'>{html.escape(segment.text)}</p>"
+    if isinstance(segment, Steps):
+        return f"<p class='{_role(segment.predict)}'>in {segment.count} steps</p>"
+    if isinstance(segment, NextActions):
+        known = segment.vectors.reshape(-1)[: segment.known]
+        return f"<p class='learnt'>next actions: {' '.join(f'{number:+.2f}' for number in known)}</p>"
     words, numbers = ("<br>".join(map(html.escape, counted(text))) for text in (segment.words, segment.text))
     return f"<div class='action'><b>{words} &rarr;</b>{numbers}</div>"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from worldmodel.datasets.drawn import Part
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
-from worldmodel.datasets.recipe import EPISODE_KINDS, Entry
+from worldmodel.datasets.recipe import ACTION_KINDS, EPISODE_KINDS, Entry
 from worldmodel.datasets.serving import Training, episode_source, keep_actions, lacks
 from worldmodel.datasets.sources import JoinedSource, Source
 from worldmodel.datasets.texts.corpus import Corpus, open_corpus
@@ -82,7 +82,8 @@ def choose_episodes(
         return trainings
     chosen = []
     for each in trainings:
-        clips = [entry.clip_length or 1 for entry in entries if entry.kind == "action video" and each in files_of(entry, trainings)]
+        able = [entry for entry in entries if entry.kind in ACTION_KINDS and each in files_of(entry, trainings)]
+        clips = [(entry.clip_length or 1) if entry.kind == "action video" else 1 for entry in able]
         if clips and each.store.has_actions:
             steps = max(clips) * action_block // each.store.action_block
             each = replace(each, with_actions=keep_actions(each.store, each.episodes, actions, steps, seed))
@@ -104,7 +105,7 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
     """
     kept: list[Entry] = []
     lost: dict[Path, dict[str, str]] = {}
-    without_actions = 0.0  # the default share of action video, when no file has actions
+    without_actions = 0.0  # the default shares of what needs actions, when no file has any
     for entry in entries:
         files = files_of(entry, trainings) if entry.kind in EPISODE_KINDS else []
         missing = {each.store.path: what for each in files if (what := lacks(each, entry.kind))}
@@ -114,11 +115,15 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
             kept.append(entry)
         elif entry.where:
             said = ", ".join(f"{path} has no {what}" for path, what in missing.items())
-            remedy = "for video alone set mixture actions to 0" if entry.kind == "action video" else "leave it out"
+            remedy = "for video alone set mixture actions to 0" if entry.kind in ACTION_KINDS else "leave it out"
             raise UserError(f"{entry.where}: no episode file gives documents of kind {entry.kind!r}: {said}; {remedy}")
-        elif entry.kind == "action video":
-            without_actions = entry.weight
-            kept += [] if any(other.kind == "video" for other in entries) else [replace(entry, kind="video", name="video", weight=0.0)]
+        elif entry.kind in ACTION_KINDS:
+            without_actions += entry.weight
+            kept += (
+                []
+                if any(other.kind == "video" for other in (*entries, *kept))
+                else [replace(entry, kind="video", name="video", weight=0.0)]
+            )
     for path, kinds in lost.items():
         what = ", ".join(dict.fromkeys(kinds.values()))
         _log.warning("%s has no %s: it gives no %s, the other sources and files make up for it", path, what, ", ".join(kinds))
@@ -133,6 +138,7 @@ def open_entry(
     held_out: float,
     seed: int,
     unseen: Sequence[Sequence[int]] = (),
+    shift: int = 0,
 ) -> Opened:
     """Opens one source.
 
@@ -144,6 +150,7 @@ def open_entry(
         held_out: share of texts and pictures that is held out.
         seed: of the choice of what is held out.
         unseen: held-out episodes of each file.
+        shift: most pixels that frames of transitions and goals are moved by while training.
 
     Raises:
         UserError: it cannot be read, or is empty; names the entry when it is a recipe's.
@@ -165,7 +172,7 @@ def open_entry(
                 return Opened(_part(entry, pictures, licences), pictures=split, held_out=_held_out(entry, shown, licences))
             case _:
                 able = [each for each in files_of(entry, trainings) if not lacks(each, entry.kind)]
-                found = [(each, episode_source(each, entry, entry.clip_length or 1, action_block)) for each in able]
+                found = [(each, episode_source(each, entry, action_block, shift)) for each in able]
                 sources = [source for _, source in found if source is not None]
                 licences = [str(each.store.meta.get("licence", "unknown")) for each, source in found if source is not None]
                 rest = dict(zip([each.store.path for each in trainings], unseen, strict=False))
@@ -180,7 +187,7 @@ def _unseen(kept: Training, entry: Entry, action_block: int) -> Source | None:
     if not kept.episodes or lacks(kept, entry.kind):
         return None
     try:
-        return episode_source(kept, entry, entry.clip_length or 1, action_block)
+        return episode_source(kept, entry, action_block)
     except UserError:
         return None
 

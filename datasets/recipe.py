@@ -34,6 +34,9 @@ Direction = Literal["both", "to text", "to image"]
 OPTIONS: dict[str, tuple[str, ...]] = {
     "text": ("corpus", "field", "chunk"),
     "pairs": ("pairs", "direction", "fit"),
+    "transition": ("files", "horizon"),
+    "goal": ("files", "horizon"),
+    "spoken goal": ("files", "horizon"),
     "action video": ("files", "clip_length"),
     "video": ("files", "clip_length"),
     "caption": ("files",),
@@ -44,6 +47,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Kinds of sources, and what each understands beside `name`, `kind` and `weight`."""
 VIDEO_KINDS = ("action video", "video")
+ACTION_KINDS = ("action video", "transition", "goal", "spoken goal")
+"""Kinds that show or ask actions."""
 EPISODE_KINDS = tuple(kind for kind in OPTIONS if kind not in ("text", "pairs"))
 """Kinds that are read from episode files."""
 _CHOICES = {"direction": get_args(Direction), "fit": get_args(Fit)}
@@ -76,6 +81,8 @@ class Entry:
     """How a picture that is not square becomes square."""
     clip_length: int | None = None
     """Model steps per video document."""
+    horizon: int | None = None
+    """Most model steps of a transition, and of the actions that a goal asks for."""
 
 
 def recipe_path(recipe: str) -> Path:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.recipe import VIDEO_KINDS, Entry
+from worldmodel.datasets.hindsight import GoalSource, TransitionSource
+from worldmodel.datasets.recipe import ACTION_KINDS, Entry
 from worldmodel.datasets.sources import (
     ActionVideoSource,
     CaptionedImageSource,
@@ -26,6 +27,7 @@ _TEXTS = {
     "question": ("questions", "answers"),
     "change": ("changes",),
     "instruction": ("goal_text",),
+    "spoken goal": ("captions",),
 }
 """Text columns that a kind is made of."""
 
@@ -44,7 +46,7 @@ class Training:
 def lacks(training: Training, kind: str) -> str | None:
     """What a file lacks to give documents of a kind, in words; None if it can give them."""
     store = training.store
-    if kind == "action video" and not store.has_actions:
+    if kind in ACTION_KINDS and not store.has_actions:
         return "actions"
     missing = [column.replace("_", " ") for column in _TEXTS.get(kind, ()) if not store.has_text(column)]
     if missing:
@@ -54,15 +56,23 @@ def lacks(training: Training, kind: str) -> str | None:
     return None
 
 
-def episode_source(training: Training, entry: Entry, clip_length: int, action_block: int) -> Source | None:
-    """The documents of one file; None when its episodes are all on the other side of `with_actions`."""
-    store, episodes = training.store, training.episodes
-    if training.with_actions is not None and entry.kind in VIDEO_KINDS:
+def episode_source(training: Training, entry: Entry, action_block: int, shift: int = 0) -> Source | None:
+    """The documents of one file; None when its episodes are all on the other side of `with_actions`.
+
+    `shift` is in pixels, see `MixtureConfig`.
+    """
+    store, episodes, clip_length = training.store, training.episodes, entry.clip_length or 1
+    if training.with_actions is not None and entry.kind in (*ACTION_KINDS, "video"):
         kept = set(training.with_actions)
-        episodes = [i for i in episodes if (i in kept) == (entry.kind == "action video")]
+        episodes = [i for i in episodes if (i in kept) == (entry.kind in ACTION_KINDS)]
         if not episodes:
             return None
     match entry.kind:
+        case "transition":
+            return TransitionSource(store, episodes, action_block, entry.horizon or 1, shift, entry.name)
+        case "goal" | "spoken goal":
+            said = entry.kind == "spoken goal"
+            return GoalSource(store, episodes, action_block, entry.horizon or 1, shift=shift, said=said, name=entry.name)
         case "action video":
             return ActionVideoSource(store, episodes, clip_length, action_block, entry.name)
         case "video":
@@ -81,27 +91,26 @@ def episode_source(training: Training, entry: Entry, clip_length: int, action_bl
 
 
 def share_actions(entries: Sequence[Entry], share: float) -> list[Entry]:
-    """The same mixture with actions in a share of its video tokens, while the video tokens stay as many.
+    """The same mixture with actions in a share of its video tokens, while these (all documents of frames in time) stay as many.
 
     Args:
         entries: of the mixture.
-        share: of the video tokens (action video and video together) that is to carry actions, 0 to 1.
+        share: of the video tokens (those of `ACTION_KINDS` and video together) that is to carry actions, 0 to 1.
 
     Raises:
-        UserError: there is no action video to take a share of.
+        UserError: there is no document with actions to take a share of.
     """
-    of_kind = {kind: [entry for entry in entries if entry.kind == kind and entry.weight > 0] for kind in VIDEO_KINDS}
-    total = sum(entry.weight for kind in VIDEO_KINDS for entry in of_kind[kind])
-    if not of_kind["action video"]:
-        raise UserError(f"mixture actions is {share}, but the mixture has no action video; give it a weight above 0")
-    if not of_kind["video"]:
-        alone = [replace(entry, kind="video", name=f"{entry.name} without actions") for entry in of_kind["action video"]]
-        of_kind["video"] = alone
-    shares = {"action video": share, "video": 1 - share}
-    changed = [entry for entry in entries if entry.kind not in VIDEO_KINDS]
-    for kind in VIDEO_KINDS:
-        factor = shares[kind] * total / sum(entry.weight for entry in of_kind[kind])
-        changed += [replace(entry, weight=factor * entry.weight, where=entry.where or "mixture actions") for entry in of_kind[kind]]
+    with_actions = [entry for entry in entries if entry.kind in ACTION_KINDS and entry.weight > 0]
+    without = [entry for entry in entries if entry.kind == "video" and entry.weight > 0]
+    total = sum(entry.weight for entry in (*with_actions, *without))
+    if not with_actions:
+        raise UserError(f"mixture actions is {share}, but the mixture has no document with actions; give transition a weight above 0")
+    if not without:
+        without = [Entry("video", "video", 1.0, clip_length=with_actions[0].clip_length)]
+    changed = [entry for entry in entries if entry.kind not in (*ACTION_KINDS, "video")]
+    for group, part in ((with_actions, share), (without, 1 - share)):
+        factor = part * total / sum(entry.weight for entry in group)
+        changed += [replace(entry, weight=factor * entry.weight, where=entry.where or "mixture actions") for entry in group]
     return [entry for entry in changed if entry.weight > 0]
 
 

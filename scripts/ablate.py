@@ -211,7 +211,7 @@ def run_all(
                 break
             trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
             seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
-            held_out = trials[variant.codec].held_out(config.preset.train.packing, config.batches)
+            held_out = trials[variant.codec].held_out(preset, config.batches)
             values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
             values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]
             runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}

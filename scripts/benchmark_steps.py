@@ -23,6 +23,7 @@ from worldmodel.moe import MoEConfig
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_dtype
 from worldmodel.presets import Preset
+from worldmodel.stem import StemConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.config import TrainConfig
@@ -68,7 +69,7 @@ class MadeUp:
 
 def made_up_batches(config: ModelConfig, packing: PackingConfig, count: int) -> list[PackedBatch]:
     """Packed batches with the shares of the standard mixture, on the CPU."""
-    tokenizer = Tokenizer.train([SENTENCE] * 4, 300)
+    tokenizer = Tokenizer.train([SENTENCE] * 4, 400)
     rng = np.random.default_rng(0)
     shares = {"video": 0.60, "caption": 0.19, "drawing": 0.11, "text": 0.10}
     sources = [(MadeUp(name), share) for name, share in shares.items()]
@@ -102,8 +103,8 @@ class Step:
         if compiled:
             compile_blocks(self.model.trunk)
         self.batches = batches
-        shape = (config.frame_tokens, config.channels)
-        self.latents = [torch.randn(len(batch.frames), *shape, device=device) for batch in batches]
+        shape = (config.latent_tokens, config.channels)
+        self.latents = [torch.randn(len(batch.pictures), *shape, device=device) for batch in batches]
         self.done = 0
 
     def __call__(self) -> None:
@@ -223,7 +224,7 @@ class Training:
         moe = trunk.moe if trunk.feed_forward == "moe" else MoEConfig(16, 3, trunk.hidden // 4)
         hidden = moe.slots * moe.hidden_for(trunk.width)
         trunk = replace(trunk, hidden=hidden, moe=moe, feed_forward="moe" if kind == "moe" else "shared")
-        sizes: dict[str, Any] = {"grid": grid, "frame_tokens": grid[0] * grid[1], "action_dim": ACTION_NUMBERS}
+        sizes: dict[str, Any] = {"latent_grid": grid, "stem": StemConfig(), "action_dim": ACTION_NUMBERS}
         return replace(self.preset.model, trunk=trunk, attention=attention, **sizes)
 
     @functools.cached_property

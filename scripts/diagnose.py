@@ -2,10 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from worldmodel.agents import ladder, rungs
 from worldmodel.agents.controllers import EvaluateConfig, make_controllers, usual_controllers
@@ -29,6 +32,9 @@ from worldmodel.scripts.evaluate import parts_of
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
 
 logger = logging.getLogger(__name__)
+
+JUMPS = (2, 4, 8)
+"""Model steps that are predicted at once, where the model can."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,13 @@ def climb(
         parts = parts_of(trained, manifest, workers, config.rollout)
         assert isinstance(parts.dynamics, Rollout)
         logger.info("dreaming")
-        rungs.dynamics_rung(marked, dream_errors(parts.dynamics, trained.codec, store, held_out, block, config.dream, reader))
+        frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(config.rollout, jump=1), parts.dynamics.describe)
+        errors = dream_errors(frame_by_frame, trained.codec, store, held_out, block, config.dream, reader)
+        jumped = None
+        if trained.model.config.references:  # such models know jumps
+            jump = jump_of(trained, parts.dynamics)
+            jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, JUMPS)
+        rungs.dynamics_rung(marked, errors, jumped)
         known = {score.name: score for score in scores or ()}
         if workers.restorable:
             logger.info("ranking a menu of candidates")
@@ -141,6 +153,17 @@ def climb(
             known |= {score.name: score for score in evaluate(manifest, controllers, workers, config.evaluate)}
     rungs.result_rung(marked, list(known.values()))
     return marked.rows
+
+
+def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A function that predicts the frame after all actions ahead at once; see `errors_at_once`."""
+
+    def jump(frames: Tensor, between: Tensor, ahead: Tensor) -> Tensor:
+        at_once = Rollout(trained.model, trained.tokenizer, replace(rollout.config, jump=ahead.shape[1]), rollout.describe)
+        state = at_once.encode(frames, between)
+        return at_once.rollout(state, ahead[:, None], torch.Generator().manual_seed(0))[:, 0, -1]
+
+    return jump
 
 
 def task_name(env_id: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.acting import Acting
 from worldmodel.agents.actions import describe_block
 from worldmodel.agents.actor import Actor
 from worldmodel.agents.controllers import NO_ORACLE, EvaluateConfig, Name, Parts, make_controllers
@@ -97,14 +98,15 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
         workers=workers,
         codec=trained.codec,
         dynamics=Rollout(trained.model, trained.tokenizer, rollout, describe),
-        actor=actor_of(trained, workers.block),
+        actor=actor_of(trained),
         goal_steps=goal_steps(manifest),
     )
 
 
-def actor_of(trained: Pretrained, block: int) -> Actor | None:
-    """The model's actions and steps to go, if it was taught to put them out."""
-    return None
+def actor_of(trained: Pretrained) -> Actor | None:
+    """The model's actions and steps to go, if goals were among what it was trained on."""
+    taught = any(source.startswith("goal") for source in trained.card.get("positions", {}))
+    return Acting(trained.model, trained.tokenizer) if taught else None
 
 
 def goal_steps(manifest: Manifest) -> int | None:

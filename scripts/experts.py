@@ -103,12 +103,12 @@ def held_out_batches(
     sources = opened.held_out_sources()
     if not sources:
         raise UserError("the data hold out nothing to measure on: give larger files, or a checkpoint with a larger mixture held_out")
-    rng = np.random.default_rng(config.seed)
-    mixture = Mixture(sources, config.seed, lambda document: len(tokenise(document, tokenizer, codec.grid, packing, rng)))
-    packer = Packer(mixture, tokenizer, codec.grid, trained.model.config.action_dim, packing)
+    rng, grid = np.random.default_rng(config.seed), trained.model.config.grid
+    mixture = Mixture(sources, config.seed, lambda document: len(tokenise(document, tokenizer, grid, packing, rng)))
+    packer = Packer(mixture, tokenizer, grid, trained.model.config.action_dim, packing)
     for step in range(config.batches):
         batch = packer.batch(step)
-        yield batch.to(device), encode_frames(codec, batch.frames, device)
+        yield batch.to(device), encode_frames(codec, batch.pictures, device)
 
 
 def recorded(kind: type[Config], values: dict[str, Any]) -> Config:

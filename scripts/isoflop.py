@@ -116,7 +116,7 @@ def main(config: IsoflopConfig) -> None:
 
 def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
     """All points, the cheapest budgets first."""
-    packer = trials.packer(config.preset.train)
+    packer = trials.packer(config.preset)
     batches = [packer.batch(step) for step in range(MEASURED_BATCHES)]
     points = []
     for kind in config.kinds:
@@ -133,7 +133,7 @@ def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
 
 def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
     """The grid as a table; seconds are those of one timed training step of each model, times the steps."""
-    batch = trials.packer(config.preset.train).batch(0)
+    batch = trials.packer(config.preset).batch(0)
     seconds: dict[tuple[str, float], float] = {}
     rows: list[tuple[str, ...]] = [
         ("model", "size", "width", "depth", "parameters", "active N", "FLOPs", "tokens D", "D/N", "steps", "seconds")
@@ -170,7 +170,7 @@ def record_of(config: IsoflopConfig, trials: Trials) -> dict[str, Any]:
 def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out: Path, stop: threading.Event) -> list[Measured]:
     """Run the points that `points.json` lacks, and note each when it is done; fewer than asked for when told to stop."""
     done = read_points(out / "points.json")
-    held_out = trials.held_out(config.preset.train.packing, config.batches)
+    held_out = trials.held_out(config.preset, config.batches)
     with tqdm(total=len(points), initial=sum(p.name in done for p in points), unit="point", desc="isoflop", disable=None) as bar:
         for point in points:
             if point.name in done:

@@ -24,7 +24,7 @@ from worldmodel.home import cache_dir, runs_dir
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, base, fit, paper, small, tiny
+from worldmodel.presets import Preset, base, fit, fit_packing, paper, small, tiny
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.pretrain_arguments import read_arguments, write_arguments
 from worldmodel.tokenizer import Tokenizer
@@ -164,14 +164,15 @@ def pretrain(
                 "give data of that size, or train a codec on these"
             )
     tokenizer = group.broadcast_object(train_tokenizer(data, vocab_size) if group.is_main else None)
-    packing, seed = preset.train.packing, preset.train.seed
-    rng = np.random.default_rng(seed)
-    mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, codec.grid, packing, rng)))
     action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
+    fitted = fit(preset.model, codec, tokenizer, action_dim)
+    packing, seed = fit_packing(preset.train.packing, fitted), preset.train.seed
+    rng = np.random.default_rng(seed)
+    mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, fitted.grid, packing, rng)))
     torch.manual_seed(seed)
     with torch.device("cpu" if group.is_main else "meta"):  # the main process gives the others their parts
-        model = WorldModel(fit(preset.model, codec, tokenizer, action_dim))
-    packer = Packer(mixture, tokenizer, codec.grid, action_dim, packing)
+        model = WorldModel(fitted)
+    packer = Packer(mixture, tokenizer, fitted.grid, action_dim, packing)
     table = data.report(mixture, packer.documents_before(preset.train.steps))
     on_disk = preset.train.cache_latents == "disk"
     latents = latent_cache(data, codec, preset.train, group.device, group.is_main) if on_disk else None
@@ -185,7 +186,7 @@ def pretrain(
         },
         "latents": latents,
         "processes": group,
-        "validation": Validation(unseen, tokenizer, codec.grid, action_dim, packing, batches, seed),
+        "validation": Validation(unseen, tokenizer, fitted.grid, action_dim, packing, batches, seed),
         "on_sample": sampler(data, codec, tokenizer),
     }
 
@@ -199,7 +200,7 @@ def pretrain(
         if on_start is not None:
             on_start()
 
-    result = train(model, codec, packer, tokenizer, preset.train, out, on_start=started, **options)
+    result = train(model, codec, packer, tokenizer, replace(preset.train, packing=packing), out, on_start=started, **options)
     if group.is_main and all(f"data/share/{row.source}" in result.metrics for row in table):
         print(as_text([replace(row, share=result.metrics[f"data/share/{row.source}"]) for row in table]))
     return result

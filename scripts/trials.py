@@ -21,7 +21,7 @@ from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.model import FlowDraw, LossCounts, ModelConfig, WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
-from worldmodel.presets import Preset, fit
+from worldmodel.presets import Preset, fit, fit_packing
 from worldmodel.scripts.pretrain import latent_cache
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
@@ -30,7 +30,7 @@ from worldmodel.training.latent_cache import LatentCache, encode_frames
 from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train
 
-HELD_OUT_KINDS = {"language": ("text",), "vision": ("action video", "video")}
+HELD_OUT_KINDS = {"language": ("text",), "vision": ("transition", "action video", "video")}
 """Sources that each held-out loss is measured on."""
 
 
@@ -61,25 +61,26 @@ class Trials:
             tokenizer = Tokenizer.train(texts, vocab_size)
         self.data, self.codec, self.tokenizer = data, codec, tokenizer
         self.action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
-        self._packers: dict[tuple[PackingConfig, int], Packer] = {}
+        self._packers: dict[Any, Packer] = {}
         self._latents: dict[str, LatentCache] = {}
-        self._held_out: dict[tuple[PackingConfig, int, int], dict[str, list[PackedBatch]]] = {}
+        self._held_out: dict[Any, dict[str, list[PackedBatch]]] = {}
 
     def model_config(self, preset: Preset) -> ModelConfig:
         """The preset's model, fitted to codec, tokenizer and actions."""
         return fit(preset.model, self.codec, self.tokenizer, self.action_dim)
 
-    def packer(self, config: TrainConfig) -> Packer:
-        """Batches of the training mixture; of one seed they are the same whatever the model."""
-        key = (config.packing, config.seed)
+    def packer(self, preset: Preset) -> Packer:
+        """Batches of the training mixture; of one seed they are the same for all models that take frames in the same way."""
+        model = self.model_config(preset)
+        key = (fit_packing(preset.train.packing, model), model.grid, preset.train.seed)
         if key not in self._packers:
             self._packers[key] = self._packer(self.data.sources(), *key)
         return self._packers[key]
 
-    def _packer(self, sources: Sequence[tuple[Any, float]], packing: PackingConfig, seed: int) -> Packer:
+    def _packer(self, sources: Sequence[tuple[Any, float]], packing: PackingConfig, grid: tuple[int, int], seed: int) -> Packer:
         rng = np.random.default_rng(seed)
-        mixture = Mixture(sources, seed, lambda d: len(tokenise(d, self.tokenizer, self.codec.grid, packing, rng)))
-        return Packer(mixture, self.tokenizer, self.codec.grid, self.action_dim, packing)
+        mixture = Mixture(sources, seed, lambda d: len(tokenise(d, self.tokenizer, grid, packing, rng)))
+        return Packer(mixture, self.tokenizer, grid, self.action_dim, packing)
 
     def run(self, preset: Preset, folder: Path, stop: threading.Event | None = None) -> TrainResult:
         """Train the preset's model, or go on where the folder left off; all latents come from the disk, encoded once for all runs."""
@@ -92,22 +93,24 @@ class Trials:
         torch.manual_seed(config.seed)
         model = WorldModel(self.model_config(preset))
         card = {"mixture": asdict(self.data.config), "data": [store.path.name for store in self.data.stores]}
-        return train(model, self.codec, self.packer(config), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
+        return train(model, self.codec, self.packer(preset), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
 
-    def held_out(self, packing: PackingConfig, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:
-        """Batches of held-out text and of held-out video, by modality.
+    def held_out(self, preset: Preset, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:
+        """Batches of held-out text and of held-out frames in time, by modality, as the preset's model takes them.
 
         Raises:
             UserError: the mixture has no such source with something held out.
         """
-        key = (packing, count, seed)
+        model = self.model_config(preset)
+        packing = fit_packing(preset.train.packing, model)
+        key = (packing, model.grid, count, seed)
         if key not in self._held_out:
             batches = {}
             for modality, kinds in HELD_OUT_KINDS.items():
                 parts = [(part.source, part.weight) for part in self.data.held_out_parts if part.kind in kinds]
                 if not parts:
                     raise UserError(f"nothing is held out to measure the loss of {modality}: give the mixture {' or '.join(kinds)}")
-                packer = self._packer(parts, packing, seed)
+                packer = self._packer(parts, packing, model.grid, seed)
                 batches[modality] = [packer.batch(step) for step in range(count)]
             self._held_out[key] = batches
         return self._held_out[key]
@@ -125,8 +128,8 @@ class Trials:
             seed: of flow times and noise; the same draws for every model on the same latents.
         """
         flow = flow or model.config.flow
-        alpha = flow.shift_for(model.config.frame_tokens, model.config.channels)
-        device = model.latent_in.weight.device
+        alpha = flow.shift_for(model.config.latent_tokens, model.config.channels)
+        device = model.device
         codec = self.codec.to(device).eval()
         losses = {}
         for modality, part in (("language", "text"), ("vision", "flow")):
@@ -135,9 +138,9 @@ class Trials:
             losses[modality] = 0.0
             for batch in batches[modality]:
                 here = batch.to(device)
-                latents = encode_frames(codec, batch.frames, device)
-                t = sample_time(len(latents), alpha, flow.logit_normal, generator).to(device)
-                noise = torch.randn(latents.shape, generator=generator).to(device)
+                latents = encode_frames(codec, batch.pictures, device)
+                t = sample_time(len(batch.frames), alpha, flow.logit_normal, generator).to(device)
+                noise = torch.randn(len(batch.frames), *latents.shape[1:], generator=generator).to(device)
                 draw = FlowDraw(torch.where(here.clean, torch.ones_like(t), t), noise)
                 losses[modality] += model.loss(here, latents, draw, counts)[1][part].item()
         return losses
@@ -146,7 +149,7 @@ class Trials:
         """Seconds of one training step, after one to warm up: forward and backward pass and optimizer, without compiling."""
         device = choose_device(preset.train.device)
         model = WorldModel(self.model_config(preset)).to(device)
-        latents = encode_frames(self.codec.to(device).eval(), batch.frames, device)
+        latents = encode_frames(self.codec.to(device).eval(), batch.pictures, device)
         here = batch.to(device)
         config = preset.train
         rates = config.lr, config.muon_lr, config.weight_decay, config.betas

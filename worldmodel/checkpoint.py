@@ -108,8 +108,8 @@ def check_fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer) -> None:
         UserError: naming the first size that differs.
     """
     sizes = [
-        ("tokens per frame", config.frame_tokens, codec.num_tokens, "codec"),
-        ("grid of tokens", tuple(config.grid), tuple(codec.grid), "codec"),
+        ("tokens per frame", config.latent_tokens, codec.num_tokens, "codec"),
+        ("grid of tokens", tuple(config.latent_grid), tuple(codec.grid), "codec"),
         ("latent channels", config.channels, codec.channels, "codec"),
         ("vocabulary size", config.vocab_size, tokenizer.vocab_size, "tokenizer"),
     ]

@@ -1,6 +1,6 @@
 """Writing text and drawing pictures.
 
-Axes: b sequences, n positions, p latent tokens, c channels, v vocabulary.
+Axes: b sequences, n positions, l latent tokens, c channels, v vocabulary.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from worldmodel.model import WorldModel
 from worldmodel.rollout import denoise_frame
 from worldmodel.session import FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
-from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def write_text(
     done = [False] * len(hidden)
     for _ in range(max_tokens):
         logits = session.model.logits(hidden)
-        logits[:, [tokenizer.pad_id, tokenizer.boi_id, tokenizer.eoi_id]] = -torch.inf
+        logits[:, [i for i in range(len(SPECIAL_TOKENS)) if i != tokenizer.eos_id]] = -torch.inf
         if temperature > 0:
             weights = (logits / temperature).softmax(-1).cpu()
             token = torch.multinomial(weights, 1, generator=generator)[:, 0].to(logits.device)
@@ -70,7 +70,7 @@ def continue_text(
     generator: torch.Generator | None = None,
 ) -> list[str]:
     """Continuations of prompts (each at least one token long), without the prompts themselves."""
-    piece = text_piece(prompts, tokenizer, model.latent_in.weight.device)
+    piece = text_piece(prompts, tokenizer, model.device)
     session = Session.start(model, len(prompts), piece.ids.shape[1] + max_tokens)
     return write_text(session, piece, tokenizer, max_tokens, temperature, generator)
 
@@ -79,14 +79,14 @@ def continue_text(
 def describe_frames(
     model: WorldModel, tokenizer: Tokenizer, latents: Tensor, questions: Sequence[str] | None = None, max_tokens: int = 40
 ) -> list[str]:
-    """Captions of frames (b, p, c), or answers to one question about each."""
+    """Captions of frames (b, l, c), or answers to one question about each."""
     b, device = len(latents), latents.device
     before: list[Piece] = [token_piece(tokenizer.boi_id, b, device), FramePiece(latents, 1.0)]
     last: Piece = token_piece(tokenizer.eoi_id, b, device)
     if questions is not None:
         before.append(last)
         last = text_piece(questions, tokenizer, device)
-    session = Session.start(model, b, size([*before, last]) + max_tokens)
+    session = Session.start(model, b, size([*before, last], model.config.frame_tokens) + max_tokens)
     session.feed(before, keep=len(before))
     return write_text(session, last, tokenizer, max_tokens)
 
@@ -100,7 +100,7 @@ def draw_pictures(
     num_steps: int = 25,
     guidance: float = 3.0,
 ) -> Tensor:
-    """Latents (b, p, c) of pictures for captions: Euler steps with classifier-free guidance (arXiv 2207.12598).
+    """Latents (b, l, c) of pictures for captions: Euler steps with classifier-free guidance (arXiv 2207.12598).
 
     Args:
         model: a trained model.
@@ -110,11 +110,11 @@ def draw_pictures(
         num_steps: flow steps (the paper's 25).
         guidance: 1 = none, at half the cost; the paper's 3.
     """
-    b, device, config = len(captions), model.latent_in.weight.device, model.config
-    noise = torch.randn(b, config.frame_tokens, config.channels, generator=generator).to(device)
+    b, device, config = len(captions), model.device, model.config
+    noise = torch.randn(b, config.latent_tokens, config.channels, generator=generator).to(device)
     boi = token_piece(tokenizer.boi_id, b, device)
     contexts: list[list[Piece]] = [[text_piece(captions, tokenizer, device), boi]]
     if guidance != 1:
         contexts.append([boi])  # as training packs a picture whose caption is dropped
-    sessions = [Session.start(model, b, size(pieces) + config.frame_tokens) for pieces in contexts]
+    sessions = [Session.start(model, b, size(pieces, config.frame_tokens) + config.frame_tokens) for pieces in contexts]
     return denoise_frame(sessions, contexts, noise, num_steps, guidance)

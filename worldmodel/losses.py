@@ -1,7 +1,7 @@
 """What the joint loss is made of: the step's draws, what it is a mean over, the text loss, and how the two parts are weighed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -44,14 +44,17 @@ class LossCounts:
     """Noised frames."""
     tokens: int
     """Positions that are not padding."""
+    actions: int = 0
+    """Numbers of actions that are to be said."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "LossCounts":
         """Of one batch."""
-        return cls(len(batch.predicted_positions), len(batch.noised_frames), batch.tokens)
+        return cls(len(batch.predicted_positions), len(batch.noised_frames), batch.tokens, batch.known_numbers)
 
     def __add__(self, other: "LossCounts") -> "LossCounts":
-        return LossCounts(self.text + other.text, self.frames + other.frames, self.tokens + other.tokens)
+        mine, theirs = astuple(self), astuple(other)
+        return LossCounts(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
 def text_loss(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:

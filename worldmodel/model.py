@@ -1,9 +1,11 @@
 """The unified model: embed text, latents and actions, run one transformer, read out next tokens and denoised latents.
 
 The recipe of arXiv 2603.03276: one decoder trained from scratch, next-token prediction for text, flow matching on visual latents
-through one linear layer in and one out, loss = text + 3 * flow.
+through one linear layer in and one out (or a stem, `stem.py`), loss = text + 3 * flow. Beside it the model says the next actions
+that lead to a goal, as their mean and spread: loss + 2 * action.
 
-Axes: b rows, n positions, f frames, p latent tokens of a frame, c latent channels, d width, j flat positions.
+Axes: b rows, n positions, f frames, l latent tokens of a frame in c channels, p tokens of a frame in the trunk, d width, q questions
+for actions, h model steps that each asks for, a numbers of an action block.
 """
 
 from dataclasses import dataclass, field
@@ -22,9 +24,12 @@ from worldmodel.heads import TimeEmbedding, WideHead
 from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average, text_loss
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied
+from worldmodel.stem import Beside, Stem, StemConfig, base
 from worldmodel.tokens import VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
+SPREAD_WEIGHT = 0.1
+"""Of the likelihood of the spread of said actions, beside their squared error."""
 TimeConditioning = Literal["add", "adaln", "none"]
 Positions = Literal["axial", "sequence"]
 LossBalance = Literal["fixed", "centered"]
@@ -38,18 +43,22 @@ class ModelConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     vocab_size: int = 2048
     """Size of the tokenizer's vocabulary (set from the tokenizer)."""
-    frame_tokens: int = 16
-    """Latent tokens of a frame (set from the codec)."""
-    grid: tuple[int, int] = (4, 4)
+    stem: StemConfig = field(default_factory=StemConfig)
+    """How latents become tokens of the trunk: one linear layer, or a convolutional stem."""
+    latent_grid: tuple[int, int] = (4, 4)
     """Rows and columns of a frame's latent tokens (set from the codec)."""
     channels: int = 64
     """Channels of a latent token (set from the codec)."""
     action_dim: int = 2
     """Numbers in an action block; shorter actions are padded with zeros."""
+    action_horizon: int = 8
+    """Model steps whose actions are said at once."""
     text_weight: float = 1.0
     """Weight of the text loss."""
     flow_weight: float = 3.0
     """Weight of the flow loss (arXiv 2603.03276: 3)."""
+    action_weight: float = 2.0
+    """Weight of the loss of said actions: their squared error, and a tenth of the likelihood of their spread."""
     attention: Backend = "auto"
     """Attention backend: FlexAttention on CUDA, plain softmax or SDPA elsewhere."""
     time: TimeConditioning = "add"
@@ -81,20 +90,61 @@ class ModelConfig:
             raise UserError(
                 f"balance_alpha is {self.balance_alpha}, must lie in 0..1; balance_decay is {self.balance_decay}, must lie in [0, 1)"
             )
+        if self.action_horizon < 1 or self.action_weight < 0:
+            raise UserError(
+                f"action_horizon is {self.action_horizon}, must be at least 1; action_weight is {self.action_weight}, must not be negative"
+            )
+        if self.stem.tokens and self.wide_head:
+            raise UserError(f"wide_head is {self.wide_head}, but the stem paints the frames: set it to 0, or the stem's tokens to 0")
         if min(self.text_weight, self.flow_weight) < 0 or not self.text_weight + self.flow_weight > 0:
             raise UserError(
                 f"text_weight is {self.text_weight} and flow_weight {self.flow_weight}: neither may be negative, nor both 0"
             )
         if self.wide_head < 0:
             raise UserError(f"wide_head is {self.wide_head}, must be a width, or 0 for a linear head")
-        if self.trunk.width < self.channels:
+        if self.trunk.width < self.channels and not self.stem.tokens:
             raise UserError(
                 f"the model's width {self.trunk.width} is below the latents' {self.channels} channels: noise in all of them does not "
                 f"pass through it, and where that is predicted it cannot even overfit one picture (arXiv 2510.11690, section 4); set "
                 f"the trunk's width to {self.channels} or more"
             )
-        if self.grid[0] * self.grid[1] != self.frame_tokens:
-            raise UserError(f"grid {self.grid} does not hold {self.frame_tokens} tokens per frame")
+
+    @property
+    def latent_tokens(self) -> int:
+        """Latent tokens l of a frame."""
+        return self.latent_grid[0] * self.latent_grid[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens in the trunk; those of a stem have no place and stand in one row."""
+        return (1, self.stem.tokens) if self.stem.tokens else self.latent_grid
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens p of a frame in the trunk."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def references(self) -> int:
+        """Frames before it that a frame is seen beside."""
+        return self.stem.references if self.stem.tokens else 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Frames on their way into the trunk."""
+
+    tokens: Tensor
+    """(f, p, d)."""
+    maps: list[Tensor] = field(default_factory=list)
+    """What the stem paints with again, (f, w, y, x) each; none without a stem."""
+    base: Tensor | None = None
+    """(f, l, c): what the stem tells the change from."""
+
+    def index_select(self, rows: Tensor) -> "Seen":
+        """Of some of the frames."""
+        chosen = [each.index_select(0, rows) for each in self.maps]
+        return Seen(self.tokens.index_select(0, rows), chosen, None if self.base is None else self.base.index_select(0, rows))
 
 
 class WorldModel(nn.Module):
@@ -107,14 +157,17 @@ class WorldModel(nn.Module):
         self.config = config
         width = config.trunk.width
         self.token_embedding = nn.Embedding(config.vocab_size, width)
-        self.latent_in = nn.Linear(config.channels, width)
+        self.stem = Stem(config.stem, config.latent_grid, config.channels, width) if config.stem.tokens else None
+        self.latent_in = None if config.stem.tokens else nn.Linear(config.channels, width)
         self.action_in = nn.Linear(config.action_dim, width)
         self.patch_embedding = nn.Parameter(0.5 * torch.randn(config.frame_tokens, width)) if config.patch_embedding else None
         self.time_in = TimeEmbedding(width) if config.time != "none" else None
         self.modulate = nn.Linear(width, MODULATIONS * width) if config.time == "adaln" else None
         self.trunk = Trunk(config.trunk, modulated=config.time == "adaln")
         self.visual_head = WideHead(width, config.channels, config.grid, config.wide_head) if config.wide_head else None
-        self.latent_out = nn.Linear(config.wide_head or width, config.channels)
+        self.latent_out = None if config.stem.tokens else nn.Linear(config.wide_head or width, config.channels)
+        self.action_out = nn.Linear(width, 2 * config.action_horizon * config.action_dim)
+        self.action_question = nn.Parameter(0.5 * torch.randn(width))
         self.text_out = nn.Linear(width, config.vocab_size, bias=False)
         self.readout_scale = config.base_width / width if config.base_width else 1.0
         if config.loss_balance == "centered":  # moving averages of the text and flow losses, 0 before the first step
@@ -122,8 +175,11 @@ class WorldModel(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.5)
         nn.init.normal_(self.action_in.weight, std=1.0)
         nn.init.normal_(self.text_out.weight, std=(config.base_width or width) ** -0.5)
-        nn.init.normal_(self.latent_out.weight, std=(config.wide_head or config.base_width or width) ** -0.5)
-        nn.init.zeros_(self.latent_out.bias)
+        nn.init.normal_(self.action_out.weight, std=0.3 * width**-0.5)
+        nn.init.zeros_(self.action_out.bias)
+        if self.latent_out is not None:
+            nn.init.normal_(self.latent_out.weight, std=(config.wide_head or config.base_width or width) ** -0.5)
+            nn.init.zeros_(self.latent_out.bias)
         if self.modulate is not None:
             nn.init.normal_(self.modulate.weight, std=0.5 * width**-0.5)
             nn.init.zeros_(self.modulate.bias)
@@ -131,24 +187,41 @@ class WorldModel(nn.Module):
     @property
     def flow_shift(self) -> float:
         """Strength of the noise schedule's shift for this model's latents."""
-        return self.config.flow.shift_for(self.config.frame_tokens, self.config.channels)
+        return self.config.flow.shift_for(self.config.latent_tokens, self.config.channels)
 
-    def embed_frames(self, z_t: Tensor, t: Tensor) -> Tensor:
-        """Noised latents (f, p, c) and their flow times (f,) -> (f, p, d)."""
-        x = self.latent_in(network_input(z_t, rearrange(t, "f -> f 1 1"), self.config.flow))
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.token_embedding.weight.device
+
+    def see(self, z_t: Tensor, t: Tensor, beside: Beside | None = None) -> Seen:
+        """Noised latents (f, l, c), their flow times (f,), and what they are seen beside (None: nothing)."""
+        shown = network_input(z_t, rearrange(t, "f -> f 1 1"), self.config.flow)
+        if self.stem is None:
+            assert self.latent_in is not None
+            return Seen(self._placed(self.latent_in(shown), t))
+        beside = beside or Beside.none(z_t, self.config.references)
+        tokens, maps = self.stem(shown, beside)
+        changes = self.config.references and self.config.flow.prediction == "x"
+        return Seen(self._placed(tokens, t), maps, base(beside) if changes else None)
+
+    def _placed(self, x: Tensor, t: Tensor) -> Tensor:
+        """Tokens (f, p, d) with their place and their flow time (f,) added."""
         if self.patch_embedding is not None:
             x = x + self.patch_embedding
         if self.time_in is not None and self.modulate is None:
             x = x + rearrange(self.time_in(t), "f d -> f 1 d")
         return x
 
-    def embed(self, batch: PackedBatch, z_t: Tensor, t: Tensor) -> Tensor:
-        """All positions of a batch (b, n, d), with frames' latents z_t (f, p, c) at flow times t (f,)."""
+    def embed(self, batch: PackedBatch, seen: Seen) -> Tensor:
+        """All positions of a batch (b, n, d)."""
         b = len(batch.token_id)
         x = rearrange(self.token_embedding(batch.token_id), "b n d -> (b n) d")
-        seen = rearrange(self.embed_frames(z_t, t), "f p d -> (f p) d")
-        x = x.index_copy(0, batch.frame_positions, seen.to(x.dtype))  # frames are numbered in reading order
+        of_frames = rearrange(seen.tokens, "f p d -> (f p) d")
+        x = x.index_copy(0, batch.frame_positions, of_frames.to(x.dtype))  # frames are numbered in reading order
         x = x.index_copy(0, batch.action_positions, self.action_in(batch.actions).to(x.dtype))
+        questions = repeat(self.action_question, "d -> q d", q=len(batch.answers))
+        x = x.index_copy(0, batch.question_positions, questions.to(x.dtype))
         return rearrange(x, "(b n) d -> b n d", b=b)
 
     def modulation(self, batch: PackedBatch, t: Tensor) -> Modulation | None:
@@ -163,24 +236,44 @@ class WorldModel(nn.Module):
         assert self.time_in is not None and self.modulate is not None, "only a model with time 'adaln' is modulated"
         return rearrange(self.modulate(F.silu(self.time_in(t))), "f (s d) -> f s d", s=MODULATIONS)
 
-    def forward(self, batch: PackedBatch, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (b, n, d) of a packed batch, and the auxiliary loss of its experts, a sum over its tokens."""
+    def forward(self, batch: PackedBatch, seen: Seen, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the trunk over a packed batch.
+
+        Args:
+            batch: on the model's device.
+            seen: its frames, from `see`.
+            t: (f,) their flow times.
+
+        Returns:
+            Hidden states (b, n, d), and the auxiliary loss of the experts, a sum over the batch's tokens.
+        """
         mask = prepare_mask(batch.document_id, batch.frame_id, self.config.attention)
         groups = TokenGroups.of(batch.modality == VISION, batch.document_id >= 0)
         positions = batch.position
         if self.config.positions == "sequence":  # a row's places: attention stays inside documents, and only differences matter
             b, n = batch.token_id.shape
             positions = repeat(torch.arange(n, device=positions.device), "n -> b n 1", b=b)
-        return self.trunk(self.embed(batch, z_t, t), positions, mask, groups, modulation=self.modulation(batch, t))
+        return self.trunk(self.embed(batch, seen), positions, mask, groups, modulation=self.modulation(batch, t))
 
-    def denoise(self, hidden: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """Velocity (f, p, c) of frames from their hidden states (f, p, d), noised latents and flow times (f,)."""
+    def denoise(self, hidden: Tensor, z_t: Tensor, t: Tensor, seen: Seen) -> Tensor:
+        """Velocity (f, l, c) from frames' hidden states (f, p, d), noised latents, flow times (f,) and how they were seen."""
         times = rearrange(t, "f -> f 1 1")
-        if self.visual_head is not None:
+        if self.stem is not None:
+            out = self.stem.paint(hidden, seen.maps).float()
+            out = out if seen.base is None else out + seen.base
+        elif self.visual_head is not None:
+            assert self.latent_out is not None
             out = self.latent_out(self.visual_head(hidden, network_input(z_t, times, self.config.flow), t)).float()
         else:
+            assert self.latent_out is not None
             out = self.latent_out(self._scaled(hidden)).float()
         return velocity_from(out, z_t, times, self.config.flow)
+
+    def next_actions(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the spread of the next actions, (q, h, a) each, from hidden states (q, d) where they are asked for."""
+        out = self.action_out(hidden).float()
+        mean, spread = rearrange(out, "q (s h a) -> s q h a", s=2, h=self.config.action_horizon)
+        return mean, spread.clamp(-5, 2)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> float32 logits of the next token (..., v)."""
@@ -202,7 +295,7 @@ class WorldModel(nn.Module):
         """
         device, f = clean.device, len(clean)
         t = sample_time(f, self.flow_shift, self.config.flow.logit_normal, generator)
-        shape = (f, self.config.frame_tokens, self.config.channels)
+        shape = (f, self.config.latent_tokens, self.config.channels)
         if device.type == "cpu":
             noise = torch.randn(shape, generator=generator)
         else:
@@ -218,28 +311,30 @@ class WorldModel(nn.Module):
 
         Args:
             batch: a packed batch, on the model's device.
-            latents: (f, p, c) clean latents of `batch.frames`, from the codec.
+            latents: (f + g, l, c) clean latents of `batch.pictures`, from the codec.
             draw: flow times and noise of the frames.
             counts: of the whole step, where this batch is a part of it: the sums over this batch are divided by the counts of the
                 step, so that losses and gradients of its parts add up to those of the whole. None: this batch is the step.
 
         Returns:
             The scalar to minimise, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
-            velocity error), `router`; `flow_high_noise` and `high_noise`, the share of the flow loss that frames below t = 0.1
+            velocity error), `action` (mean squared error of said actions), `router`; `flow_high_noise` and `high_noise`, the share of the flow loss that frames below t = 0.1
             (the step that planning uses) make up, and the share of such frames: see `readable`. A part that the step does not have
             is absent.
 
         Raises:
-            UserError: the whole step predicts neither a token nor a frame.
+            UserError: the whole step predicts neither a token nor a frame nor an action.
         """
         counts = LossCounts.of(batch) if counts is None else counts
-        if not counts.text and not counts.frames:
+        if not counts.text and not counts.frames and not counts.actions:
             raise UserError(
-                f"a batch of {batch.named_sources} predicts neither a token nor a frame, every document in it is context only: "
-                "mark a text or a frame of these documents as predicted, or mix in a source that has some"
+                f"a batch of {batch.named_sources} predicts neither a token nor a frame nor an action, every document in it is context "
+                "only: mark a text or a frame of these documents as predicted, or mix in a source that has some"
             )
+        latents, given = latents.split([len(batch.frames), len(batch.given)])
         z_t = interpolate(latents, draw.noise, rearrange(draw.t, "f -> f 1 1"))
-        hidden, router = self(batch, z_t, draw.t)
+        seen = self.see(z_t, draw.t, self.beside(batch, latents, given))
+        hidden, router = self(batch, seen, draw.t)
         flat = rearrange(hidden, "b n d -> (b n) d")
         text_weight, flow_weight = self.loss_weights()
         parts: dict[str, Tensor] = {}
@@ -250,27 +345,54 @@ class WorldModel(nn.Module):
             parts["text"] = text.detach()
             total = total + text_weight * text
         if counts.frames:
-            error = self.flow_error(batch, flat, latents, draw, z_t)  # (g,)
+            error = self.flow_error(batch, flat, latents, draw, z_t, seen)  # (k,)
             high = (draw.t.index_select(0, batch.noised_frames) < HIGH_NOISE).to(error.dtype)
             flow = error.sum() / counts.frames
             parts["flow"] = flow.detach()
             parts["flow_high_noise"] = (error.detach() * high).sum() / counts.frames
             parts["high_noise"] = high.sum() / counts.frames
             total = total + flow_weight * flow
+        if counts.actions:
+            error, surprise = self.action_error(batch, flat)
+            parts["action"] = error.detach() / counts.actions
+            total = total + self.config.action_weight * (error + SPREAD_WEIGHT * surprise) / counts.actions
         if self.config.trunk.feed_forward == "moe":
             router = router / counts.tokens
             parts["router"] = router.detach()
             total = total + router
         return total, parts
 
-    def flow_error(self, batch: PackedBatch, flat: Tensor, latents: Tensor, draw: FlowDraw, z_t: Tensor) -> Tensor:
-        """Mean squared velocity error (g,) of the noised frames, from all hidden states (b n, d)."""
+    def beside(self, batch: PackedBatch, latents: Tensor, given: Tensor) -> Beside | None:
+        """What the frames of a batch are seen beside, from the latents of the pictures (g, l, c) they refer to."""
+        if not self.config.references:
+            return None
+        absent = self.config.references - batch.reference.shape[1]
+        reference = F.pad(batch.reference, (0, absent), value=-1)
+        if not len(given):
+            return Beside.none(latents, self.config.references)
+        rows = reference.clamp_min(0).flatten()
+        return Beside(rearrange(given.index_select(0, rows), "(f r) l c -> f r l c", r=self.config.references), reference >= 0)
+
+    def flow_error(self, batch: PackedBatch, flat: Tensor, latents: Tensor, draw: FlowDraw, z_t: Tensor, seen: Seen) -> Tensor:
+        """Mean squared velocity error (k,) of the noised frames, from all hidden states (b n, d)."""
         noised = batch.noised_frames
         where = rearrange(batch.frame_positions, "(f p) -> f p", p=self.config.frame_tokens).index_select(0, noised)
-        hidden = rearrange(flat.index_select(0, where.flatten()), "(g p) d -> g p d", p=self.config.frame_tokens)
+        hidden = rearrange(flat.index_select(0, where.flatten()), "(k p) d -> k p d", p=self.config.frame_tokens)
         z, noise, z_n, t = (x.index_select(0, noised) for x in (latents, draw.noise, z_t, draw.t))
-        target = velocity_target(z, noise, z_n, rearrange(t, "g -> g 1 1"), self.config.flow)
-        return (self.denoise(hidden, z_n, t) - target).square().mean((1, 2))
+        target = velocity_target(z, noise, z_n, rearrange(t, "k -> k 1 1"), self.config.flow)
+        return (self.denoise(hidden, z_n, t, seen.index_select(noised)) - target).square().mean((1, 2))
+
+    def action_error(self, batch: PackedBatch, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the known numbers of the asked actions: squared errors, and negative log-likelihoods of the spread, added up.
+
+        The mean is held fixed in the latter, which are in nats.
+        """
+        mean, spread = self.next_actions(flat.index_select(0, batch.question_positions))
+        steps = min(mean.shape[1], batch.answers.shape[1])
+        mean, spread, known = mean[:, :steps], spread[:, :steps], batch.known[:, :steps]
+        square = (mean - batch.answers[:, :steps]).square() * known
+        surprise = 0.5 * square.detach() * torch.exp(-2 * spread) + spread * known
+        return square.sum(), surprise.sum()
 
     def loss_weights(self) -> tuple[float | Tensor, float | Tensor]:
         """Weights of the text and flow losses; in loss centering the fixed ones until both losses have been seen."""

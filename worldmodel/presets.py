@@ -112,8 +112,7 @@ def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
         trunk,
         FlowConfig(prediction="x"),
         vocab_size=128_256,
-        frame_tokens=256,
-        grid=(16, 16),
+        latent_grid=(16, 16),
         channels=1152,
         action_dim=4,
     )
@@ -135,13 +134,17 @@ def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
 PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base": base, "paper": paper}
 
 
+def fit_packing(packing: PackingConfig, model: ModelConfig) -> PackingConfig:
+    """The same packing for this model, which may see frames beside those before them."""
+    return replace(packing, references=model.references)
+
+
 def fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
     """The same model for these latents, this vocabulary and action blocks of `action_dim` numbers."""
     return replace(
         config,
         vocab_size=tokenizer.vocab_size,
-        frame_tokens=codec.num_tokens,
-        grid=codec.grid,
+        latent_grid=codec.grid,
         channels=codec.channels,
         action_dim=action_dim,
     )

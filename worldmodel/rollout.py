@@ -1,6 +1,10 @@
 """Futures of a history under candidate actions, in latents.
 
-Axes: b problems, s samples (candidates) per problem, t history frames, h horizon, p latent tokens, c channels, a action numbers.
+A model that sees frames one by one reads the whole history into its cache, and every future frame behind it. A model that sees a frame
+beside the frames before it (`stem.py`) needs nothing else of them: each future frame is a document of its own, the actions and the
+frame after them, exactly as in training (`transition_document`), so no length comes up that was not trained.
+
+Axes: b problems, s samples (candidates) per problem, t history frames, h horizon, l latent tokens, c channels, a action numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +30,9 @@ class RolloutConfig:
     """Flow steps per frame. With x-prediction 1 gives the expected next frame: sharp enough where the dynamics are deterministic."""
     action_form: Literal["vector", "text"] = "vector"
     """How actions enter: as one vector position (fast) or as text (the paper's form)."""
+    jump: int = 1
+    """Model steps from one predicted frame to the next. Above 1, for models that see frames beside those before them: less work, and
+    errors add up less often, but the way between is not seen."""
     max_sequences: int = 512
     """Candidates rolled out at once; bounds memory."""
     guidance: float = 1.0
@@ -33,15 +40,31 @@ class RolloutConfig:
     towards, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "max_sequences"):
+        for name in ("num_steps", "jump", "max_sequences"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not self.guidance >= 0:
             raise UserError(f"guidance is {self.guidance}, must be at least 0; 1 is none")
 
 
+@dataclass(frozen=True)
+class Window:
+    """The newest frames of a history: all that a model needs that sees frames beside those before them."""
+
+    frames: tuple[Tensor, ...]
+    """(b, l, c) each, the newest first."""
+
+    def share(self, samples: int, rows: slice) -> "Window":
+        """The same for `samples` candidates of each of the problems `rows`."""
+        return Window(tuple(repeat(frame[rows], "b l c -> (b s) l c", s=samples) for frame in self.frames))
+
+
 class Rollout:
-    """Futures of a history under candidate action sequences, in latents."""
+    """Futures of a history under candidate action sequences, in latents.
+
+    Raises:
+        UserError: jumps are asked of a model that sees frames one by one.
+    """
 
     def __init__(
         self,
@@ -53,35 +76,39 @@ class Rollout:
         """`describe` writes one action vector (a,) as text; needed when `config.action_form` is text."""
         if config.action_form == "text" and describe is None:
             raise ValueError("action_form 'text' needs `describe`, the function that writes an action as text")
+        if config.jump > 1 and not model.config.references:
+            raise UserError(f"jump is {config.jump}, but this model sees frames one by one and knows no jumps: set it to 1")
         self.model, self.tokenizer, self.config, self.describe = model, tokenizer, config, describe
 
     @property
     def device(self) -> torch.device:
         """The model's, to which frames and actions are brought."""
-        return self.model.latent_in.weight.device
+        return self.model.device
 
     @torch.no_grad()
-    def encode(self, latents: Tensor, actions: Tensor) -> Session:
+    def encode(self, latents: Tensor, actions: Tensor) -> Session | Window:
         """Read a history once.
 
         Args:
-            latents: (b, t, p, c) clean latents of the frames, on any device.
+            latents: (b, t, l, c) clean latents of the frames, on any device.
             actions: (b, t - 1, a), the actions between them, on any device.
 
         Returns:
-            The session to pass to `rollout`, as often as wanted.
+            What to pass to `rollout`, as often as wanted.
         """
-        b, t, p, _ = latents.shape
+        t = latents.shape[1]
         if actions.shape[1] != t - 1:
             raise ValueError(f"{t} frames need {t - 1} actions between them, got {actions.shape[1]}")
         latents, actions = latents.to(self.device), self._where_used(actions)
+        if self.model.config.references:
+            return Window(tuple(latents[:, -1 - i] for i in range(min(t, self.model.config.references))))
         session = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
         if self.config.guidance != 1:
             session.unconditional = self._read(latents, [])
         return session
 
     def _read(self, latents: Tensor, actions: Sequence[Piece]) -> Session:
-        """A session that has read frames (b, t, p, c), with the actions between them or, as in a plain video, without."""
+        """A session that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
         b, t = latents.shape[:2]
         pieces: list[Piece] = []
         for step in range(t):
@@ -89,33 +116,54 @@ class Rollout:
                 pieces.append(actions[step - 1])
             pieces += [self._special(self.tokenizer.boi_id, b), FramePiece(latents[:, step], 1.0)]
             pieces.append(self._special(self.tokenizer.eoi_id, b))
-        session = Session.start(self.model, b, size(pieces))
+        session = Session.start(self.model, b, size(pieces, self.model.config.frame_tokens))
         session.feed(pieces, keep=len(pieces))
         return session
 
     @torch.no_grad()
-    def rollout(self, session: Session, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    def rollout(self, state: Session | Window, candidates: Tensor, generator: torch.Generator) -> Tensor:
         """Predict what follows under each candidate.
 
         Args:
-            session: from `encode`; it is not changed.
+            state: from `encode`; it is not changed.
             candidates: (b, s, h, a) actions, on any device.
             generator: CPU generator of the noise; all candidates of a problem share their noise, so that they are
                 compared on equal terms.
 
         Returns:
-            (b, s, h, p, c) latents, on the model's device.
+            (b, s, h, l, c) latents, on the model's device; with jumps those after each jump, of which the last may be shorter.
         """
         b, s, h, _ = candidates.shape
-        p, c = self.model.config.frame_tokens, self.model.config.channels
+        config = self.model.config
         candidates = self._where_used(candidates)
-        noise = torch.randn(b, h, p, c, generator=generator).to(self.device)
+        frames = -(-h // self.config.jump)
+        noise = torch.randn(b, frames, config.latent_tokens, config.channels, generator=generator).to(self.device)
         per_chunk = max(1, self.config.max_sequences // s)
         futures = []
         for start in range(0, b, per_chunk):
             rows = slice(start, start + per_chunk)
-            futures.append(self._rollout(session, candidates[rows], noise[rows], rows))
+            part = candidates[rows], noise[rows], rows
+            futures.append(self._leap(state, *part) if isinstance(state, Window) else self._rollout(state, *part))
         return torch.cat(futures)
+
+    def _leap(self, window: Window, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
+        """Each frame from those before it."""
+        b, s, h, _ = candidates.shape
+        jump = self.config.jump
+        actions = [self._action(rearrange(candidates[:, :, i], "b s a -> (b s) a")) for i in range(h)]
+        boi = self._special(self.tokenizer.boi_id, b * s)
+        before = window.share(s, rows).frames
+        future: list[Tensor] = []
+        for i in range(noise.shape[1]):
+            taken: list[Piece] = [*actions[i * jump : (i + 1) * jump], boi]
+            known: list[list[Piece]] = [taken] if self.config.guidance == 1 else [taken, [boi]]
+            capacity = size(known[0], self.model.config.frame_tokens) + self.model.config.frame_tokens
+            sessions = [Session.start(self.model, b * s, capacity) for _ in known]
+            start = repeat(noise[:, i], "b l c -> (b s) l c", s=s)
+            future.append(denoise_frame(sessions, known, start, self.config.num_steps, self.config.guidance, before))
+            kept = before[: self.model.config.references - 1] if jump == 1 else ()  # in training the older one is one step older
+            before = (future[-1], *kept)
+        return rearrange(torch.stack(future, 1), "(b s) h l c -> b s h l c", s=s)
 
     def _rollout(self, session: Session, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
         b, s, h, _ = candidates.shape
@@ -123,7 +171,7 @@ class Rollout:
         actions = [self._action(rearrange(candidates[:, :, i], "b s a -> (b s) a")) for i in range(h)]
         boi, eoi = (self._special(i, sequences) for i in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         p = self.model.config.frame_tokens
-        sessions = [session.share(s, sum(size([a]) + p + 2 for a in actions), rows)]
+        sessions = [session.share(s, sum(size([a], p) + p + 2 for a in actions), rows)]
         if self.config.guidance != 1:
             if session.unconditional is None:
                 raise ValueError("guidance needs a session that was encoded with guidance")
@@ -132,9 +180,9 @@ class Rollout:
         for i in range(h):
             seen: list[Piece] = [FramePiece(frames[-1], 1.0), eoi] if frames else []
             before = [[*seen, actions[i], boi], [*seen, boi]][: len(sessions)]
-            start = repeat(noise[:, i], "b p c -> (b s) p c", s=s)
+            start = repeat(noise[:, i], "b l c -> (b s) l c", s=s)
             frames.append(denoise_frame(sessions, before, start, self.config.num_steps, self.config.guidance))
-        return rearrange(torch.stack(frames, 1), "(b s) h p c -> b s h p c", s=s)
+        return rearrange(torch.stack(frames, 1), "(b s) h l c -> b s h l c", s=s)
 
     def _special(self, token: int, batch: int) -> TextPiece:
         return token_piece(token, batch, self.device)
@@ -150,18 +198,24 @@ class Rollout:
 
 
 def denoise_frame(
-    sessions: Sequence[Session], before: Sequence[Sequence[Piece]], noise: Tensor, num_steps: int, guidance: float = 1.0
+    sessions: Sequence[Session],
+    before: Sequence[Sequence[Piece]],
+    noise: Tensor,
+    num_steps: int,
+    guidance: float = 1.0,
+    beside: tuple[Tensor, ...] = (),
 ) -> Tensor:
-    """Keep the pieces `before` in each session, then denoise one frame (b, p, c) behind them; the frame itself is not kept.
+    """Keep the pieces `before` in each session, then denoise one frame (b, l, c) behind them; the frame itself is not kept.
 
     The first flow step runs in the same pass as the pieces it follows.
 
     Args:
         sessions: one, or with and without the condition.
         before: new pieces of each session.
-        noise: (b, p, c).
+        noise: (b, l, c).
         num_steps: flow steps.
         guidance: with two sessions: without + guidance * (with - without) is the velocity.
+        beside: (b, l, c) each, the newest first: what the frame is seen beside.
     """
     model = sessions[0].model
     pending = [list(pieces) for pieces in before]
@@ -170,9 +224,11 @@ def denoise_frame(
         times = torch.full((len(z),), t, device=z.device)
         found = []
         for session, pieces in zip(sessions, pending, strict=True):
-            hidden = session.feed([*pieces, FramePiece(z, t)], keep=len(pieces))[-1]
+            frame = FramePiece(z, t, beside)
+            hidden = session.feed([*pieces, frame], keep=len(pieces))[-1]
             pieces.clear()
-            found.append(model.denoise(hidden, z, times))
+            assert frame.seen is not None, "it has just been fed"
+            found.append(model.denoise(hidden, z, times, frame.seen))
         return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], guidance)
 
     return sample(velocity, noise, num_steps, model.flow_shift)

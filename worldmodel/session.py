@@ -4,7 +4,7 @@ Axes: b sequences, n positions, p latent tokens, c channels, a action numbers, d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from worldmodel.attention import hybrid_mask
 from worldmodel.kv_cache import KVCache
-from worldmodel.model import WorldModel
+from worldmodel.model import Seen, WorldModel
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied
+from worldmodel.stem import Beside
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.transformer import Modulation
 
@@ -30,10 +31,19 @@ class TextPiece:
 
 @dataclass
 class FramePiece:
-    """Latents (b, p, c) of one frame at flow time t (1 = clean)."""
+    """Latents (b, l, c) of one frame at flow time t (1 = clean), seen beside the latents of the frames before it, the newest first."""
 
     latents: Tensor
     t: float
+    beside: tuple[Tensor, ...] = ()
+    seen: Seen | None = field(default=None, repr=False)  # set where it is fed: what the model paints it with
+
+    def references(self, count: int) -> Beside:
+        """The newest `count` frames that it is seen beside."""
+        chosen = self.beside[:count]
+        known = [*chosen, *[torch.zeros_like(self.latents)] * (count - len(chosen))]
+        present = torch.arange(count, device=self.latents.device) < len(chosen)
+        return Beside(torch.stack(known, 1) if known else self.latents[:, None][:, :0], present.expand(len(self.latents), count))
 
 
 @dataclass
@@ -43,7 +53,14 @@ class ActionPiece:
     vectors: Tensor
 
 
-Piece = TextPiece | FramePiece | ActionPiece
+@dataclass
+class QuestionPiece:
+    """Asks each of `batch` sequences for the next actions."""
+
+    batch: int
+
+
+Piece = TextPiece | FramePiece | ActionPiece | QuestionPiece
 
 
 class Session:
@@ -56,7 +73,7 @@ class Session:
     @classmethod
     def start(cls, model: WorldModel, batch: int, capacity: int) -> "Session":
         """`batch` empty sequences of up to `capacity` positions."""
-        device = model.latent_in.weight.device
+        device = model.device
         return cls(model, KVCache(model.config.trunk.depth, capacity), torch.zeros(batch, dtype=torch.long, device=device))
 
     def share(self, samples: int, capacity: int, rows: slice) -> "Session":
@@ -105,18 +122,22 @@ class Session:
             offsets[:, 0] = torch.arange(n, device=device)
             return model.token_embedding(piece.ids), offsets, piece.valid.sum(1), piece.valid
         if isinstance(piece, FramePiece):
-            b, p, _ = piece.latents.shape
+            b, p = len(piece.latents), model.config.frame_tokens
             index = torch.arange(p, device=device)
             columns = model.config.grid[1]
             in_sequence = model.config.positions == "sequence"
             offsets = torch.stack([index if in_sequence else torch.zeros_like(index), index // columns, index % columns], -1)
             t = torch.full((b,), piece.t, device=device)
             valid = torch.ones(b, p, dtype=torch.bool, device=device)
-            return model.embed_frames(piece.latents, t), offsets, p if in_sequence else 1, valid
+            piece.seen = model.see(piece.latents, t, piece.references(model.config.references))
+            return piece.seen.tokens, offsets, p if in_sequence else 1, valid
+        zero = torch.zeros(1, 3, dtype=torch.long, device=device)
+        if isinstance(piece, QuestionPiece):
+            b, x = piece.batch, repeat(model.action_question, "d -> b 1 d", b=piece.batch)
+            return x, zero, 1, torch.ones(b, 1, dtype=torch.bool, device=device)
         b, a = piece.vectors.shape
         padding = piece.vectors.new_zeros(b, model.config.action_dim - a)
         x = model.action_in(torch.cat([piece.vectors, padding], -1))[:, None]
-        zero = torch.zeros(1, 3, dtype=torch.long, device=device)
         return x, zero, 1, torch.ones(b, 1, dtype=torch.bool, device=device)
 
     def _modulation(self, pieces: Sequence[Piece], sizes: Sequence[int]) -> Modulation:
@@ -152,7 +173,9 @@ def text_piece(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device)
     return TextPiece(ids.to(device), valid.to(device))
 
 
-def size(pieces: Sequence[Piece]) -> int:
-    """Positions that pieces take."""
-    lengths = {TextPiece: lambda x: x.ids.shape[1], FramePiece: lambda x: x.latents.shape[1], ActionPiece: lambda x: 1}
-    return sum(lengths[type(piece)](piece) for piece in pieces)
+def size(pieces: Sequence[Piece], frame_tokens: int) -> int:
+    """Positions that pieces take, with so many of each frame."""
+    return sum(
+        piece.ids.shape[1] if isinstance(piece, TextPiece) else frame_tokens if isinstance(piece, FramePiece) else 1
+        for piece in pieces
+    )

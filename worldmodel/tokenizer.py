@@ -2,7 +2,8 @@
 
 Any string comes back exactly, since every byte has an id. Digits stay single, so that a number in an action
 or an answer is always written with the same few ids. The special ids are fixed and can never come out of
-text: a user who types "<boi>" gets the ids of those five characters.
+text: a user who types "<boi>" gets the ids of those five characters. How many steps a goal is away is one
+special id, so that its whole distribution is read off one position.
 """
 
 import os
@@ -14,23 +15,26 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from worldmodel.errors import UserError
 
-SPECIAL_TOKENS = ("<pad>", "<eos>", "<boi>", "<eoi>")
-"""Padding, end of document, begin of image, end of image: ids 0 to 3."""
+STEP_COUNTS = 64
+"""Numbers of steps that are a token each: 0 to 63, the last one also stands for more."""
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<boi>", "<eoi>", *(f"<{count} steps>" for count in range(STEP_COUNTS)))
+"""Padding, end of document, begin of image, end of image: ids 0 to 3; then how many environment steps a goal is away."""
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
 class Tokenizer:
-    """Byte-level BPE with four fixed special ids.
+    """Byte-level BPE with fixed special ids.
 
     Attributes:
         pad_id: fills batches up, 0.
         eos_id: ends a document, 1.
         boi_id: begins a frame, 2.
         eoi_id: ends a frame, 3.
+        steps_id: of 0 steps to a goal; 1 to 63 steps follow it.
         vocab_size: number of ids, the special ones included.
     """
 
-    pad_id, eos_id, boi_id, eoi_id = range(len(SPECIAL_TOKENS))
+    pad_id, eos_id, boi_id, eoi_id, steps_id = range(5)
 
     def __init__(self, backend: Backend) -> None:
         """Wraps a backend made by `train` or `load`."""
@@ -47,7 +51,7 @@ class Tokenizer:
 
         Args:
             texts: what to learn from.
-            vocab_size: largest number of ids, at least 260; little text gives fewer.
+            vocab_size: largest number of ids, at least 324; little text gives fewer.
 
         Raises:
             UserError: when vocab_size is too small for the bytes and the special ids, or a text is not

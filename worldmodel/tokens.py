@@ -1,7 +1,12 @@
 """Documents -> positions: what each position of a sequence carries, and what is learnt there.
 
-A frame becomes `<boi>`, one position per latent token, `<eoi>`. An action becomes either one position that carries its vector, or
-text: its exact numbers or its words. Which of them is drawn per document, so that one checkpoint serves all.
+A frame becomes `<boi>`, its tokens, `<eoi>`. A given action becomes either one position that carries its vector, or text: its exact
+numbers or its words. Which of them is drawn per document, so that one checkpoint serves all. The actions of the next model steps
+that are to be said become one position that asks for all of them. A number of steps is one token of text.
+
+A frame may be seen beside the frames before it in its document (`references`): these enter through its own tokens, where the same
+place of both can be compared. A given frame that others refer to then needs no positions of its own and has none, so that a
+transition or a goal takes one frame's room instead of three.
 
 What is trained where, position by position (arXiv 2603.03276: next tokens on text, flow on latents, no text loss at `<boi>`):
 
@@ -11,7 +16,9 @@ What is trained where, position by position (arXiv 2603.03276: next tokens on te
 | `<boi>`            | never: what follows is a picture                                 | -                         |
 | a frame's latent   | never, not even at the last one: `<eoi>` always follows          | if its frame is a target  |
 | `<eoi>`            | as a text token: the first token of a caption or answer          | -                         |
+| a number of steps  | never: what follows asks for actions                             | -                         |
 | an action vector   | never: only a frame can follow it                                | -                         |
+| asking for actions | never                                                            | -, but an action loss     |
 | `<eos>`, padding   | never                                                            | -                         |
 
 So `<boi>` and `<eoi>` are never targets (who calls the model decides where a picture begins), nor is the first token of a document;
@@ -23,9 +30,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.errors import UserError
-from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 
 TEXT, VISION, ACTION = 0, 1, 2
 IGNORE = -100
@@ -53,12 +60,14 @@ class PackingConfig:
     action_dropout: float = 0.0
     """Share of action videos packed as plain videos, without their actions, for classifier-free guidance on actions
     (arXiv 2603.03276 drops the condition 10 % of the time; of which documents is not known)."""
+    references: int = 0
+    """Frames before it that a frame is seen beside (set from the model's stem)."""
     lanes: int = 1
     """Parts of a batch that are packed apart, each of rows / lanes rows. Any number of processes that divides it shares the work
     and sees the same batches."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("length", 2), ("lanes", 1)):
+        for name, least in (("rows", 1), ("length", 2), ("lanes", 1), ("references", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         for name in ("text_action_share", "action_words_share", "context_noise", "caption_dropout", "action_dropout"):
@@ -80,7 +89,12 @@ class Tokens:
     predicted: list[bool] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     clean: list[bool] = field(default_factory=list)
+    references: list[tuple[int, ...]] = field(default_factory=list)
+    """Of each frame: indices into `given` of the frames it is seen beside, the newest first."""
+    given: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
+    question: list[int] = field(default_factory=list)
+    asked: list[NextActions] = field(default_factory=list)
     time: int = 0
 
     def __len__(self) -> int:
@@ -93,35 +107,49 @@ class Tokens:
         self.modality += [TEXT] * n
         self.frame += [-1] * n
         self.action += [-1] * n
+        self.question += [-1] * n
         self.position += [(self.time + i, 0, 0) for i in range(n)]
         self.predicted += [predict] * n
         self.time += n
 
-    def add_frame(self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer) -> None:
-        """`<boi>`, the frame's latent tokens at one step of time, `<eoi>`."""
+    def add_frame(
+        self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer, references: tuple[int, ...] = ()
+    ) -> None:
+        """`<boi>`, the frame's tokens at one step of time, `<eoi>`; `references` are indices into `given`."""
         self.add_text([tokenizer.boi_id], predict=False)
         n = grid[0] * grid[1]
         self.token_id += [tokenizer.pad_id] * n
         self.modality += [VISION] * n
         self.frame += [len(self.frames)] * n
         self.action += [-1] * n
+        self.question += [-1] * n
         self.position += [(self.time, row, column) for row in range(grid[0]) for column in range(grid[1])]
         self.predicted += [False] * n
         self.time += 1
         self.frames.append(pixels)
         self.clean.append(clean)
+        self.references.append(references)
         self.add_text([tokenizer.eoi_id], predict=False)
 
     def add_action_vector(self, vector: np.ndarray, pad_id: int) -> None:
         """One position that carries the action's vector."""
+        self._add_action(len(self.actions), -1, pad_id)
+        self.actions.append(vector)
+
+    def add_question(self, actions: NextActions, pad_id: int) -> None:
+        """One position that asks for the next actions."""
+        self._add_action(-1, len(self.asked), pad_id)
+        self.asked.append(actions)
+
+    def _add_action(self, action: int, question: int, pad_id: int) -> None:
         self.token_id.append(pad_id)
         self.modality.append(ACTION)
         self.frame.append(-1)
-        self.action.append(len(self.actions))
+        self.action.append(action)
+        self.question.append(question)
         self.position.append((self.time, 0, 0))
         self.predicted.append(False)
         self.time += 1
-        self.actions.append(vector)
 
     @property
     def is_text(self) -> bool:
@@ -147,7 +175,7 @@ def tokenise(
     Args:
         document: segments; a frame with `predict=False` stays clean.
         tokenizer: for the text.
-        grid: rows and columns of a frame's latent tokens.
+        grid: rows and columns of a frame's tokens.
         config: the shares to draw with.
         rng: the document's own generator.
     """
@@ -155,21 +183,35 @@ def tokenise(
     actions_in_words = rng.random() < config.action_words_share
     drop_caption = rng.random() < config.caption_dropout
     target_parity = 1 if rng.random() < 0.9 else 0  # 1: the first frame is context
-    actions_as_text &= all(segment.text for segment in document if isinstance(segment, Action))  # unnamed actions have vectors only
+    given_actions = [segment for segment in document if isinstance(segment, Action)]
+    actions_as_text &= all(action.text for action in given_actions)  # unnamed actions have vectors only
     video = sum(isinstance(s, Frame) and s.predict for s in document) > 1
-    makes_picture = not video and isinstance(document[-1], Frame)
+    makes_picture = not video and isinstance(document[-1], Frame) and not given_actions
     drop_actions = config.action_dropout > 0 and rng.random() < config.action_dropout
-    tokens, frames = Tokens(), 0
-    for segment in document:
+    if actions_as_text and not video and given_actions:  # the frame after them must have room
+        names = [tokenizer.encode(action.words if actions_in_words and action.words else action.text) for action in given_actions]
+        actions_as_text = sum(map(len, names)) + (grid[0] * grid[1] + 2) * len(document) <= config.length
+    tokens, frames, seen = Tokens(), 0, list[int]()
+    for place, segment in enumerate(document):
         if isinstance(segment, Text):
             if not (makes_picture and drop_caption):
                 tokens.add_text(tokenizer.encode(segment.text), segment.predict)
+        elif isinstance(segment, Steps):
+            tokens.add_text([tokenizer.steps_id + min(segment.count, STEP_COUNTS - 1)], segment.predict)
         elif isinstance(segment, Frame):
             clean = not segment.predict
             if video and segment.predict and frames % 2 != target_parity:
                 clean = rng.random() >= config.context_noise
-            tokens.add_frame(segment.pixels, clean, grid, tokenizer)
             frames += 1
+            references = tuple(reversed(seen[-config.references :])) if config.references else ()
+            if config.references:
+                seen.append(len(tokens.given))
+                tokens.given.append(segment.pixels)
+            if config.references and not segment.predict and _is_referred_to(document, place):
+                continue
+            tokens.add_frame(segment.pixels, clean, grid, tokenizer, references)
+        elif isinstance(segment, NextActions):
+            tokens.add_question(segment, tokenizer.pad_id)
         elif drop_actions:
             continue
         elif actions_as_text:
@@ -182,3 +224,11 @@ def tokenise(
     if isinstance(document[-1], Text):
         tokens.add_text([tokenizer.eos_id], predict=document[-1].predict)
     return tokens
+
+
+def _is_referred_to(document: Document, place: int) -> bool:
+    """Whether another frame follows the given frame at `place`, with nothing between that is said about it."""
+    for segment in document[place + 1 :]:
+        if not isinstance(segment, Action):
+            return isinstance(segment, Frame)
+    return False

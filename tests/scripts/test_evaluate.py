@@ -4,6 +4,8 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused
 from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Outcomes, Score
+from worldmodel.checkpoint import Pretrained
 from worldmodel.scripts import evaluate as verb
 from worldmodel.scripts.cli import run
 
@@ -82,3 +85,11 @@ def test_goals_on_the_path_are_as_far_as_the_manifest_says() -> None:
     manifest = Manifest("toy", 16, "x", "path", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
     assert verb.goal_steps(manifest) == 25
     assert verb.goal_steps(replace(manifest, goals="elsewhere", goal_offset=0)) is None
+
+
+@pytest.mark.parametrize(("sources", "taught"), [({"goal": 9, "text": 3}, True), ({"transition": 9}, False), ({}, False)])
+def test_the_actor_is_there_where_goals_were_trained_on(sources: dict[str, int], taught: bool) -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(action_horizon=5))
+    actor = verb.actor_of(Pretrained(model, None, None, {"positions": sources}))  # type: ignore[arg-type]
+    assert (actor is not None) == taught
+    assert actor is None or actor.horizon == 5

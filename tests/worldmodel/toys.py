@@ -28,7 +28,7 @@ WORDS = "a red disc is near the top left of the blue room and moves right by hal
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train([WORDS] * 4, 300)
+    return Tokenizer.train([WORDS] * 4, 400)
 
 
 def codec(seed: int = 0) -> RAE:
@@ -40,7 +40,7 @@ def codec(seed: int = 0) -> RAE:
 def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, **fields: Any) -> ModelConfig:
     trunk = TrunkConfig(width=32, depth=2, heads=4, kv_heads=2, hidden=64, feed_forward=feed_forward, moe=MoEConfig(6, 3, 16))
     flow = flow or FlowConfig()
-    return ModelConfig(trunk, flow, tokenizer().vocab_size, GRID[0] * GRID[1], GRID, CHANNELS, action_dim=2, **fields)
+    return ModelConfig(trunk, flow, tokenizer().vocab_size, latent_grid=GRID, channels=CHANNELS, action_dim=2, **fields)
 
 
 def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:

@@ -1,9 +1,11 @@
-"""Patches of pixels as latents: nothing is learnt but a mean picture and one scale.
+"""Patches of pixels as latents: nothing is learnt but a mean picture, scales, and at most a rotation.
 
-    frames -> averaged down to the resolution -> cut into patches -> mean picture and scale taken off -> latents
+    frames -> averaged down to the resolution -> cut into patches -> principal components -> mean and scale taken off -> latents
     latents -> undone -> frames of the resolution -> enlarged bilinearly, with the detail of the mean picture
 
-The control among the codecs: what a learnt representation adds shows beside it (paper.md section 2.8, "raw pixels").
+Small patches and few of their principal components keep all that can be seen in a frame, and keep it where it is: a small network
+reads the true state from them as well as from the frame (docs/training.md, "Codecs"). Large whole patches are the control among the
+codecs: what a learnt representation adds shows beside them (arXiv 2603.03276, "raw pixels").
 
 Axes: b batch, n tokens of a frame, c channels of a token, h w pixels, p patches' side.
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.codec.codec import Codec
@@ -26,17 +29,22 @@ class PatchConfig:
 
     image_size: int = 64
     """Height and width of a frame in pixels."""
-    patch_size: int = 8
+    patch_size: int = 4
     """Height and width, at the resolution, of the patch that becomes one token of 3 * patch_size ** 2 channels."""
-    resolution: int | None = 32
-    """Frames are averaged down to this height and width before they are cut, and enlarged again when painted; None: full size. A
-    patch has as many channels as it has numbers, and the model must be as wide: 32 pixels in patches of 8 are 16 tokens x 192."""
+    components: int = 16
+    """Principal components of the patches that are kept; 0: the patches as they are."""
+    resolution: int | None = None
+    """Frames are averaged down to this height and width before they are cut, and enlarged again when painted; None: full size. Whole
+    patches have as many channels as numbers, and a model without a stem must be as wide: 32 pixels in patches of 8 are 16 tokens x
+    192."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or not 1 <= self.size <= self.image_size or self.image_size % self.size:
             raise UserError(f"resolution {self.resolution} must divide the image_size {self.image_size}")
         if self.patch_size < 1 or self.size % self.patch_size:
             raise UserError(f"patch_size {self.patch_size} does not divide the {self.size} pixels that are cut; choose one that does")
+        if not 0 <= self.components <= 3 * self.patch_size**2:
+            raise UserError(f"components is {self.components}, a patch has {3 * self.patch_size**2} numbers; 0 keeps all of them")
 
     @property
     def size(self) -> int:
@@ -74,13 +82,9 @@ class Enlarger(nn.Module):
         """See the class."""
         return self.enlarge(small) + self.detail
 
-    def set_background(self, picture: Tensor) -> None:
-        """Keeps what a (3, h, w) mean picture in [0, 1] loses at the resolution."""
-        self.detail.copy_(picture - self.enlarge(self.shrink(picture[None]))[0])
-
     def shrink(self, frames: Tensor) -> Tensor:
         """(b, 3, h, w) -> (b, 3, resolution, resolution), averaged."""
-        return F.avg_pool2d(frames, self.image_size // self.resolution)
+        return frames if self.resolution == self.image_size else F.avg_pool2d(frames, self.image_size // self.resolution)
 
     def enlarge(self, small: Tensor) -> Tensor:
         """(b, 3, resolution, resolution) -> (b, 3, h, w), bilinearly; exact where nothing is to be enlarged."""
@@ -92,9 +96,13 @@ class Pixels(Codec):
 
     kind = "pixels"
     config: PixelsConfig
+    basis: Tensor
 
     def __init__(self, config: PixelsConfig) -> None:
-        super().__init__(config, config.image_size, config.grid, 3 * config.patch_size**2, config.goal_features)
+        numbers = 3 * config.patch_size**2
+        super().__init__(config, config.image_size, config.grid, config.components or numbers, config.goal_features)
+        if config.components:
+            self.register_buffer("basis", torch.eye(numbers)[:, : config.components].contiguous())  # (3 p p, c), orthonormal columns
         self.decoder = Enlarger(config.size, config.image_size)
 
     @classmethod
@@ -103,17 +111,37 @@ class Pixels(Codec):
         return cls(PixelsConfig(**config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
-        """The patches, (b, n, 3 p p) in [0, 1]."""
-        return patchify(self.decoder.shrink(frames), self.config.patch_size)
+        """The patches (b, n, 3 p p) in [0, 1], or their components (b, n, c)."""
+        small, side = self.decoder.shrink(frames), self.config.patch_size
+        if not self.config.components:
+            return patchify(small, side)
+        kernels = rearrange(self.basis, "(k p q) c -> c k p q", p=side, q=side)
+        return rearrange(F.conv2d(small, kernels, stride=side), "b c y x -> b (y x) c")
 
     def raw_decode(self, latents: Tensor) -> Tensor:
         """The patches side by side, enlarged."""
+        latents = latents @ self.basis.T if self.config.components else latents
         return self.decoder(unpatchify(latents, self.grid, self.config.patch_size))
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Sets the (n, c) mean picture, and one deviation for all numbers alike.
+        """Sets the (n, c) mean picture, and one deviation for all pixels alike, or for all places of a component.
 
         With a deviation of its own, a pixel that hardly ever changes would become huge the one time that it does; one scale
         keeps distances in pixels what they are.
         """
-        super().set_statistics(mean, variance.mean().expand_as(mean))
+        spread = variance.mean(0) if self.config.components else variance.mean()
+        super().set_statistics(mean, spread.expand_as(mean))
+
+    @torch.no_grad()
+    def set_basis(self, frames: Tensor) -> None:
+        """Finds the principal components of the patches of frames (b, 3, h, w), each patch seen against the mean of its place."""
+        patches = patchify(self.decoder.shrink(frames), self.config.patch_size).double()
+        apart = rearrange(patches - patches.mean(0), "b n k -> (b n) k")
+        _, vectors = torch.linalg.eigh(apart.T @ apart)  # rising
+        self.basis.copy_(vectors.flip(1)[:, : self.config.components])
+
+    @torch.no_grad()
+    def set_background(self, picture: Tensor) -> None:
+        """Keeps what a (3, h, w) mean picture in [0, 1] loses on the way to latents and back."""
+        self.decoder.detail.zero_()
+        self.decoder.detail.copy_(picture - self.raw_decode(self.raw_encode(picture[None]))[0])

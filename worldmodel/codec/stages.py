@@ -20,6 +20,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecConfig, Objective
 from worldmodel.codec.data import CodecData, FrameSampler, LatentSampler, extra_count, mean_picture, subset, whole_episodes
 from worldmodel.codec.fitting import Loss, fit
+from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.measure import measure_latents, most_frames
 from worldmodel.codec.metric import goal_projection
 from worldmodel.codec.painting import PaintingLoss, perceptual_scale
@@ -31,6 +32,8 @@ from worldmodel.codec.ssl import JointEmbedding, MaskedAutoencoder
 from worldmodel.codec.vae import VAE
 
 logger = logging.getLogger(__name__)
+BASIS_FRAMES = 2048
+"""Training frames that the principal components of patches are found on."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ def take_encoder(run: Run, encoder: PretrainedEncoder) -> Candidate:
 def cut_pixels(run: Run) -> Candidate:
     """A codec of patches, which needs no training."""
     codec = Pixels(run.config.pixels_config()).to(run.device).eval()
-    codec.decoder.set_background(background(run).to(run.device))
+    if codec.config.components:
+        some = run.data.frames[subset(run.data.train, BASIS_FRAMES, run.config.seed)]
+        codec.set_basis(frames_to_float(some, run.device))
+    codec.set_background(background(run).to(run.device))
     return measured(run, codec, "pixels", 0, 0.0)
 
 

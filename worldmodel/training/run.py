@@ -183,7 +183,7 @@ class Run:
         waited = time.perf_counter() - began
         totals = Totals.of(batch, self.names, self.processes)
         with self.enough_memory():
-            latents = self.encoder.encode(batch.frames)
+            latents = self.encoder.encode(batch.pictures)
             draw = draw_lanes(self.model, batch, config.seed, progress.position, self.packer.lanes, self.device)
             parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
             names, sums = gradient(self.model, parts, latents, draw, totals.counts, self.dtype)
@@ -206,7 +206,8 @@ class Run:
             self.model.trunk.update_balance(loads)
             self.model.update_loss_balance(losses.get("text"), losses.get("flow"))
             self.average.update(self.model, progress.step)
-            self.shown = (parts[0], latents[: len(parts[0].clean)])
+            given = latents[len(batch.clean) :][: len(parts[0].given)]
+            self.shown = (parts[0], torch.cat([latents[: len(parts[0].clean)], given]))
         seconds = time.perf_counter() - began
         progress.advance(totals.sources, seconds)
         self.guard.accept(losses["total"], norm)

@@ -154,19 +154,21 @@ def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latent
         model: whole, in evaluation mode.
         codec: decodes latents.
         batch: a batch on the model's device, its frames on any.
-        latents: (f, p, c) of its frames.
+        latents: (f + g, l, c) of its pictures.
         count: how many frames at most.
 
     Returns:
         (2 * count, 3, h, w) in [0, 1], true frames first.
     """
+    latents, given = latents.split([len(batch.clean), len(latents) - len(batch.clean)])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents.device)
     t = batch.clean.to(latents.dtype)
     z_t = torch.where(rearrange(batch.clean, "f -> f 1 1"), latents, noise)
-    hidden, _ = model.forward(batch, z_t, t)
+    seen = model.see(z_t, t, model.beside(batch, latents, given))
+    hidden, _ = model.forward(batch, seen, t)
     chosen = batch.noised_frames[:count]
     flat = rearrange(hidden, "b n d -> (b n) d").index_select(0, batch.frame_positions)
     frames = rearrange(flat, "(f p) d -> f p d", p=model.config.frame_tokens)[chosen]
-    predicted = noise[chosen] + model.denoise(frames, noise[chosen], t[chosen])
+    predicted = noise[chosen] + model.denoise(frames, noise[chosen], t[chosen], seen.index_select(chosen))
     true = frames_to_float(copied(batch.frames, latents.device)[chosen], latents.device)
     return torch.cat([true, codec.decode(predicted)])

@@ -9,7 +9,7 @@ import contextlib
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ class Totals:
             processes: that share the step.
         """
         own = LossCounts.of(batch)
-        numbers = torch.tensor([own.text, own.frames, own.tokens, *(batch.sources.get(name, 0) for name in names)])
-        text, frames, tokens, *positions = processes.sum(numbers).tolist()
+        numbers = torch.tensor([*astuple(own), *(batch.sources.get(name, 0) for name in names)])
+        text, frames, tokens, actions, *positions = processes.sum(numbers).tolist()
         found = {name: count for name, count in zip(names, positions, strict=True) if count}
-        return cls(LossCounts(text, frames, tokens), found)
+        return cls(LossCounts(text, frames, tokens, actions), found)
 
 
 def step_generator(seed: int, batch: int, lane: int) -> torch.Generator:
@@ -77,8 +77,9 @@ def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, la
 
 
 def move(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    """A batch of the CPU on a device, all but its frames: the model sees their latents. A GPU copies while it computes."""
-    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor) and name != "frames"}
+    """A batch of the CPU on a device, all but its pictures: the model sees their latents. A GPU copies while it computes."""
+    pictures = ("frames", "given")
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor) and name not in pictures}
     return PackedBatch.restore(vars(batch) | {name: copied(value, device) for name, value in tensors.items()})
 
 
@@ -96,8 +97,8 @@ def gradient(
         model: the gradients of its weights are cleared before. Afterwards each has one, of zeros where the step says nothing of
             it: on several processes FSDP gives such zeros, and an optimizer would pass over a weight that has none.
         parts: this process's rows of the step, on the CPU, in order.
-        latents: (f, p, c) of the frames of all parts, on the device to compute on.
-        draw: for these frames.
+        latents: (f + g, l, c) of the pictures of all parts, frames first, on the device to compute on.
+        draw: for the frames.
         counts: of the whole step.
         dtype: of the forward pass.
 
@@ -107,8 +108,11 @@ def gradient(
     model.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     sizes = [len(part.clean) for part in parts]
-    cut = zip(parts, latents.split(sizes), draw.t.split(sizes), draw.noise.split(sizes), strict=True)
-    for part, of_part, t, noise in cut:
+    frames, given = latents.split([sum(sizes), len(latents) - sum(sizes)])
+    of_parts = zip(frames.split(sizes), given.split([len(part.given) for part in parts]), strict=True)
+    cut = zip(parts, of_parts, draw.t.split(sizes), draw.noise.split(sizes), strict=True)
+    for part, pictures, t, noise in cut:
+        of_part = torch.cat(pictures)
         with autocast(latents.device, dtype):
             loss, losses = model.loss(move(part, latents.device), of_part, FlowDraw(t, noise), counts)
         loss.backward()

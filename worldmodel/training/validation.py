@@ -116,7 +116,7 @@ class Validation:
             dtype: of the forward pass.
             processes: that share the work; all of them call this, and get the same.
         """
-        sums = self._sums(model, codec, dtype, processes or single(model.latent_in.weight.device))
+        sums = self._sums(model, codec, dtype, processes or single(model.device))
         values: dict[str, float] = {}
         for name, batches in self.fixed.items():
             counts = {"text": sum(len(each.batch.predicted_positions) for each in batches)}
@@ -162,9 +162,9 @@ class Validation:
         self, model: WorldModel, codec: Codec, each: Fixed, number: int, high: bool, dtype: torch.dtype
     ) -> tuple[float, float]:
         """Sums of the text and flow losses of one batch; `high`: at flow times below 0.1."""
-        device = model.latent_in.weight.device
+        device = model.device
         if id(each) not in self._latents:
-            self._latents[id(each)] = encode_frames(codec, each.batch.frames, device).cpu()
+            self._latents[id(each)] = encode_frames(codec, each.batch.pictures, device).cpu()
         latents, batch = copied(self._latents[id(each)], device), move(each.batch, device)
         draw = model.draw(batch.clean, torch.Generator().manual_seed(self.seed + number))
         if high:

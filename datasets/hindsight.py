@@ -1,0 +1,161 @@
+"""Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
+
+A place is an episode and a time in it, in recorded steps. All frames of a document are moved by the same few pixels at random
+(`shift`), so that a model does not learn episodes by heart; actions are the same wherever the picture lies.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worldmodel.datasets.documents import Action, Document, NextActions, goal_document, transition_document
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError
+
+SHARE_OF_ONE = 0.4
+"""Share of transitions of a single model step; the others are jumps, all lengths alike."""
+SHARE_ALONE = 0.1
+"""Share of documents without the frame before, as at the beginning of an episode."""
+
+
+class StepSampler:
+    """All places from which at least one model step is recorded.
+
+    Args:
+        store: the episode file.
+        episodes: which of its episodes may be used.
+        action_block: environment actions per model step.
+        horizon: the most model steps of a document.
+        shift: the most pixels that a document's frames are moved by, in each direction.
+
+    Raises:
+        UserError: no episode is long enough, or the file was recorded in other blocks.
+    """
+
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], action_block: int, horizon: int, shift: int = 0) -> None:
+        recorded = store.action_block
+        if action_block % recorded:
+            raise UserError(
+                f"{store.path} was recorded in blocks of {recorded} actions; the action block of {action_block} must be a "
+                f"multiple of {recorded}"
+            )
+        self.store, self.horizon, self.shift = store, horizon, shift
+        self.block, self.recorded = action_block // recorded, recorded  # recorded steps per model step, env steps per recorded step
+        self.episodes = np.asarray(episodes, np.int64)
+        self._stops = np.cumsum(np.maximum(store.lengths[self.episodes] - self.block + 1, 0))
+        if len(self._stops) == 0 or self._stops[-1] == 0:
+            raise UserError(
+                f"{store.path}: none of {len(self.episodes)} episodes is as long as a model step of {action_block} actions"
+            )
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def place(self, item: int) -> tuple[int, int, int]:
+        """(episode, time, recorded steps left) of an item, 0 <= item < len."""
+        which = int(np.searchsorted(self._stops, item, side="right"))
+        episode = int(self.episodes[which])
+        t = item - (int(self._stops[which - 1]) if which else 0)
+        return episode, t, int(self.store.lengths[episode]) - t
+
+    def now(self, episode: int, t: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """The frame one model step before, if there is one and it is not left out, and the frame at t."""
+        times = [t - self.block, t] if t >= self.block and rng.random() >= SHARE_ALONE else [t]
+        return [self.store.frame(episode, time) for time in times]
+
+    def actions(self, episode: int, t: int, count: int) -> list[Action]:
+        """The actions of `count` model steps from t on, given."""
+        clip = self.store.clip(episode, t * self.recorded, count, self.block * self.recorded)
+        words = clip.action_words or [""] * count
+        return [Action(vector, text, said) for vector, text, said in zip(clip.actions, clip.action_texts, words, strict=True)]
+
+    def answers(self, episode: int, t: int, known: int) -> NextActions:
+        """The actions of `horizon` model steps from t on; only those of the first `known` recorded steps are learnt."""
+        first = int(self.store.offsets[episode]) - episode + t  # of the rows of actions
+        known = min(known, self.horizon * self.block)
+        rows = self.store.rows("actions", first, first + known)
+        padded = np.zeros((self.horizon * self.block, rows.shape[1]), np.float32)
+        padded[:known] = rows
+        return NextActions(padded.reshape(self.horizon, -1), rows.size)
+
+    def moved(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        """Frames (H, W, 3), all moved by the same random pixels; what comes in at an edge repeats it (DrQ, arXiv 2004.13649)."""
+        if not self.shift:
+            return list(frames)
+        down, right = rng.integers(-self.shift, self.shift + 1, 2)
+        height, width = frames[0].shape[:2]
+        rows, columns = (np.arange(height) + down).clip(0, height - 1), (np.arange(width) + right).clip(0, width - 1)
+        return [frame[rows][:, columns] for frame in frames]
+
+
+class TransitionSource:
+    """What comes of actions: `transition_document` of one model step, or of several at once."""
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        episodes: Sequence[int],
+        action_block: int = 1,
+        horizon: int = 8,
+        shift: int = 0,
+        name: str = "transition",
+    ) -> None:
+        self.name = name
+        self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Frame, Action..., Frame] from a place on."""
+        sampler = self._sampler
+        episode, t, left = sampler.place(item)
+        most = min(sampler.horizon, left // sampler.block)
+        count = 1 if rng.random() < SHARE_OF_ONE else int(rng.integers(1, most + 1))
+        now = sampler.now(episode, t, rng)
+        *now, after = sampler.moved([*now, sampler.store.frame(episode, t + count * sampler.block)], rng)
+        return transition_document(now, sampler.actions(episode, t, count), after)
+
+
+class GoalSource:
+    """Which actions lead to what the episode came to later: `goal_document`.
+
+    Args:
+        store: the episode file.
+        episodes: which of its episodes may be used.
+        action_block: environment actions per model step.
+        horizon: model steps whose actions are asked for.
+        reach: the most environment steps from now to the goal.
+        shift: see `StepSampler`.
+        said: the goal is the caption of its frame instead of the frame.
+        name: of the source.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        episodes: Sequence[int],
+        action_block: int = 1,
+        horizon: int = 8,
+        reach: int = 40,
+        shift: int = 0,
+        said: bool = False,
+        name: str = "goal",
+    ) -> None:
+        self.name, self._reach, self._said = name, reach, said
+        self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """[Frame, Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
+        sampler, store = self._sampler, self._sampler.store
+        episode, t, left = sampler.place(item)
+        steps = int(rng.integers(1, min(max(1, self._reach // sampler.recorded), left) + 1))
+        now, asked = sampler.now(episode, t, rng), sampler.answers(episode, t, steps)
+        caption = store.caption(episode, t + steps) if self._said else ""
+        if caption:
+            return goal_document(sampler.moved(now, rng), caption, steps * sampler.recorded, asked)
+        *now, goal = sampler.moved([*now, store.frame(episode, t + steps)], rng)
+        return goal_document(now, goal, steps * sampler.recorded, asked)

@@ -1,0 +1,166 @@
+"""A convolutional stem between latents and the trunk: few tokens a frame, seen beside the frames before it.
+
+The paper's way in and out is one linear layer per latent token. That needs one position of the trunk for each, and two frames meet
+only in its attention, where nothing says which tokens show the same place. Here, as in the U-Net variant of Transfusion (arXiv
+2408.11039, section 3.2), a small convolutional network reads a frame's latents into tokens and paints the tokens back, and the finer
+maps it saw on the way in are used again on the way out:
+
+    noised latents, those of the frames before it -> maps, each of half the side of the one before -> tokens -> trunk
+    trunk's hidden states -> the coarsest map -> finer maps, with those seen on the way in -> what changed since the frame before
+
+The tokens have no place of their own: each is a linear map of the whole coarsest map (one-dimensional tokens, TiTok, arXiv
+2406.07550). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
+it is.
+
+Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
+map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.errors import UserError
+
+COARSEST = 4
+"""Rows and columns from which a map is not halved any more."""
+
+
+@dataclass(frozen=True)
+class StemConfig:
+    """How latents become tokens of the trunk."""
+
+    tokens: int = 0
+    """Tokens of a frame in the trunk; 0: no stem, one linear layer in and one out, as in the paper."""
+    references: int = 2
+    """Frames before it that a frame is seen beside."""
+    width: int = 48
+    """Channels of the finest map."""
+    widest: int = 96
+    """Channels of the coarser maps double up to this."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.references < 0:
+            raise UserError(f"stem tokens is {self.tokens} and references {self.references}: neither may be negative")
+        for name in ("width", "widest"):
+            if getattr(self, name) < 8 or getattr(self, name) % 8:
+                raise UserError(f"stem {name} is {getattr(self, name)}, must be a multiple of 8")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What frames are seen beside."""
+
+    latents: Tensor
+    """(f, r, p, c) of the frames before each, the newest first; anything where there is none."""
+    present: Tensor
+    """(f, r) bool: whether there is one."""
+
+    @classmethod
+    def none(cls, frames: Tensor, references: int) -> "Beside":
+        """Nothing, for frames (f, p, c)."""
+        shape = (len(frames), references)
+        return cls(frames.new_zeros(*shape, *frames.shape[1:]), torch.zeros(shape, dtype=torch.bool, device=frames.device))
+
+    def index_select(self, rows: Tensor) -> "Beside":
+        """Of some of the frames."""
+        return Beside(self.latents.index_select(0, rows), self.present.index_select(0, rows))
+
+
+class Convolution(nn.Module):
+    """3 x 3, group norm, SiLU; optionally scaled and shifted by a vector of each frame in between (FiLM)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1, condition: int = 0) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels_in, channels, 3, stride, 1)
+        self.norm = nn.GroupNorm(8, channels)
+        self.condition = nn.Linear(condition, 2 * channels) if condition else None
+
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        """X (f, w, y, x) and vectors (f, k) -> (f, w', y', x')."""
+        x = self.norm(self.convolution(x))
+        if self.condition is not None and vector is not None:
+            stretch, shift = rearrange(self.condition(vector), "f (s w) -> s f w 1 1", s=2)
+            x = x * (1 + stretch) + shift
+        return F.silu(x)
+
+
+class Stem(nn.Module):
+    """See the module.
+
+    Args:
+        config: sizes.
+        grid: rows and columns of a frame's latent tokens.
+        channels: c of a latent token.
+        width: d of the trunk.
+
+    Raises:
+        UserError: the grid cannot be halved down to the coarsest map.
+    """
+
+    def __init__(self, config: StemConfig, grid: tuple[int, int], channels: int, width: int) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        sides, widths = [grid], [config.width]
+        while max(sides[-1]) > COARSEST:
+            if sides[-1][0] % 2 or sides[-1][1] % 2:
+                raise UserError(f"a stem halves maps of {grid[0]} x {grid[1]} latent tokens down to {COARSEST}: {sides[-1]} is odd")
+            sides.append((sides[-1][0] // 2, sides[-1][1] // 2))
+            widths.append(min(2 * widths[-1], config.widest))
+        self.coarsest, whole, flat = sides[-1], sides[-1][0] * sides[-1][1], config.tokens * width
+        self.missing = nn.Parameter(torch.zeros(max(1, config.references), channels))
+        self.first = Convolution((1 + config.references) * channels, widths[0])
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(nn.ModuleList([Convolution(a, b, 2), Convolution(b, b)]) for a, b in pairs)
+        self.gather = nn.Linear(whole * widths[-1], flat)
+        self.spread = nn.Linear(flat, whole * widths[-1])
+        self.coarse = Convolution(widths[-1], widths[-1], condition=flat)
+        self.enlarge = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in reversed(pairs))
+        self.up = nn.ModuleList(Convolution(a, a, condition=flat) for a, _ in reversed(pairs))
+        self.last = nn.Linear(widths[0], channels)
+        nn.init.normal_(self.last.weight, std=0.02)
+        nn.init.zeros_(self.last.bias)
+        for name, weight in self.named_parameters():
+            if name.endswith("condition.weight"):
+                nn.init.normal_(weight, std=0.5 * flat**-0.5)
+            elif name.endswith("condition.bias"):
+                nn.init.zeros_(weight)
+
+    def known(self, beside: Beside) -> Tensor:
+        """What a frame is seen beside (f, r, p, c), a learned vector where there is nothing."""
+        missing = rearrange(self.missing[: self.config.references], "r c -> 1 r 1 c")
+        return torch.where(rearrange(beside.present, "f r -> f r 1 1"), beside.latents, missing.to(beside.latents.dtype))
+
+    def forward(self, z: Tensor, beside: Beside) -> tuple[Tensor, list[Tensor]]:
+        """Latents as they are shown (f, p, c) and what they are seen beside -> tokens (f, n, d), and the maps, the finest first."""
+        known = self.known(beside)
+        seen = [z, *known.unbind(1)]
+        if len(seen) > 2:  # of the older ones what has changed since
+            seen[2:] = [newer - older for newer, older in zip(seen[1:], seen[2:], strict=False)]
+        maps = [self.first(self._as_maps(torch.cat(seen, -1)))]
+        for level in self.down:
+            assert isinstance(level, nn.ModuleList)
+            maps.append(level[1](level[0](maps[-1])))
+        return rearrange(self.gather(maps[-1].flatten(1)), "f (n d) -> f n d", n=self.config.tokens), maps
+
+    def paint(self, hidden: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Hidden states (f, n, d) and the frames' maps -> (f, p, c)."""
+        vector = hidden.flatten(1)
+        rows, columns = self.coarsest
+        x = self.coarse(rearrange(self.spread(vector), "f (w y x) -> f w y x", y=rows, x=columns), vector)
+        for enlarge, up, seen in zip(self.enlarge, self.up, reversed(maps[:-1]), strict=True):
+            x = enlarge(rearrange(x, "f w y x -> f y x w"))
+            x = up(rearrange(x, "f y x (w i j) -> f w (y i) (x j)", i=2, j=2) + seen, vector)
+        return self.last(rearrange(x, "f w y x -> f (y x) w"))
+
+    def _as_maps(self, x: Tensor) -> Tensor:
+        return rearrange(x, "f (y x) c -> f c y x", y=self.grid[0])
+
+
+def base(beside: Beside) -> Tensor:
+    """The newest frame before each (f, p, c), zeros where there is none: what `Stem.paint` tells the change from."""
+    return beside.latents[:, 0] * rearrange(beside.present[:, 0], "f -> f 1 1").to(beside.latents.dtype)
