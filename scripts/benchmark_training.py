@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from worldmodel.attention import AttentionMask, attend, prepare_mask
 from worldmodel.compilation import missing_compiler
+from worldmodel.cpu_speed import float32_products
 from worldmodel.errors import UserError
 from worldmodel.flops import LARGE, MEDIUM, Uses, matmul_rate, parameter_counts, training_flops
-from worldmodel.precision import choose_device, has_fast_bfloat16
+from worldmodel.precision import choose_device, choose_onednn, has_fast_bfloat16
 from worldmodel.presets import PRESETS
 from worldmodel.scripts.benchmark import BenchmarkConfig
 from worldmodel.scripts.benchmark_checks import checks
@@ -52,17 +53,18 @@ def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterato
         "waiting": waiting,
     }
     failed = []
-    for part in tqdm(config.parts, unit="part", desc="train", disable=None):
-        try:
-            yield from measures[part](run)
-        except Exception as error:  # whatever it is: the other parts can be measured all the same
-            logger.exception("the part %s failed", part)
-            failed.append(part)
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            yield "failed", [{"part": part, "error": textwrap.shorten(said, 300)}]
-        if device.type == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
+    with float32_products(choose_onednn(device)):  # as the training loop does
+        for part in tqdm(config.parts, unit="part", desc="train", disable=None):
+            try:
+                yield from measures[part](run)
+            except Exception as error:  # whatever it is: the other parts can be measured all the same
+                logger.exception("the part %s failed", part)
+                failed.append(part)
+                said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                yield "failed", [{"part": part, "error": textwrap.shorten(said, 300)}]
+            if device.type == "cuda":
+                gc.collect()
+                torch.cuda.empty_cache()
     if failed:
         raise UserError(f"{', '.join(failed)} could not be measured, see the table of what failed; all other figures stand")
 

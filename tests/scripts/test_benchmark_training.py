@@ -74,6 +74,21 @@ def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
     assert "attention could not be measured" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("onednn", [False, True])
+def test_float32_products_go_where_training_sends_them(onednn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, found = torch.backends.mkldnn.matmul.fp32_precision, []
+
+    def look(run: Training) -> Iterator[tuple[str, list[Row]]]:
+        found.append(torch.backends.mkldnn.matmul.fp32_precision)
+        yield from ()
+
+    monkeypatch.setattr(benchmark_training, "choose_onednn", lambda device: onednn)
+    monkeypatch.setattr(benchmark_training, "checks", look)
+    assert run(["benchmark", "train", "--parts", "checks", "--device", "cpu", "--out", str(tmp_path / "train.json")]) == 0
+    assert found == ["bf16" if onednn else before]
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["benchmark", "train", "--device", "cuda:99"]) == 2
     assert "device 'cuda:99' is not there" in capsys.readouterr().err
