@@ -54,7 +54,7 @@ class GuidedConfig:
 
     search: CEMConfig = field(default_factory=lambda: CEMConfig(num_samples=16, iterations=1))
     """The search; mean, spread and horizon are the proposal's, so its `std` and `horizon` are not used."""
-    replan_every: int = 1
+    replan_every: int = 2
     """Model steps of a plan that are carried out before the next plan."""
 
     def __post_init__(self) -> None:

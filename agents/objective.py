@@ -19,7 +19,7 @@ from worldmodel.errors import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["final", "mean", "min", "soonest", "weighted"]
-Space = Literal["steps", "latents", "steps_to_go"]
+Space = Literal["auto", "steps", "latents", "steps_to_go"]
 
 FRAMES_AT_ONCE = 2048
 """Frames that an actor judges at once; bounds memory."""
@@ -29,8 +29,8 @@ FRAMES_AT_ONCE = 2048
 class GoalCost:
     """Distance of predicted frames to the goal frame, over a horizon."""
 
-    space: Space = "steps"
-    """steps: mean squared distance in the codec's goal features, which falls on the way to the goal. latents: the same over all
+    space: Space = "auto"
+    """auto: steps_to_go where the model was taught to tell them, else steps. steps: mean squared distance in the codec's goal features, which falls on the way to the goal. latents: the same over all
     tokens and channels, which is flat far from the goal. steps_to_go: env steps to the goal as the model itself says."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
@@ -71,13 +71,13 @@ def make_objective(config: GoalCost, codec: Codec, actor: Actor | None = None) -
     Raises:
         UserError: steps to go are wanted, but there is no actor to tell them.
     """
-    if config.space == "steps_to_go":
+    if config.space == "steps_to_go" or (config.space == "auto" and actor is not None):
         if actor is None:
             raise UserError("objective space steps_to_go needs a model that tells steps to go, and this one was not taught to")
         return _steps_to_go(config, actor)
 
     def objective(future: Tensor, goal: Tensor) -> Tensor:
-        if config.space == "steps":
+        if config.space != "latents":
             future, goal = codec.goal_features(future), codec.goal_features(goal)
         else:
             future, goal = rearrange(future, "b s h n c -> b s h (n c)"), rearrange(goal, "b n c -> b (n c)")

@@ -26,7 +26,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors
 from worldmodel.folder import write_json
 from worldmodel.home import runs_dir
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.evaluate import parts_of
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
@@ -49,7 +49,7 @@ class LadderConfig:
     """Candidates that the cost puts in order."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
     """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: RolloutConfig = PLANNING
     """Flow steps per frame and form of the actions."""
     workers: int = 2
     """Task processes."""

@@ -20,7 +20,7 @@ from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.home import runs_dir
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
 
@@ -41,7 +41,7 @@ class EvaluateVerbConfig:
     """Which problems to draw."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: RolloutConfig = PLANNING
     """Flow steps per frame and form of the actions."""
     controller: tuple[Name, ...] = ()
     """Controllers to run: policy (what the model itself would do), guided (a small search around that), cem, mppi, random_shooting

@@ -13,7 +13,7 @@ from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.home import runs_dir
-from worldmodel.rollout import RolloutConfig
+from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.evaluate import score
 from worldmodel.scripts.pretrain import block_of, held_out_episodes
@@ -33,7 +33,7 @@ class PlanConfig:
     """Which problems to draw."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: RolloutConfig = PLANNING
     """Flow steps per frame and form of the actions."""
     controller: Name | None = None
     """Who chooses the actions: policy, guided, cem, mppi, random_shooting, oracle; by default the search of `evaluate.planner`."""

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from worldmodel.tokens import tokenise
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, processes, single
 from worldmodel.training.latent_cache import LatentCache, build_latent_cache, cache_bytes, codec_key
+from worldmodel.training.launch import launch, number_of_processes
 from worldmodel.training.samples import sampler
 from worldmodel.training.train import TrainResult, stop_on_signals, train
 from worldmodel.training.validation import Validation
@@ -86,9 +88,23 @@ class PretrainConfig:
 
 def main(config: PretrainConfig) -> None:
     """Train or continue, then say where the checkpoint is."""
-    config = resumed(config)
+    pretrain_on_files(resumed(config))
+
+
+def pretrain_on_files(config: PretrainConfig, tell: bool = True) -> TrainResult:
+    """Train on the files that a configuration names, in as many processes as it asks for; goes on where `out` left off.
+
+    Args:
+        config: not one that resumes; see `resumed`.
+        tell: print how it ended, and what comes next.
+    """
+    return launch(partial(_train_on_files, config, tell), number_of_processes(config.preset.train))
+
+
+def _train_on_files(config: PretrainConfig, tell: bool) -> TrainResult:
+    """What each of the processes does."""
     assert config.codec is not None, "refused by PretrainConfig and resumed"
-    out = config.out or runs_dir() / "pretrain"
+    out = config.out or config.resume or runs_dir() / "pretrain"
     with processes(config.preset.train.device) as group:
         if not group.is_main:
             logging.getLogger("worldmodel").setLevel(logging.ERROR)  # the main process says it for all
@@ -105,8 +121,9 @@ def main(config: PretrainConfig) -> None:
                 on_start=lambda: write_arguments(out, asdict(replace(config, resume=None, out=None))),
                 stop=stop,
             )
-        if group.is_main:
+        if group.is_main and tell:
             say_end(result, data, out)
+    return result
 
 
 def resumed(config: PretrainConfig) -> PretrainConfig:

@@ -39,18 +39,17 @@ from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_err
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.presets import Preset, tiny
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
-from worldmodel.scripts.pretrain import pretrain, with_seed
+from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 from worldmodel.training.resume import claim
 from worldmodel.training.samples import film
 from worldmodel.training.tracking import read_rows
-from worldmodel.training.train import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +80,8 @@ class QuickstartConfig:
     """Largest vocabulary of the tokenizer."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Shares of the sources."""
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    """The codec and its training."""
+    codec: CodecConfig = field(default_factory=lambda: CodecConfig(kind="pixels"))
+    """The codec and its training; principal components of small patches, which lose nothing that moves."""
     preset: Preset = field(default_factory=tiny)
     """The model and its training."""
     dream: DreamConfig = field(default_factory=DreamConfig)
@@ -93,7 +92,7 @@ class QuickstartConfig:
     """Planning problems."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: RolloutConfig = PLANNING
     """Flow steps per frame while dreaming and planning."""
 
 
@@ -198,11 +197,15 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
         manifest.save(out / "manifest.json")
     with stage("codec", seconds):
-        codec, codec_report = train_codec(
+        _, codec_report = train_codec(
             replace(config.codec, seed=config.seed), codec_data(data), out / "codec", tensorboard=out / "tensorboard"
         )
-    with stage("pretrain", seconds), stop_on_signals() as stop:
-        trained_to = pretrain(data, codec, with_seed(config.preset, config.seed), config.vocab_size, out / "pretrain", stop=stop)
+    with stage("pretrain", seconds):
+        preset = with_seed(config.preset, config.seed)
+        files = PretrainConfig(
+            out / "codec", (collected.path,), out / "pretrain", vocab_size=config.vocab_size, mixture=config.mixture, preset=preset
+        )
+        trained_to = pretrain_on_files(files, tell=False)
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None
@@ -211,7 +214,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     save_pretrained(out / "checkpoint", model, tokenizer, trained.codec, trained.card)
     store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
     with stage("dream", seconds):
-        rollout = Rollout(model, tokenizer, config.rollout)
+        rollout = Rollout(model, tokenizer, replace(config.rollout, jump=1))
         dream = dream_errors(rollout, trained.codec, store, held_out, block, replace(config.dream, seed=config.seed))
     with stage("language", seconds):
         text = score_text(model, tokenizer, [doc[:1000] for doc in data.held_out_texts])

@@ -38,6 +38,8 @@ class FlowConfig:
     """Latent size at which no shift is needed (RAE, arXiv 2510.11690, section 4)."""
     logit_normal: bool = True
     """Draw the unshifted level logit-normal(0, 1), as RAE does; otherwise uniform."""
+    noise_share: float = 0.0
+    """Share of frames that are noise alone (t = 0), where a rollout in one step begins; the others are drawn as above."""
     shrink_input: bool = True
     """With x-prediction, scale noised latents by t / (t^2 + (1 - t)^2), the best linear guess of unit-variance clean latents, before
     they enter the network: noise that says nothing fades out instead of drowning the context that the frame follows from."""
@@ -47,6 +49,8 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if self.shift is not None and self.shift <= 0:
             raise UserError(f"shift must be positive, got {self.shift}")
+        if not 0 <= self.noise_share <= 1:
+            raise UserError(f"noise_share is {self.noise_share}, must lie between 0 and 1")
         if not 0 < self.minimum_noise < 1:
             raise UserError(f"minimum_noise must lie in (0, 1), got {self.minimum_noise}")
 
@@ -66,13 +70,19 @@ def unshift_time(t: Tensor, alpha: float) -> Tensor:
     return shift_time(t, 1 / alpha)
 
 
-def sample_time(count: int, alpha: float, logit_normal: bool, generator: torch.Generator) -> Tensor:
-    """Draw `count` shifted flow times in (0, 1) on the CPU, so that a seed gives the same times on every device."""
+def sample_time(count: int, alpha: float, logit_normal: bool, generator: torch.Generator, noise_share: float = 0.0) -> Tensor:
+    """Draw `count` shifted flow times in (0, 1) on the CPU, so that a seed gives the same times on every device.
+
+    A share of them, drawn too, is 0.
+    """
     if logit_normal:
         t = torch.sigmoid(torch.randn(count, generator=generator))
     else:
         t = torch.rand(count, generator=generator)
-    return shift_time(t, alpha)
+    t = shift_time(t, alpha)
+    if noise_share:
+        t = torch.where(torch.rand(count, generator=generator) < noise_share, torch.zeros_like(t), t)
+    return t
 
 
 def interpolate(z: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -294,7 +294,8 @@ class WorldModel(nn.Module):
         than the step, it comes from the GPU's own generator, seeded from this one: the same for a seed on any GPU.
         """
         device, f = clean.device, len(clean)
-        t = sample_time(f, self.flow_shift, self.config.flow.logit_normal, generator)
+        flow = self.config.flow
+        t = sample_time(f, self.flow_shift, flow.logit_normal, generator, flow.noise_share)
         shape = (f, self.config.latent_tokens, self.config.channels)
         if device.type == "cpu":
             noise = torch.randn(shape, generator=generator)

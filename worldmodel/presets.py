@@ -15,6 +15,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig
 from worldmodel.moe import FeedForwardKind, MoEConfig
+from worldmodel.stem import StemConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig
 from worldmodel.training.train import TrainConfig
@@ -32,15 +33,16 @@ class Preset:
 
 
 def tiny() -> Preset:
-    """Two CPU cores, minutes.
+    """Two CPU cores, minutes; for latents of small patches (`CodecConfig(kind="pixels")`).
 
-    What the paper's recipe needs to learn dynamics in so few steps: Muon, and a shift that puts the training near pure noise, where
-    a rollout starts (the dimension rule gives none for latents this small).
+    What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
+    seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
+    latents this small, yet of 4,096 numbers that show a few things each says where they are as soon as a little noise is gone.
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
-        steps=560,
-        packing=PackingConfig(rows=16, length=152),
+        steps=1600,
+        packing=PackingConfig(rows=8, length=152, lanes=2),
         optimizer="muon",
         lr=2e-3,
         warmup_steps=20,
@@ -51,7 +53,7 @@ def tiny() -> Preset:
         validate_every=280,
         checkpoint_every=140,
     )
-    return Preset(ModelConfig(trunk, FlowConfig(shift=4.0)), train)
+    return Preset(ModelConfig(trunk, FlowConfig(shift=16.0, noise_share=0.5), stem=StemConfig(tokens=4)), train)
 
 
 def small() -> Preset:
@@ -95,7 +97,7 @@ def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
     Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up
     (2608.05000) give them; the peak learning rate is not published, 3e-4 is ours. Latents are SigLIP 2
     So400m's at 224 pixels. The paper's three sizes differ in the feed-forward alone: shared has 1.508 billion weights, modality
-    2.313, moe 13.596, of which a token uses 1.516; the paper's 1.5, 2.3 and 13.5 leave out, or round off, what is not text's.
+    2.314, moe 13.596, of which a token uses 1.517; the paper's 1.5, 2.3 and 13.5 leave out, or round off, what is not text's.
     """
     moe = MoEConfig(num_experts=254, top_k=15, granularity=16)
     trunk = TrunkConfig(

@@ -31,8 +31,8 @@ class RolloutConfig:
     action_form: Literal["vector", "text"] = "vector"
     """How actions enter: as one vector position (fast) or as text (the paper's form)."""
     jump: int = 1
-    """Model steps from one predicted frame to the next. Above 1, for models that see frames beside those before them: less work, and
-    errors add up less often, but the way between is not seen."""
+    """Model steps from one predicted frame to the next: the more, the less work, and the less often do errors add up, but the way
+    between is not seen. A model that sees frames one by one knows no jumps and takes one step at a time."""
     max_sequences: int = 512
     """Candidates rolled out at once; bounds memory."""
     guidance: float = 1.0
@@ -45,6 +45,10 @@ class RolloutConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not self.guidance >= 0:
             raise UserError(f"guidance is {self.guidance}, must be at least 0; 1 is none")
+
+
+PLANNING = RolloutConfig(jump=4)
+"""How futures are sampled where only the best of many is wanted."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,7 @@ class Window:
 
 
 class Rollout:
-    """Futures of a history under candidate action sequences, in latents.
-
-    Raises:
-        UserError: jumps are asked of a model that sees frames one by one.
-    """
+    """Futures of a history under candidate action sequences, in latents."""
 
     def __init__(
         self,
@@ -76,8 +76,6 @@ class Rollout:
         """`describe` writes one action vector (a,) as text; needed when `config.action_form` is text."""
         if config.action_form == "text" and describe is None:
             raise ValueError("action_form 'text' needs `describe`, the function that writes an action as text")
-        if config.jump > 1 and not model.config.references:
-            raise UserError(f"jump is {config.jump}, but this model sees frames one by one and knows no jumps: set it to 1")
         self.model, self.tokenizer, self.config, self.describe = model, tokenizer, config, describe
 
     @property
@@ -136,7 +134,7 @@ class Rollout:
         b, s, h, _ = candidates.shape
         config = self.model.config
         candidates = self._where_used(candidates)
-        frames = -(-h // self.config.jump)
+        frames = -(-h // (self.config.jump if isinstance(state, Window) else 1))
         noise = torch.randn(b, frames, config.latent_tokens, config.channels, generator=generator).to(self.device)
         per_chunk = max(1, self.config.max_sequences // s)
         futures = []

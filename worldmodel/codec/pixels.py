@@ -124,13 +124,14 @@ class Pixels(Codec):
         return self.decoder(unpatchify(latents, self.grid, self.config.patch_size))
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Sets the (n, c) mean picture, and one deviation for all pixels alike, or for all places of a component.
+        """Sets the (n, c) mean picture, and one deviation for all numbers alike.
 
         With a deviation of its own, a pixel that hardly ever changes would become huge the one time that it does; one scale
-        keeps distances in pixels what they are.
+        keeps distances in pixels what they are. Likewise for components: the fine ones, which say nothing before a thing is in its
+        place, would drown the coarse ones (PushT, 17,000 transitions: the model's error one step ahead is 0.96 of that with another's
+        actions where each component has its own deviation, 0.88 with one for all).
         """
-        spread = variance.mean(0) if self.config.components else variance.mean()
-        super().set_statistics(mean, spread.expand_as(mean))
+        super().set_statistics(mean, variance.mean().expand_as(mean))
 
     @torch.no_grad()
     def set_basis(self, frames: Tensor) -> None:
