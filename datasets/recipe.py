@@ -159,7 +159,7 @@ def _option(where: str, folder: Path, key: str, value: Any) -> Any:
                 f"{where}: {key} is {value!r}{_near(str(value), _CHOICES[key])}; it must be one of {', '.join(_CHOICES[key])}"
             )
         return value
-    if key in ("chunk", "clip_length"):
+    if key in ("chunk", "clip_length", "horizon"):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{where}: {key} is {value!r}, must be a whole number of at least 1")
         return value

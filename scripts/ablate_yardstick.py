@@ -76,7 +76,7 @@ class Yardstick:
         self.controls.update({"psnr_1 of copying": psnr_of(copied[0][0]), "psnr_last of copying": psnr_of(copied[-1][0])})
         if self.manifest is not None:
             planner = replace(EvaluateConfig(), seed=seed, videos=0)
-            scores, _ = evaluation.score(trained, self.manifest, self.block, planner, self.rollout, 2, ("learned",))
+            scores, _ = evaluation.score(trained, self.manifest, self.block, planner, self.rollout, 2, ("cem",))
             values["success"] = scores[0].success_rate
         return values
 

@@ -39,20 +39,26 @@ SMALLER = {
     "datasets": "",
     "codec": f"{CODEC} --codec.vae-steps 2 {MIXTURE}",
     "codecs": "--probe-frames 64",
-    "pretrain": f"--vocab-size 300 {MIXTURE} preset:tiny {TRAIN}",
+    "pretrain": f"--vocab-size 400 {MIXTURE} preset:tiny {TRAIN}",
     "dream": DREAM,
     "plan": f"{PROBLEMS} {PLANNER}",
     "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
+    "diagnose": (
+        f"{PROBLEMS} --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.dream.clips 4 --ladder.menu.problems 2 "
+        "--ladder.menu.candidates 3 --ladder.workers 0 --ladder.evaluate.mpc.replan-every 1 ladder.evaluate.planner:cem-config "
+        "--ladder.evaluate.planner.horizon 2 --ladder.evaluate.planner.num-samples 4 --ladder.evaluate.planner.num-elites 2 "
+        "--ladder.evaluate.planner.iterations 1"
+    ),
     "generate": "--steps 2 --tokens 4 --frames 2",
     "experts": "--specialisation.batches 2 --specialisation.rows 2 --specialisation.resamples 20",
-    "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 300 {DREAM} {CODEC} {MIXTURE} preset:tiny {FEW_ROWS}",
-    "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 300 {MIXTURE} preset:tiny {FEW_ROWS}",
+    "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 400 {DREAM} {CODEC} {MIXTURE} preset:tiny {FEW_ROWS}",
+    "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 400 {MIXTURE} preset:tiny {FEW_ROWS}",
     "benchmark": (
         "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
         "--parts speed"
     ),
     "quickstart": (
-        f"--episodes 6 --steps 12 --workers 1 --vocab-size 300 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
+        f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
         f"{PROBLEMS} {PLANNER}"
     ),
 }

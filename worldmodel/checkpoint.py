@@ -166,10 +166,16 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
     arguments, origin = typing.get_args(kind), typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType) and value is None and type(None) in arguments:
-        return None
     if origin in (typing.Union, types.UnionType):
-        return rebuild(next(a for a in arguments if a is not type(None)), value, where)
+        if value is None and type(None) in arguments:
+            return None
+        errors = []
+        for inner in arguments:
+            try:
+                return rebuild(inner, value, where)
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
     if origin is typing.Literal and value in arguments:

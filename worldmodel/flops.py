@@ -1,9 +1,10 @@
 """Sizes of a model and the floating-point operations of a step, counted from its weights; and the rate of matrix products.
 
 Counted are the operations that the mathematics asks for: two per weight and use in every matrix product (the router and the heads
-included), attention over the pairs that the mask allows, nothing for looking up an embedding, for norms and activations, or for
-padding. What an implementation computes beyond that (masked pairs, padding, recomputed activations) is not counted, so that these
-operations per second are a fair numerator over the measured rate of a matrix product.
+included) and in every convolution of a stem (what lies beyond the edge of a map included), attention over the pairs that the mask
+allows, nothing for looking up an embedding, for norms and activations, or for padding. What an implementation computes beyond that
+(masked pairs, padding, recomputed activations) is not counted, so that these operations per second are a fair numerator over the
+measured rate of a matrix product.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from worldmodel.batch import PackedBatch
 from worldmodel.heads import HEAD_DEPTH
 from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.stem import COARSEST
 from worldmodel.tokens import IGNORE, VISION
 
 LARGE, MEDIUM, SMALL = 8192, 2048, 256
@@ -39,7 +41,8 @@ class ParameterCounts:
     active_trunk: int
     """Of these, what one token visits."""
     visual: int
-    """Of the active ones, what a latent token passes: the trunk, its projections in and out, and the embedding of flow time."""
+    """Of the active ones, what a latent token passes: the trunk, the embedding of flow time, and the projections or the stem, in and
+    out."""
     text: int
     """Of the active ones, what a text token passes: the trunk, the table's one row, and the text head."""
 
@@ -56,6 +59,8 @@ class Uses:
     """Frames."""
     actions: int
     """Action vectors."""
+    questions: int
+    """Questions for the next actions."""
     predicted: int
     """Text tokens that are predicted."""
     noised: int
@@ -73,6 +78,7 @@ class Uses:
             visual=int((filled & (batch.modality.cpu() == VISION)).sum()),
             frames=len(batch.frames),
             actions=len(batch.actions),
+            questions=len(batch.answers),
             predicted=int((batch.text_target != IGNORE).sum()),
             noised=int((~batch.clean).sum()) * frame_tokens,
             pairs=allowed_pairs(document, frame),
@@ -107,7 +113,7 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
             sizes["trunk"] += parameter.numel()
             for kind in ("active_trunk", "visual", "text"):
                 sizes[kind] += active
-        elif not name.startswith("action_in."):
+        elif not name.startswith("action_"):
             sizes["visual"] += config.trunk.width if name.startswith("patch_embedding") else active
     return ParameterCounts(**sizes)
 
@@ -185,12 +191,15 @@ def _visited(name: str, parameter: nn.Parameter, config: ModelConfig) -> float:
 
 def _times(name: str, parameter: nn.Parameter, config: ModelConfig, uses: Uses) -> float:
     """How many rows are multiplied with a weight, as a share of it where it is a stack; 0 for what is no matrix."""
-    if parameter.ndim < 2 or name.startswith(("token_embedding.", "patch_embedding")):
+    if parameter.ndim < 2 or name.startswith(("token_embedding.", "patch_embedding", "stem.missing")):
         return 0
+    if name.startswith("stem."):
+        return _stem_times(name, config, uses)
     rows = {
         "trunk.": uses.tokens * _visited(name, parameter, config),
         "latent_in.": uses.visual,
         "action_in.": uses.actions,
+        "action_out.": uses.questions,
         "time_in.": uses.frames,
         "modulate.": uses.frames,
         "visual_head.time_in.": uses.noised / config.frame_tokens,
@@ -199,3 +208,17 @@ def _times(name: str, parameter: nn.Parameter, config: ModelConfig, uses: Uses) 
         "text_out.": uses.predicted,
     }
     return next(count for prefix, count in rows.items() if name.startswith(prefix))
+
+
+def _stem_times(name: str, config: ModelConfig, uses: Uses) -> float:
+    """How often a weight of the stem is used: maps are read of every frame, and painted of the noised ones."""
+    side, halvings = max(config.latent_grid), 0
+    while side > COARSEST:
+        side, halvings = side // 2, halvings + 1
+    noised = uses.noised // config.frame_tokens
+    _, part, *rest = name.split(".")
+    if "condition" in rest or part in ("gather", "spread"):
+        return uses.frames if part == "gather" else noised  # once a frame
+    level = int(rest[0]) if part in ("down", "enlarge", "up") else 0
+    halved = {"first": 0, "down": level + 1, "coarse": halvings, "enlarge": halvings - level, "up": halvings - level - 1, "last": 0}
+    return (uses.frames if part in ("first", "down") else noised) * (config.latent_tokens >> 2 * halved[part])

@@ -26,6 +26,7 @@ the texts of actions and whatever a document marks as given are inputs only. The
 as noised target.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,9 +114,9 @@ class Tokens:
         self.time += n
 
     def add_frame(
-        self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer, references: tuple[int, ...] = ()
+        self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer, beside: Sequence[np.ndarray] = ()
     ) -> None:
-        """`<boi>`, the frame's tokens at one step of time, `<eoi>`; `references` are indices into `given`."""
+        """`<boi>`, the frame's tokens at one step of time, `<eoi>`; it is seen beside the pixels `beside`, the newest first."""
         self.add_text([tokenizer.boi_id], predict=False)
         n = grid[0] * grid[1]
         self.token_id += [tokenizer.pad_id] * n
@@ -128,8 +129,16 @@ class Tokens:
         self.time += 1
         self.frames.append(pixels)
         self.clean.append(clean)
-        self.references.append(references)
+        self.references.append(tuple(reversed([self._given(before) for before in reversed(beside)])))
         self.add_text([tokenizer.eoi_id], predict=False)
+
+    def _given(self, pixels: np.ndarray) -> int:
+        """Index into `given` of a frame that another is seen beside; those that none is seen beside are not kept."""
+        for index, known in enumerate(self.given):
+            if known is pixels:
+                return index
+        self.given.append(pixels)
+        return len(self.given) - 1
 
     def add_action_vector(self, vector: np.ndarray, pad_id: int) -> None:
         """One position that carries the action's vector."""
@@ -154,7 +163,7 @@ class Tokens:
     @property
     def is_text(self) -> bool:
         """Whether there is nothing but text in it."""
-        return not self.frames and not self.actions
+        return not self.frames and not self.actions and not self.asked
 
     def part(self, start: int, stop: int) -> "Tokens":
         """Positions start .. stop - 1 of a document of text alone, as a document of their own; all of any document is itself."""
@@ -191,7 +200,7 @@ def tokenise(
     if actions_as_text and not video and given_actions:  # the frame after them must have room
         names = [tokenizer.encode(action.words if actions_in_words and action.words else action.text) for action in given_actions]
         actions_as_text = sum(map(len, names)) + (grid[0] * grid[1] + 2) * len(document) <= config.length
-    tokens, frames, seen = Tokens(), 0, list[int]()
+    tokens, frames, seen = Tokens(), 0, list[np.ndarray]()
     for place, segment in enumerate(document):
         if isinstance(segment, Text):
             if not (makes_picture and drop_caption):
@@ -203,13 +212,11 @@ def tokenise(
             if video and segment.predict and frames % 2 != target_parity:
                 clean = rng.random() >= config.context_noise
             frames += 1
-            references = tuple(reversed(seen[-config.references :])) if config.references else ()
-            if config.references:
-                seen.append(len(tokens.given))
-                tokens.given.append(segment.pixels)
+            beside = seen[: -config.references - 1 : -1] if config.references else []
+            seen.append(segment.pixels)
             if config.references and not segment.predict and _is_referred_to(document, place):
                 continue
-            tokens.add_frame(segment.pixels, clean, grid, tokenizer, references)
+            tokens.add_frame(segment.pixels, clean, grid, tokenizer, beside)
         elif isinstance(segment, NextActions):
             tokens.add_question(segment, tokenizer.pad_id)
         elif drop_actions:

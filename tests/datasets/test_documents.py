@@ -4,14 +4,18 @@ import pytest
 from worldmodel.datasets.documents import (
     Action,
     Frame,
+    NextActions,
+    Steps,
     Text,
     action_video_document,
     caption_document,
     change_document,
+    goal_document,
     image_document,
     instruction_document,
     question_document,
     text_document,
+    transition_document,
     video_document,
 )
 from worldmodel.datasets.episodes.episode import Clip
@@ -81,3 +85,24 @@ def test_what_is_given_is_not_predicted() -> None:
 def test_frame_is_one_uint8_picture(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8"):
         Frame(pixels, predict=True)
+
+
+def test_a_transition_and_a_goal_are_one_stretch_asked_in_two_directions() -> None:
+    actions = [Action(ACTIONS[0], "first"), Action(ACTIONS[1], "second")]
+    *now, first, second, after = transition_document(FRAMES[:2], actions, FRAMES[2])
+    assert (first, second) == tuple(actions)
+    assert [frame.predict for frame in (*now, after)] == [False, False, True]
+    asked = NextActions(ACTIONS, 4)
+    *shown, steps, question = goal_document(FRAMES[:2], FRAMES[2], 2, asked)
+    assert [frame.predict for frame in shown] == [False] * 3 and steps == Steps(2, predict=True) and question is asked
+    for found in ((*now, after), shown):
+        assert all(np.array_equal(frame.pixels, pixels) for frame, pixels in zip(found, FRAMES, strict=True))
+    assert goal_document(FRAMES[:1], "at the top", 2, asked)[1] == Text("at the top", predict=False)
+
+
+def test_next_actions_and_steps_are_checked() -> None:
+    for vectors, known in ((ACTIONS, 5), (ACTIONS, -1), (ACTIONS[0], 1)):
+        with pytest.raises(ValueError, match="next actions are"):
+            NextActions(vectors, known)
+    with pytest.raises(ValueError, match="got -1"):
+        Steps(-1)

@@ -13,12 +13,13 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from tests.datasets.toys import make_episode, write_toy_file
-from worldmodel.datasets.documents import Action, Frame, Text
+from worldmodel.datasets.documents import Action, Frame, NextActions, Steps, Text
 from worldmodel.datasets.mixing import MixConfig, in_words, measure_of, number_frames, show
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
 
-MIXTURE = MixtureConfig(change=0.05, text=0, pictures=0, clip_length=2, action_block=1)
+MIXTURE = MixtureConfig(action_video=0.1, change=0.05, text=0, pictures=0, clip_length=2, action_block=1, shift=0)
+SHOWN = (Frame(np.zeros((32, 48, 3), np.uint8), False), Steps(7), NextActions(np.zeros((4, 2), np.float32), 5))
 DOCUMENT = (
     Frame(np.zeros((32, 48, 3), np.uint8), True),
     Action(np.zeros(2, np.float32), "dx=0", "stay"),
@@ -65,17 +66,22 @@ def test_page_and_words_show_each_source(toy: Path, tmp_path: Path) -> None:
     said = show(MixConfig((toy,), MIXTURE, documents=4, printed=2, drawn=200, out=out))
     page = Page(out.read_text())
     frames = {make_episode(i, length, 16).frames[t].tobytes() for i, length in enumerate((5, 3, 40, 7)) for t in range(length + 1)}
-    assert len(page.pictures) == 4 * (3 + 3 + 1 + 1 + 1 + 2)  # two videos, caption, captioned image, question, change
+    others = 4 * (3 + 3 + 1 + 1 + 1 + 2)  # two videos, caption, captioned image, question, change
     assert all(picture.tobytes() in frames for _, picture in page.pictures)
-    assert [role for role, _ in page.pictures] == ["learnt"] * 24 + ["given"] * 4 + ["learnt"] * 4 + ["given"] * 12
+    roles = [role for role, _ in page.pictures]
+    assert roles[-others:] == ["learnt"] * 24 + ["given"] * 4 + ["learnt"] * 4 + ["given"] * 12
+    asked = roles[:-others]  # of transitions the last frame, of goals none
+    assert asked.count("learnt") == 4 and asked[-8:].count("given") == 8 and len(asked) in range(4 * (2 + 2 + 1), 4 * (3 + 3 + 2) + 1)
     assert {role for role, text in page.texts if text.startswith("a red disc, ")} == {"given", "learnt"}
     assert "http" not in out.read_text()  # nothing is loaded from elsewhere
-    for name in ("action video", "video", "caption", "captioned image", "question", "change"):
+    for name in ("transition", "goal", "spoken goal", "action video", "video", "caption", "captioned image", "question", "change"):
         assert len(re.findall(rf"^{name}:$", said, re.M)) == 1 and re.search(rf"^{name}  .*%.*%", said, re.M)
-    assert (
-        len(re.findall(r"learnt: \[picture 16x16 #1\] \(\d \d+ = move \d", said)) == 1 and "an estimate: text one per 4 bytes" in said
-    )
+    assert len(re.findall(r"^  learnt: \[picture 16x16 #\d+\] \(\d \d+ = move \d", said, re.M)) == 2
+    assert "an estimate: text one per 4 bytes" in said
     assert re.search(r'given: \[picture 16x16 #\d+\] learnt: "a red disc', said)
+    asked_for = re.compile(r'^  given: .*(\]|"a red disc.*") learnt: \[in \d+ steps\] \[the next actions: \d+ numbers\]$', re.M)
+    assert [found.group(1) for found in asked_for.finditer(said)].count("]") == 2 and len(asked_for.findall(said)) == 4
+    assert len(re.findall(r"next actions:(?: [+-]\d\.\d\d)+$", "\n".join(text for _, text in page.texts), re.M)) == 8
     quiet = show(MixConfig((toy,), MIXTURE, show=False, drawn=200, out=out))
     assert "picture" not in quiet and "action video" in quiet
 
@@ -103,6 +109,8 @@ def test_a_document_in_one_line() -> None:
     ((first, second),) = number_frames({"x": [DOCUMENT, DOCUMENT]}).values()
     assert in_words(first) == 'learnt: [picture 48x32 #1] (dx=0 = stay) given: "two words / more"'
     assert "#2" in in_words(second)
+    (asked,) = number_frames({"x": [SHOWN]})["x"]
+    assert in_words(asked) == "given: [picture 48x32 #1] learnt: [in 7 steps] [the next actions: 5 numbers]"
     block = Action(np.zeros(6, np.float32), "action: dx=1; action: dx=1; action: dx=0", "right; right; stay")
     (numbered,) = number_frames({"x": [(block, Text("one\n\ntwo"))]})["x"]
     assert in_words(numbered) == '(dx=1 ×2; dx=0 = right ×2; stay) learnt: "one / two"'
@@ -111,6 +119,7 @@ def test_a_document_in_one_line() -> None:
 def test_tokens_are_counted_and_the_unit_is_named(tmp_path: Path) -> None:
     measure, unit = measure_of(MixConfig(patch_size=16))
     assert measure(DOCUMENT) == 2 * 3 + 2 + 1 + 4 + 1 and "estimate" in unit
+    assert measure(SHOWN) == 2 * 3 + 2 + 1 + 1
     words = Tokenizer(WordLevel({"two": 0, "words": 1, "more": 2, "?": 3}, unk_token="?"))
     words.pre_tokenizer = Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))

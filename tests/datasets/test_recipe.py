@@ -36,13 +36,19 @@ def test_entries_are_read_in_order(tmp_path: Path) -> None:
         pairs = "iconify:noto"
         direction = "to image"
         fit = "crop"
+
+        [[source]]
+        kind = "spoken_goal"
+        weight = 2
+        horizon = 4
         """,
     )
-    text, video, pairs = read_recipe(path)
+    text, video, pairs, goal = read_recipe(path)
     own = str(tmp_path / "own.jsonl")
     where = f"{path}, source "
     assert text == Entry("speeches", "text", 0.5, f"{where}'speeches'", corpus=("sotu", own, "hf:some/name:config"), chunk=1000)
     files = (tmp_path / "a.h5", Path("/else/b.h5"))
+    assert goal == Entry("spoken_goal", "spoken goal", 2.0, f"{where}'spoken_goal'", horizon=4)
     assert video == Entry("action_video", "action video", 1.0, f"{where}'action_video'", files=files, clip_length=5)
     assert pairs == Entry("icons", "pairs", 0.0, f"{where}'icons'", pairs=("iconify:noto",), direction="to image", fit="crop")
 

@@ -1,3 +1,4 @@
+import functools
 import json
 import logging
 from collections import Counter
@@ -12,13 +13,15 @@ from PIL import Image
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets import opening
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.standard import SHARES, MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 
-NO_SHARES = dict.fromkeys(("action_video", "video", "caption", "captioned_image", "question", "text", "pictures"), 0.0)
+NO_SHARES = dict.fromkeys(SHARES, 0.0)
+WITH_ACTIONS = ("transition", "goal", "spoken goal")
+"""Of the default sources those with actions; with the videos they are 0.72 of all tokens, 0.72 / 0.9 without texts and pictures."""
 ALONE = MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1)
 
 
@@ -67,23 +70,26 @@ def names(data: StandardData) -> dict[str, float]:
 
 
 def tokens(document: Document) -> int:
-    return sum(1 if isinstance(each, Action) else 20 if isinstance(each, Frame) else len(each.text) // 4 + 1 for each in document)
+    return sum(20 if isinstance(each, Frame) else len(each.text) // 4 + 1 if isinstance(each, Text) else 1 for each in document)
+
+
+@functools.cache
+def pictures(first: int) -> dict[bytes, int]:
+    """Which of 20 toy episodes from `first` on each frame is of."""
+    return {frame.tobytes(): i for i in range(first, first + 20) for frame in make_episode(i, 5, 4).frames}
 
 
 def origin(frame: Frame, path: Path) -> int:
     """Which toy episode a frame is of."""
-    first = 100 if path.stem == "bare" else 0
-    for i in range(first, first + 20):
-        if any(frame.pixels.tobytes() == each.tobytes() for each in make_episode(i, 5, 4).frames):
-            return i
-    raise AssertionError("a frame of no episode")
+    return pictures(100 if path.stem == "bare" else 0)[frame.pixels.tobytes()]
 
 
 def test_the_default_shares(full: Path, others: dict) -> None:
     config = MixtureConfig(clip_length=2, action_block=1, **others)
     data = open_standard([full], config)
-    expected = {"action video": 0.56, "video": 0.04, "caption": 0.08, "captioned image": 0.08, "question": 0.08}
-    assert names(data) == pytest.approx(expected | {"text": 0.10, "image pair": 0.06})
+    expected = {"transition": 0.30, "goal": 0.34, "spoken goal": 0.04, "video": 0.04}
+    expected |= {"caption": 0.06, "captioned image": 0.06, "question": 0.06}
+    assert names(data) == pytest.approx(expected | {"text": 0.06, "image pair": 0.04})
     assert len(data.train_episodes[0]) == 18 and not set(data.train_episodes[0]) & set(data.held_out_episodes[0])
     trained = {data.parts[-2].source.document(i, np.random.default_rng(0))[0] for i in range(len(data.parts[-2].source))}
     assert data.held_out_texts and not {Text(text) for text in data.held_out_texts} & trained
@@ -102,8 +108,10 @@ def test_the_default_shares(full: Path, others: dict) -> None:
 
 
 def test_every_kind_can_be_given(full: Path) -> None:
-    data = open_standard([full], MixtureConfig(change=0.1, instruction=0.1, text=0, pictures=0, clip_length=2, action_block=1))
-    assert {"change", "instruction"} < set(names(data))
+    data = open_standard(
+        [full], MixtureConfig(action_video=0.1, change=0.1, instruction=0.1, text=0, pictures=0, clip_length=2, action_block=1)
+    )
+    assert {"action video", "change", "instruction"} < set(names(data))
     mixture = Mixture(data.sources(), seed=0, measure=tokens)
     report = {row.source: row for row in data.report(mixture, 1500, tokens)}
     for name, share in names(data).items():
@@ -127,7 +135,7 @@ def test_files_count_by_their_size(tmp_path: Path, full: Path) -> None:
 def test_a_film_without_words_just_works(bare: Path, others: dict, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         data = open_standard([bare], MixtureConfig(clip_length=2, action_block=1, **others))
-    assert names(data) == pytest.approx({"video": 0.6 / 0.76, "text": 0.10 / 0.76, "image pair": 0.06 / 0.76})
+    assert names(data) == pytest.approx({"video": 0.72 / 0.82, "text": 0.06 / 0.82, "image pair": 0.04 / 0.82})
     (record,) = caplog.records
     assert "bare.h5 has no actions, captions, questions and answers" in record.message
     only = open_standard([bare], MixtureConfig(video=0, text=0, pictures=0, clip_length=2, action_block=1))
@@ -139,7 +147,8 @@ def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.Lo
         data = open_standard([full, bare], ALONE)
     assert names(data) == names(open_standard([full], ALONE)) and len(caplog.records) == 1
     sizes = {part.source.name: len(part.source) for part in data.parts}
-    assert sizes["action video"] == 4 * 18 and sizes["video"] == 2 * 4 * 18 and sizes["caption"] == 6 * 18
+    assert sizes["transition"] == sizes["goal"] == sizes["spoken goal"] == 5 * 18
+    assert sizes["video"] == 2 * 4 * 18 and sizes["caption"] == 6 * 18
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,8 @@ def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.Lo
         ({"change": 0.3}, "mixture share change: .* has no changes; leave it out"),
         ({"instruction": 0.3}, "mixture share instruction: .* has no goal text"),
         ({"action_video": 0.3}, "mixture share action_video: .* has no actions"),
+        ({"transition": 0.2}, "mixture share transition: .* has no actions"),
+        ({"spoken_goal": 0.3}, "mixture share spoken_goal: .* has no actions"),
         ({"actions": 0.5}, "mixture actions: .* has no actions; for video alone set mixture actions to 0"),
     ],
 )
@@ -162,13 +173,16 @@ def test_video_tokens_stay_as_many_whatever_share_has_actions(full: Path, share:
     config = MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=share)
     data = open_standard([full], config)
     weights = names(data)
-    assert weights.get("action video", 0) == pytest.approx(share * 0.6 / 0.84)
-    assert weights.get("action video", 0) + weights.get("video", 0) == pytest.approx(0.6 / 0.84)
-    assert ("action video" in weights, "video" in weights) == (share > 0, share < 1)
+    acting = sum(weights.get(name, 0) for name in WITH_ACTIONS)
+    assert acting == pytest.approx(share * 0.72 / 0.9)
+    assert acting + weights.get("video", 0) == pytest.approx(0.72 / 0.9)
+    assert (acting > 0, "video" in weights) == (share > 0, share < 1)
+    assert not share or weights["goal"] / weights["transition"] == pytest.approx(0.34 / 0.30)
     mixture = Mixture(data.sources(), seed=0, measure=tokens)
     rows = {row.source: row.share for row in data.report(mixture, 3000, tokens)}
-    assert rows.get("action video", 0) + rows.get("video", 0) == pytest.approx(0.6 / 0.84, rel=0.03)
-    assert rows.get("action video", 0) == pytest.approx(share * 0.6 / 0.84, rel=0.2)
+    acting = sum(rows.get(name, 0) for name in WITH_ACTIONS)
+    assert acting + rows.get("video", 0) == pytest.approx(0.72 / 0.9, rel=0.03)
+    assert acting == pytest.approx(share * 0.72 / 0.9, rel=0.2)
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -176,13 +190,15 @@ def test_video_tokens_stay_as_many_whatever_share_has_actions(full: Path, share:
 def test_episodes_keep_or_lose_their_actions_and_never_both(full: Path, seed: int, shares: list[float]) -> None:
     kept_by_share = []
     for share in sorted(shares):
-        config = MixtureConfig(**NO_SHARES | {"action_video": 1.0}, clip_length=2, action_block=1, actions=share, split_seed=seed)
+        asked = NO_SHARES | {"action_video": 1.0, "transition": 1.0, "goal": 1.0, "spoken_goal": 1.0}
+        config = MixtureConfig(**asked, clip_length=2, action_block=1, actions=share, split_seed=seed, shift=0)
         data = open_standard([full], config)
         seen = {}
         for part in data.parts:
             documents = [part.source.document(item, np.random.default_rng(0)) for item in range(len(part.source))]
             seen[part.kind] = {origin(document[0], full) for document in documents if isinstance(document[0], Frame)}
-        kept, lost = seen.get("action video", set()), seen.get("video", set())
+        kept, lost = seen.pop("action video", set()), seen.pop("video", set())
+        assert all(episodes == kept for episodes in seen.values()) and len(seen) == (3 if share else 0)
         assert not kept & lost and kept | lost == set(data.train_episodes[0])
         assert len(kept) == (share and min(max(round(share * 18), 1), 17) if share < 1 else 18)
         kept_by_share.append(kept)
@@ -266,6 +282,8 @@ def test_large_files_are_not_kept_in_memory(full: Path, monkeypatch: pytest.Monk
         ({"actions": 1.5}, "actions is 1.5, must lie between 0 and 1"),
         ({"held_out": 0.0}, "held_out is 0.0"),
         ({"clip_length": 0}, "clip_length is 0"),
+        ({"horizon": 0}, "horizon is 0, must be at least 1"),
+        ({"shift": -1}, "shift is -1, must be at least 0"),
         ({"recipe": "paper", "caption": 0.5}, "the recipe paper has its own weights; leave out the share of caption"),
     ],
 )
@@ -275,8 +293,8 @@ def test_bad_settings_are_refused(fields: dict, words: str) -> None:
 
 
 def test_actions_need_action_video_and_two_episodes(tmp_path: Path, full: Path) -> None:
-    with pytest.raises(UserError, match="has no action video"):
-        open_standard([full], MixtureConfig(action_video=0, actions=0.5))
+    with pytest.raises(UserError, match="has no document with actions; give transition a weight above 0"):
+        open_standard([full], MixtureConfig(transition=0, goal=0, spoken_goal=0, actions=0.5))
     short = own(tmp_path / "short.h5", episodes=2)
     with pytest.raises(UserError, match="two are needed"):
         open_standard([short], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=0.5))

@@ -49,7 +49,7 @@ class Tiny:
     @property
     def pretrain_flags(self) -> list[str]:
         """What `run` was made with; flags that are appended reach the model or its training."""
-        flags = ["--data", str(self.data), "--codec", str(self.codec), "--out", str(self.run), "--vocab-size", "300"]
+        flags = ["--data", str(self.data), "--codec", str(self.codec), "--out", str(self.run), "--vocab-size", "400"]
         return ["pretrain", *flags, *self.mixture, *TINY_MODEL]
 
 

@@ -20,7 +20,7 @@ def ablation(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Abl
     monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
 
     def run(what: str, *flags: str) -> int:
-        where = ["--data", str(tiny.data), "--out", str(tmp_path / "out"), "--vocab-size", "300"]
+        where = ["--data", str(tiny.data), "--out", str(tmp_path / "out"), "--vocab-size", "400"]
         short = ["--dream.clips", "4", "--dream.horizon", "2", "--dream.context", "1", "--batches", "1", "--mixture.action-block", "1"]
         return run_verb("ablate", lambda: ablate.main, [what, *where, *short, *flags, *tiny.mixture, *TINY_CODEC, *TINY_MODEL])
 

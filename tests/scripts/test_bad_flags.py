@@ -25,7 +25,7 @@ def test_an_unknown_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_flag(verb: str, refused: Refused) -> None:
     needed = {"codec": ["--data", "x"], "pretrain": ["--data", "x", "--codec", "x"], "generate": ["--checkpoint", "x"]}
-    needed |= dict.fromkeys(("dream", "plan", "evaluate", "experts"), ["--checkpoint", "x", "--data", "x"])
+    needed |= dict.fromkeys(("dream", "plan", "evaluate", "diagnose", "experts"), ["--checkpoint", "x", "--data", "x"])
     needed |= {"codecs": ["x", "--data", "x"], "ablate": ["shift"], "isoflop": ["--codec", "x"]}
     assert "unrecognized options: --bogus" in refused(verb, *needed.get(verb, []), "--bogus", "1")
 
@@ -72,7 +72,7 @@ def test_an_action_out_of_bounds(action: list[float], capfd: pytest.CaptureFixtu
     assert "action" in sentence("toy", run_verb("toy", lambda: main, []), *capfd.readouterr())
 
 
-SHARES = "action-video video caption captioned-image question text pictures".split()
+SHARES = "transition goal spoken-goal action-video video caption captioned-image question text pictures".split()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ SHARES = "action-video video caption captioned-image question text pictures".spl
         (["--vocab-size", "3"], "vocab_size is 3"),
         (["--preset.model.trunk.heads", "5"], "width 48 must divide by heads 5"),
         (["--preset.model.trunk.depth", "0"], "depth is 0"),
-        (["--preset.model.channels", "64"], "width 48"),
+        (["--preset.model.stem.tokens", "0", "--preset.model.channels", "64"], "width 48"),
+        (["--preset.model.stem.width", "12"], "stem width is 12"),
         (["--preset.train.device", "abacus"], "unknown device 'abacus'"),
         (["--preset.train.steps", "0"], "steps must be at least 1"),
         (["--preset.train.seed", "-1"], "seed must be at least 0"),
@@ -106,7 +107,7 @@ def test_trainings_that_cannot_be(flags: list[str], words: str, tiny: Tiny, tmp_
 @pytest.mark.parametrize(
     ("verb", "flags", "words"),
     [
-        ("evaluate", ["--only", "genius"], "no controller 'genius'"),
+        ("evaluate", ["--controller", "genius"], "genius"),
         ("evaluate", ["--rollout.num-steps", "0"], "num_steps is 0"),
         ("evaluate", ["--manifest", "none.json"], "none.json"),
         ("plan", ["--problems.problems", "1000"], "of 1000 problems found"),

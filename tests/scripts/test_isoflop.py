@@ -20,7 +20,7 @@ def study(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Isoflo
     monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
 
     def run(*flags: str, out: str = "study") -> int:
-        where = ["--data", str(tiny.data), "--codec", str(tiny.codec), "--out", str(tmp_path / out), "--vocab-size", "300"]
+        where = ["--data", str(tiny.data), "--codec", str(tiny.codec), "--out", str(tmp_path / out), "--vocab-size", "400"]
         grid = ["--min-steps", "1", "--replicates", "20", "--batches", "1", *tiny.mixture]
         return run_verb("isoflop", lambda: isoflop.main, [*where, *grid, *flags, *TINY_MODEL, *SMALL])
 

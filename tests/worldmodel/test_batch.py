@@ -2,25 +2,30 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch, unpack
+from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Segment, Steps, goal_document
 from worldmodel.errors import UserError
 from worldmodel.tokens import IGNORE
 
 
-@pytest.fixture(scope="module")
-def batch() -> PackedBatch:
-    return replace(toys.packer().batch(0), documents=tuple(range(100, 100 + int(toys.packer().batch(0).document_id.max()) + 1)))
+@pytest.fixture(scope="module", params=[toys.model, toys.stem_model], ids=["frames apart", "frames beside others"])
+def batch(request: pytest.FixtureRequest) -> PackedBatch:
+    batch = toys.everything(request.param())
+    return replace(batch, documents=tuple(range(100, 100 + int(batch.document_id.max()) + 1)))
 
 
 def test_places_are_those_of_what_lies_there(batch: PackedBatch) -> None:
-    flat = {name: getattr(batch, name).flatten() for name in ("frame_id", "action_id", "text_target", "document_id")}
+    flat = {name: getattr(batch, name).flatten() for name in ("frame_id", "action_id", "question_id", "text_target", "document_id")}
     frames = flat["frame_id"][batch.frame_positions]
-    assert frames.tolist() == [frame for frame in range(len(batch.frames)) for _ in range(4)]
+    assert frames.tolist() == [frame for frame in range(len(batch.frames)) for _ in range(2 if len(batch.given) else 4)]
+    assert flat["question_id"][batch.question_positions].tolist() == list(range(len(batch.answers)))
+    assert batch.known_numbers == batch.known.sum() > 0
     assert flat["action_id"][batch.action_positions].tolist() == list(range(len(batch.actions)))
     assert (flat["text_target"][batch.predicted_positions] != IGNORE).all()
     assert len(batch.predicted_positions) == (flat["text_target"] != IGNORE).sum() > 0
@@ -43,12 +48,19 @@ def test_parts_hold_what_the_whole_holds(parts: int, batch: PackedBatch) -> None
     assert [len(part.token_id) for part in split] == [3 // parts] * parts
     assert sum((part.documents for part in split), ()) == batch.documents
     assert sum(part.tokens for part in split) == batch.tokens
-    for name in ("token_id", "frames", "clean", "actions", "text_target", "position"):
+    for name in ("token_id", "frames", "clean", "actions", "text_target", "position", "given", "answers", "known"):
         assert torch.equal(torch.cat([getattr(part, name) for part in split]), getattr(batch, name))
     whole, again = unpack(batch, toys.tokenizer()), [d for part in split for d in unpack(part, toys.tokenizer())]
     assert [repr(document) for document in again] == [repr(document) for document in whole]
+    first = 0
     for part in split:
+        assert len(part.reference) == len(part.clean)
+        for own, of_whole in zip(part.reference, batch.reference[first : first + len(part.clean)], strict=True):
+            assert torch.equal(own >= 0, of_whole >= 0)
+            assert torch.equal(part.given[own[own >= 0]], batch.given[of_whole[of_whole >= 0]])
+        first += len(part.clean)
         for ids, count in (
+            (part.question_id, len(part.answers)),
             (part.document_id, len(part.documents)),
             (part.frame_id, len(part.frames)),
             (part.action_id, len(part.actions)),
@@ -67,3 +79,48 @@ def test_a_batch_is_restored_from_its_fields(batch: PackedBatch) -> None:
     assert all(
         torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(vars(again).values(), vars(batch).values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_what_was_packed_comes_back(references: int) -> None:
+    """Frames that need no room come back before the first frame that is seen beside them."""
+    rng = np.random.default_rng(0)
+    config = replace(toys.PACKING, references=references, text_action_share=0.0)
+    transition, goal, spoken = toys.transition(rng, 2), toys.goal(rng, 7, known=3), toys.goal(rng, 2, said=True)
+    alone = toys.goal(rng, 1, before=1)
+    batch = toys.pack([transition, goal], [spoken, alone], config=config)
+    before, now, *actions, after = transition
+    expected = [(*actions, before, now, after) if references else transition, goal, spoken, alone]
+    found = unpack(batch, toys.tokenizer())
+    assert [[plain(segment) for segment in document] for document in found] == [
+        [plain(segment) for segment in document] for document in expected
+    ]
+    assert len(batch.frames) == (4 if references else 3 + 3 + 2 + 2)
+    assert len(batch.given) == (2 + 2 + 1 + 1 if references else 0) and len(batch.pictures) == 10
+
+
+def plain(segment: Segment) -> tuple:
+    """What comes back of a segment, to be compared."""
+    match segment:
+        case Frame():
+            return "frame", segment.pixels.tobytes(), segment.predict
+        case Action():
+            return "action", segment.vector.tolist()
+        case NextActions():
+            numbers = segment.vectors.flatten().tolist()
+            return "next", numbers[: segment.known], segment.vectors.shape
+        case Steps():
+            return "steps", segment.count, segment.predict
+    return "text", segment.text, segment.predict
+
+
+def test_next_actions_of_several_lengths_and_widths_are_padded_and_too_wide_ones_refused() -> None:
+    def goal(h: int, d: int, known: int) -> Document:
+        picture = toys.picture(np.random.default_rng(0))
+        return goal_document([picture], picture, 3, NextActions(np.full((h, d), 7, np.float32), known))
+
+    batch = toys.pack([goal(1, 2, 2), goal(3, 1, 2)])
+    assert batch.answers.tolist() == [[[7, 7], [0, 0], [0, 0]], [[7, 0], [7, 0], [7, 0]]]
+    assert batch.known.int().tolist() == [[[1, 1], [0, 0], [0, 0]], [[1, 0], [1, 0], [0, 0]]]
+    with pytest.raises(UserError, match="an action has 3 numbers, the model takes 2"):
+        toys.pack([goal(1, 3, 3)])

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained, whole_folder
+from worldmodel.checkpoint import checkpoints, from_pretrained, rebuild, save_pretrained, whole_folder
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
@@ -52,7 +52,16 @@ def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
     assert found.tokenizer.encode(toys.WORDS) == tokenizer.encode(toys.WORDS)
     assert found.tokenizer.vocab_size == tokenizer.vocab_size
     batch, none = toys.pack([toys.Sentences().document(0, np.random.default_rng(0))]), toys.random_latents(0)
-    assert torch.equal(model.eval()(batch, none, none[:, 0, 0])[0], found.model(batch, none, none[:, 0, 0])[0])
+    assert torch.equal(*(toys.hidden(each, batch, none, none[:, 0, 0]) for each in (model.eval(), found.model)))
+
+
+def test_a_stem_comes_back(tmp_path: Path) -> None:
+    model = toys.model(stem=toys.STEM)
+    save_pretrained(tmp_path / "a", model, toys.tokenizer(), toys.codec(), CARD)
+    found = from_pretrained(tmp_path / "a").model
+    assert found.config == model.config and found.config.references == 2
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
 
 
 def test_a_checkpoint_is_these_files(folder: Path) -> None:
@@ -116,11 +125,13 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
             lambda r: r["model"]["trunk"].update(feed_forward="big"),
             "expected one of 'shared', 'modality', 'moe'",
         ),
-        (lambda r: r["model"].update(grid=[2]), r"model.grid is \[2\], expected"),
+        (lambda r: r["model"].update(latent_grid=[2]), r"model.latent_grid is \[2\], expected"),
+        (lambda r: r["model"].update(grid=[2, 2]), "model has the unknown grid"),
+        (lambda r: r["model"]["stem"].update(width=12), "model.stem: stem width is 12, must be a multiple of 8"),
         (lambda r: r["model"]["flow"].update(shift=-1), "model.flow: shift must be positive, got -1"),
         (lambda r: r["model"].update(channels=4000), "width 32 is below the latents' 4000 channels"),
         (
-            lambda r: r["model"].update(frame_tokens=1, grid=[1, 1]),
+            lambda r: r["model"].update(latent_grid=[1, 1]),
             "model and codec do not fit: .*tokens per frame is 1",
         ),
         (lambda r: r["model"]["trunk"].update(hidden=48, feed_forward="shared"), "tensors: 4 missing"),
@@ -131,6 +142,16 @@ def test_a_wrong_config_is_refused(folder: Path, change: Callable[[dict[str, Any
     with pytest.raises(UserError, match=message) as error:
         from_pretrained(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_value_may_be_of_one_of_several_types() -> None:
+    for value in (3, "auto"):
+        assert rebuild(int | Literal["auto"], value, "processes") == value
+    assert rebuild(float | None, None, "shift") is None and rebuild(float | None, 2, "shift") == 2.0
+    with pytest.raises(UserError, match="processes is 'many', expected int"):
+        rebuild(int | Literal["auto"], "many", "processes")
+    with pytest.raises(UserError, match="shift is 'x', expected float"):
+        rebuild(float | None, "x", "shift")
 
 
 def test_a_damaged_config_is_refused(folder: Path) -> None:

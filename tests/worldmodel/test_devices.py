@@ -145,10 +145,11 @@ def test_weights_are_moved_and_averaged_on_the_device() -> None:
 @on_meta
 def test_a_batch_leaves_its_frames_where_they_are() -> None:
     """They are most of its bytes, and the model sees their latents."""
-    batch = toys.packer().batch(0)
+    batch = toys.everything(toys.stem_model())
     moved = move(batch, GPU)
-    assert moved.frames is batch.frames
-    assert {value.device for name, value in vars(moved).items() if isinstance(value, Tensor) and name != "frames"} == {GPU}
+    assert moved.frames is batch.frames and moved.given is batch.given and len(batch.given)
+    others = {name: value for name, value in vars(moved).items() if isinstance(value, Tensor) and name not in ("frames", "given")}
+    assert {value.device for value in others.values()} == {GPU}
     assert moved.tokens == batch.tokens and moved.sources == batch.sources and moved.documents == batch.documents
 
 

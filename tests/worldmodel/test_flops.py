@@ -15,25 +15,26 @@ from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind
+from worldmodel.stem import StemConfig
 from worldmodel.tokens import IGNORE
 
 KINDS: tuple[FeedForwardKind, ...] = ("shared", "modality", "moe")
 
 
-def full_batch() -> PackedBatch:
-    """One row without padding: a video with action vectors, a picture with a caption, and a text."""
-    rng = np.random.default_rng(0)
+def full_batch(model: ModelConfig | None = None) -> PackedBatch:
+    """One row without padding: a video with action vectors, a picture with a caption, a text, a transition and a goal."""
+    rng, model = np.random.default_rng(0), model or toys.model_config()
     caption = (Frame(toys.picture(rng), predict=False), Text(toys.sentence(rng)))
-    config = replace(toys.PACKING, text_action_share=0.0)
-    documents = [toys.action_video(rng, 3), caption, (Text(toys.sentence(rng)),)]
-    loose = toys.pack(documents, length=200, config=config)
-    return toys.pack(documents, length=int((loose.document_id >= 0).sum()), config=config)
+    config = replace(toys.PACKING, text_action_share=0.0, references=model.references)
+    documents = [toys.action_video(rng, 3), caption, (Text(toys.sentence(rng)),), toys.transition(rng), toys.goal(rng)]
+    loose = toys.pack(documents, length=200, config=config, grid=model.grid)
+    return toys.pack(documents, length=int((loose.document_id >= 0).sum()), config=config, grid=model.grid)
 
 
 def counted_by_torch(config: ModelConfig, batch: PackedBatch) -> tuple[float, float]:
     """Operations of the matrix products of a forward pass and of what its gradient adds, attention over all pairs."""
     model = WorldModel(config).train()
-    latents = toys.random_latents(len(batch.frames))
+    latents = toys.random_latents(len(batch.pictures), grid=config.latent_grid)
     custom = {torch.ops.aten._grouped_mm: lambda rows, weights, *_, **__: 2 * rows[0] * rows[1] * weights[-1]}
     draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False, custom_mapping=custom) as forward, torch.no_grad():
@@ -50,7 +51,7 @@ def test_operations_are_those_of_the_matrix_products(kind: FeedForwardKind) -> N
     config = replace(base, attention="softmax")
     batch = full_batch()
     uses, width = flops.Uses.of(batch, config.frame_tokens), config.trunk.width
-    assert uses.tokens == batch.document_id.numel() and uses.actions == 2 and uses.predicted and uses.noised
+    assert uses.tokens == batch.document_id.numel() and uses.actions == 4 and uses.questions == 1 and uses.predicted and uses.noised
     dense = 4 * width * config.trunk.depth * (batch.document_id.shape[1] ** 2 - uses.pairs)  # the mask only hides what is computed
     forward, backward = counted_by_torch(config, batch)
     assert flops.forward_flops(config, batch) + dense == forward
@@ -66,6 +67,30 @@ def test_operations_of_other_heads_and_time_conditionings(options: dict[str, Any
     head = 4 * config.wide_head * 2 * flops.Uses.of(batch, config.frame_tokens).noised * config.frame_tokens
     assert flops.forward_flops(config, batch) - flops.forward_flops(plain, batch) == pytest.approx(more, abs=head)
     assert head == 0 or more > head, "its attention, which torch may not count, is the least of it"
+
+
+def test_operations_of_a_stem_are_those_of_its_convolutions() -> None:
+    """By hand, and as torch counts them: maps of 16 x 16 with 8 channels, 8 x 8 and 4 x 4 with 16, of 8 channels seen beside 2 x 8."""
+    config = replace(toys.stem_model(latent_grid=(16, 16)).config, attention="softmax")
+    batch = full_batch(config)
+    uses, width = flops.Uses.of(batch, config.frame_tokens), config.trunk.width
+    noised = uses.noised // 2
+    assert (uses.frames, uses.questions, uses.actions) == (3 + 1 + 1 + 1, 1, 4) and 1 < noised < uses.frames
+    flat = 2 * width
+    reading = 256 * 9 * 24 * 8 + 64 * (9 * 8 * 16 + 9 * 16 * 16) + 16 * (9 * 16 * 16 + 9 * 16 * 16) + 16 * 16 * flat
+    coarse = flat * 16 * 16 + flat * 2 * 16 + 16 * 9 * 16 * 16
+    finer = 16 * 16 * (4 * 16) + flat * 2 * 16 + 64 * 9 * 16 * 16
+    finest = 64 * 16 * (4 * 8) + flat * 2 * 8 + 256 * 9 * 8 * 8 + 256 * 8 * 8
+    plain = replace(config, stem=StemConfig(), latent_grid=(1, 2))  # as many tokens in the trunk
+    linear = (uses.visual + uses.noised) * config.channels * width
+    of_stem = flops.forward_flops(config, batch) - flops.forward_flops(plain, batch) + 2 * linear
+    assert of_stem == 2 * (uses.frames * reading + noised * (coarse + finer + finest))
+    dense = 4 * width * config.trunk.depth * (batch.document_id.shape[1] ** 2 - uses.pairs)
+    assert flops.forward_flops(config, batch) + dense == counted_by_torch(config, batch)[0]
+    counts, model = flops.parameter_counts(config), WorldModel(config)
+    assert counts.total == sum(p.numel() for p in model.parameters()) and model.stem is not None and model.time_in is not None
+    outer = [*model.stem.parameters(), *model.time_in.parameters()]
+    assert counts.visual == counts.active_trunk + width + sum(p.numel() for p in outer)
 
 
 def test_operations_of_the_paper_are_those_of_its_sizes() -> None:

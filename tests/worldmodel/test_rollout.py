@@ -1,14 +1,18 @@
 """Using the model: with the cache and without it the same futures, texts and pictures come out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import collate
+from worldmodel.datasets.documents import Action, Frame, Text, transition_document
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample
 from worldmodel.generation import continue_text, describe_frames, draw_pictures, write_text
@@ -30,7 +34,7 @@ def hidden_of(model: WorldModel, tokens: Tokens, latents: Sequence[Tensor], t: S
     """Hidden states (n, d) of one document from scratch, with its frames' latents (p, c) and flow times."""
     batch = collate([[tokens]], len(tokens), toys.tokenizer().pad_id, 2)
     z = torch.stack(list(latents)) if latents else torch.zeros(0, P, C)
-    return model(batch, z, torch.tensor(t))[0][0]
+    return toys.hidden(model, batch, z, torch.tensor(t))[0]
 
 
 def document(*segments: str | None | Tensor) -> Tokens:
@@ -50,7 +54,7 @@ def velocity_of_last(model: WorldModel, tokens: Tokens, clean: Sequence[Tensor],
     """Velocity (p, c) of a document's last frame, the others being clean."""
     hidden = hidden_of(model, tokens, [*clean, z], [1.0] * len(clean) + [t])
     frame = [i for i, kind in enumerate(tokens.modality) if kind == 1][-P:]
-    return model.denoise(hidden[frame][None], z[None], torch.tensor([t]))[0]
+    return model.denoise(hidden[frame][None], z[None], torch.tensor([t]), model.see(z[None], torch.tensor([t])))[0]
 
 
 def greedy(model: WorldModel, latents: Sequence[Tensor], *segments: str | None) -> str:
@@ -58,7 +62,7 @@ def greedy(model: WorldModel, latents: Sequence[Tensor], *segments: str | None) 
     tokens, tokenizer, written = document(*segments), toys.tokenizer(), []
     for _ in range(8):
         logits = model.text_out(hidden_of(model, tokens, latents, [1.0] * len(latents))[-1])
-        logits[[tokenizer.pad_id, tokenizer.boi_id, tokenizer.eoi_id]] = -torch.inf
+        logits[[i for i in range(68) if i != tokenizer.eos_id]] = -torch.inf
         token = int(logits.argmax())
         if token == tokenizer.eos_id:
             break
@@ -67,11 +71,11 @@ def greedy(model: WorldModel, latents: Sequence[Tensor], *segments: str | None) 
     return tokenizer.decode(written)
 
 
-def problems(b: int, t: int, s: int, h: int) -> tuple[Tensor, Tensor, Tensor]:
+def problems(b: int, t: int, s: int, h: int, grid: tuple[int, int] = toys.GRID) -> tuple[Tensor, Tensor, Tensor]:
     """Histories of latents and actions, and candidates, printed exactly by `toys.describe`."""
     g = generator(7)
     actions = [torch.randint(-999, 1000, shape, generator=g) / 1000 for shape in ((b, t - 1, 2), (b, s, h, 2))]
-    return torch.randn(b, t, P, C, generator=g), actions[0], actions[1]
+    return torch.randn(b, t, grid[0] * grid[1], C, generator=g), actions[0], actions[1]
 
 
 @torch.no_grad()
@@ -210,7 +214,113 @@ def test_short_actions_are_padded_with_zeros() -> None:
     torch.testing.assert_close(full, short)
 
 
+def alone(model: WorldModel, known: Sequence[Tensor], actions: Sequence[Tensor], z: Tensor, t: float, form: str) -> Tensor:
+    """Velocity (l, c) of the frame that follows `known` (the newest first) and actions, of the packed document of a transition."""
+    count = len(known)
+    frames = [toys.picture(np.random.default_rng(i)) for i in range(count + 1)]
+    taken = [Action(action.numpy(), toys.describe(action)) for action in actions]
+    config = replace(toys.PACKING, references=2, text_action_share=float(form == "text"), action_words_share=0.0)
+    batch = toys.pack([transition_document(frames[:count], taken, frames[count])], config=config, grid=model.config.grid)
+    assert len(batch.actions) == (0 if form == "text" else len(actions))
+    times = torch.tensor([t])
+    seen = model.see(z[None], times, model.beside(batch, z[None], torch.stack(list(reversed(known)))))
+    hidden = model(batch, seen, times)[0][batch.frame_id >= 0]
+    return model.denoise(hidden[None], z[None], times, seen)[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["vector", "text"])
+@pytest.mark.parametrize(
+    ("history", "horizon", "jump", "num_steps"), [(1, 1, 1, 1), (3, 3, 1, 2), (2, 2, 2, 1), (2, 5, 2, 1), (3, 3, 8, 2)]
+)
+def test_frames_beside_others_are_those_of_the_packed_transitions(
+    form: str, history: int, horizon: int, jump: int, num_steps: int
+) -> None:
+    """Frame by frame from the newest two; after a jump from the newest one: the one before is further away than in training."""
+    model = toys.stem_model(seed=2)
+    latents, actions, candidates = problems(2, history, 2, horizon, toys.MAP)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps, form, jump), toys.describe)
+    futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    frames = -(-horizon // jump)
+    assert futures.shape == (2, 2, frames, 64, C)
+    noise = torch.randn(2, frames, 64, C, generator=generator(3))
+    for i in range(2):
+        for j in range(2):
+            known = list(reversed(latents[i, -2:]))
+            for k in range(frames):
+                taken = list(candidates[i, j, k * jump : (k + 1) * jump])
+                flow = partial(alone, model, list(known), taken, form=form)
+                found = sample(flow, noise[i, k], num_steps, model.flow_shift)
+                torch.testing.assert_close(futures[i, j, k], found, atol=1e-4, rtol=1e-4)
+                known = [found, *known[:1]] if jump == 1 else [found]
+    assert (futures[:, 0] - futures[:, 1]).abs().amax() > 1e-3
+
+
+@torch.no_grad()
+def test_guidance_beside_others_starts_from_the_frame_that_follows_without_actions() -> None:
+    model, guidance = toys.stem_model(seed=2), 2.5
+    latents, actions, candidates = problems(2, 2, 2, 2, toys.MAP)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(guidance=guidance))
+    futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
+    noise = torch.randn(2, 2, 64, C, generator=generator(3))
+    for i in range(2):
+        for j in range(2):
+            known = list(reversed(latents[i]))
+            for k in range(2):
+                told, untold = (alone(model, known, taken, noise[i, k], 0.0, "vector") for taken in ([candidates[i, j, k]], []))
+                found = noise[i, k] + untold + guidance * (told - untold)
+                torch.testing.assert_close(futures[i, j, k], found, atol=1e-4, rtol=1e-4)
+                known = [found, known[0]]
+
+
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_chunks_of_problems_do_not_matter_beside_others(most: int) -> None:
+    latents, actions, candidates = problems(3, 2, 2, 3, toys.MAP)
+    model, results = toys.stem_model(), []
+    for limit in (512, most):
+        rollout = Rollout(model, toys.tokenizer(), RolloutConfig(max_sequences=limit, jump=2))
+        results.append(rollout.rollout(rollout.encode(latents, actions), candidates, generator()))
+    torch.testing.assert_close(*results)
+
+
+@torch.no_grad()
+def test_words_and_pictures_come_of_a_model_with_a_stem() -> None:
+    """A picture is drawn and described as the packed document says, seen beside nothing."""
+    model, tokenizer = toys.stem_model(seed=2), toys.tokenizer()
+    drawn = draw_pictures(model, tokenizer, PROMPTS[:1], generator(5), num_steps=2, guidance=1.0)
+    z = torch.randn(1, 64, C, generator=generator(5))
+    assert drawn.shape == z.shape
+    document = (Text(PROMPTS[0], predict=False), Frame(toys.picture(np.random.default_rng(0)), predict=True))
+    config = replace(toys.PACKING, references=2, caption_dropout=0.0)
+    batch = toys.pack([document], config=config, grid=model.config.grid)
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        times = torch.tensor([t])
+        seen = model.see(x, times, model.beside(batch, x, x[:0]))
+        return model.denoise(model(batch, seen, times)[0][batch.frame_id >= 0][None], x, times, seen)
+
+    torch.testing.assert_close(drawn, sample(velocity, z, 2, model.flow_shift), atol=1e-4, rtol=1e-4)
+    read = toys.pack([(Frame(toys.picture(np.random.default_rng(0)), predict=False), Text("x"))], grid=model.config.grid)
+    hidden = toys.hidden(model, read, drawn, torch.ones(1))[0, int(read.predicted_positions[0])]
+    logits = model.logits(hidden)
+    logits[[i for i in range(68) if i != tokenizer.eos_id]] = -torch.inf
+    first = int(logits.argmax())
+    expected = "" if first == tokenizer.eos_id else tokenizer.decode([first])
+    assert describe_frames(model, tokenizer, drawn, max_tokens=1) == [expected]
+
+
+def test_a_model_that_sees_frames_one_by_one_does_not_jump() -> None:
+    (latents, actions, candidates), futures = problems(2, 2, 2, 3), []
+    for jump in (1, 2):
+        rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig(jump=jump))
+        futures.append(rollout.rollout(rollout.encode(latents, actions), candidates, generator()))
+    assert torch.equal(*futures) and futures[1].shape[2] == 3
+
+
 def test_bad_arguments_are_refused() -> None:
+    for name in ("jump", "num_steps", "max_sequences"):
+        with pytest.raises(UserError, match=f"{name} is 0, must be at least 1"):
+            RolloutConfig(**{name: 0})
     rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
     with pytest.raises(ValueError, match="2 frames need 1 actions between them, got 2"):
         rollout.encode(torch.zeros(1, 2, P, C), torch.zeros(1, 2, 2))
@@ -259,7 +369,7 @@ def test_writing_stops_at_the_end_of_text_and_never_shows_marks() -> None:
     assert continue_text(favour(toys.model(), tokenizer.eos_id), tokenizer, PROMPTS, 5) == ["", "", ""]
     letter = tokenizer.encode("a")[0]
     assert continue_text(favour(toys.model(), letter), tokenizer, PROMPTS, 5) == ["aaaaa"] * 3
-    for mark in (tokenizer.boi_id, tokenizer.eoi_id, tokenizer.pad_id):
+    for mark in set(range(68)) - {tokenizer.eos_id}:
         model = favour(toys.model(), mark)
         with torch.no_grad():
             model.text_out.weight[letter] = 0.5

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.errors import UserError
-from worldmodel.tokenizer import SPECIAL_TOKENS, Tokenizer
+from worldmodel.tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, STEP_COUNTS, Tokenizer
 
 TEXTS = [
     "a red disc in the left room, near the top",
@@ -22,8 +22,10 @@ def tokenizer() -> Tokenizer:
 
 
 def test_special_ids_are_fixed(tokenizer):
-    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.boi_id, tokenizer.eoi_id) == (0, 1, 2, 3)
-    assert 260 < tokenizer.vocab_size <= 400
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.boi_id, tokenizer.eoi_id, tokenizer.steps_id) == (0, 1, 2, 3, 4)
+    assert (len(SPECIAL_TOKENS), STEP_COUNTS, SMALLEST_VOCABULARY) == (68, 64, 324)
+    assert SPECIAL_TOKENS[tokenizer.steps_id + 17] == "<17 steps>" and SPECIAL_TOKENS[-1] == "<63 steps>"
+    assert 324 < tokenizer.vocab_size <= 400
 
 
 def test_training_is_deterministic(tokenizer):
@@ -59,13 +61,13 @@ def test_round_trip_of_odd_texts(tokenizer, text):
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_round_trip_of_any_text(text):
     assert ANY.decode(ANY.encode(text)) == text
-    assert min(ANY.encode(text), default=4) >= 4
+    assert min(ANY.encode(text), default=68) >= 68
 
 
-ANY = Tokenizer.train(TEXTS, 300)
+ANY = Tokenizer.train(TEXTS, 350)
 
 
-@pytest.mark.parametrize("text", ["<boi>", "x<eos>", "<pad><pad>", " <eoi> ", "<boi><eoi><eos>", "<<boi>>"])
+@pytest.mark.parametrize("text", ["<boi>", "x<eos>", "<pad><pad>", " <eoi> ", "<boi><eoi><eos>", "<<boi>>", "<7 steps>"])
 def test_special_ids_never_come_out_of_text(tokenizer, tmp_path, text):
     tokenizer.save(tmp_path / "tokenizer.json")
     for one in (tokenizer, Tokenizer.load(tmp_path / "tokenizer.json")):
@@ -76,7 +78,7 @@ def test_special_ids_never_come_out_of_text(tokenizer, tmp_path, text):
 
 def test_special_ids_are_left_out_of_decoded_text(tokenizer):
     ids = tokenizer.encode("a red disc")
-    assert tokenizer.decode([2, *ids[:1], 3, 0, *ids[1:], 1]) == "a red disc"
+    assert tokenizer.decode([2, *ids[:1], 3, 0, 4, 67, *ids[1:], 1]) == "a red disc"
 
 
 def test_a_character_cut_in_half_is_marked(tokenizer):
@@ -100,9 +102,9 @@ def test_copies_and_worker_processes_encode_the_same(tokenizer):
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(UserError, match="259.*260"):
-        Tokenizer.train(TEXTS, 259)
-    assert Tokenizer.train(TEXTS, 260).vocab_size == 260
+    with pytest.raises(UserError, match="323.*68 special ids.*324"):
+        Tokenizer.train(TEXTS, 323)
+    assert Tokenizer.train(TEXTS, 324).vocab_size == 324
 
 
 def test_what_is_no_text_is_refused(tokenizer):

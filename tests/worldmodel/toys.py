@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,21 @@ from torch import Tensor
 from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Text, goal_document, transition_document
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.sources import Source
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind, MoEConfig
 from worldmodel.packing import Packer
+from worldmodel.stem import StemConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.transformer import TrunkConfig
 
 IMAGE, GRID, CHANNELS = 16, (2, 2), 8
+STEM, MAP = StemConfig(tokens=2, references=2, width=8, widest=16), (8, 8)
+"""Of `stem_model`."""
 WORDS = "a red disc is near the top left of the blue room and moves right by half a step then stops. action: dx=+0.300, dy=-0.120"
 
 
@@ -40,13 +44,19 @@ def codec(seed: int = 0) -> RAE:
 def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, **fields: Any) -> ModelConfig:
     trunk = TrunkConfig(width=32, depth=2, heads=4, kv_heads=2, hidden=64, feed_forward=feed_forward, moe=MoEConfig(6, 3, 16))
     flow = flow or FlowConfig()
-    return ModelConfig(trunk, flow, tokenizer().vocab_size, latent_grid=GRID, channels=CHANNELS, action_dim=2, **fields)
+    sizes: dict[str, Any] = {"latent_grid": GRID, "channels": CHANNELS, "action_dim": 2} | fields
+    return ModelConfig(trunk, flow, tokenizer().vocab_size, **sizes)
 
 
 def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
     """Further fields are those of `ModelConfig`."""
     torch.manual_seed(seed)
     return WorldModel(model_config(feed_forward, flow, **fields)).eval()
+
+
+def stem_model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
+    """A model with a stem of maps of 8 x 8 and 4 x 4: frames are seen beside two others and are two tokens of the trunk."""
+    return model(feed_forward, flow, seed, **{"stem": STEM, "latent_grid": MAP} | fields)
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
@@ -68,6 +78,18 @@ def action_video(rng: np.random.Generator, frames: int = 3) -> Document:
     for _ in range(frames - 1):
         segments += [action(rng), Frame(picture(rng), predict=True)]
     return tuple(segments)
+
+
+def transition(rng: np.random.Generator, steps: int = 2, before: int = 2) -> Document:
+    """`before` given frames, so many actions, the frame after them."""
+    return transition_document([picture(rng) for _ in range(before)], [action(rng) for _ in range(steps)], picture(rng))
+
+
+def goal(rng: np.random.Generator, steps: int = 5, before: int = 2, said: bool = False, known: int = 4) -> Document:
+    """`before` given frames, a goal that many steps away, three model steps of two numbers, of which so many are known."""
+    asked = NextActions(rng.uniform(-1, 1, (3, 2)).astype(np.float32), known)
+    now = [picture(rng) for _ in range(before)]
+    return goal_document(now, sentence(rng) if said else picture(rng), steps, asked)
 
 
 def sentence(rng: np.random.Generator) -> str:
@@ -105,6 +127,19 @@ class Captions:
         return Frame(picture(rng), predict=False), Text(sentence(rng))
 
 
+class Hindsight:
+    """Transitions, goals and spoken goals."""
+
+    name = "hindsight"
+
+    def __len__(self) -> int:
+        return 1000
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        before, steps = int(rng.integers(1, 3)), int(rng.integers(1, 4))
+        return transition(rng, steps, before) if item % 3 == 0 else goal(rng, steps, before, said=item % 3 == 1, known=2 * steps)
+
+
 class Drawings:
     name = "drawings"
 
@@ -128,15 +163,36 @@ def measured(sources: Sequence[tuple[Source, float]], seed: int = 0, config: Pac
     return Mixture(sources, seed, lambda document: len(tokenise(document, tokenizer(), GRID, config, rng)))
 
 
-def packer(seed: int = 0, config: PackingConfig = PACKING, rank: int = 0, world_size: int = 1) -> Packer:
-    return Packer(mixture(seed, config), tokenizer(), GRID, 2, config, rank, world_size)
+def packer(
+    seed: int = 0,
+    config: PackingConfig = PACKING,
+    rank: int = 0,
+    world_size: int = 1,
+    grid: tuple[int, int] = GRID,
+    extra: Sequence[tuple[Source, float]] = (),
+) -> Packer:
+    return Packer(mixture(seed, config, extra), tokenizer(), grid, 2, config, rank, world_size)
 
 
-def pack(*rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0) -> PackedBatch:
+def pack(
+    *rows: list[Document], length: int = 96, config: PackingConfig = PACKING, seed: int = 0, grid: tuple[int, int] = GRID
+) -> PackedBatch:
     rng = np.random.default_rng(seed)
-    tokens = [[tokenise(document, tokenizer(), GRID, config, rng) for document in row] for row in rows]
+    tokens = [[tokenise(document, tokenizer(), grid, config, rng) for document in row] for row in rows]
     return collate(tokens, length, tokenizer().pad_id, 2)
 
 
-def random_latents(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, GRID[0] * GRID[1], CHANNELS, generator=torch.Generator().manual_seed(seed))
+def everything(model: WorldModel, seed: int = 0) -> PackedBatch:
+    """A batch of all that a model learns, as it sees it: videos, sentences, captions, drawings, transitions and goals."""
+    config = replace(PACKING, references=model.config.references)
+    return packer(seed, config, grid=model.config.grid, extra=[(Hindsight(), 6.0)]).batch(0)
+
+
+def hidden(model: WorldModel, batch: PackedBatch, z_t: Tensor, t: Tensor, given: Tensor | None = None) -> Tensor:
+    """Hidden states (b, n, d) of a batch, from the latents of its frames as they are shown, and of the pictures that they refer to."""
+    beside = model.beside(batch, z_t, z_t[:0] if given is None else given)
+    return model(batch, model.see(z_t, t, beside), t)[0]
+
+
+def random_latents(count: int, seed: int = 0, grid: tuple[int, int] = GRID) -> Tensor:
+    return torch.randn(count, grid[0] * grid[1], CHANNELS, generator=torch.Generator().manual_seed(seed))

@@ -76,11 +76,13 @@ def record(
     try:
         for batch, latents in batches:
             chosen.clear()
+            latents, given = latents.split([len(batch.clean), len(latents) - len(batch.clean)])
             t = torch.rand(len(latents), generator=generator).to(device)
             t = torch.where(batch.clean, torch.ones_like(t), t)
             noise = torch.randn(latents.shape, generator=generator).to(device)
             with autocast(device, choose_dtype("auto", device)):
-                model(batch, interpolate(latents, noise, rearrange(t, "f -> f 1 1")), t)
+                z_t = interpolate(latents, noise, rearrange(t, "f -> f 1 1"))
+                model(batch, model.see(z_t, t, model.beside(batch, latents, given)), t)
             masks = token_kinds(batch, marks, generator)
             for which in range(2):
                 experts = torch.stack([pair[which] for pair in chosen])  # (l, j, k)

@@ -59,7 +59,8 @@ class TrainConfig:
     """auto: the first GPU, else the CPU."""
     cache_latents: LatentCaching = "memory"
     """Where frames' latents are kept, instead of encoding a frame whenever it comes. memory: of the frames seen since the last
-    checkpoint, up to 2 GiB; disk: of all frames of the data, encoded before the first step; none: nowhere."""
+    checkpoint, up to 2 GiB; disk: of all frames of the data as they lie there, encoded before the first step (those that a mixture's
+    `shift` has moved are encoded as they come); none: nowhere."""
     cache_dtype: LatentType = "float32"
     """Of latents on the disk. float32: as encoding gives them; float16: rounded, half the size."""
     data_workers: int = 0

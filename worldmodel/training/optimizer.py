@@ -10,6 +10,9 @@ width, and with m = width / base_width
     readouts (text, latents; fan-out is fixed)         lr              fixed              1 / m
     wide visual head (its own width is fixed)          lr              1 / fan-in         1
     its matrix that takes in the hidden states         lr / m          1 / fan-in         1
+    stem (its own widths are fixed)                    lr              1 / fan-in         1
+    its matrices that take in hidden states            lr / m          1 / fan-in         1
+    readout of actions                                 lr / m          0.09 / fan-in      1
 
 The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
 no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates
@@ -81,6 +84,8 @@ def fan_in_grows(name: str) -> bool:
     """Whether a matrix takes in what the width makes longer, with no multiplier to make up for it."""
     if name.startswith("visual_head."):
         return name.startswith("visual_head.hidden_in.")
+    if name.startswith("stem."):
+        return name.startswith("stem.spread.") or ".condition." in name
     return not name.startswith(INPUTS + READOUTS)
 
 

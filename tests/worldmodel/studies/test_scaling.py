@@ -196,10 +196,11 @@ def test_a_budget_is_spent_in_steps_and_tokens() -> None:
 
 
 def test_a_schedule_keeps_its_shares() -> None:
-    train = for_steps(tiny(), 56).train
+    preset = replace(tiny(), train=replace(tiny().train, steps=560, warmup_steps=20, ema_decay=0.98))
+    train = for_steps(preset, 56).train
     assert (train.steps, train.warmup_steps, train.sample_every, train.validate_every) == (56, 2, 0, 0)
-    assert train.ema_decay == pytest.approx(0.8) and for_steps(tiny(), 560).train.ema_decay == pytest.approx(0.98)
-    assert for_steps(tiny(), 3).train.ema_decay == 0
+    assert train.ema_decay == pytest.approx(0.8) and for_steps(preset, 560).train.ema_decay == pytest.approx(0.98)
+    assert for_steps(preset, 3).train.ema_decay == 0
 
 
 def test_the_same_model_twice_is_refused() -> None:

@@ -26,7 +26,7 @@ def groups_by_name(model: WorldModel, name: OptimizerName) -> dict[str, dict[str
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_only_matrices_decay(name: OptimizerName) -> None:
     for place, group in groups_by_name(toys.model("moe"), name).items():
-        flat = "norm" in place or place.endswith("bias") or place == "token_embedding.weight"
+        flat = "norm" in place or place.endswith("bias") or place in ("token_embedding.weight", "action_question")
         assert (group["weight_decay"] == 0) == flat, place
 
 
@@ -92,9 +92,15 @@ def wide(base_width: int | None, name: OptimizerName = "adamw", **changes: objec
 def test_rates_that_carry_over_between_widths() -> None:
     for name, group in wide(8, wide_head=64).items():
         hidden = name.startswith("trunk.") and "norm" not in name
-        hidden |= name in ("time_in.network.2.weight", "visual_head.hidden_in.weight")
+        hidden |= name in ("time_in.network.2.weight", "visual_head.hidden_in.weight", "action_out.weight")
         assert group["peak"] == (0.01 / 4 if hidden else 0.01), name
         assert group["weight_decay"] in (0.0, 0.5 * 4 if hidden else 0.5), "decay is a matter of rate times weight decay"
+    stem = {"stem.spread.weight", *(f"stem.{place}.condition.weight" for place in ("coarse", "up.0"))}
+    groups = wide(8, stem=toys.STEM, latent_grid=toys.MAP)
+    assert stem < {*groups}
+    for name, group in groups.items():
+        if name.startswith("stem."):
+            assert group["peak"] == (0.01 / 4 if name in stem else 0.01), name
     assert {name for name, group in wide(8, "muon").items() if group["peak"] == 0.05} == {
         name for name, group in wide(None, "muon").items() if group["peak"] == 0.05
     }

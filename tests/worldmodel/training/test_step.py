@@ -17,10 +17,19 @@ from worldmodel.training.distributed import clip_gradients
 from worldmodel.training.step import draw_lanes, gradient
 
 
-def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
-    packing = replace(toys.PACKING, rows=4, lanes=2)
+@pytest.mark.parametrize("stem", [False, True])
+def test_a_step_in_parts_is_the_same_step(stem: bool, tmp_path: Path) -> None:
+    """With a stem the parts have pictures that other frames are seen beside, and goals."""
+    packing = replace(toys.PACKING, rows=4, lanes=2, references=2 if stem else 0)
     for accumulation in (1, 2, 4):
-        run(tmp_path / str(accumulation), replace(CONFIG, packing=packing, accumulation=accumulation))
+        extra: dict[str, Any] = {}
+        if stem:
+            model = toys.model("moe", stem=toys.STEM)
+            packer = toys.packer(config=packing, grid=model.config.grid, extra=[(toys.Hindsight(), 3.0)])
+            assert len(packer.batch(0).given) and packer.batch(0).known_numbers
+            extra = {"model": model, "packer": packer}
+        config = replace(CONFIG, packing=packing, accumulation=accumulation, sample_every=3)
+        assert ("loss/action" in run(tmp_path / str(accumulation), config, **extra).metrics) == stem
     whole = losses(tmp_path / "1")
     for name in ("2", "4"):
         for row, other in zip(whole, losses(tmp_path / name), strict=True):
@@ -41,6 +50,19 @@ def test_a_weight_that_a_step_says_nothing_of_has_a_gradient_of_zero() -> None:
     gradient(model, [batch], toys.random_latents(0), draw, LossCounts.of(batch), torch.float32)
     assert model.latent_out.weight.grad is not None and not model.latent_out.weight.grad.any()
     assert model.text_out.weight.grad is not None and model.text_out.weight.grad.any()
+
+
+def test_pictures_beside_others_go_with_the_part_that_shows_them() -> None:
+    model = toys.stem_model().train()
+    batch = toys.everything(model)
+    latents = toys.random_latents(len(batch.pictures), grid=toys.MAP)
+    draw, found = model.draw(batch.clean, torch.Generator().manual_seed(0)), []
+    for parts in ([batch], batch.split(3)):
+        assert sum(len(part.given) for part in parts) == len(batch.given) > 0
+        _, sums = gradient(model, parts, latents, draw, LossCounts.of(batch), torch.float32)
+        found.append([sums, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for whole, added in zip(*found, strict=True):
+        torch.testing.assert_close(added, whole, atol=1e-5, rtol=1e-4)
 
 
 def test_noise_belongs_to_the_lane() -> None:
