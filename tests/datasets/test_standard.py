@@ -2,7 +2,7 @@ import functools
 import json
 import logging
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,18 @@ def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.Lo
     sizes = {part.source.name: len(part.source) for part in data.parts}
     assert sizes["transition"] == sizes["goal"] == sizes["spoken goal"] == 5 * 18
     assert sizes["video"] == 2 * 4 * 18 and sizes["caption"] == 6 * 18
+
+
+def test_goals_are_spoken_only_where_there_are_captions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    silent = [make_episode(i, 5, 4, captions=[""] * 6) for i in range(10)]
+    write_episodes(tmp_path / "silent.h5", silent, {"env_id": "toy", "seed": 0})
+    with caplog.at_level(logging.WARNING):
+        found = names(open_standard([tmp_path / "silent.h5"], ALONE))
+    assert {"transition", "goal"} < set(found) and "spoken goal" not in found
+    (record,) = caplog.records
+    assert "has no captions: it gives no spoken goal, caption, captioned image" in record.message
+    with pytest.raises(UserError, match="mixture share spoken_goal: .* has no captions"):
+        open_standard([tmp_path / "silent.h5"], replace(ALONE, spoken_goal=0.1))
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,16 @@ def test_what_the_stem_paints_is_the_change_from_the_newest_frame() -> None:
     torch.testing.assert_close(clean[1], torch.zeros(64, toys.CHANNELS), atol=1e-5, rtol=1e-5)
 
 
+def test_a_stem_may_see_every_frame_alone() -> None:
+    model = toys.stem_model(stem=replace(toys.STEM, references=0)).train()
+    batch = toys.everything(model)
+    assert not len(batch.given) and model.config.references == 0
+    loss, parts = loss_of(model, batch, latents_of(model, batch))
+    loss.backward()
+    assert loss.isfinite() and {"text", "flow", "action"} <= set(parts)
+    assert {name for name, p in model.named_parameters() if p.grad is None} == {"stem.missing"}
+
+
 def test_a_map_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(UserError, match=r"maps of 10 x 10 latent tokens down to 4: \(5, 5\) is odd"):
         toys.stem_model(latent_grid=(10, 10))

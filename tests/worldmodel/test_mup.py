@@ -73,7 +73,7 @@ def changes(width: int, base_width: int | None, fixed_heads: bool, seed: int) ->
 
 
 def slopes(base_width: int | None, fixed_heads: bool) -> dict[str, float]:
-    """Growth of the changes with the width, in a log-log plot, on average over seeds: that of the margin varies by 0.2 between them."""
+    """Growth of the changes with the width, in a log-log plot, on average over seeds: the margin's varies by 0.2 between them."""
     rows = [[changes(width, base_width, fixed_heads, seed) for seed in range(4)] for width in WIDTHS]
     means = {name: [np.mean([np.log(row[name]) for row in of_width]) for of_width in rows] for name in rows[0][0]}
     return {name: float(np.polyfit(np.log(WIDTHS), mean, 1)[0]) for name, mean in means.items()}

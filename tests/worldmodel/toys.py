@@ -56,7 +56,10 @@ def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = 
 
 def stem_model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
     """A model with a stem of maps of 8 x 8 and 4 x 4: frames are seen beside two others and are two tokens of the trunk."""
-    return model(feed_forward, flow, seed, **{"stem": STEM, "latent_grid": MAP} | fields)
+    made = model(feed_forward, flow, seed, **{"stem": STEM, "latent_grid": MAP} | fields)
+    assert made.stem is not None
+    torch.nn.init.normal_(made.stem.missing)  # zeros before training
+    return made
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:

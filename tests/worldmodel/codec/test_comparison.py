@@ -13,7 +13,7 @@ from worldmodel.errors import UserError
 
 @pytest.fixture
 def codec(square_world) -> Pixels:
-    codec = Pixels(PixelsConfig(16, 4, 8))
+    codec = Pixels(PixelsConfig(16, 4, 0, 8))
     raw = codec.encode_frames(square_world.frames)
     codec.set_statistics(raw.mean(dim=0), raw.var(dim=0))
     codec.set_goal_map(torch.randn(4 * 48, 6, generator=torch.Generator().manual_seed(0)))

@@ -24,7 +24,8 @@ KINDS = {
     "rae": {"objectives": ("mae",)},
     "pretrained": {"encoder_name": "efficientnet-lite0"},
     "vae": {"kind": "vae", "vae": ConvConfig(16, 4, 2, width=8), "vae_steps": 6},
-    "pixels": {"kind": "pixels", "pixels": PatchConfig(16, 4, 8)},
+    "pixels": {"kind": "pixels", "pixels": PatchConfig(16, 4, 0, 8)},
+    "components": {"kind": "pixels", "pixels": PatchConfig(16, 4, 6, 8)},
 }
 
 

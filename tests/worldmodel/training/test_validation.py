@@ -103,5 +103,6 @@ def test_a_run_measures_its_averaged_model(tmp_path: Path) -> None:
     from worldmodel.checkpoint import from_pretrained
 
     kept = from_pretrained(result.checkpoint)
-    assert validation(batches=1).measure(kept.model, kept.codec)["validation/flow"] == rows[-1]["validation/flow"]
+    again = validation(batches=1).measure(kept.model, kept.codec)["validation/flow"]
+    assert again == pytest.approx(rows[-1]["validation/flow"], rel=1e-6)  # elsewhere in memory sums may round otherwise
     assert kept.card["metrics"]["validation/flow"] == rows[-1]["validation/flow"]
