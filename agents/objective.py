@@ -30,8 +30,9 @@ class GoalCost:
     """Distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "auto"
-    """auto: steps_to_go where the model was taught to tell them, else steps. steps: mean squared distance in the codec's goal features, which falls on the way to the goal. latents: the same over all
-    tokens and channels, which is flat far from the goal. steps_to_go: env steps to the goal as the model itself says."""
+    """auto: steps_to_go where the model was taught to tell them, else steps. steps: mean squared distance in the codec's goal
+    features, which falls on the way to the goal. latents: the same over all tokens and channels, which is flat far from the goal.
+    steps_to_go: env steps to the goal as the model itself says."""
     reduction: Reduction = "soonest"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
     soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two

@@ -31,6 +31,7 @@ VERBS = {
     "isoflop": "Train a grid of sizes and budgets, fit scaling exponents for language and vision.",
     "benchmark": "Measure speeds as ratios, or how often the demonstrators succeed.",
     "quickstart": "The whole loop at once: collect, train, evaluate, report.",
+    "results": "Gather quickstarts of several tasks and seeds into one record and one table.",
 }
 """Verb and what it does, in the order of the data flow."""
 

@@ -19,10 +19,12 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
+from worldmodel.agents import ladder
 from worldmodel.agents.controllers import EvaluateConfig
 from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report, write_video
 from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
@@ -40,9 +42,11 @@ from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
+from worldmodel.scripts import diagnose as diagnosis
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
@@ -94,6 +98,8 @@ class QuickstartConfig:
     """Planner, objective, receding horizon."""
     rollout: RolloutConfig = PLANNING
     """Flow steps per frame while dreaming and planning."""
+    ladder: LadderConfig = field(default_factory=lambda: LadderConfig(reader=ReaderConfig(steps=400)))
+    """How it is found out where the model fails."""
 
 
 @dataclass
@@ -111,6 +117,7 @@ class Results:
     manifest: Manifest
     scores: list[Score]
     goals: np.ndarray
+    rungs: list[ladder.Row]
     seconds: dict[str, float]
 
 
@@ -140,6 +147,7 @@ def main(config: QuickstartConfig) -> None:
         print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}], chance {accuracy.chance:.1%}")
     print()
     print(evaluation.as_text(results.scores))
+    print(f"\n{ladder.weakest(results.rungs).sentence}")
     print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
     print(f"next: worldmodel generate --checkpoint {out / 'checkpoint'} --text 'Our economy'")
 
@@ -226,8 +234,12 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         scores, goals = evaluation.score(
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )
+    with stage("diagnose", seconds):
+        planner = replace(config.evaluate, seed=config.seed, videos=0)
+        how = replace(config.ladder, evaluate=planner, rollout=config.rollout, workers=config.workers)
+        rungs = climb(trained, store, held_out, manifest, block, how, config.seed, scores)
     continued = dict(zip(PROMPTS, said, strict=True))
-    return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, seconds)
+    return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, rungs, seconds)
 
 
 @contextmanager
@@ -250,6 +262,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
     record = {
         "config": json.loads(json.dumps(asdict(config), default=str)),
         "planning": scores_to_json(results.manifest, results.scores, config.evaluate),
+        "ladder": diagnosis.to_json(results.rungs, ladder.weakest(results.rungs)),
         "dream": results.dream.to_json(),
         "text": asdict(results.text),
         "continued": results.continued,
@@ -265,6 +278,7 @@ def sections(results: Results, out: Path) -> list[Section]:
     """The report from the question it answers to the details."""
     return [
         *evaluation.sections(results.scores, results.goals),
+        *diagnosis.sections(results.rungs, ladder.weakest(results.rungs)),
         *dream_sections(results.dream, out),
         *language_sections(results),
         *training_sections(results, out),

@@ -14,8 +14,8 @@ from worldmodel.presets import Preset
 TIMED_EPISODES = 3
 RATE = 1.9e11
 """Operations per second of a float32 matrix product on the machine of the seconds below: two cores of an AMD EPYC."""
-CODEC_STEP = 0.076
-"""Seconds of an average step of the codec."""
+CODEC_STEP, MEASURING_CODEC = 0.076, 25.0
+"""Seconds of an average step of the codec, and of measuring it."""
 TRAINING_STEP = 0.45
 """Seconds of a training step of the preset tiny."""
 TINY_WORK = 16 * 152 * 4 * 192**2
@@ -24,6 +24,8 @@ LOOKING = 8.0
 """Seconds of dreaming, writing and drawing."""
 PROBLEM_STEP = 0.021
 """Seconds that all controllers together spend on one env step of one problem."""
+READING, RUNGS = 60.0, 0.008
+"""Seconds of reading the true state and dreaming, and of the other rungs for one env step of one problem."""
 
 
 def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, problem_steps: int) -> dict[str, float]:
@@ -47,11 +49,22 @@ def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, prob
     work = packing.rows * packing.length * trunk.depth * trunk.width**2 / TINY_WORK
     return {
         "collect": episode * collection.episodes / collection.workers,
-        "codec": slower * CODEC_STEP * (codec.masked.steps + codec.joint.steps + codec.decoder_steps),
+        "codec": slower * (MEASURING_CODEC + CODEC_STEP * codec_steps(codec)),
         "pretrain": slower * TRAINING_STEP * work * preset.train.steps,
         "dream, write, draw": slower * LOOKING,
         "plan": slower * PROBLEM_STEP * problem_steps,
+        "diagnose": slower * (READING + RUNGS * problem_steps),
     }
+
+
+def codec_steps(codec: CodecConfig) -> int:
+    """Training steps of all stages of a codec."""
+    match codec.kind:
+        case "pixels":
+            return 0
+        case "vae":
+            return codec.vae_steps
+    return codec.masked.steps + codec.joint.steps + codec.decoder_steps
 
 
 def as_sentence(seconds: Mapping[str, float]) -> str:

@@ -27,11 +27,11 @@ from worldmodel.presets import tiny
 from worldmodel.scripts.quickstart import QuickstartConfig, as_the_task_says, collection
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 
-CONTROLLERS = ["random", "random_held", "copy_last_frame", "cem", "oracle"]
+CONTROLLERS = ["random", "random_held", "copy_last_frame", "policy", "guided", "cem", "oracle"]
 EPISODES, STEPS, CONTEXT, HORIZON, CLIPS = 6, 12, 2, 2, 3
 SMALL = (
-    f"--task TwoRoom --episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 300 --mixture.held-out 0.4 --codec.masked.steps 2 "
-    "--codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 --codec.decoder-frames 64 "
+    f"--task TwoRoom --episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 400 --mixture.held-out 0.4 "
+    "--codec.probe-frames 64 --ladder.reader.steps 4 --ladder.reader.checks 1 --ladder.menu.problems 2 --ladder.menu.candidates 4 "
     f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
     "--problems.budget 6 --problems.min-distance 0.1 --preset.train.steps 4 --preset.train.packing.rows 2 "
     "--preset.train.log-every 2 --preset.train.sample-every 2 --preset.train.checkpoint-every 2 "
@@ -128,7 +128,7 @@ def test_the_estimate_grows_with_the_work() -> None:
     longer = replace(preset, train=replace(preset.train, steps=2 * preset.train.steps))
     once = estimate(few, CodecConfig(), preset, 100)
     more = estimate(replace(few, episodes=100_000), CodecConfig(decoder_steps=10_000), longer, 1000)
-    assert list(once) == ["collect", "codec", "pretrain", "dream, write, draw", "plan"]
+    assert list(once) == ["collect", "codec", "pretrain", "dream, write, draw", "plan", "diagnose"]
     assert more["collect"] > 20 * once["collect"] and more["codec"] > 2 * once["codec"]
     assert 1.2 < more["pretrain"] / once["pretrain"] < 4 and more["plan"] > 4 * once["plan"]
     assert 10 < once["pretrain"] < 20_000
@@ -155,7 +155,7 @@ def test_what_was_collected_and_trained_can_be_read(done: Quickstart) -> None:
     trained = from_pretrained(done.out / "checkpoint")
     assert trained.card["step"] == 4
     assert trained.model.config.channels == trained.codec.channels
-    assert "action video" in trained.card["positions"] and trained.card["mixture"]["held_out"] == 0.4
+    assert {"transition", "goal"} <= set(trained.card["positions"]) and trained.card["mixture"]["held_out"] == 0.4
     assert len(Manifest.load(done.out / "manifest.json").problems) == 2
 
 
@@ -191,7 +191,7 @@ def test_the_page_needs_nothing_beside_it(done: Quickstart) -> None:
 
 def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
     found = report(done.out)
-    assert set(found) == {"config", "planning", "dream", "text", "continued", "language", "codec", "seconds"}
+    assert set(found) == {"config", "planning", "dream", "text", "continued", "language", "codec", "ladder", "seconds"}
     assert all(math.isfinite(number) for number in numbers(found))
     assert found["config"]["episodes"] == EPISODES and found["config"]["task"] == "worldmodel/TwoRoom-v0"
     assert found["planning"]["protocol"]["problems"] == 2
@@ -201,8 +201,10 @@ def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
     assert found["text"]["model"] > 0 and found["text"]["unigram"] > 0
     assert {"caption, whole", "caption, color", "answer, open"} <= {entry["name"] for entry in found["language"]}
     assert all({"rate", "interval", "chance", "total"} <= set(entry) for entry in found["language"])
-    assert set(found["codec"]["objectives"]) == {"mae", "vicreg"} and found["codec"]["chosen"] in ("mae", "vicreg")
-    assert set(found["seconds"]) == {"collect", "codec", "pretrain", "dream", "language", "plan"}
+    assert set(found["codec"]["objectives"]) == {"pixels"} and found["codec"]["chosen"] == "pixels"
+    assert {row["rung"] for row in found["ladder"]["rows"]} == {"codec", "dynamics", "ranking", "search", "result"}
+    assert found["ladder"]["verdict"] in (done.out / "report.html").read_text()
+    assert set(found["seconds"]) == {"collect", "codec", "pretrain", "dream", "language", "plan", "diagnose"}
 
 
 def test_tensorboard_has_losses_and_pictures(done: Quickstart) -> None:
@@ -213,7 +215,7 @@ def test_tensorboard_has_losses_and_pictures(done: Quickstart) -> None:
     assert "samples/truth_above_dream" in board.Tags()["images"]
     codec = EventAccumulator(str(done.out / "tensorboard"))
     codec.Reload()
-    assert "codec/mae/probe_r2" in codec.Tags()["scalars"]
+    assert "codec/pixels/probe_r2" in codec.Tags()["scalars"]
 
 
 def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Quickstart) -> None:

@@ -92,7 +92,8 @@ class ModelConfig:
             )
         if self.action_horizon < 1 or self.action_weight < 0:
             raise UserError(
-                f"action_horizon is {self.action_horizon}, must be at least 1; action_weight is {self.action_weight}, must not be negative"
+                f"action_horizon is {self.action_horizon}, must be at least 1; "
+                f"action_weight is {self.action_weight}, must not be negative"
             )
         if self.stem.tokens and self.wide_head:
             raise UserError(f"wide_head is {self.wide_head}, but the stem paints the frames: set it to 0, or the stem's tokens to 0")
@@ -319,9 +320,9 @@ class WorldModel(nn.Module):
 
         Returns:
             The scalar to minimise, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
-            velocity error), `action` (mean squared error of said actions), `router`; `flow_high_noise` and `high_noise`, the share of the flow loss that frames below t = 0.1
-            (the step that planning uses) make up, and the share of such frames: see `readable`. A part that the step does not have
-            is absent.
+            velocity error), `action` (mean squared error of said actions), `router`; `flow_high_noise` and `high_noise`, the share of
+            the flow loss that frames below t = 0.1 (the step that planning uses) make up, and the share of such frames: see
+            `readable`. A part that the step does not have is absent.
 
         Raises:
             UserError: the whole step predicts neither a token nor a frame nor an action.
@@ -329,8 +330,8 @@ class WorldModel(nn.Module):
         counts = LossCounts.of(batch) if counts is None else counts
         if not counts.text and not counts.frames and not counts.actions:
             raise UserError(
-                f"a batch of {batch.named_sources} predicts neither a token nor a frame nor an action, every document in it is context "
-                "only: mark a text or a frame of these documents as predicted, or mix in a source that has some"
+                f"a batch of {batch.named_sources} predicts neither a token nor a frame nor an action, every document in it is "
+                "context only: mark a text or a frame of these documents as predicted, or mix in a source that has some"
             )
         latents, given = latents.split([len(batch.frames), len(batch.given)])
         z_t = interpolate(latents, draw.noise, rearrange(draw.t, "f -> f 1 1"))
