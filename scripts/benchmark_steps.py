@@ -265,7 +265,7 @@ class Training:
 def packed(run: Training, length: int) -> PackedBatch:
     """As many positions as a batch of the preset, in rows of this length."""
     packing = run.preset.train.packing
-    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length)
+    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, lanes=1)
     return made_up_batches(run.model("dense"), shape, 1)[0]
 
 

@@ -25,7 +25,6 @@ from worldmodel.presets import Preset, fit, fit_packing
 from worldmodel.scripts.pretrain import latent_cache
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
-from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import LatentCache, encode_frames
 from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train
@@ -84,7 +83,7 @@ class Trials:
 
     def run(self, preset: Preset, folder: Path, stop: threading.Event | None = None) -> TrainResult:
         """Train the preset's model, or go on where the folder left off; all latents come from the disk, encoded once for all runs."""
-        config = preset.train
+        config = replace(preset.train, packing=fit_packing(preset.train.packing, self.model_config(preset)))
         if config.cache_latents != "none":
             config = replace(config, cache_latents="disk")
             if config.cache_dtype not in self._latents:

@@ -36,7 +36,7 @@ def test_a_flag_that_is_required(verb: str, refused: Refused) -> None:
     assert any(flag in message for flag in ("--data", "--checkpoint", "--codec"))
 
 
-@pytest.mark.parametrize(("verb", "flag"), [("envs", "--task"), ("collect", "--env"), ("quickstart", "--env")])
+@pytest.mark.parametrize(("verb", "flag"), [("envs", "--task"), ("collect", "--env"), ("quickstart", "--task")])
 def test_an_unknown_task(verb: str, flag: str, tmp_path: Path, refused: Refused) -> None:
     out = ["--out", tmp_path / "new" / "x.h5"] if verb != "envs" else []
     said = refused(verb, flag, "worldmodel/TwoRooms-v0", *out)

@@ -62,7 +62,7 @@ def test_one_table_one_file_one_picture(folder: Path, capsys: pytest.CaptureFixt
     pixels = facts["codecs"][0]
     assert pixels["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], abs=1e-4)  # the same held-out frames
     assert pixels["probe"]["error"] == pytest.approx(report["objectives"]["pixels"]["probe"]["error"], rel=1e-3)
-    assert (pixels["num_tokens"], pixels["channels"], pixels["parameters"]) == (16, 192, 0)
+    assert (pixels["num_tokens"], pixels["channels"], pixels["parameters"]) == (256, 16, 0)
     assert facts["mean_frame"]["reconstruction"]["psnr"] == pixels["reconstruction"]["psnr_mean_frame"]
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.width > 4 * 128 and picture.height > ROWS * 128
