@@ -72,6 +72,9 @@ class ModelConfig:
     wide_head: int = 0
     """Width of the two-layer transformer head of visual tokens (DDT head, arXiv 2510.11690, section 4), a multiple of 64; 0: one
     linear layer, as in the paper. It helps small models (arXiv 2601.16208: up to about 0.5 billion parameters)."""
+    level_frames: bool = False
+    """Divide the flow loss of a frame by the mean square of its latents where that is above 1: pictures that are unlike the frames a
+    codec is scaled for do not outweigh them then (on TwoRoom theirs was 40 times as large)."""
     loss_balance: LossBalance = "fixed"
     """fixed: text_weight and flow_weight; centered: weights that follow the losses, so that both count the same (arXiv 2603.03276,
     appendix D.2; better pictures, slightly worse text there)."""
@@ -382,7 +385,8 @@ class WorldModel(nn.Module):
         hidden = rearrange(flat.index_select(0, where.flatten()), "(k p) d -> k p d", p=self.config.frame_tokens)
         z, noise, z_n, t = (x.index_select(0, noised) for x in (latents, draw.noise, z_t, draw.t))
         target = velocity_target(z, noise, z_n, rearrange(t, "k -> k 1 1"), self.config.flow)
-        return (self.denoise(hidden, z_n, t, seen.index_select(noised)) - target).square().mean((1, 2))
+        error = (self.denoise(hidden, z_n, t, seen.index_select(noised)) - target).square().mean((1, 2))
+        return error / z.square().mean((1, 2)).clamp_min(1) if self.config.level_frames else error
 
     def action_error(self, batch: PackedBatch, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Of the known numbers of the asked actions: squared errors, and negative log-likelihoods of the spread, added up.

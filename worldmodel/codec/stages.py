@@ -207,7 +207,7 @@ def calibrate(codec: Codec, config: CodecConfig, data: CodecData) -> tuple[np.nd
 
     Extra pictures enter the statistics with their share. Without them, where a frame hardly ever varies a
     picture's latents would be huge; with them no latent channel of a picture has more variance than 1 over
-    the share.
+    the share. Not those of pixels, which have one scale for all: there pictures would only make frames faint.
 
     Returns:
         The indices of the frames, and their (m, n, c) latents.
@@ -216,7 +216,7 @@ def calibrate(codec: Codec, config: CodecConfig, data: CodecData) -> tuple[np.nd
     index = whole_episodes(data.train, data.episode, most, config.seed)
     raw = raw_latents(codec, data.frames[index])
     mean, square = raw.mean(dim=0), raw.square().mean(dim=0)
-    if data.extra is not None and extra_count(data, config.batch_size, config.extra_share):
+    if codec.kind != "pixels" and data.extra is not None and extra_count(data, config.batch_size, config.extra_share):
         pictures = subset(np.arange(len(data.extra)), most, config.seed)
         other, share = raw_latents(codec, data.extra[pictures]), config.extra_share
         mean = (1 - share) * mean + share * other.mean(dim=0)
