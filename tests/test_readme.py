@@ -57,6 +57,7 @@ SMALLER = {
         "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
         "--parts speed"
     ),
+    "results": "",
     "quickstart": (
         f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
         f"{PROBLEMS} {PLANNER}"

@@ -19,10 +19,12 @@ Ablate = Callable[..., int]
 def ablation(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablate:
     monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
 
-    def run(what: str, *flags: str) -> int:
+    def run(what: str, *flags: str, preset: tuple[str, ...] = ()) -> int:
         where = ["--data", str(tiny.data), "--out", str(tmp_path / "out"), "--vocab-size", "400"]
         short = ["--dream.clips", "4", "--dream.horizon", "2", "--dream.context", "1", "--batches", "1", "--mixture.action-block", "1"]
-        return run_verb("ablate", lambda: ablate.main, [what, *where, *short, *flags, *tiny.mixture, *TINY_CODEC, *TINY_MODEL])
+        return run_verb(
+            "ablate", lambda: ablate.main, [what, *where, *short, *flags, *tiny.mixture, *TINY_CODEC, *TINY_MODEL, *preset]
+        )
 
     return run
 
@@ -81,13 +83,15 @@ def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypa
 
 
 def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[str]) -> None:
-    def refused(what: str, *flags: str) -> str:
+    def refused(what: str, *flags: str, preset: tuple[str, ...] = ()) -> str:
         capfd.readouterr()
-        assert ablation(what, *flags) == 2
+        assert ablation(what, *flags, preset=preset) == 2
         return capfd.readouterr().err.splitlines()[-1]
 
     assert "prediktion" in refused("prediktion")
     assert "has no results yet" in refused("shift", "--report")
     assert "seeds are (1, 1); give numbers of at least 0, each once" in refused("shift", "--seeds", "1", "1")
     assert "held-out episode of 90 of them" in refused("shift", "--dream.horizon", "90")
-    assert "codec pixels: the model's width 48 is below the latents' 192 channels" in refused("codec", "--codec.vae.map-channels", "4")
+    whole = ("--codec.vae.map-channels", "4", "--codec.pixels.patch-size", "8", "--codec.pixels.components", "0")
+    said = refused("codec", *whole, preset=("--preset.model.stem.tokens", "0"))
+    assert "codec pixels: the model's width 48 is below the latents' 192 channels" in said

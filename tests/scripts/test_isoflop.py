@@ -19,10 +19,10 @@ SMALL = [part for name, value in TRUNK.items() for part in (f"--preset.model.tru
 def study(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Isoflop:
     monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
 
-    def run(*flags: str, out: str = "study") -> int:
+    def run(*flags: str, out: str = "study", preset: tuple[str, ...] = ()) -> int:
         where = ["--data", str(tiny.data), "--codec", str(tiny.codec), "--out", str(tmp_path / out), "--vocab-size", "400"]
         grid = ["--min-steps", "1", "--replicates", "20", "--batches", "1", *tiny.mixture]
-        return run_verb("isoflop", lambda: isoflop.main, [*where, *grid, *flags, *TINY_MODEL, *SMALL])
+        return run_verb("isoflop", lambda: isoflop.main, [*where, *grid, *flags, *TINY_MODEL, *SMALL, *preset])
 
     return run
 
@@ -39,7 +39,7 @@ def test_a_killed_study_goes_on_and_ends_with_fits_and_a_picture(
     study: Isoflop, tmp_path: Path, killed_third: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = killed_third
-    flags = ["--sizes", "1", "2", "3", "--budgets", "2e8", "--kinds", "dense"]
+    flags = ["--sizes", "1", "2", "3", "--budgets", "6e8", "--kinds", "dense"]
     assert study(*flags) == 130
     points = json.loads((tmp_path / "study" / "points.json").read_text())
     assert [p["point"]["size"] for p in points] == [1.0, 2.0]
@@ -59,19 +59,20 @@ def test_a_killed_study_goes_on_and_ends_with_fits_and_a_picture(
     assert "steps took" in said and "fewer than two budgets have an optimum" in said
     before = list(trained)
     assert study(*flags[:-2], "--kinds", "dense", "moe", "--sizes", "1") == 0
-    assert trained == [*before, "moe_size1_2e+08"], "a study may grow"
+    assert trained == [*before, "moe_size1_6e+08"], "a study may grow"
 
 
 def test_mistakes_in_a_grid(study: Isoflop, capfd: pytest.CaptureFixture[str]) -> None:
-    def refused(*flags: str) -> str:
+    def refused(*flags: str, preset: tuple[str, ...] = ()) -> str:
         capfd.readouterr()
-        assert study(*flags) == 2
+        assert study(*flags, preset=preset) == 2
         return capfd.readouterr().err.splitlines()[-1]
 
     assert "sizes are (1.0, 1.0); give positive numbers, each once" in refused("--sizes", "1", "1")
     assert "budgets are (-1.0,)" in refused("--budgets", "-1")
     assert "no budget gives any size 20 steps" in refused("--budgets", "1e7", "--min-steps", "20")
     assert "are the same model of width" in refused("--sizes", "1", "1.1")
-    assert "size 0.25: the model's width 8 is below the latents' 16 channels" in refused("--sizes", "0.25")
+    no_stem = ("--preset.model.stem.tokens", "0")
+    assert "size 0.25: the model's width 8 is below the latents' 16 channels" in refused("--sizes", "0.25", preset=no_stem)
     assert study("--sizes", "1", "--budgets", "1e8", "--kinds", "dense") == 0
     assert "holds a run with other settings" in refused("--sizes", "1", "--budgets", "1e8", "--kinds", "dense", "--batches", "2")

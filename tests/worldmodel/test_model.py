@@ -14,7 +14,7 @@ from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document, Frame, NextActions, Text, goal_document
 from worldmodel.errors import UserError
-from worldmodel.flow import FlowConfig
+from worldmodel.flow import FlowConfig, interpolate
 from worldmodel.losses import FlowDraw, LossCounts, readable
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
@@ -349,6 +349,21 @@ def test_a_map_that_cannot_be_halved_is_refused() -> None:
         toys.stem_model(latent_grid=(10, 10))
     with pytest.raises(UserError, match="wide_head is 64, but the stem paints"):
         toys.stem_model(wide_head=64)
+
+
+@torch.no_grad()
+def test_frames_of_large_latents_are_levelled_and_small_ones_are_not() -> None:
+    """Latents of 0.5, 1, 2 and 3 everywhere: the errors of the last two are divided by 4 and 9."""
+    model, picture = toys.model(), toys.picture(np.random.default_rng(0))
+    batch = toys.pack([(Frame(picture, predict=True),)] * 4, config=replace(toys.PACKING, caption_dropout=0.0))
+    latents = torch.tensor([0.5, 1.0, 2.0, 3.0])[:, None, None].expand(4, 4, toys.CHANNELS).contiguous()
+    draw, found = FlowDraw(torch.full((4,), 0.5), torch.randn(4, 4, toys.CHANNELS, generator=generator())), []
+    z_t = interpolate(latents, draw.noise, draw.t[:, None, None])
+    flat = toys.hidden(model, batch, z_t, draw.t).flatten(0, 1)
+    for levelled in (False, True):
+        model.config = replace(model.config, level_frames=levelled)
+        found.append(model.flow_error(batch, flat, latents, draw, z_t, model.see(z_t, draw.t)))
+    torch.testing.assert_close(found[0] / found[1], torch.tensor([1.0, 1.0, 4.0, 9.0]))
 
 
 def test_high_noise_is_reported_where_there_is_some(batch: PackedBatch, latents: Tensor) -> None:
