@@ -22,7 +22,6 @@ from worldmodel.tokens import PackingConfig
 from worldmodel.training.train import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
-
 NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.5)
 """Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, towards clean frames, for
 16 x 64: with that a model learnt nothing of its actions in 240 steps."""
