@@ -1,5 +1,6 @@
 # Every target sets up what it needs: a virtual environment with the pinned versions, and headless OpenGL.
-#   make quickstart [SEED=1] [OUT=folder]     the whole loop, 15 minutes on two cores; ends with a report
+#   make quickstart [TASK=PushT] [SEED=1] [OUT=folder]     the whole loop, minutes on two cores; ends with a report
+#   make results                              draws README's table of results anew
 #   make test                                 lint, types, tests
 # and, each in an environment of its own:
 #   make test-external                        the adapter's tests with the environments of other packages
@@ -14,10 +15,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 GL := $(VENV)/.gl
 
-.PHONY: quickstart test test-external test-interop lint types format install clean
+.PHONY: quickstart results test test-external test-interop lint types format install clean
 
 quickstart: $(INSTALLED) $(GL)
-	$(BIN)/worldmodel quickstart $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
+	$(BIN)/worldmodel quickstart $(if $(TASK),--task "$(TASK)") $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
+
+results: $(INSTALLED)
+	$(BIN)/worldmodel results docs/results/worlds/single.json --page README.md
 
 test: lint types $(GL)
 	$(BIN)/python -m pytest

@@ -105,7 +105,7 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
 
 def actor_of(trained: Pretrained) -> Actor | None:
     """The model's actions and steps to go, if goals were among what it was trained on."""
-    taught = any(source.startswith("goal") for source in trained.card.get("positions", {}))
+    taught = any(source["kind"] in ("goal", "spoken goal") for source in trained.card.get("sources", []))
     return Acting(trained.model, trained.tokenizer) if taught else None
 
 

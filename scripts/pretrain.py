@@ -183,6 +183,11 @@ def pretrain(
     tokenizer = group.broadcast_object(train_tokenizer(data, vocab_size) if group.is_main else None)
     action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
     fitted = fit(preset.model, codec, tokenizer, action_dim)
+    if data.config.horizon > fitted.action_horizon:
+        raise UserError(
+            f"the mixture's horizon is {data.config.horizon} model steps, but the model says the actions of {fitted.action_horizon}: "
+            "lower the one or raise the other (action_horizon)"
+        )
     packing, seed = fit_packing(preset.train.packing, fitted), preset.train.seed
     rng = np.random.default_rng(seed)
     mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, fitted.grid, packing, rng)))

@@ -68,7 +68,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """About 25 million active parameters: sized for a laptop's GPU; not run yet."""
+    """About 31 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
@@ -81,12 +81,11 @@ def small() -> Preset:
         validate_every=1000,
         checkpoint_every=1000,
     )
-    stem = StemConfig(tokens=8, width=64, widest=128)
-    return Preset(ModelConfig(trunk, NEAR_NOISE, vocab_size=8192, base_width=384, stem=stem, **WEIGHTS), train)
+    return Preset(ModelConfig(trunk, NEAR_NOISE, vocab_size=8192, base_width=384, stem=StemConfig(tokens=4), **WEIGHTS), train)
 
 
 def base() -> Preset:
-    """About 100 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
+    """About 113 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)
@@ -100,8 +99,7 @@ def base() -> Preset:
         validate_every=2000,
         checkpoint_every=2000,
     )
-    stem = StemConfig(tokens=16, width=96, widest=192)
-    return Preset(ModelConfig(trunk, NEAR_NOISE, vocab_size=16_384, base_width=384, stem=stem, **WEIGHTS), train)
+    return Preset(ModelConfig(trunk, NEAR_NOISE, vocab_size=16_384, base_width=384, stem=StemConfig(tokens=4), **WEIGHTS), train)
 
 
 def paper(feed_forward: FeedForwardKind = "moe") -> Preset:

@@ -87,9 +87,11 @@ def test_goals_on_the_path_are_as_far_as_the_manifest_says() -> None:
     assert verb.goal_steps(replace(manifest, goals="elsewhere", goal_offset=0)) is None
 
 
-@pytest.mark.parametrize(("sources", "taught"), [({"goal": 9, "text": 3}, True), ({"transition": 9}, False), ({}, False)])
-def test_the_actor_is_there_where_goals_were_trained_on(sources: dict[str, int], taught: bool) -> None:
+@pytest.mark.parametrize(
+    ("sources", "taught"), [(["text", "goal"], True), (["spoken goal"], True), (["transition"], False), ([], False)]
+)
+def test_the_actor_is_there_where_goals_were_trained_on(sources: list[str], taught: bool) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(action_horizon=5))
-    actor = verb.actor_of(Pretrained(model, None, None, {"positions": sources}))  # type: ignore[arg-type]
+    actor = verb.actor_of(Pretrained(model, None, None, {"sources": [{"source": "any", "kind": kind} for kind in sources]}))  # type: ignore[arg-type]
     assert (actor is not None) == taught
     assert actor is None or actor.horizon == 5

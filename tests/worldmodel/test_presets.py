@@ -12,9 +12,12 @@ from worldmodel.flops import parameter_counts
 from worldmodel.moe import FeedForwardKind
 
 
-@pytest.mark.parametrize(("name", "active"), [("small", 25e6), ("base", 100e6), ("paper", 1.5e9)])
+@pytest.mark.parametrize(("name", "active"), [("small", 31e6), ("base", 113e6), ("paper", 1.5e9)])
 def test_active_parameters(name: str, active: float) -> None:
-    assert parameter_counts(presets.PRESETS[name]().model).active == pytest.approx(active, rel=0.05)
+    model = presets.PRESETS[name]().model
+    if model.stem.tokens:  # for the latents of small patches of 64 pixels
+        model = replace(model, latent_grid=(16, 16), channels=16)
+    assert parameter_counts(model).active == pytest.approx(active, rel=0.03)
 
 
 @pytest.mark.parametrize(
