@@ -16,6 +16,7 @@ from worldmodel.agents.controllers import EvaluateConfig, Parts, make_controller
 from worldmodel.agents.evaluate import evaluate
 from worldmodel.agents.ladder import CHECKS, Row, weakest
 from worldmodel.agents.mpc import MPCConfig
+from worldmodel.agents.objective import GoalCost
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.rungs import Marked, MenuConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -23,7 +24,7 @@ from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.evaluation import DreamConfig, StateReader, draw_clips, dream_errors
 
 TRAINING, HELD_OUT = list(range(24)), list(range(24, 32))
-CONFIG = EvaluateConfig(planner=CEMConfig(horizon=4), mpc=MPCConfig(replan_every=1))
+CONFIG = EvaluateConfig(CEMConfig(horizon=4), objective=GoalCost("steps"), mpc=MPCConfig(replan_every=1))
 READER = ReaderConfig(steps=300, width=16, lr=5e-3, checks=10)
 
 

@@ -212,10 +212,25 @@ def test_goal_cost_in_steps_to_go_asks_the_actor_of_each_frame_and_its_own_goal(
         (lambda: ActionBounds((-1.0,), (float("inf"),)), "must be finite"),
         (lambda: ActionBounds((-1.0,), (1.0,), block=0), "block is 0"),
         (lambda: GoalCost(reduction="median"), "unknown reduction 'median': use final, mean"),
-        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use steps, latents, steps_to_go"),
+        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use auto, steps, latents, steps_to_go"),
         (lambda: GoalCost(growth=0.0), "growth is 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_cost_is_steps_to_go_where_an_actor_tells_them_and_the_codecs_features_else() -> None:
+    class Teller:
+        def steps_to_go(self, frames, goal):
+            return torch.full((len(frames),), 7.0)
+
+    class Features:
+        def goal_features(self, latents):
+            return latents.flatten(-2)
+
+    future, goal = torch.zeros(1, 2, 3, 1, 2), torch.ones(1, 1, 2)
+    cost = GoalCost(reduction="final")
+    assert make_objective(cost, Features(), Teller())(future, goal).tolist() == [[7.0, 7.0]]  # type: ignore[arg-type]
+    assert make_objective(cost, Features())(future, goal).tolist() == [[1.0, 1.0]]  # type: ignore[arg-type]
