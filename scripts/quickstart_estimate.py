@@ -16,15 +16,15 @@ RATE = 1.9e11
 """Operations per second of a float32 matrix product on the machine of the seconds below: two cores of an AMD EPYC."""
 CODEC_STEP, MEASURING_CODEC = 0.076, 25.0
 """Seconds of an average step of the codec, and of measuring it."""
-TRAINING_STEP = 0.45
+TRAINING_STEP = 0.35
 """Seconds of a training step of the preset tiny."""
-TINY_WORK = 16 * 152 * 4 * 192**2
+TINY_WORK = 8 * 152 * 4 * 192**2
 """Positions in its batch, times depth, times width squared: what a step's work grows with."""
 LOOKING = 8.0
 """Seconds of dreaming, writing and drawing."""
-PROBLEM_STEP = 0.021
+PROBLEM_STEP = 0.035
 """Seconds that all controllers together spend on one env step of one problem."""
-READING, RUNGS = 60.0, 0.008
+READING, RUNGS = 30.0, 0.006
 """Seconds of reading the true state and dreaming, and of the other rungs for one env step of one problem."""
 
 

@@ -51,11 +51,11 @@ def tiny() -> Preset:
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
-        steps=1600,
+        steps=1200,
         packing=PackingConfig(rows=8, length=152, lanes=2),
         optimizer="muon",
-        lr=4e-3,
-        muon_lr=0.04,
+        lr=3e-3,
+        muon_lr=0.03,
         warmup_steps=20,
         final_lr_share=0.02,
         weight_decay=0.01,

@@ -26,6 +26,9 @@ from torch import Tensor, nn
 
 from worldmodel.errors import UserError
 
+EVEN_MAP = 1e-2
+"""Variance that is added in the group norms. A frame that is noise alone and stands beside nothing is shown as zeros, an even map, and
+what little differs in it must not be blown up: with 1e-5 single batches had a hundred times the usual gradient, and training broke off."""
 COARSEST = 4
 """Rows and columns from which a map is not halved any more."""
 
@@ -77,7 +80,7 @@ class Convolution(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int = 1, condition: int = 0) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels_in, channels, 3, stride, 1)
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = nn.GroupNorm(8, channels, EVEN_MAP)
         self.condition = nn.Linear(condition, 2 * channels) if condition else None
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
