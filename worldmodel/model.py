@@ -30,6 +30,9 @@ from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
 SPREAD_WEIGHT = 0.1
 """Of the likelihood of the spread of said actions, beside their squared error."""
+SPREAD_RANGE = (-2.0, 1.0)
+"""Of the logarithm of their spread: 0.14 to 2.7 half ranges. What is surer than that has a gradient, where it errs, that outweighs all
+others of its batch."""
 TimeConditioning = Literal["add", "adaln", "none"]
 Positions = Literal["axial", "sequence"]
 LossBalance = Literal["fixed", "centered"]
@@ -277,7 +280,7 @@ class WorldModel(nn.Module):
         """Mean and logarithm of the spread of the next actions, (q, h, a) each, from hidden states (q, d) where they are asked for."""
         out = self.action_out(hidden).float()
         mean, spread = rearrange(out, "q (s h a) -> s q h a", s=2, h=self.config.action_horizon)
-        return mean, spread.clamp(-5, 2)
+        return mean, spread.clamp(*SPREAD_RANGE)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> float32 logits of the next token (..., v)."""

@@ -16,7 +16,7 @@ from worldmodel.datasets.documents import Document, Frame, NextActions, Text, go
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate
 from worldmodel.losses import FlowDraw, LossCounts, readable
-from worldmodel.model import WorldModel
+from worldmodel.model import SPREAD_RANGE, WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.stem import Beside
 from worldmodel.tokens import IGNORE, VISION
@@ -428,3 +428,12 @@ def test_one_batch_is_learnt_by_heart(kind: FeedForwardKind) -> None:
     assert history[-1]["text"] < history[0]["text"] / 20
     assert history[-1]["flow"] < history[0]["flow"] / 20
     assert (batch.modality == VISION).any()
+
+
+def test_no_action_is_said_so_surely_that_one_mistake_outweighs_a_batch() -> None:
+    model = toys.model()
+    with torch.no_grad():
+        model.action_out.bias.fill_(-100.0)
+        mean, spread = model.next_actions(torch.zeros(3, model.config.trunk.width))
+    assert (mean == -100).all() and (spread == SPREAD_RANGE[0]).all()
+    assert 0.5 * torch.exp(-2 * spread).max() < 30  # the weight of a squared error in the likelihood
