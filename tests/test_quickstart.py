@@ -93,7 +93,9 @@ def test_it_begins_with_what_it_will_do_and_about_how_long(done: Quickstart) -> 
     plan, time, *_ = done.printed.splitlines()
     assert plan.startswith(f"worldmodel/TwoRoom-v0: {EPISODES} episodes of {STEPS} actions (demonstrator 0.1, noisy 0.35, ")
     assert f"4 training steps, 2 planning problems; all of it goes to {done.out}" in plan
-    assert re.fullmatch(r"about \d+ minutes on this machine's CPU, a rough estimate \(minutes: collect [\d.]+; .*diagnose [\d.]+\)", time)
+    assert re.fullmatch(
+        r"about \d+ minutes on this machine's CPU, a rough estimate \(minutes: collect [\d.]+; .*diagnose [\d.]+\)", time
+    )
 
 
 def test_what_is_left_open_is_as_the_task_says() -> None:

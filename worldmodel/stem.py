@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from worldmodel.errors import UserError
 
 EVEN_MAP = 1e-2
-"""Variance that is added in the group norms. A frame that is noise alone and stands beside nothing is shown as zeros, an even map, and
-what little differs in it must not be blown up: with 1e-5 single batches had a hundred times the usual gradient, and training broke off."""
+"""Variance that is added in the group norms: a frame that is noise alone and stands beside nothing is shown as zeros, an even map, and
+what little differs in it must not be blown up."""
 COARSEST = 4
 """Rows and columns from which a map is not halved any more."""
 
