@@ -147,7 +147,7 @@ def train(folder: Path) -> str:
     run(f"codec {common} --out {folder}/codec {codec} --codec.decoder-frames 64")
     model = "--preset.train.steps 2 --preset.train.packing.rows 2 --preset.train.log-every 1 --preset.train.sample-every 2"
     place = f"--codec {folder}/codec --out {folder}/run"
-    return run(f"pretrain {common} {place} --vocab-size 300 --mixture.action-block 2 preset:tiny {model}")
+    return run(f"pretrain {common} {place} --vocab-size 400 --mixture.action-block 2 preset:tiny {model}")
 
 
 def run(arguments: str) -> str:
