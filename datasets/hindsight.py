@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.datasets.documents import Action, Document, NextActions, goal_document, transition_document
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.errors import UserError
+from worldmodel.datasets.sources import ClipSampler
 
 SHARE_OF_ONE = 0.4
 """Share of transitions of a single model step; the others are jumps, all lengths alike."""
@@ -33,29 +33,17 @@ class StepSampler:
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], action_block: int, horizon: int, shift: int = 0) -> None:
-        recorded = store.action_block
-        if action_block % recorded:
-            raise UserError(
-                f"{store.path} was recorded in blocks of {recorded} actions; the action block of {action_block} must be a "
-                f"multiple of {recorded}"
-            )
+        self._windows = ClipSampler(store, episodes, 1, action_block)
         self.store, self.horizon, self.shift = store, horizon, shift
-        self.block, self.recorded = action_block // recorded, recorded  # recorded steps per model step, env steps per recorded step
-        self.episodes = np.asarray(episodes, np.int64)
-        self._stops = np.cumsum(np.maximum(store.lengths[self.episodes] - self.block + 1, 0))
-        if len(self._stops) == 0 or self._stops[-1] == 0:
-            raise UserError(
-                f"{store.path}: none of {len(self.episodes)} episodes is as long as a model step of {action_block} actions"
-            )
+        self.recorded = store.action_block  # env steps per recorded step
+        self.block = action_block // self.recorded  # recorded steps per model step
 
     def __len__(self) -> int:
-        return int(self._stops[-1])
+        return len(self._windows)
 
     def place(self, item: int) -> tuple[int, int, int]:
         """(episode, time, recorded steps left) of an item, 0 <= item < len."""
-        which = int(np.searchsorted(self._stops, item, side="right"))
-        episode = int(self.episodes[which])
-        t = item - (int(self._stops[which - 1]) if which else 0)
+        episode, t = self._windows.place(item)
         return episode, t, int(self.store.lengths[episode]) - t
 
     def now(self, episode: int, t: int, rng: np.random.Generator) -> list[np.ndarray]:

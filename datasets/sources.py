@@ -105,10 +105,15 @@ class ClipSampler:
         """Number of windows."""
         return int(self._stops[-1])
 
+    def place(self, place: int) -> tuple[int, int]:
+        """(episode, first recorded step) of window `place`, 0 <= place < len."""
+        which, start = _find(self._stops, place)
+        return int(self.episodes[which]), start
+
     def clip(self, place: int) -> Clip:
         """Window `place`, 0 <= place < len."""
-        which, start = _find(self._stops, place)
-        return self.store.clip(int(self.episodes[which]), start * self.store.action_block, self.length, self.action_block)
+        episode, start = self.place(place)
+        return self.store.clip(episode, start * self.store.action_block, self.length, self.action_block)
 
     def draw(self, rng: np.random.Generator) -> Clip:
         """Any window, all equally likely."""

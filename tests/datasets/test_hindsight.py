@@ -136,7 +136,7 @@ def test_places_are_all_from_which_a_model_step_is_recorded(store: EpisodeStore)
     sampler = StepSampler(store, [2, 0], action_block=4, horizon=1)
     expected = [(2, t, 9 - t) for t in range(6)] + [(0, t, 6 - t) for t in range(3)]
     assert [sampler.place(item) for item in range(len(sampler))] == expected
-    with pytest.raises(UserError, match="none of 1 episodes is as long as a model step of 4 actions"):
+    with pytest.raises(UserError, match="none of 1 episodes holds a clip of 1 steps of 4 actions"):
         StepSampler(store, [1], action_block=4, horizon=1)
 
 
