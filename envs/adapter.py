@@ -11,7 +11,7 @@ from worldmodel.envs.action_text import ActionAxis, coarse_actions
 from worldmodel.envs.base import BaseTask, checked_state
 from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.external import make_env, time_limit
-from worldmodel.envs.external_physics import open_world
+from worldmodel.envs.external_physics import attribute, open_world
 from worldmodel.envs.language import make_questions, question_track
 from worldmodel.envs.recording import BLIND, Recording
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
@@ -35,8 +35,8 @@ class ExternalTask(BaseTask):
     """An environment of another package, with the actions, observations, states, goals and words of our own tasks.
 
     ## Action Space
-    `Box(-1, 1, (a,))`: a bounded Box scaled to [-1, 1], or one score for each choice of a Discrete space; the
-    largest is taken.
+    `Box(-1, 1, (a,))`: a bounded Box scaled to [-1, 1] (of whole numbers each has an equal part of it), or one score for each
+    choice of a Discrete space; the largest is taken.
 
     ## Observation Space
     `pixels` uint8 (H, W, 3) and `proprio` float32 (p,): what the environment observes as one vector, each number x
@@ -44,7 +44,8 @@ class ExternalTask(BaseTask):
 
     ## Rewards and Episode End
     Reward and `terminated` are the environment's. After its end, MuJoCo's physics goes on when it is stepped
-    further; other environments stand still, with reward 0. There is no time limit, see `max_episode_steps`.
+    further; other environments are `finished` and stand still, with reward 0: they are not recorded on. `truncated` is the
+    environment's own, never so with MuJoCo's. There is no time limit, see `max_episode_steps`.
 
     ## States and Goals
     The state is the whole physics of MuJoCo (mjSTATE_INTEGRATION); of other environments what they observe. An
@@ -149,8 +150,10 @@ class ExternalTask(BaseTask):
         """An action (a,) in [-1, 1] as the environment takes it."""
         if self._discrete:
             return int(np.argmax(action)) + int(self._world.action_space.start)  # type: ignore[attr-defined]
-        scaled = self._low + (action.reshape(self._low.shape) + 1) / 2 * (self._high - self._low)
-        return scaled.astype(self._world.action_space.dtype)
+        share, dtype = (action.reshape(self._low.shape) + 1) / 2, np.dtype(self._world.action_space.dtype)
+        if dtype.kind == "f":
+            return np.clip(self._low + share * (self._high - self._low), self._low, self._high).astype(dtype)
+        return np.clip(self._low + np.floor(share * (self._high - self._low + 1)), self._low, self._high).astype(dtype)
 
     # ---------------------------------------------------------------- What is measured at the start
 
@@ -236,12 +239,17 @@ class ExternalTask(BaseTask):
             UserError: if the action has another shape, is not finite or out of bounds.
         """
         self.advance(action)
-        return self._observation(), self._reward, self._world.terminated, False, self.info()
+        return self._observation(), self._reward, self._world.terminated, self._world.ended and self._world.truncated, self.info()
 
     def advance(self, action: np.ndarray) -> None:
         """The physics of `step` alone: draws nothing. Raises the same errors."""
         self._reward = self._world.step(self._own_action(self._checked_action(action)))
         self._frames.clear()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the environment has ended its episode and cannot go on."""
+        return self._world.ended
 
     def proprio(self) -> np.ndarray:
         """What the environment observes, each number as sign(x) log(1 + |x|), float32 (p,)."""
@@ -255,7 +263,8 @@ class ExternalTask(BaseTask):
     @property
     def step_seconds(self) -> float:
         """Simulated time of one environment step; 0.1 s for an environment that has no time."""
-        return float(getattr(self._world.env.unwrapped, "dt", 0.1))
+        seconds = attribute(self._world.env.unwrapped, "dt")
+        return float(seconds) if isinstance(seconds, float | int | np.floating) and 0 < seconds < np.inf else 0.1
 
     def close(self) -> None:
         """Free both environments."""

@@ -16,24 +16,27 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
+from worldmodel.envs.external_pictures import as_picture, glimpses
 from worldmodel.envs.rendering import Renderer
 from worldmodel.errors import UserError
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 DEFAULT_CAMERA = "default"
 """Name of a camera that is not in the model: the free camera as the environment sets it up, or its only picture."""
-GLIMPSE = 8
-"""Pictures among the observations are reduced to this many pixels a side, grey."""
 _PREFERRED_CAMERAS = ("track", "front_pixels", "topview")  # of gymnasium, ogbench, metaworld
 _INNER = ("_env", "_physics", "point_env", "ant_env", "robot_env")  # where environments keep the one that they wrap
-_CLOCKS = {"curr_path_length": 0, "_step_count": 0, "_reset_next_step": False}  # what ends an episode by time
+_CLOCKS: dict[str, dict[str, Any]] = {
+    "metaworld": {"curr_path_length": 0},
+    "dm_control": {"_step_count": 0, "_reset_next_step": False},
+}
+"""Package -> what ends an episode of its environments by time, which MuJoCo's physics need not."""
 _SCALAR_JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 
 
 class World:
     """A gymnasium environment that cannot be looked into: its state is what it observes.
 
-    When it ends its episode it stands still: further steps return the last observation, reward 0 and terminated.
+    When it ends its episode, or cuts it, it stands still: further steps return the last observation and reward 0.
     """
 
     can_restore = False
@@ -43,8 +46,13 @@ class World:
         self.env, self.size, self.fast = env, size, fast
         with quiet():
             self.action_space, self.observation_space = env.action_space, env.observation_space
-        self.terminated = False
+        self.terminated = self.truncated = False
         self.reset(0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it cannot go on."""
+        return (self.terminated or self.truncated) and not self.can_restore
 
     def reset(self, seed: int) -> None:
         """Begin an episode; whatever the environment draws from, its own generator or numpy's, is seeded."""
@@ -53,31 +61,30 @@ class World:
         with quiet():
             observation, _ = self.env.reset(seed=seed)
         np.random.set_state(before)
-        self.observation, self.terminated = self._flat(observation), False
+        self.observation, self.terminated, self.truncated = self._flat(observation), False, False
 
     def step(self, action: Any) -> float:
         """Do an action of the environment's own space; returns the reward."""
-        if self.terminated and not self.can_restore:
+        if self.ended:
             return 0.0
-        for inner in self._layers():
-            for name in _CLOCKS.keys() & vars(inner).keys():
-                setattr(inner, name, _CLOCKS[name])
         with quiet():
-            observation, reward, self.terminated, _, _ = self.env.step(action)
-        self.observation, self.terminated = self._flat(observation), bool(self.terminated)
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+        self.observation, self.terminated, self.truncated = self._flat(observation), bool(terminated), bool(truncated)
         return float(reward)
 
     def _layers(self) -> list[Any]:
         """The environment and what it wraps, outermost first."""
         layers: list[Any] = [self.env.unwrapped]
         for layer in layers:
-            layers += [inner for inner in (getattr(layer, name, None) for name in _INNER) if inner is not None]
+            for inner in (attribute(layer, name) for name in _INNER):
+                if hasattr(inner, "__dict__") and not isinstance(inner, type) and all(inner is not other for other in layers):
+                    layers.append(inner)
         return layers
 
     def _flat(self, observation: Any) -> np.ndarray:
-        numbers, glimpses = _parts(self.observation_space, observation)
-        self._spoken = sum(map(len, numbers or glimpses))  # of pictures only when there is nothing else
-        return np.nan_to_num(np.concatenate([*numbers, *glimpses] or [np.zeros(1)]))
+        numbers, pictures = _parts(self.observation_space, observation)
+        self._spoken = sum(map(len, numbers or pictures))  # of pictures only when there is nothing else
+        return np.nan_to_num(np.concatenate([*numbers, *pictures] or [np.zeros(1)]))
 
     def state(self) -> np.ndarray:
         """What there is to know of the world, float64 (n,)."""
@@ -97,11 +104,10 @@ class World:
             self.restore(state)
         try:
             frame = self.env.render()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise UserError(f"{self.name} cannot be drawn: {error}") from error
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-            raise UserError(f"{self.name} draws no pictures with render_mode='rgb_array'")
-        return np.asarray(Image.fromarray(frame[..., :3].astype(np.uint8)).resize((self.size, self.size), Image.Resampling.BOX))
+        except (gymnasium.error.DependencyNotInstalled, NotImplementedError) as error:
+            raise UserError(f"{self.name} cannot be drawn: {str(error) or 'its render() is not implemented'}") from error
+        picture = Image.fromarray(as_picture(frame, self.name))
+        return np.asarray(picture.resize((self.size, self.size), Image.Resampling.BOX))
 
     @property
     def name(self) -> str:
@@ -154,6 +160,14 @@ class MujocoWorld(World):
         self._scratch: mujoco.MjData | None = None
         super().__init__(env, size, fast)
 
+    def step(self, action: Any) -> float:
+        for layer in self._layers():
+            packages = {each.__module__.partition(".")[0] for each in type(layer).__mro__}
+            clocks = {name: value for package in packages for name, value in _CLOCKS.get(package, {}).items()}
+            for name in clocks.keys() & vars(layer).keys():
+                setattr(layer, name, clocks[name])
+        return super().step(action)
+
     def reset(self, seed: int) -> None:
         super().reset(seed)
         self.model, self.data = find_physics(self._layers())  # some compile their model anew at a reset
@@ -165,8 +179,8 @@ class MujocoWorld(World):
                 if isinstance(getattr(layer, "_renderer", None), mujoco.Renderer):
                     layer._renderer.close()
                     layer._renderer = None
-        markers = getattr(self.env.unwrapped, "_render_callback", None)
-        if markers is not None:  # gymnasium-robotics puts the marker of its goal into place when it draws
+        markers = attribute(self.env.unwrapped, "_render_callback")
+        if callable(markers):  # gymnasium-robotics puts the marker of its goal into place when it draws
             state = self.state()
             markers()
             self.restore(state)
@@ -187,14 +201,15 @@ class MujocoWorld(World):
         """The observation of a restored state, of environments that can be asked; otherwise the last one stays."""
         for layer in self._layers()[:2]:
             for name in ("_get_obs", "compute_observation"):
-                ask = getattr(layer, name, None)
-                if ask is not None and not inspect.signature(ask).parameters:
+                ask = attribute(layer, name)
+                if callable(ask) and not inspect.signature(ask).parameters:
                     observation = ask()
                     if self.observation_space.contains(observation):
                         self.observation = self._flat(observation)
                         return
-            if hasattr(layer, "task") and hasattr(layer, "physics"):  # dm_control
-                self.observation = self._flat(layer.task.get_observation(layer.physics))
+            observe, physics = attribute(attribute(layer, "task"), "get_observation"), attribute(layer, "physics")
+            if callable(observe) and physics is not None:  # dm_control
+                self.observation = self._flat(observe(physics))
                 return
 
     def draw(self, camera: str, state: np.ndarray | None = None) -> np.ndarray:
@@ -229,7 +244,7 @@ class MujocoWorld(World):
             return camera
         camera.lookat[:] = self._middle
         camera.distance = self.model.stat.extent
-        for key, value in (renderer.default_cam_config or {}).items():
+        for key, value in (attribute(renderer, "default_cam_config") or {}).items():
             if isinstance(value, np.ndarray):
                 getattr(camera, key)[:] = value
             else:
@@ -321,11 +336,19 @@ def find_physics(layers: list[Any]) -> tuple[mujoco.MjModel, mujoco.MjData]:
         LookupError: if there are none.
     """
     for layer in layers:
-        pair = [getattr(layer, name, None) for name in ("model", "data")]
+        pair = [attribute(layer, name) for name in ("model", "data")]
         model, data = (getattr(each, "ptr", each) for each in pair)  # dm_control wraps them
         if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
             return model, data
     raise LookupError("no MuJoCo model and data")
+
+
+def attribute(thing: Any, name: str) -> Any:
+    """An attribute that an environment may have, or None: also where asking for it raises."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # a property raises whatever its author liked
+        return None
 
 
 @contextlib.contextmanager
@@ -355,10 +378,10 @@ def _parts(space: spaces.Space[Any], value: Any) -> tuple[list[np.ndarray], list
         inner = list(zip(space, value, strict=True))
     if inner:
         parts = [_parts(*each) for each in inner]
-        return [part for numbers, _ in parts for part in numbers], [part for _, glimpses in parts for part in glimpses]
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
-        grey = Image.fromarray(np.asarray(value)[..., :3].mean(-1).astype(np.uint8))
-        return [], [np.asarray(grey.resize((GLIMPSE, GLIMPSE), Image.Resampling.BOX), np.float64).ravel() / 255]
+        return [part for numbers, _ in parts for part in numbers], [part for _, pictures in parts for part in pictures]
+    glimpse = glimpses(space, value)
+    if glimpse is not None:
+        return [], [glimpse]
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
         raise UserError(f"observations of the kind {type(space).__name__} cannot be recorded as numbers")
     return [np.asarray(spaces.flatten(space, value), np.float64).ravel()], []
