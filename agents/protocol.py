@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.envs import make_task
+from worldmodel.datasets.outputs import write_output
+from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Manifest:
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
         content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_output(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @staticmethod
     def load(path: Path) -> "Manifest":

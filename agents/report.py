@@ -7,7 +7,6 @@ file can be mailed or opened years later without anything beside it. Nothing her
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import imageio.v3 as imageio
 import numpy as np
 from matplotlib.figure import Figure
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.outputs import MARK, json_bytes, write_output
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,12 @@ def write_report(
         data: JSON values: everything a program would want to know.
     """
     body = "\n".join(_render(section) for section in sections)
-    page = f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+    page = f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='generator' content='{MARK}'>"
+    page += f"<title>{html.escape(title)}</title>"
     page += f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
-    write_atomic(path, page.encode())
+    write_output(path, page.encode())
     if data is not None:
-        write_atomic(path.with_suffix(".json"), (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+        write_output(path.with_suffix(".json"), json_bytes(data, indent=1))
 
 
 def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
@@ -152,12 +152,13 @@ def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
         codec="libx264",
         quality=8,
         macro_block_size=2,
+        output_params=["-metadata", f"comment={MARK}"],
     )
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 8, scale: int = 4) -> None:
     """Write `video_bytes` to a file."""
-    write_atomic(path, video_bytes(frames, fps, scale))
+    write_output(path, video_bytes(frames, fps, scale))
 
 
 STYLE = """

@@ -1,10 +1,20 @@
-"""Files that are there whole or not at all: written under a temporary name, flushed to the disk, renamed."""
+"""Files and folders that are there whole or not at all: written under a temporary name, flushed to the disk, renamed.
+
+Nobody can foretell a temporary name, it is made new, and no link is followed: what others have put into the folder stays as it is.
+A temporary file is locked while its process lives, so whoever writes the same file next removes what a killed process left.
+"""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
+import logging
 import os
+import re
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +23,18 @@ from worldmodel.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean there is no room for the file."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+"""Error numbers by which a file system says that it locks nothing, or nothing that was opened to be read."""
+LONGEST_NAME = 200
+"""Bytes of a name that a temporary name repeats; a file system takes 255."""
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes `data` to `path`; after a crash at any moment the old content or the new one is there.
+
+    A file that is there keeps its mode; a link is replaced, not followed.
 
     Args:
         path: the file.
@@ -24,22 +42,30 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
         durable: wait until it is on the disk. Without, a power failure may leave a damaged file, but nothing else.
 
     Raises:
-        OSError: from the system, after the temporary file is removed.
+        OSError: from the system, with `path` as its file name, after the temporary file is removed.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_beside(path)
     try:
-        temporary.write_bytes(data)
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        descriptor = _create(temporary)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            _keep_mode(temporary, path)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_and_rename(temporary: Path, path: Path) -> None:
-    """Flushes a finished file to the disk, gives it its name, and flushes the folder."""
+    """Flushes a finished file or folder to the disk, gives it its name (and the mode of the file there), and flushes the folder."""
     _sync(temporary)
+    _keep_mode(temporary, path)
     temporary.replace(path)
     _sync(path.parent)
 
@@ -52,44 +78,173 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _keep_mode(temporary: Path, path: Path) -> None:
+    """Gives a new file the mode of the file that it replaces: what only its owner may read stays so."""
+    with contextlib.suppress(FileNotFoundError):
+        before = path.lstat()
+        if stat.S_ISREG(before.st_mode):
+            temporary.chmod(stat.S_IMODE(before.st_mode))
+
+
+def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
+    """A hidden name in the folder of `path` that is not there and cannot be foretold."""
+    return path.with_name(f".{_stem(path)}.{secrets.token_hex(8)}{ending}")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is one of `temporary_beside`; of a process that lives or was killed."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?", re.DOTALL)
+
+
+def _stem(path: Path) -> str:
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= LONGEST_NAME else hashlib.blake2b(name, digest_size=16).hexdigest()
+
+
+def _create(path: Path) -> int:
+    """Makes a file that is not there yet, opened to be read and written."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def lock(descriptor: int, wait: bool = False) -> bool | None:
+    """Locks an open file or folder until it is closed.
+
+    Returns:
+        Whether it is locked now; False: another process holds it; None: its file system knows no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+class Temporary:
+    """An empty file or folder beside the one that it shall become, locked until it is renamed or discarded.
+
+    What killed processes left of the same file is removed first.
+
+    Args:
+        path: what it shall become.
+        folder: it is a folder.
+        ending: of the temporary name; a tool may want to see the format in it, as in `.tmp.mp4`.
+
+    Attributes:
+        path: the temporary name.
+
+    Raises:
+        UserError: another process writes `path` at this moment.
+        OSError: from the system, with `path` as its file name.
+    """
+
+    def __init__(self, path: Path, folder: bool = False, ending: str = ".tmp") -> None:
+        self.target = path
+        try:
+            _remove_leftovers(path)
+            while True:
+                self.path = temporary_beside(path, ending)
+                if folder:
+                    self.path.mkdir()
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW) if folder else _create(self.path)
+                lock(self._descriptor)
+                if self.path.exists():  # else another process has just taken it for a leftover
+                    return
+                os.close(self._descriptor)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def rename(self) -> None:
+        """Gives it its name, on the disk for good; a file that has that name is replaced, and so is an empty folder."""
+        sync_and_rename(self.path, self.target)
+
+    def discard(self) -> None:
+        """Removes what has not been renamed; must be called at the end."""
+        _remove(self.path)
+        os.close(self._descriptor)
+
+
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterator[Path]:
+    """The name of a `Temporary` to write to, which becomes `path` when the block ends well; else nothing is left."""
+    temporary = Temporary(path, folder, ending)
+    try:
+        yield temporary.path
+        temporary.rename()
+    finally:
+        temporary.discard()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes have left of a file; UserError where another process is still at it."""
+    mine = re.compile(re.escape(f".{_stem(path)}.") + r"[0-9a-f]{16}\.tmp(\.\w+)?")
+    for found in [each for each in path.parent.iterdir() if mine.fullmatch(each.name)]:
+        try:
+            status = found.lstat()
+            if status.st_uid != os.getuid() or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                continue  # not ours: it is planted
+            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            locked = lock(descriptor)
+            if locked:
+                _remove(found)
+        finally:
+            os.close(descriptor)
+        if locked is False:
+            raise UserError(f"{path} is being written by another process; wait for it, or choose another name")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, link: bool = True) -> Iterator[None]:
     """Makes a folder, and holds it until the block or the process ends; whoever holds it may remove it.
+
+    A file system without locks holds nothing, which is said.
+
+    Args:
+        folder: the folder.
+        link: it may be a link to one; not where its name can be foretold and is not what the user named.
 
     Raises:
         UserError: another process holds it, or has just removed it; it cannot be made.
     """
     path = folder / "lock"
+    if not link and folder.is_symlink():
+        raise UserError(f"{folder} is a link, and nothing is written through it: remove it or name another file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        raise UserError(f"cannot write to {folder}: {getattr(error, 'strerror', error)}") from error
     try:
+        locked = lock(held)
+        if locked is None:
+            logger.warning("%s is on a file system without locks: see to it that no other process writes there", folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            removed = not os.path.samestat(os.fstat(lock), os.stat(path))
-        except BlockingIOError as error:
-            raise UserError(f"{folder} is in use by another process; wait for it or name another folder") from error
+            removed = not os.path.samestat(os.fstat(held), os.stat(path))
         except FileNotFoundError:
             removed = True
+        if locked is False:
+            raise UserError(f"{folder} is in use by another process; wait for it or name another folder")
         if removed:
             raise UserError(f"{folder} was finished by another process just now; run the command again")
         yield
     finally:
-        os.close(lock)
-
-
-def _open_locked(path: str, flags: int) -> int:
-    """Opens a file to write it anew, and holds its lock until it is closed."""
-    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"{path} is being written by another process; wait for it, or choose another name") from error
-    return descriptor
+        os.close(held)
 
 
 class BlackHoleFile(io.FileIO):
@@ -97,13 +252,11 @@ class BlackHoleFile(io.FileIO):
 
     HDF5 cannot close a file whose last writes failed (it crashes the process at exit), so on a full disk it
     must believe that all went well until it has let go. The owner looks at `error` and throws the file away.
-
-    Raises:
-        UserError: another process writes it.
+    No link is followed: the name is that of a `Temporary`.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+b", opener=_open_locked)
+        super().__init__(path, "w+b", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:

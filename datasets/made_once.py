@@ -2,14 +2,16 @@
 
 import contextlib
 import errno
-import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from worldmodel.datasets.atomic import DISK_FULL
+from worldmodel.datasets.atomic import DISK_FULL, lock
 from worldmodel.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def made_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
@@ -42,6 +44,8 @@ def made_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Pa
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     part = folder.with_name(f".{folder.name}.part")  # one name for all, under the lock: leftovers of a killed process go too
+    if part.is_symlink():
+        part.unlink()
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
@@ -57,9 +61,10 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Waits for a lock that ends with the process; its file stays, since removing it would let two in."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if lock(held, wait=True) is None:
+            logger.warning("%s is on a file system without locks: do not start two processes at once", path.parent)
         yield
     finally:
-        os.close(lock)
+        os.close(held)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.drawn import Part, as_text
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.mixture_page import Numbered, counted, mixture_page
+from worldmodel.datasets.outputs import check_output, write_output
 from worldmodel.datasets.recipe import recipe_path
 from worldmodel.datasets.shuffle import seeded_key, shuffled
 from worldmodel.datasets.standard import MixtureConfig, open_standard
@@ -41,7 +41,9 @@ class MixConfig:
     patch_size: int = 16
     """Side of the patches of a frame that are one token each, in pixels, as the codec has them."""
     out: Path = Path("mixture.html")
-    """Page to write."""
+    """Page to write, an .html file."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
     print_recipe: str = ""
     """Print a recipe (a file, or the name of a shipped one) and do nothing else."""
 
@@ -59,6 +61,7 @@ def show(config: MixConfig) -> str:
     """
     if config.print_recipe:
         return recipe_path(config.print_recipe).read_text("utf8").rstrip()
+    check_output(config.out, (".html",), [*config.data, *filter(None, [config.tokenizer])], config.overwrite)
     measure, unit = measure_of(config)
     data = open_standard(config.data, config.mixture)
     mixture = Mixture(data.sources(), config.seed, measure)
@@ -67,10 +70,7 @@ def show(config: MixConfig) -> str:
     numbered = number_frames(samples)
     note = f"Shares are of tokens, counted as {unit}; drawn: in the first {config.drawn:,} documents of seed {config.seed}."
     page = mixture_page(table, numbered, f"{note} Epochs: passes over the source in these documents.")
-    try:
-        write_atomic(config.out, page.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {config.out}: {error.strerror}") from error
+    write_output(config.out, page.encode())
     lines = []
     for name, documents in numbered.items() if config.show else ():
         lines += [f"{name}:", *(f"  {in_words(each)}" for each in documents[: config.printed]), ""]

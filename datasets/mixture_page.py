@@ -11,6 +11,7 @@ from PIL import Image
 
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.drawn import HEADERS, Drawn, as_rows
+from worldmodel.datasets.outputs import MARK
 
 LEAST_WIDTH = 96
 """Screen pixels that a frame is wide, at least; it is enlarged by a whole number."""
@@ -62,7 +63,8 @@ def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in as_rows(table))
     sections = "\n".join(_section(i, each, samples[each.source]) for i, each in enumerate(table))
     return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>mixture</title>"
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='generator' content='{MARK}'><title>mixture</title>"
         f"<style>{STYLE}</style></head>\n<body><h1>What the mixture gives</h1><nav>{links}</nav>"
         f"<h2>Drawn</h2><div class='wide'><table><tr>{head}</tr>{rows}</table></div>"
         f"<div class='note'>{html.escape(note)}</div><h2>How to read the samples</h2><div>{keys}</div>\n{sections}\n</body></html>\n"

@@ -143,10 +143,11 @@ class VideoWriter:
         fps: frames per second.
         crf: quality, 0 (lossless, RGB; not every player takes it) to 51 (worst).
         keyframe_every: a decoder that looks for a frame starts at most this many frames before it.
+        comment: what the file says about itself.
     """
 
-    def __init__(self, path: Path, fps: float, crf: int = GOOD, keyframe_every: int = 12) -> None:
-        self.path, self.fps, self.crf, self.keyframe_every = path, fps, crf, keyframe_every
+    def __init__(self, path: Path, fps: float, crf: int = GOOD, keyframe_every: int = 12, comment: str = "") -> None:
+        self.path, self.fps, self.crf, self.keyframe_every, self.comment = path, fps, crf, keyframe_every, comment
         self.num_frames = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -173,6 +174,7 @@ class VideoWriter:
         else:  # subsampled colour, which every player takes, needs even sizes
             pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
             command += ["-c:v", "libx264", "-crf", str(self.crf), "-pix_fmt", pixels]
+        command += ["-metadata", f"comment={self.comment}"] if self.comment else []
         command += ["-threads", "1", "-movflags", "+faststart", f"file:{self.path}"]
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from worldmodel import __version__
 from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.datasets.atomic import replacing, temporary_beside
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json, read_tensors, write_json
 from worldmodel.model import ModelConfig, WorldModel
@@ -192,21 +193,14 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
+    old = temporary_beside(folder, ".old")
+    with replacing(folder, folder=True) as beside:
         yield beside
-        for path in [*beside.rglob("*"), beside]:
+        for path in beside.rglob("*"):
             sync(path)
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
+        if folder.exists():  # a folder that holds something cannot be replaced in one step
             folder.rename(old)
-        beside.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

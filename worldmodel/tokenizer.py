@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.errors import UserError
 
 STEP_COUNTS = 64
@@ -98,10 +99,7 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Writes `tokenizer.json` (HuggingFace's format), whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomic(Path(path), self._backend.to_str(pretty=True).encode())
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":

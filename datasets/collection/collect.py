@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.atomic import is_leftover, locked_folder, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
 from worldmodel.datasets.collection.coverage import Coverage
 from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
@@ -191,7 +191,7 @@ def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPo
 def _own_parts(config: CollectConfig) -> Iterator[Path]:
     """The folder of parts, locked for this process and checked to belong to the same arguments."""
     parts = _parts_of(config)
-    with locked_folder(parts):
+    with locked_folder(parts, link=False):
         try:
             if config.path.exists():
                 raise UserError(f"{config.path} was finished by another process just now; run the command again")
@@ -218,7 +218,7 @@ def _remove_leftovers(config: CollectConfig) -> None:
     parts = _parts_of(config)
     if not parts.exists():
         return
-    with contextlib.suppress(UserError), locked_folder(parts):  # else another process is at it
+    with contextlib.suppress(UserError), locked_folder(parts, link=False):  # else another process is at it
         if not _has_episodes(parts) or _recipe_of(parts) == config.recipe():
             _remove(parts)
 
@@ -226,8 +226,9 @@ def _remove_leftovers(config: CollectConfig) -> None:
 def _claim(parts: Path, config: CollectConfig) -> None:
     """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
     try:
-        for leftover in parts.glob("*.tmp-*"):
-            leftover.unlink(missing_ok=True)
+        for leftover in parts.iterdir():
+            if is_leftover(leftover.name):
+                leftover.unlink(missing_ok=True)
         if _has_episodes(parts):
             _refuse_other_recipe(config, _recipe_of(parts), parts)
             return

@@ -122,7 +122,7 @@ class DriveFile:
         self.meta = facts | {"env_id": env_id, "package_version": __version__, "driven": True}
         self._count()  # a file of something else is refused before anything is written beside it
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked_folder(self.parts))
+            stack.enter_context(locked_folder(self.parts, link=False))
             self._claim()
             self._lock = stack.pop_all()
 

@@ -1,16 +1,15 @@
 """Episodes for the eye: a contact sheet of frames with what was said about them, and a film of several side by side."""
 
-import io
-import os
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.datasets.atomic import sync_and_rename, write_atomic
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.video import VideoWriter
+from worldmodel.datasets.films import write_film
+from worldmodel.datasets.outputs import check_output, png_bytes, write_output
 from worldmodel.errors import UserError
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -22,27 +21,26 @@ CAPTION_LINES = 5
 STRIP = 20
 """Height of the line of text below a film's picture."""
 FRAMES_PER_READ = 16
+ENDINGS = (".png", ".mp4", ".gif")
 INK, SOFT = "#1d1f24", "#70757f"
 
 
-def preview(path: Path, out: Path | None = None) -> Path:
-    """Draws a contact sheet, or a film when `out` ends in .mp4, and returns what was written.
+def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Path:
+    """Draws a contact sheet, or a film when `out` ends in .mp4 or .gif, and returns what was written.
 
     Args:
         path: the episode file.
-        out: .png or .mp4; by default the contact sheet `<stem>.png` beside the file.
+        out: .png, .mp4 or .gif; by default the contact sheet `<stem>.png` beside the file.
+        overwrite: replace a file that worldmodel did not make.
 
     Raises:
-        UserError: the file cannot be read; `out` has another ending.
+        UserError: the file cannot be read; `out` has another ending, or is a file of somebody else.
     """
     out = out if out is not None else path.with_suffix(".png")
-    match out.suffix.lower():
-        case ".png":
-            contact_sheet(path, out)
-        case ".mp4":
-            preview_video(path, out)
-        case _:
-            raise UserError(f"{out}: a preview ends in .png (contact sheet) or .mp4 (film)")
+    if out.suffix.lower() not in ENDINGS:
+        raise UserError(f"{out}: a preview ends in .png (contact sheet), .mp4 or .gif (film)")
+    check_output(out, ENDINGS, [path], overwrite)
+    (contact_sheet if out.suffix.lower() == ".png" else preview_video)(path, out)
     return out
 
 
@@ -76,14 +74,11 @@ def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> N
                 sheet.paste(Image.fromarray(store.frame(i, t)).resize((width, height), Image.Resampling.NEAREST), (left, top + LINE))
                 said = [f"step {t * store.action_block}", *(_wrapped(store.caption(i, t), width, font) if captions else ())]
                 draw.multiline_text((left, top + LINE + height), "\n".join(said), SOFT, font, spacing=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    data = io.BytesIO()
-    sheet.save(data, "PNG", optimize=True)
-    write_atomic(out, data.getvalue())
+    write_output(out, png_bytes(sheet))
 
 
 def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_steps: int = 400) -> None:
-    """Writes an mp4 (H.264): several episodes in a grid, the step's number below each; one that ended stands still.
+    """Writes an mp4 (H.264) or a GIF: several episodes in a grid, the step's number below each; one that ended stands still.
 
     Args:
         path: the episode file.
@@ -95,22 +90,19 @@ def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_st
     Raises:
         UserError: the file cannot be read.
     """
+    with EpisodeStore(path) as store:
+        chosen = _spread(len(store), episodes)
+        write_film(out, _grids(store, chosen, min(max_steps, int(store.lengths[chosen].max())) + 1), fps)
+
+
+def _grids(store: EpisodeStore, chosen: np.ndarray, frames: int) -> Iterator[np.ndarray]:
+    """The pictures of a film of several episodes."""
     font = ImageFont.load_default(FONT_SIZE)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.stem}.tmp-{os.getpid()}.mp4")
-    try:
-        with EpisodeStore(path) as store:
-            chosen = _spread(len(store), episodes)
-            frames = min(max_steps, int(store.lengths[chosen].max())) + 1
-            with VideoWriter(temporary, fps) as film:
-                for start in range(0, frames, FRAMES_PER_READ):
-                    times = np.arange(start, min(start + FRAMES_PER_READ, frames))
-                    tiles = [_read_held(store, i, times) for i in chosen.tolist()]
-                    for k, t in enumerate(times.tolist()):
-                        film.add(_grid(store, chosen, [tile[k] for tile in tiles], t, font))
-        sync_and_rename(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for start in range(0, frames, FRAMES_PER_READ):
+        times = np.arange(start, min(start + FRAMES_PER_READ, frames))
+        tiles = [_read_held(store, i, times) for i in chosen.tolist()]
+        for k, t in enumerate(times.tolist()):
+            yield _grid(store, chosen, [tile[k] for tile in tiles], t, font)
 
 
 def _read_held(store: EpisodeStore, i: int, times: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import simplejpeg
 
-from worldmodel.datasets.atomic import BlackHoleFile, sync_and_rename
+from worldmodel.datasets.atomic import BlackHoleFile, Temporary
 from worldmodel.datasets.episodes.chunks import datasets_of
 from worldmodel.datasets.episodes.columns import ColumnWriter, create_column
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
@@ -70,13 +70,12 @@ class EpisodeWriter:
         self._num_episodes, self._num_before = 0, 0
         self._pending_rows, self._pending_bytes = 0, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(self.path.name + ".tmp")
-        self._disk = BlackHoleFile(self._temporary)
+        self._temporary = Temporary(self.path)
         try:
+            self._disk = BlackHoleFile(self._temporary.path)
             self._open()
         except BaseException:
-            self._temporary.unlink(missing_ok=True)
-            self._disk.close()
+            self._temporary.discard()
             raise
 
     def _open(self) -> None:
@@ -187,16 +186,13 @@ class EpisodeWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        finished = False
         try:
             if error is None:
                 self._finish()
-                finished = True
         finally:
             self._close()
-            if not finished:
-                self._temporary.unlink(missing_ok=True)
-            self._disk.close()  # and unlocks: from here on the temporary name may be another process's
+            self._disk.close()
+            self._temporary.discard()  # of what was not finished
 
     def _finish(self) -> None:
         if self._num_episodes == self._num_before:
@@ -210,7 +206,7 @@ class EpisodeWriter:
         self._check_disk()
         if not self._append and self.path.exists():
             raise UserError(f"{self.path} was written by another process meanwhile, and is left as it is")
-        sync_and_rename(self._temporary, self.path)
+        self._temporary.rename()
 
     def _close(self) -> None:
         self._columns = {}

@@ -2,15 +2,14 @@
 
 import contextlib
 import itertools
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from worldmodel.datasets.atomic import sync_and_rename
+from worldmodel.datasets.atomic import BlackHoleFile, replacing
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.errors import UserError
 
@@ -179,18 +178,28 @@ def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; remove it or choose another name")
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        (temporary if folder else path.parent).mkdir(parents=True, exist_ok=not folder)
-        yield temporary
-        sync_and_rename(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, folder) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
-    finally:
-        if folder:
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
+    """An HDF5 file to write, `settings` as h5py takes them.
+
+    Raises:
+        OSError: the disk is full; HDF5 alone would end the process with a crash.
+    """
+    with BlackHoleFile(path) as disk:
+        try:
+            with h5py.File(disk, "w", **settings) as file:
+                yield file
+        finally:  # whatever HDF5 makes of a full disk, the full disk is what the user hears of
+            if disk.error is not None:
+                raise disk.error
 
 
 def import_parquet() -> tuple[Any, Any]:

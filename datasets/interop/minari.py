@@ -30,6 +30,7 @@ from worldmodel.datasets.interop.foreign import (
     foreign_episode,
     foreign_meta,
     is_picture,
+    new_hdf5,
     new_path,
     no_pictures,
     one_hot,
@@ -266,7 +267,7 @@ def write(store: EpisodeStore, path: Path) -> None:
         raise UserError(f"{store.path} has no actions; Minari's layout has no place for video alone")
     with new_path(path, folder=True) as folder:
         (folder / "data").mkdir()
-        with h5py.File(folder / "data" / DATA, "w", track_order=True) as file:
+        with new_hdf5(folder / "data" / DATA, track_order=True) as file:
             for i in tqdm(range(len(store)), desc="minari", disable=None):
                 _write_episode(file.create_group(f"episode_{i}"), i, store.episode(i))
         size = (folder / "data" / DATA).stat().st_size / 1e6

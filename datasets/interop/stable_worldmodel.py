@@ -22,7 +22,6 @@ import hdf5plugin  # noqa: F401  (files of other versions may be compressed)
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import BlackHoleFile
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -33,6 +32,7 @@ from worldmodel.datasets.interop.foreign import (
     foreign_episode,
     foreign_meta,
     is_picture,
+    new_hdf5,
     new_path,
     no_pictures,
     one_hot,
@@ -234,11 +234,9 @@ def write(store: EpisodeStore, path: Path) -> None:
         UserError: the file exists, or the disk is full.
     """
     with new_path(path) as temporary:
-        with BlackHoleFile(temporary) as disk:
-            with h5py.File(disk, "w", libver=("v110", "v110")) as file:  # their reader opens it as SWMR, which old layouts refuse
-                _write_columns(store, file)
-        if disk.error is not None:
-            raise disk.error
+        # their reader opens it as SWMR, which old layouts refuse
+        with new_hdf5(temporary, libver=("v110", "v110")) as file:
+            _write_columns(store, file)
 
 
 def _write_columns(store: EpisodeStore, file: h5py.File) -> None:

@@ -20,6 +20,7 @@ from worldmodel.agents.report import (
     write_report,
     write_video,
 )
+from worldmodel.datasets.outputs import MARK
 
 FRAMES = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 16 * 18 * 3).reshape(5, 16, 18, 3)
 
@@ -44,7 +45,7 @@ def test_report_is_one_file_with_everything_inside(tmp_path):
     write_report(path, sections, title="A <title>", data={"rate": 0.5})
     page = path.read_text()
     assert [each.name for each in sorted(tmp_path.iterdir())] == ["report.html", "report.json"]
-    assert json.loads((tmp_path / "report.json").read_text()) == {"rate": 0.5}
+    assert json.loads((tmp_path / "report.json").read_text()) == {"generator": MARK, "rate": 0.5}
     for expected in ("A &lt;title&gt;", "second &lt;part&gt;", "oracle &amp; co", "0.123", "n = 56", "64 px"):
         assert expected in page
     sources = re.findall(r"src='([^']{10})", page)

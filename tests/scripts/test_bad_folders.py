@@ -51,7 +51,9 @@ def test_what_is_there_is_not_overwritten(tiny: Tiny, refused: Refused) -> None:
     assert "is a file" in refused(*replaced(tiny.codec_flags, out=tiny.data))
     for flags in (replaced(tiny.pretrain_flags, out=tiny.data), ["quickstart", "--out", tiny.data]):
         assert "File exists" in refused(*flags)
-    assert "File exists" in refused("evaluate", "--checkpoint", tiny.run, "--data", tiny.data, "--out", tiny.data, *PROBLEMS)
+    assert "is a file, not a folder" in refused(
+        "evaluate", "--checkpoint", tiny.run, "--data", tiny.data, "--out", tiny.data, *PROBLEMS
+    )
     assert snapshot(tiny.data.parent) == before
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import sync_and_rename
+from worldmodel.datasets.atomic import replacing
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -194,9 +194,8 @@ def save_checkpoint(path: Path, stage: Stage) -> None:
             tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
     tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
-    sync_and_rename(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
 
 
 def load_checkpoint(path: Path, stage: Stage) -> None:

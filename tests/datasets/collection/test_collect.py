@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import PATIENCE, is_running, wait_for
+from worldmodel.datasets.atomic import temporary_beside
 from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.parts import PATTERN, part_path
@@ -98,7 +99,7 @@ def test_killed_collection_goes_on_to_the_same_bytes(
 
     finished[0].write_bytes(finished[0].read_bytes()[:-1])  # as a power cut may leave it: recorded again
     kept = {path: path.stat().st_mtime_ns for path in finished[1:]}
-    leftover = finished[0].with_name(finished[0].name + ".tmp-1")
+    leftover = temporary_beside(finished[0])
     leftover.write_bytes(b"half a part")
     remove, found = collecting._remove, dict[Path, int]()
 

@@ -195,13 +195,13 @@ def test_a_merge_that_was_killed_after_renaming_adds_nothing_twice(tmp_path: Pat
 
 
 def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path) -> int:
         raise OSError(28, "No space left on device")
 
     with DriveFile(tmp_path / "x.h5", TASK, FACTS) as file:
         file.keep(make_episode(0))
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "write_bytes", full)
+            patched.setattr("worldmodel.datasets.atomic._create", full)
             with pytest.raises(UserError, match="No space left"):
                 file.keep(make_episode(1))
         assert len(file) == 1

@@ -72,7 +72,7 @@ def test_episodes_without_words_and_other_endings(tmp_path: Path) -> None:
     heights = [Image.open(io.BytesIO((tmp_path / name).read_bytes())).height for name in ("sheet.PNG", "words.png")]
     assert heights[0] < heights[1]
     with pytest.raises(UserError, match="ends in .png"):
-        preview(tmp_path / "toy.h5", tmp_path / "sheet.gif")
+        preview(tmp_path / "toy.h5", tmp_path / "sheet.jpg")
     with pytest.raises(UserError, match="no such file"):
         preview(tmp_path / "nowhere.h5")
 

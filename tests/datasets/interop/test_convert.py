@@ -1,5 +1,7 @@
 """Every format into every other: recognised by its files, frames and actions keep their places."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -126,3 +128,31 @@ def test_mistakes_are_explained_and_leave_nothing(counter: Path, tmp_path: Path)
         recognise(tmp_path / "other.h5")
     with pytest.raises(UserError, match="none of the known formats"):
         recognise(tmp_path)
+
+
+NO_ROOM = """
+import resource, sys
+from pathlib import Path
+from worldmodel.datasets.interop.convert import FORMATS, convert
+from worldmodel.errors import UserError
+
+source = Path(sys.argv[1])
+for room in (100, 3000, 9000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    for format in FORMATS:
+        try:
+            convert(source, source.parent / f"{format}-{room}{'.npz' if format == 'ogbench' else ''}", format)
+        except UserError as error:
+            print(format, str(error).count("cannot write"))
+print("ended well")
+"""
+
+
+def test_a_full_disk_is_one_sentence_for_every_format(tmp_path: Path, root: Path) -> None:
+    write_counter_file(tmp_path / "counter.h5", (40, 40))
+    command = [sys.executable, "-c", NO_ROOM, str(tmp_path / "counter.h5")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert (done.returncode, said[-1:]) == (0, ["ended well"]), done.stderr
+    assert {f"{format} 1" for format in FORMATS if format != "frames"} <= set(said) and not any(line.endswith(" 0") for line in said)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".") or path.name.endswith("-100")], "half a file"
