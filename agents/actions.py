@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from worldmodel.envs import make_task
+from worldmodel.envs import task_of_data as make_task
 
 
 def describe_block(env_id: str, action_size: int) -> Callable[[Tensor], str]:

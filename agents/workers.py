@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.envs import make_task
+from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
 
 SLOT_FRAMES = 256

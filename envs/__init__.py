@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from worldmodel.envs.external import INSTALL, knows
+from worldmodel.envs.external import INSTALL, knows, refuse_module_of_data
 from worldmodel.envs.headless import load_mujoco
 from worldmodel.errors import UserError
 
@@ -37,7 +37,8 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
 
     Args:
         env_id: One of `task_ids()`, or the id of any other gymnasium environment, e.g. HalfCheetah-v5,
-            FetchReach-v4, dm_control/walker-walk-v0, Meta-World/reach-v3, cube-single-v0.
+            FetchReach-v4, dm_control/walker-walk-v0, Meta-World/reach-v3, cube-single-v0; of your own package.module:Name-v0,
+            whose module is imported.
         **kwargs: Passed to the task: `render_mode`, `image_size`, `frame_skip`, `camera`, `render_quality`; an
             environment of another package gets the rest.
 
@@ -59,3 +60,13 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
     raise UserError(
         f"unknown task {env_id!r}: expected one of {', '.join(known)}, or an id of another gymnasium environment ({INSTALL}){hint}"
     )
+
+
+def task_of_data(env_id: str, **kwargs: Any) -> "Task":
+    """As `make_task`, of an id that stands in a file: a module that only the file names is not imported.
+
+    Raises:
+        UserError: as `make_task`, and for such a module.
+    """
+    refuse_module_of_data(env_id)
+    return make_task(env_id, **kwargs)

@@ -6,7 +6,10 @@ dm_control/walker-walk-v0 dm_control, through shimmy
 Meta-World/reach-v3       metaworld, one task by its name
 cube-single-v0            ogbench
 swm/PushT-v1              stable-worldmodel
-package.module:Name-v0    anything that registers itself when `package.module` is imported
+package.module:Name-v0    anything that registers itself when `package.module`, installed or in the working folder, is imported
+
+Importing a module runs it. One that a user names is imported; one that a file of data names only when it is among those that
+`WORLDMODEL_MODULES` lists, that a user has named before, or that are loaded already.
 """
 
 import contextlib
@@ -14,6 +17,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -28,6 +32,8 @@ NAMESPACES = {"dm_control": "shimmy", "Meta-World": "metaworld", "swm": "stable_
 PLAIN = ("gymnasium_robotics", "ogbench")
 """Modules that register ids without a namespace."""
 INSTALL = "pip install 'worldmodel[external]' adds gymnasium-robotics, dm_control, metaworld and ogbench"
+TRUSTED = "WORLDMODEL_MODULES"
+"""Environment variable: modules, with commas between, that data may name; child processes have it too."""
 _METAWORLD = "Meta-World/"
 METAWORLD_STEPS = 500
 
@@ -36,34 +42,72 @@ def knows(env_id: str) -> bool:
     """Whether an environment of another package has this id; imports the packages that may register it.
 
     Raises:
-        UserError: if the package that the id belongs to is not installed.
+        UserError: if the package that the id belongs to is not installed, cannot be imported, or does not register it.
     """
     if env_id in gymnasium.registry:
         return True
-    module, colon, _ = env_id.partition(":")
+    module, colon, name = env_id.rpartition(":")
     namespace, slash, _ = env_id.partition("/")
     if colon:
-        _import(module, env_id)
-        return env_id.partition(":")[2] in gymnasium.registry
+        _import_own(module, env_id)
+        if name not in gymnasium.registry:
+            raise UserError(f"{env_id}: the module {module} registers no environment {name}; let it call gymnasium.register")
+        return True
     if slash and namespace in NAMESPACES:
         _import(NAMESPACES[namespace], env_id)
         return namespace == "Meta-World" or env_id in gymnasium.registry
-    for name in PLAIN:
-        if not slash and importlib.util.find_spec(name) is not None:
-            _import(name, env_id)
+    for package in PLAIN:
+        if not slash and importlib.util.find_spec(package) is not None:
+            _import(package, env_id)
             if env_id in gymnasium.registry:
                 return True
     return False
 
 
+def refuse_module_of_data(env_id: str) -> None:
+    """Refuse an id that stands in a file of data and would have a module imported that nobody has named but the file.
+
+    Raises:
+        UserError: with the way to allow it.
+    """
+    module = env_id.rpartition(":")[0]
+    if module and module not in sys.modules and module not in _trusted():
+        raise UserError(
+            f"the data name the environment {env_id!r}: making it would run the module {module!r}; if you know what that is, "
+            f"set {TRUSTED}={module}"
+        )
+
+
+def _trusted() -> list[str]:
+    return [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
+
+
+def _import_own(name: str, env_id: str) -> None:
+    """Import a module that a user names, also from the working folder; data may name it from then on."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{env_id}: {name!r} is no name of a module; write package.module:Name-v0")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        _load(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{env_id}: {error}, neither installed nor in the working folder {os.getcwd()}") from error
+    except Exception as error:  # whatever its author's code raises
+        raise UserError(f"{env_id}: the module {name} cannot be imported: {type(error).__name__}: {error}") from error
+    os.environ[TRUSTED] = ",".join(dict.fromkeys([*_trusted(), name]))
+
+
 def _import(name: str, env_id: str) -> None:
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some advertise and warn when they are imported
-            module = importlib.import_module(name)
+        _load(name)
     except ImportError as error:
         raise UserError(f"{env_id} needs the package {name}, which cannot be imported ({error}): {INSTALL}") from error
-    gymnasium.register_envs(module)
+
+
+def _load(name: str) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some advertise and warn when they are imported
+        gymnasium.register_envs(importlib.import_module(name))
 
 
 def time_limit(env_id: str) -> int | None:

@@ -4,16 +4,20 @@
 """
 
 import importlib.util
+import re
+import sys
 
 import gymnasium
 import numpy as np
 import pytest
 
+from worldmodel.agents.workers import TaskRunner, TaskWorkers
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.envs import make_task
+from worldmodel.envs import make_task, task_of_data
 from worldmodel.envs.adapter import SEED_FACTOR
+from worldmodel.envs.external import TRUSTED
 from worldmodel.errors import UserError
 
 RESTORABLE = {
@@ -103,3 +107,74 @@ def test_unknown_tasks_of_metaworld_are_refused():
     need("metaworld")
     with pytest.raises(UserError, match="unknown Meta-World task 'reech-v3': expected one of .*reach-v3"):
         make_task("Meta-World/reech-v3")
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of the user's in the working folder, which registers an environment and notes that it was run."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        f"""import gymnasium, pathlib
+pathlib.Path({str(tmp_path / "was_run")!r}).touch()
+gymnasium.register({name + "-v0"!r}, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=40)
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != ""])
+    monkeypatch.setenv(TRUSTED, "")
+    yield name
+    sys.modules.pop(name, None)
+    gymnasium.registry.pop(f"{name}-v0", None)
+
+
+def test_an_own_module_is_found_in_the_working_folder_and_collected_by_its_name(own_module, tmp_path):
+    config = CollectConfig(
+        f"{own_module}:{own_module}-v0", tmp_path / "x.h5", episodes=1, workers=1, max_steps=3, policies={"random": 1}
+    )
+    collect(config)
+    with EpisodeStore(config.path) as store:
+        assert store.meta["env_id"] == f"{own_module}:{own_module}-v0" and len(store.episode(0)) == 3
+    task = make_task(config.env, image_size=32)
+    assert task.max_episode_steps == 40
+    task.close()
+
+
+def test_data_have_no_module_run_that_the_user_has_not_named(own_module, tmp_path, monkeypatch):
+    env_id = f"{own_module}:{own_module}-v0"
+    with pytest.raises(UserError, match=f"the data name the environment '{env_id}'.*run the module.*{TRUSTED}={own_module}$"):
+        task_of_data(env_id)
+    for elsewhere in (lambda: TaskRunner(env_id, 32, 1), lambda: TaskWorkers(env_id, 32, 1, 1)):
+        with pytest.raises(UserError, match="the data name the environment"):
+            elsewhere()
+    assert not (tmp_path / "was_run").exists()
+    monkeypatch.setenv(TRUSTED, f"other, {own_module}")
+    task_of_data(env_id, image_size=32).close()
+    assert (tmp_path / "was_run").exists()
+
+
+def test_what_a_user_has_named_data_may_name_too(own_module):
+    env_id = f"{own_module}:{own_module}-v0"
+    make_task(env_id, image_size=32).close()
+    sys.modules.pop(own_module)  # as in a process that this one starts
+    task_of_data(env_id, image_size=32).close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        (":Dot-v0", "'' is no name of a module; write package.module:Name-v0"),
+        (".relative:Dot-v0", "'.relative' is no name of a module"),
+        ("a b:Dot-v0", "'a b' is no name of a module"),
+        ("nowhere_at_all.x:Dot-v0", "No module named 'nowhere_at_all', neither installed nor in the working folder"),
+        ("json:Dot-v0", "the module json registers no environment Dot-v0"),
+        ("raises_when_run:Dot-v0", "the module raises_when_run cannot be imported: ZeroDivisionError"),
+        ("is_no_python:Dot-v0", "the module is_no_python cannot be imported: SyntaxError"),
+    ],
+)
+def test_own_modules_that_cannot_be_are_one_sentence(env_id, words, tmp_path, monkeypatch):
+    (tmp_path / "raises_when_run.py").write_text("1 / 0\n")
+    (tmp_path / "is_no_python.py").write_text("def (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(TRUSTED, "")
+    with pytest.raises(UserError, match=re.escape(words)):
+        make_task(env_id)
