@@ -3,11 +3,15 @@
 A file of Stable-Baselines3 is a zip of a JSON text, whose values are partly pickles in base64, and of weights. Only
 the plain parts of the JSON are looked at here, and the weights are loaded as tensors alone. What network they belong
 to follows from their names and shapes; it is built from the classes of the library for the spaces of our task.
+
+The JSON describes in plain text the spaces that the policy was trained with. Numbers in another unit would do no less harm than
+another number of them, so a policy of the raw environment, or one that saw its numbers through `VecNormalize`, is refused.
 """
 
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +44,12 @@ CLASSES: dict[tuple[str, str], Any] = {
 ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU")
 MAX_BYTES = 2**30
 """Size that a file may unpack to."""
+_NUMBER = re.compile(r"[-+]?(?:inf|nan|\d+\.?\d*(?:e[-+]?\d+)?)")
+_BOX = re.compile(r"'(\w+)': Box\((.+?), (.+?), \([\d, ]*\), (\w+)\)")
 
 Weights = dict[str, torch.Tensor]
+Range = tuple[float, float, str]
+"""Lowest and highest number of a space, and its type."""
 
 
 def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
@@ -51,7 +59,7 @@ def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
 
     Args:
         path: .zip that `model.save` of PPO, A2C, SAC, TD3 or DDPG wrote.
-        task: gives the spaces; the policy may have been trained on its Dict observation, on `proprio` or on `pixels`.
+        task: gives the spaces; the policy was trained on its Dict observation, on `proprio` or on `pixels`, without `VecNormalize`.
         rng: source of the noise.
 
     Raises:
@@ -64,7 +72,10 @@ def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     bounds = (tuple(space.low.tolist()), tuple(space.high.tolist()))
-    policy, sees, noisy = _load(path, changed, task.image_size, task.proprio_size, bounds)
+    seen = task.observation_space
+    assert isinstance(seen, spaces.Dict), f"a task has a Dict of observations, got {seen}"
+    ranges = tuple((name, _range_of(box)) for name, box in seen.spaces.items() if isinstance(box, spaces.Box))
+    policy, sees, noisy = _load(path, changed, task.image_size, task.proprio_size, bounds, ranges)
 
     def act(obs: "Observation", info: dict[str, Any]) -> np.ndarray:
         with torch.no_grad():
@@ -107,11 +118,18 @@ def _row(batch: torch.Tensor) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _load(
-    path: Path, changed: int, image_size: int, proprio_size: int, bounds: tuple[tuple[float, ...], tuple[float, ...]]
+    path: Path,
+    changed: int,
+    image_size: int,
+    proprio_size: int,
+    bounds: tuple[tuple[float, ...], tuple[float, ...]],
+    ranges: tuple[tuple[str, Range], ...],
 ) -> tuple[BasePolicy, str, bool]:
     """Policy, what it sees, and whether it has noise of its own; kept, as each episode asks for it again."""
     data, weights = _read(path)
     family, sees = _family(path, weights), _sees(weights)
+    _refuse_normalised(path, data, family)
+    _refuse_other_numbers(path, data, sees, bounds, dict(ranges))
     pictures = spaces.Box(0, 255, (3, image_size, image_size), np.uint8)
     body = spaces.Box(-np.inf, np.inf, (proprio_size,), np.float32)
     space = {"proprio": body, "pixels": pictures, "both": spaces.Dict({"pixels": pictures, "proprio": body})}[sees]
@@ -129,6 +147,52 @@ def _load(
         ) from error
     policy.set_training_mode(False)
     return policy, sees, not use_sde
+
+
+def _range_of(box: spaces.Box) -> Range:
+    return float(box.low.min()), float(box.high.max()), str(box.dtype)
+
+
+def _range_in_words(low: object, high: object, dtype: object) -> Range | None:
+    """The range of a Box whose bounds are texts such as "[-3. -3.]" or "-3.0"; None when these hold no numbers."""
+    lows, highs = ([float(number) for number in _NUMBER.findall(str(text))] for text in (low, high))
+    return (min(lows), max(highs), str(dtype)) if lows and highs else None
+
+
+def _refuse_normalised(path: Path, data: dict[str, Any], family: str) -> None:
+    """Refuse a policy of normalised observations, whose means and deviations are in no file that can be read without unpickling."""
+    # Algorithms that learn from a buffer keep the observation before the last one here, others only what a normalised one was.
+    known = family == "actor-critic" and data.get("_last_original_obs") is not None
+    beside = next((item.name for item in sorted(path.parent.glob("*.pkl")) if "normalize" in item.name.lower()), None)
+    if known or beside:
+        raise UserError(
+            f"{path} was trained with VecNormalize, {'its file' if known else f'{beside} beside it'} says: here it would be fed other "
+            "numbers; train it without, the proprioception of tasks is scaled already"
+        )
+
+
+def _refuse_other_numbers(
+    path: Path, data: dict[str, Any], sees: str, actions: tuple[tuple[float, ...], tuple[float, ...]], ranges: Mapping[str, Range]
+) -> None:
+    """Refuse a policy whose observations or actions had another range or type than the task's."""
+    trained, acted = (each if isinstance(each, dict) else {} for each in (data.get("observation_space"), data.get("action_space")))
+    found: dict[str, Range | None] = {sees: _range_in_words(trained.get("low"), trained.get("high"), trained.get("dtype"))}
+    if sees == "both":
+        boxes = _BOX.findall(str(trained.get("spaces")))
+        found = dict.fromkeys(ranges) | {name: _range_in_words(low, high, dtype) for name, low, high, dtype in boxes}
+    did = _range_in_words(acted.get("low"), acted.get("high"), acted.get("dtype"))
+    wanted = (min(actions[0]), max(actions[1]), did[2] if did else "float32")
+    pairs = [(f"saw {name}", seen, ranges[name]) for name, seen in found.items() if name in ranges] + [("did actions", did, wanted)]
+    for what, theirs, ours in pairs:
+        if theirs != ours:
+            raise UserError(
+                f"{path} {what} {_told(theirs)} while it was trained, here they are {_told(ours)}: train it on the task that "
+                "`make_task` makes, not on the environment behind it"
+            )
+
+
+def _told(numbers: Range | None) -> str:
+    return f"from {numbers[0]:g} to {numbers[1]:g} ({numbers[2]})" if numbers else "of which its file does not tell the range"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Weights]:

@@ -1,6 +1,7 @@
 import base64
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from worldmodel.datasets.collection.policies import POLICIES, make_policy
 from worldmodel.datasets.collection.recording import CollectConfig, record_episode
@@ -159,6 +161,57 @@ def test_files_that_do_not_fit_are_refused(task: MujocoTask, tmp_path: Path) -> 
         archive.write(tmp_path / "w.pth", "policy.pth")
     with pytest.raises(UserError, match="holds no policy of PPO"):
         sb3_policy(tmp_path / "other.zip", task, rng)
+
+
+class OtherNumbers(OnlyProprio):
+    """As many numbers as the task's, which say of themselves that they are others."""
+
+    def __init__(self, env: gymnasium.Env, limit: float, dtype: Any) -> None:
+        super().__init__(env)
+        self.observation_space = gymnasium.spaces.Box(-limit, limit, self.observation_space.shape, dtype)
+
+    def observation(self, observation: Any) -> Any:
+        return super().observation(observation).astype(self.observation_space.dtype)
+
+
+def saved(model: Any, folder: Path) -> Path:
+    model.learn(8)
+    model.save(folder / "model.zip")
+    return folder / "model.zip"
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(np.inf, np.float64), (np.inf, np.float32), (1.5, np.float32), (3.0, np.float64)])
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_a_policy_of_the_raw_environment_is_refused(kind: Any, limit: float, dtype: Any, task: MujocoTask, tmp_path: Path) -> None:
+    few = {"n_steps": 8, "batch_size": 8, "n_epochs": 1} if kind is PPO else {"buffer_size": 50, "learning_starts": 20}
+    env = OtherNumbers(gymnasium.make("worldmodel/TwoRoom-v0", image_size=SIZE), limit, dtype)
+    path = saved(kind("MlpPolicy", env, device="cpu", seed=0, **few), tmp_path)
+    theirs, ours = f"saw proprio from -{limit:g} to {limit:g} ({np.dtype(dtype)})", "here they are from -3 to 3 (float32)"
+    with pytest.raises(UserError, match=re.escape(f"{theirs} while it was trained, {ours}")):
+        make_policy(f"sb3:{path}", task, np.random.default_rng(0), 0.5)
+
+
+def test_a_policy_of_other_actions_is_refused(task: MujocoTask, tmp_path: Path) -> None:
+    bounds = np.full(2, 3, np.float32)
+    env = gymnasium.wrappers.RescaleAction(OnlyProprio(gymnasium.make("worldmodel/TwoRoom-v0", image_size=SIZE)), -bounds, bounds)
+    path = saved(PPO("MlpPolicy", env, device="cpu", n_steps=8, batch_size=8, n_epochs=1), tmp_path)
+    with pytest.raises(UserError, match=r"did actions from -3 to 3 .float32. while it was trained, here they are from -1 to 1"):
+        sb3_policy(path, task, np.random.default_rng(0))
+
+
+def test_a_policy_of_normalised_observations_is_refused(task: MujocoTask, tmp_path: Path) -> None:
+    def make() -> gymnasium.Env:
+        return OnlyProprio(gymnasium.make("worldmodel/TwoRoom-v0", image_size=SIZE))
+
+    env = VecNormalize(DummyVecEnv([make]))
+    path = saved(PPO("MlpPolicy", env, device="cpu", n_steps=8, batch_size=8, n_epochs=1), tmp_path)
+    with pytest.raises(UserError, match="was trained with VecNormalize, its file says.*train it without"):
+        sb3_policy(path, task, np.random.default_rng(0))
+    path = saved(SAC("MlpPolicy", make(), device="cpu", buffer_size=50, learning_starts=20), tmp_path)
+    sb3_policy(path, task, np.random.default_rng(0))
+    (tmp_path / "vecnormalize.pkl").touch()
+    with pytest.raises(UserError, match="was trained with VecNormalize, vecnormalize.pkl beside it says"):
+        sb3_policy(path.rename(tmp_path / "other.zip"), task, np.random.default_rng(0))
 
 
 def test_a_changed_file_is_another_recipe(tmp_path: Path) -> None:
