@@ -89,6 +89,7 @@ def run_controller(
         seconds_per_plan=planning / plans,
         seconds_per_action=planning / (config.streams * count * records[0].model_steps * workers.block),
         seconds=time.perf_counter() - began,
+        episodes=[problem.episode for problem in manifest.problems],
         frames={i: records[0].frames[i].copy() for i in range(min(config.videos, count))},
     )
 

@@ -3,6 +3,13 @@
 from collections.abc import Sequence
 from math import sqrt
 
+import numpy as np
+
+from worldmodel.studies.scaling_fit import student
+
+STUDENT_LIMIT = 1.959964
+"""Student's 97.5 % quantile for ever more groups."""
+
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval of a success probability (Wilson 1927), 95 % by default.
@@ -22,28 +29,41 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     return _wilson(successes / trials, trials, z)
 
 
-def wilson_of_shares(shares: Sequence[float], repeats: int = 1, z: float = 1.959964) -> tuple[float, float]:
-    """Interval of the mean success probability of problems that were each tried several times.
+def wilson_of_shares(
+    shares: Sequence[float], repeats: int = 1, groups: Sequence[int] | None = None, z: float = 1.959964
+) -> tuple[float, float]:
+    """Interval of a mean success probability where tries come in groups that are alike: of one problem, of one episode.
 
-    Tries of one problem are alike, so they are not counted as independent: the Wilson interval is taken at the effective number of
-    tries, the number at which independent ones would spread as much as the shares do (Korn and Graubard 1998), between one for each
-    problem, which is certain to be there, and all of them. One try each gives `wilson`.
+    The Wilson interval is taken at the effective number of tries, the number at which independent ones would spread as much as the
+    groups' sums do (Korn and Graubard 1998), widened by Student's quantile for how few groups tell that spread, and drawn by one part
+    in so many as there are groups towards what holds at worst, one try for each group. Between that and all tries it lies in any
+    case; one try in each group gives `wilson`. `docs/results/coverage.json` has how often it covers the truth.
 
     Args:
         shares: of each problem, how many of its tries were successes, 0 to 1; at least one problem.
         repeats: tries of each problem.
+        groups: which problems are alike, a number for each; by default none are.
         z: normal quantile of the level.
 
     Raises:
-        ValueError: for shares that cannot be.
+        ValueError: for shares that cannot be, or another number of groups.
     """
     count = len(shares)
     if count < 1 or repeats < 1 or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"shares {list(shares)} of {repeats} tries are impossible")
-    rate = sum(shares) / count
-    spread = sum((share - rate) ** 2 for share in shares) / count
-    trials = count * rate * (1 - rate) / spread if spread > 0 else count
-    return _wilson(rate, min(max(trials, count), count * repeats), z)
+    if groups is not None and len(groups) != count:
+        raise ValueError(f"{count} shares have {len(groups)} groups")
+    _, index = np.unique(np.arange(count) if groups is None else groups, return_inverse=True)
+    sizes, sums = np.bincount(index), np.bincount(index, np.asarray(shares, float))
+    rate, number = float(sums.sum()) / count, len(sizes)
+    tries, least = count * repeats, count**2 / float(np.square(sizes).sum())  # least: were all tries of a group one
+    if number == 1 or not 0 < rate < 1:
+        return _wilson(rate, least, z)
+    worst = tries / least
+    variance = float(np.square(sums - rate * sizes).sum()) * number / (number - 1) / count**2
+    effect = variance * tries / (rate * (1 - rate))  # of the grouping on the variance, 1 for none
+    effect = ((number - 1) * effect + worst) / number * (student(number - 1) / STUDENT_LIMIT) ** 2
+    return _wilson(rate, tries / min(max(effect, 1.0), worst), z)
 
 
 def _wilson(rate: float, trials: float, z: float) -> tuple[float, float]:

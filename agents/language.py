@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.agents.intervals import wilson
+from worldmodel.agents.intervals import wilson_of_shares
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.envs import make_task
+from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
 from worldmodel.generation import describe_frames
 from worldmodel.model import WorldModel
@@ -27,20 +27,17 @@ class Accuracy:
     total: int
     chance: float
     """What always giving the commonest true value of this sample would reach."""
+    interval: tuple[float, float]
+    """Wilson 95 % interval of `rate`, clustered by episode."""
 
     @property
     def rate(self) -> float:
         """Share of right ones."""
         return self.right / self.total
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of `rate`."""
-        return wilson(self.right, self.total)
-
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record."""
-        return {**asdict(self), "rate": self.rate, "interval": self.interval}
+        return {**asdict(self), "rate": self.rate}
 
 
 @dataclass(frozen=True)
@@ -75,46 +72,60 @@ def score_language(
     if count < 1:
         raise UserError(f"count is {count}, must be at least 1")
     rng = np.random.default_rng(seed)
-    places = []
-    for i in rng.choice(list(episodes), count):
-        places.append((int(i), int(rng.integers(int(store.lengths[int(i)]) + 1))))
+    places = draw_places(store, episodes, count, rng)
+    of_episode = np.array([i for i, _ in places])
     frames = np.stack([store.frame(i, t) for i, t in places])
     true = [store.caption(i, t) for i, t in places]
     asked = [store.question(i, t) for i, t in places]
     latents = codec.encode_frames(frames)
-    written = describe_frames(model, tokenizer, latents)
-    answered = describe_frames(model, tokenizer, latents, [question for question, _ in asked], max_tokens=12)
+    written = describe_frames(model, tokenizer, latents, max_tokens=room_for(tokenizer, true))
+    answered = describe_frames(
+        model, tokenizer, latents, [question for question, _ in asked], max_tokens=room_for(tokenizer, [answer for _, answer in asked])
+    )
     task = make_task(store.meta["env_id"], image_size=store.image_size)
     true_attributes = [task.caption_attributes(text) for text in true]
     written_attributes = [task.caption_attributes(text) for text in written]
     kept = [{name: w.get(name, "") for name in t} for t, w in zip(true_attributes, written_attributes, strict=True)]
-    accuracies = [_accuracy("caption, whole", list(map(str, true_attributes)), list(map(str, kept)))]
+    accuracies = [_accuracy("caption, whole", list(map(str, true_attributes)), list(map(str, kept)), of_episode)]
     for name in task.attribute_values:
-        named = [(t[name], w.get(name, "")) for t, w in zip(true_attributes, written_attributes, strict=True) if name in t]
-        if named:
-            accuracies.append(_accuracy(f"caption, {name}", *map(list, zip(*named, strict=True))))
-    pairs = list(zip(asked, answered, strict=True))
-    closed = [(right, said) for (_, right), said in pairs if right in ("yes", "no")]
-    spoken = [pair for pair in pairs if pair[0][1] not in ("yes", "no")]
+        rows = [i for i, attributes in enumerate(true_attributes) if name in attributes]
+        if rows:
+            values = [true_attributes[i][name] for i in rows], [written_attributes[i].get(name, "") for i in rows]
+            accuracies.append(_accuracy(f"caption, {name}", *values, of_episode[rows]))
+    right = [answer for _, answer in asked]
+    closed = [i for i, answer in enumerate(right) if answer in ("yes", "no")]
+    spoken = [i for i, answer in enumerate(right) if answer not in ("yes", "no")]
     if closed:
-        accuracies.append(_accuracy("answer, yes or no", *map(list, zip(*closed, strict=True))))
+        said = [answered[i] for i in closed]
+        accuracies.append(_accuracy("answer, yes or no", [right[i] for i in closed], said, of_episode[closed]))
     if spoken:
-        accuracies.append(_answers("answer, open", *map(list, zip(*spoken, strict=True))))
+        accuracies.append(_answers("answer, open", [asked[i] for i in spoken], [answered[i] for i in spoken], of_episode[spoken]))
     answers = [(question, right, said) for (question, right), said in zip(asked, answered, strict=True)]
     return LanguageScore(accuracies, frames, list(zip(true, written, strict=True)), answers)
 
 
-def _accuracy(name: str, true: list[str], said: list[str]) -> Accuracy:
-    right = sum(a == b for a, b in zip(true, said, strict=True))
+def draw_places(store: EpisodeStore, episodes: Sequence[int], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(episode, frame) of `count` frames: of each episode one, in random order, then of each another."""
+    turns = [rng.permutation(list(episodes)) for _ in range(-(-count // len(episodes)))]
+    return [(int(i), int(rng.integers(int(store.lengths[int(i)]) + 1))) for i in np.concatenate(turns)[:count]]
+
+
+def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """Tokens that a model may write where one of these texts would be right: twice the longest, so that no true one is cut off."""
+    return 2 * max(1, *(len(tokenizer.encode(text)) for text in texts))
+
+
+def _accuracy(name: str, true: list[str], said: list[str], of_episode: np.ndarray) -> Accuracy:
+    right = [a == b for a, b in zip(true, said, strict=True)]
     commonest = Counter(true).most_common(1)[0][1]
-    return Accuracy(name, right, len(true), commonest / len(true))
+    return Accuracy(name, sum(right), len(true), commonest / len(true), wilson_of_shares(right, groups=of_episode.tolist()))
 
 
-def _answers(name: str, asked: list[tuple[str, str]], answered: list[str]) -> Accuracy:
+def _answers(name: str, asked: list[tuple[str, str]], answered: list[str], of_episode: np.ndarray) -> Accuracy:
     """Chance is that of one who knows the commonest answer to every question, but does not look."""
     by_question: dict[str, list[str]] = {}
     for question, answer in asked:
         by_question.setdefault(question, []).append(answer)
     blind = sum(Counter(answers).most_common(1)[0][1] for answers in by_question.values())
-    right = sum(true == said for (_, true), said in zip(asked, answered, strict=True))
-    return Accuracy(name, right, len(asked), blind / len(asked))
+    right = [true == said for (_, true), said in zip(asked, answered, strict=True)]
+    return Accuracy(name, sum(right), len(asked), blind / len(asked), wilson_of_shares(right, groups=of_episode.tolist()))

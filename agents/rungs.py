@@ -3,7 +3,6 @@
 Axes: b problems, s candidates of a menu, h model steps, n tokens, c channels, f variables.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +55,6 @@ from worldmodel.evaluation import (
     varying_features,
     within,
 )
-from worldmodel.studies.scaling_fit import student
 
 GOAL_VARIABLES = {
     "worldmodel/Ant-v0": ("torso.x", "torso.y"),
@@ -205,7 +203,7 @@ def errors_at_once(
 
 
 def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: EvaluateConfig, menu: MenuConfig) -> None:
-    """Rank correlation of the model's cost with the true distance, over one menu of candidates for each problem.
+    """Rank correlation of the model's cost with the true distance, over one menu of candidates for each problem; each episode counts once.
 
     The true cost is the true distance after each model step, reduced over the horizon as the objective reduces its own.
 
@@ -226,16 +224,19 @@ def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: Evalu
         TRUE_FUTURES: OracleSimulator(parts.workers, parts.codec, parts.device),
         DREAMT_FUTURES: LearnedSimulator(parts.dynamics, parts.codec, parts.device, config.seed),
     }
-    beside = 0.0
+    least, beside = TOLD * manifest.success_threshold, 0.0
+    ordered = np.ptp(true, axis=1) > least
+    if not ordered.any():
+        return
+    of_episode = np.array([problem.episode for problem in manifest.problems[: len(true)]])
     for name, simulator in simulators.items():
-        each = rank_correlations(costs(simulator, objective, history, goals, candidates), true, TOLD * manifest.success_threshold)
-        if not len(each):
-            return
-        marked.add("ranking", name, each.mean(), beside)
+        found = costs(simulator, objective, history, goals, candidates)[ordered]
+        each = rank_correlations(found, true[ordered], least)
+        [(mean, half)] = by_horizon(torch.from_numpy(each)[:, None], of_episode[ordered])
+        marked.add("ranking", name, mean, beside)
         if len(each) > 1:
-            half = student(len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each))
             marked.add("ranking", f"{name}, half of the 95 % interval", half)
-        beside = each.mean()
+        beside = mean
 
 
 def first_looks(manifest: Manifest, parts: Parts, count: int) -> tuple[History, np.ndarray]:

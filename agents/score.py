@@ -44,6 +44,8 @@ class Score:
     """The same divided by the env actions that were carried out."""
     seconds: float
     """Wall time of everything."""
+    episodes: list[int] = field(default_factory=list)
+    """Which episode each problem is of: problems of one episode are alike. Without, none are."""
     frames: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     """uint8 (t, height, width, 3) of the first problems in the first stream, one frame per model step."""
 
@@ -74,13 +76,13 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of `success_rate` over problems."""
-        return wilson_of_shares(self.success, len(self.streams))
+        """95 % interval of `success_rate`, clustered by episode."""
+        return wilson_of_shares(self.success, len(self.streams), self.episodes or None)
 
     @property
     def held_interval(self) -> tuple[float, float]:
-        """95 % interval of `held_rate` over problems."""
-        return wilson_of_shares(self.held, len(self.streams))
+        """95 % interval of `held_rate`, clustered by episode."""
+        return wilson_of_shares(self.held, len(self.streams), self.episodes or None)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the frames, with the rates and intervals that follow."""
@@ -91,6 +93,7 @@ class Score:
             "held_rate": self.held_rate,
             "held_interval_95": list(self.held_interval),
             "mean_final_distance": float(np.mean(self.final_distance)),
+            "episodes": len(set(self.episodes)) or len(self.success),
             "plans": self.plans,
             "seconds_per_plan": self.seconds_per_plan,
             "seconds_per_action": self.seconds_per_action,

@@ -143,13 +143,14 @@ def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None 
     record = read_json(path)
     steps, feed_forward = record["preset"]["train"]["steps"], record["preset"]["model"]["trunk"]["feed_forward"]
     runs, controls = runs_of(record), record["controls"]
-    outcomes = findings(COMPARISONS, feed_forward, runs)
+    shift = record["preset"]["model"]["flow"]["shift"]
+    outcomes = findings(COMPARISONS, feed_forward, runs, steps)
     everything = [v for v in asked_for(COMPARISONS, feed_forward) if any(name == v.name for name, _ in runs)]
-    write_atomic(path.with_suffix(".md"), page(everything, runs, controls, outcomes, steps).encode())
+    write_atomic(path.with_suffix(".md"), page(everything, runs, controls, outcomes, steps, shift).encode())
     shown = {key: values for key, values in runs.items() if seeds is None or key[1] in seeds}
     print_columns(table(asked_for(comparisons, feed_forward), shown, controls))
     print()
-    print_columns(findings_table(findings(comparisons, feed_forward, shown)))
+    print_columns(findings_table(findings(comparisons, feed_forward, shown, steps)))
     print()
     for note in NOTES:
         print(textwrap.fill(note, 110, subsequent_indent="  "))
@@ -242,7 +243,10 @@ def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[s
         "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
         "measures": {name: measure.title for name, measure in MEASURES.items()},
         "notes": NOTES,
-        "findings": [outcome.to_json() for outcome in findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs)],
+        "findings": [
+            outcome.to_json()
+            for outcome in findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs, config.trained.train.steps)
+        ],
     }
     write_record(path, json.loads(json.dumps(record, default=str)))
 

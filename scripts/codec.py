@@ -16,6 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb
+from worldmodel.unseen import trained_on
 
 MAX_FRAMES, MAX_PICTURES = 131_072, 16_384
 """What a codec is trained on at most: 1.8 GB at 64 pixels."""
@@ -98,12 +99,13 @@ def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: i
     if not data.stores:
         raise UserError("a codec is trained on frames of episodes; give episode files with --data")
     share = min(1.0, max_frames / sum(store.num_frames for store in data.stores))
-    frames, targets, episode, train, held_out = [], [], [], [], []
+    frames, targets, episode, train, held_out, chosen = [], [], [], [], [], []
     names: list[str] = []
     start = first = 0
     for store, to_train, to_hold_out in zip(data.stores, data.train_episodes, data.held_out_episodes, strict=True):
         kept = some_of(to_train, share)
         num_train = int((store.lengths[kept] + 1).sum())
+        chosen.append(list(kept))
         kept += some_of(to_hold_out, share)
         rows = store.frame_rows(kept)
         frames.append(store.frames(rows))
@@ -125,7 +127,9 @@ def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: i
         np.concatenate(train),
         np.concatenate(held_out),
         tuple(names) or ("nothing recorded",),
-        *pictures,
+        pictures[0],
+        pictures[1],
+        trained_on=tuple(trained_on(data.stores, chosen)),
     )
 
 

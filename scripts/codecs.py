@@ -21,6 +21,7 @@ from worldmodel.precision import choose_device
 from worldmodel.scripts.codec import codec_data, open_frames
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.unseen import warn_of_seen
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,7 +64,10 @@ def main(config: CodecsConfig) -> None:
     """Measure each codec, print the table, write the figures and the picture."""
     mixture = MixtureConfig(pictures=0, held_out=config.held_out, split_seed=config.split_seed)
     codecs = [load_codec(folder, choose_device(config.device)) for folder in config.codecs]
-    data = codec_data(open_frames(config.data, mixture))
+    opened = open_frames(config.data, mixture)
+    for codec in codecs:
+        warn_of_seen(codec, opened.stores, opened.held_out_episodes)
+    data = codec_data(opened)
     for folder, codec in zip(config.codecs, codecs, strict=True):
         check_size(folder, codec, data)
     rows = [compare_codec(codec, data, config.probe_frames, config.seed) for codec in codecs]

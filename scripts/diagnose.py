@@ -29,7 +29,8 @@ from worldmodel.home import runs_dir
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.evaluate import parts_of
-from worldmodel.scripts.pretrain import block_of, held_out_episodes
+from worldmodel.scripts.pretrain import block_of
+from worldmodel.unseen import held_out_episodes
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ def climb(
     """
     marked = Marked(task_name(manifest.env_id), seed)
     training = sorted(set(range(len(store))) - set(held_out))
+    if not training:  # a file of which the model has seen nothing: readers need some of it
+        training, held_out = list(held_out[::2]), list(held_out[1::2])
     logger.info("reading the true state off tokens and frames")
     reader = rungs.codec_rung(marked, trained.codec, store, training, held_out, config.reader)
     with TaskWorkers(manifest.env_id, manifest.image_size, block, config.workers) as workers:

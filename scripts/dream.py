@@ -14,8 +14,9 @@ from worldmodel.evaluation import LEAST_SPREAD, DreamConfig, DreamErrors, StateR
 from worldmodel.home import runs_dir
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.pretrain import block_of, held_out_episodes
+from worldmodel.scripts.pretrain import block_of
 from worldmodel.training.samples import film
+from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ def main(config: DreamVerbConfig) -> None:
 
 
 def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:
-    """A linear reader of the true state, fitted on the episodes that are not held out; None where the file says nothing of it."""
+    """A linear reader of the true state, fitted on episodes that are not held out; None without such, or without true variables."""
     training = sorted(set(range(len(store))) - set(held_out))
+    if not training:  # a file of which the model has seen nothing
+        return None
     features = store.column("features")[store.frame_rows(training)]
     return linear_reader(trained.codec, store, training) if (features.std(axis=0) > LEAST_SPREAD).any() else None
 

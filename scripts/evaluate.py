@@ -22,7 +22,8 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.home import runs_dir
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.pretrain import block_of, held_out_episodes
+from worldmodel.scripts.pretrain import block_of
+from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def as_text(scores: Sequence[Score]) -> str:
 
 NOTE = (
     "Touched: the goal was met at some env step of the budget. Held: it was met at the end of the whole budget, the controller "
-    "acting on. Intervals are over problems. Seconds are those of choosing actions, many problems at once."
+    "acting on. Intervals are over episodes: problems of one episode are alike. Seconds are those of choosing actions, many problems at once."
 )
 
 

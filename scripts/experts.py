@@ -100,6 +100,14 @@ def held_out_batches(
     asked = recorded(MixtureConfig, card.get("mixture", {}))
     packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"lanes": 1}), rows=config.rows)
     opened = open_standard(data, asked, codec.image_size)
+    seen = set(card.get("trained_on", ()))
+    for store, held_out in zip(opened.stores, opened.held_out_episodes, strict=True):
+        known = sum(store.identities[i] in seen for i in held_out)
+        if known:
+            raise UserError(
+                f"the model was trained on {known} of the {len(held_out)} episodes that would be held out of {store.path}: "
+                "give the files of its training as they were"
+            )
     sources = opened.held_out_sources()
     if not sources:
         raise UserError("the data hold out nothing to measure on: give larger files, or a checkpoint with a larger mixture held_out")

@@ -15,7 +15,7 @@ from worldmodel.evaluation import decode_video
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.pretrain import held_out_episodes
+from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from worldmodel.home import runs_dir
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.evaluate import score
-from worldmodel.scripts.pretrain import block_of, held_out_episodes
+from worldmodel.scripts.pretrain import block_of
+from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 import tyro
 
-from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.datasets.drawn import as_text
-from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
@@ -37,6 +35,7 @@ from worldmodel.training.launch import launch, number_of_processes
 from worldmodel.training.samples import sampler
 from worldmodel.training.train import TrainResult, stop_on_signals, train
 from worldmodel.training.validation import Validation
+from worldmodel.unseen import trained_on, warn_of_seen
 
 
 def summary(function: Callable[..., object]) -> str:
@@ -180,6 +179,7 @@ def pretrain(
                 f"{store.path} has frames of shape ({store.image_size}, {store.image_size}), but the codec encodes ({size}, {size}): "
                 "give data of that size, or train a codec on these"
             )
+    warn_of_seen(codec, data.stores, data.held_out_episodes)
     tokenizer = group.broadcast_object(train_tokenizer(data, vocab_size) if group.is_main else None)
     action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
     fitted = fit(preset.model, codec, tokenizer, action_dim)
@@ -205,6 +205,7 @@ def pretrain(
             "mixture": asdict(data.config),
             "data": [store.path.name for store in data.stores],
             "sources": data.description(),
+            "trained_on": trained_on(data.stores, data.train_episodes),
         },
         "latents": latents,
         "processes": group,
@@ -284,13 +285,6 @@ def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) ->
             f"{action_size} numbers of an action in {data}"
         )
     return action_dim // action_size
-
-
-def held_out_episodes(trained: Pretrained, store: EpisodeStore) -> list[int]:
-    """Episodes of `store` that the model of a checkpoint has not been trained on: its card says how it split files."""
-    split = trained.card.get("mixture", {})
-    default = MixtureConfig()
-    return store.split(split.get("split_seed", default.split_seed), split.get("held_out", default.held_out))[1]
 
 
 def with_seed(preset: Preset, seed: int) -> Preset:

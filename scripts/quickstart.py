@@ -345,7 +345,8 @@ def training_sections(results: Results, out: Path) -> list[Section]:
         name: ([row["step"] for row in rows if name in row], [row[name] for row in rows if name in row])
         for name in ("loss/text", "loss/flow", "loss/flow_high_noise")
     }
-    shares = [[k.removeprefix("data/share/"), f"{v:.1%}"] for k, v in rows[-1].items() if k.startswith("data/share/")]
+    newest = {name: value for row in rows for name, value in row.items() if name.startswith("data/share/")}  # not every row has them
+    shares = [[name.removeprefix("data/share/"), f"{value:.1%}"] for name, value in newest.items()]
     store, codec = results.data.stores[0], results.trained.codec
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
     painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames))))

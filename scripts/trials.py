@@ -28,6 +28,7 @@ from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.latent_cache import LatentCache, encode_frames
 from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train
+from worldmodel.unseen import trained_on, warn_of_seen
 
 HELD_OUT_KINDS = {"language": ("text",), "vision": ("transition", "action video", "video")}
 """Sources that each held-out loss is measured on."""
@@ -58,6 +59,7 @@ class Trials:
             if not texts:
                 raise UserError("there is no text to train a tokenizer on: give the mixture a corpus or a task's episodes")
             tokenizer = Tokenizer.train(texts, vocab_size)
+        warn_of_seen(codec, data.stores, data.held_out_episodes)
         self.data, self.codec, self.tokenizer = data, codec, tokenizer
         self.action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
         self._packers: dict[Any, Packer] = {}
@@ -91,7 +93,11 @@ class Trials:
         latents = self._latents[config.cache_dtype] if config.cache_latents == "disk" else None
         torch.manual_seed(config.seed)
         model = WorldModel(self.model_config(preset))
-        card = {"mixture": asdict(self.data.config), "data": [store.path.name for store in self.data.stores]}
+        card = {
+            "mixture": asdict(self.data.config),
+            "data": [store.path.name for store in self.data.stores],
+            "trained_on": trained_on(self.data.stores, self.data.train_episodes),
+        }
         return train(model, self.codec, self.packer(preset), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
 
     def held_out(self, preset: Preset, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:

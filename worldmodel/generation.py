@@ -77,7 +77,7 @@ def continue_text(
 
 @torch.no_grad()
 def describe_frames(
-    model: WorldModel, tokenizer: Tokenizer, latents: Tensor, questions: Sequence[str] | None = None, max_tokens: int = 40
+    model: WorldModel, tokenizer: Tokenizer, latents: Tensor, questions: Sequence[str] | None = None, max_tokens: int = 128
 ) -> list[str]:
     """Captions of frames (b, l, c), or answers to one question about each."""
     b, device = len(latents), latents.device

@@ -176,14 +176,18 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("load", torch.zeros(2, e), persistent=False)  # selections by visual / other tokens since then
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (j, d) -> gates (j, top_k) that sum to 1, experts (j, top_k), router logits (j, e); all float32 but the experts."""
+        """Tokens (j, d) -> gates (j, top_k), experts (j, top_k), router logits (j, e); all float32 but the experts.
+
+        The gates of several experts sum to 1; that of a single one is its score (Switch Transformer, arXiv 2101.03961).
+        """
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.router.weight.float())
             scores = logits.softmax(-1)
             choice = scores.detach() + self.balance_bias / self.config.num_experts
             experts = choice.topk(self.config.top_k, dim=-1).indices
             gates = scores.gather(-1, experts)
-            gates = gates / gates.sum(-1, keepdim=True)
+            if self.config.top_k > 1:  # of a single expert that would be 1, and tell the router nothing
+                gates = gates / gates.sum(-1, keepdim=True)
         return gates, experts, logits
 
     def forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:

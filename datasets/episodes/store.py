@@ -1,6 +1,7 @@
 """Reading episode files: whole episodes, clips, single frames, in any order, in any process."""
 
 import json
+from functools import cached_property
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from worldmodel.datasets.episodes.chunks import ColumnReader, locate
+from worldmodel.datasets.episodes.identity import chosen_share, identities
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Clip, Episode
 from worldmodel.datasets.episodes.schema import FRAME_COLUMNS, FRAME_TEXTS, NUMBERS, TEXTS, VIEWS, damaged, open_file, read_meta
 from worldmodel.errors import UserError
@@ -221,18 +223,31 @@ class EpisodeStore:
             raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
         return self._texts(name, 0, self._reader.num_rows(name))
 
+    @cached_property
+    def identities(self) -> list[str]:
+        """A digest of each episode that stays the same in every file it is copied to; see `identity.py`."""
+        return identities(self)
+
     def split(self, seed: int, validation: float = 0.1) -> tuple[list[int], list[int]]:
         """Episodes for training and for validation, disjoint, the same for the same seed.
 
+        Which they are depends on what happens in them and not on their places in the file; equal ones are on one side.
+
         Args:
-            seed: of the shuffle.
-            validation: share of the episodes kept for validation; at least one is, and one is left over.
+            seed: of the choice.
+            validation: share of the different episodes kept for validation; at least one is, and one is left over.
         """
-        if len(self) < 2:
-            raise UserError(f"{self.path} has {len(self)} episode; two are needed to keep one for validation")
-        order = np.random.default_rng(seed).permutation(len(self)).tolist()
-        held = min(max(1, round(validation * len(self))), len(self) - 1)
-        return sorted(order[held:]), sorted(order[:held])
+        different = len(set(self.identities))
+        if different < 2:
+            which = "all alike; two different ones" if len(self) > 1 else "two"
+            raise UserError(
+                f"{self.path} has {len(self)} episode{'s' * (len(self) != 1)}, {which} are needed to keep one for validation"
+            )
+        held = chosen_share(self.identities, validation, seed)
+        sides: tuple[list[int], list[int]] = ([], [])
+        for i, name in enumerate(self.identities):
+            sides[name in held].append(i)
+        return sides
 
     def close(self) -> None:
         """Closes the file; a store kept in memory stays readable."""

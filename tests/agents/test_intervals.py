@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldmodel.agents.intervals import wilson, wilson_of_shares
+from worldmodel.agents.intervals import _wilson, wilson, wilson_of_shares
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,20 @@ def test_tries_count_as_much_as_they_differ():
     shares = [0.25, 0.5, 0.5, 0.75] * 5
     assert wilson_of_shares(shares, 4) == pytest.approx(wilson(40, 80)), "the spread of independent tries: all count"
     between = wilson_of_shares([0.0, 0.5, 0.5, 1.0] * 5, 4)
-    assert between == pytest.approx(wilson(20, 40)), "four in 20 problems that spread as two would"
+    assert wilson(20, 40)[0] > between[0] > wilson(10, 20)[0], "they spread as two tries of each would, which few problems tell"
+
+
+def test_problems_of_one_group_count_as_much_as_they_differ():
+    shares = [1.0, 1.0, 0.0, 0.0] * 10
+    alike, mixed = [i // 2 for i in range(40)], [i % 20 for i in range(0, 40)]
+    assert wilson_of_shares(shares, groups=alike) == pytest.approx(wilson(10, 20)), "of each group all or none: as many as groups"
+    assert wilson_of_shares(shares, groups=list(range(40))) == wilson(20, 40) == wilson_of_shares(shares)
+    assert wilson_of_shares([1.0, 0.0] * 20, groups=alike) == pytest.approx(wilson(20, 40)), "groups that do not differ change nothing"
+    assert wilson_of_shares(shares, groups=mixed) == pytest.approx(wilson(10, 20))
+    assert wilson_of_shares([1.0] * 12, groups=[0, 0, 1, 1, 2, 2] * 2) == wilson(3, 3), "what never fails in three groups"
+    assert wilson_of_shares([1.0, 0.0, 1.0, 0.0], groups=[7] * 4) == pytest.approx(_wilson(0.5, 1.0, 1.959964)), "one group is one try"
+    with pytest.raises(ValueError, match="2 shares have 3 groups"):
+        wilson_of_shares([0.5, 0.5], groups=[1, 2, 3])
 
 
 @pytest.mark.parametrize(("rate", "alike"), [(0.5, 1.0), (0.15, 1.0), (0.15, 50.0), (0.85, 3.0)])

@@ -42,6 +42,7 @@ class Codec(nn.Module, ABC):
         image_size: height and width of a frame in pixels.
         grid: (rows, columns) of tokens.
         channels: channels c of a token.
+        trained_on: digests of the episodes that it was trained on (`datasets/episodes/identity.py`).
     """
 
     kind: ClassVar[str]
@@ -56,6 +57,7 @@ class Codec(nn.Module, ABC):
     def __init__(self, config: Any, image_size: int, grid: tuple[int, int], channels: int, goal_features: int) -> None:
         super().__init__()
         self.config, self.image_size, self.grid, self.channels = config, image_size, grid, channels
+        self.trained_on: tuple[str, ...] = ()
         shape = (grid[0] * grid[1], channels)
         if not 1 <= goal_features <= shape[0] * shape[1]:
             raise UserError(f"goal_features is {goal_features}, but it must lie between 1 and {shape[0] * shape[1]}")
@@ -171,6 +173,7 @@ class Codec(nn.Module, ABC):
             "kind": self.kind,
             "package_version": __version__,
             "config": dataclasses.asdict(self.config),
+            "trained_on": list(self.trained_on),
         }
         write_json(folder / "config.json", config)
 
@@ -216,6 +219,7 @@ def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: s
         version = record.get("package_version")
         raise UserError(f"{folder / 'config.json'}, of version {version}, is not a valid codec config ({error}); {remedy}") from None
     read_tensors(codec, folder / "model.safetensors", remedy)
+    codec.trained_on = tuple(map(str, record.get("trained_on", ())))
     return codec.to(device).eval()
 
 

@@ -36,6 +36,8 @@ class CodecData:
     """uint8 (E, h, w, 3): pictures without an episode (icons), trained on beside the frames."""
     extra_validation: np.ndarray | None = None
     """uint8 (K, h, w, 3): held-out pictures of the same kind."""
+    trained_on: tuple[str, ...] = ()
+    """Digests of the training episodes, which the codec remembers."""
 
     def __post_init__(self) -> None:
         count = len(self.frames)

@@ -99,6 +99,7 @@ def train_codec(
             "frames": {"train": len(data.train), "validation": len(data.validation)},
             "config": dataclasses.asdict(config),
         }
+        codec.trained_on = data.trained_on
         freeze(codec).save_pretrained(out)
         write_json(out / "report.json", report)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -25,6 +25,10 @@ from worldmodel.studies.scaling import with_feed_forward
 from worldmodel.studies.scaling_fit import student, verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
+LEAST_SEEDS = 3
+"""Of a finding: with two, one number tells all of the spread."""
+LEAST_STEPS = 100
+"""Of the runs that a finding is about: shorter ones are all warm-up, and compare initial weights."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ NOTES = (
     "state error: root mean squared error, in standard deviations, of the true state that one judge reads off the decoded dream "
     "(ridge regression from small pictures; it knows no codec).",
     "action sensitivity: pixel error with another clip's actions over that with the true ones, at the horizon; 1: they are ignored.",
-    "intervals: 95 %, Student's t over seeds; one codec of a kind serves all seeds. Findings are tested one by one at 5 %, without a "
-    "correction for their number, and hold for these sizes, steps and data.",
+    "shift: on is that of the preset, with the strength written beside its steps; RAE's rule gives another one for most sizes.",
+    "intervals: 95 %, Student's t over seeds; one codec of a kind serves all seeds, so they do not hold the luck of a codec. Findings "
+    "are tested one by one at 5 %, without a correction for their number, and hold for these sizes, steps and data; fewer than "
+    f"{LEAST_SEEDS} seeds or {LEAST_STEPS} steps tell nothing.",
 )
 """What a reader of the tables must know."""
 
@@ -181,6 +187,8 @@ class Outcome:
     """Of `better` and `worse`, over the seeds that both have; None if there are none."""
     gain: Estimate | None
     """Paired difference over these seeds, above 0 where `better` is better."""
+    steps: int = LEAST_STEPS
+    """Training steps of each run."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -191,7 +199,11 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """holds: the interval lies above 0; does not hold: below; cannot be told: neither, or there is no interval."""
+        """holds: the interval lies above 0; does not hold: below; cannot be told: neither, or too few seeds or steps."""
+        if self.steps < LEAST_STEPS:
+            return f"cannot be told: {self.steps} steps are fewer than {LEAST_STEPS}"
+        if self.gain is not None and 1 < self.gain.seeds < LEAST_SEEDS:
+            return f"cannot be told: {self.gain.seeds} seeds are fewer than {LEAST_SEEDS}"
         return verdict(*(self.interval or (None, None)))
 
     def to_json(self) -> dict[str, Any]:
@@ -201,18 +213,18 @@ class Outcome:
         return asdict(self.finding) | numbers | {"seeds": self.gain.seeds if self.gain else 0, "verdict": self.verdict}
 
 
-def compare(finding: Finding, first: Variant, second: Variant, runs: Runs) -> Outcome:
+def compare(finding: Finding, first: Variant, second: Variant, runs: Runs, steps: int = LEAST_STEPS) -> Outcome:
     """Whether the paper's finding holds in these runs: the paired difference over the seeds that both variants have."""
     sign = MEASURES[finding.measure].sign
     ours, theirs = (values_of(runs, variant.name, finding.measure) for variant in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
-        return Outcome(finding, None, None)
+        return Outcome(finding, None, None, steps)
     means = float(np.mean([ours[seed] for seed in seeds])), float(np.mean([theirs[seed] for seed in seeds]))
-    return Outcome(finding, means, estimate([sign * (ours[seed] - theirs[seed]) for seed in seeds]))
+    return Outcome(finding, means, estimate([sign * (ours[seed] - theirs[seed]) for seed in seeds]), steps)
 
 
-def findings(whats: Sequence[What], feed_forward: FeedForwardKind, runs: Runs) -> list[Outcome]:
-    """What these runs say of each known finding of these comparisons; `feed_forward` is the baseline's."""
+def findings(whats: Sequence[What], feed_forward: FeedForwardKind, runs: Runs, steps: int = LEAST_STEPS) -> list[Outcome]:
+    """What these runs of so many steps say of each known finding of these comparisons; `feed_forward` is the baseline's."""
     named = {what: variants(what, feed_forward) for what in whats}
-    return [compare(f, named[f.what][f.better], named[f.what][f.worse], runs) for f in FINDINGS if f.what in whats]
+    return [compare(f, named[f.what][f.better], named[f.what][f.worse], runs, steps) for f in FINDINGS if f.what in whats]

@@ -65,9 +65,12 @@ def markdown(rows: Rows) -> str:
     return "\n".join(f"| {line} |" for line in (head, " | ".join("---" for _ in rows[0]), *body)) + "\n"
 
 
-def page(asked: Sequence[Variant], runs: Runs, controls: Mapping[str, float], outcomes: Sequence[Outcome], steps: int) -> str:
-    """Both tables and the notes, as Markdown."""
+def page(
+    asked: Sequence[Variant], runs: Runs, controls: Mapping[str, float], outcomes: Sequence[Outcome], steps: int, shift: float | None
+) -> str:
+    """Both tables and the notes, as Markdown; `shift` is the preset's strength of it, None for RAE's rule."""
     seeds = sorted({seed for _, seed in runs})
-    head = f"# Ablation\n\n{steps} steps, seeds {', '.join(map(str, seeds))}.\n\n"
+    strength = "by RAE's rule" if shift is None else f"of strength {shift:g}"
+    head = f"# Ablation\n\n{steps} steps, seeds {', '.join(map(str, seeds))}; the shift is {strength}.\n\n"
     notes = "".join(f"- {note}\n" for note in NOTES)
     return f"{head}{markdown(table(asked, runs, controls))}\n{markdown(findings_table(outcomes))}\n{notes}"

@@ -16,7 +16,15 @@ from einops import einsum, repeat
 from torch import Tensor
 
 from worldmodel.errors import UserError
+from worldmodel.studies.scaling_fit import student
 from worldmodel.studies.selections import Selections
+
+LIMIT = 1 - 1e-9
+"""Of correlations, for Fisher's transformation."""
+MOST_RAISED = 0.99
+"""What a correlation is raised to at most for what the batches scatter."""
+MOST_WIDER = 3.0
+"""How many times wider that makes its interval at most, on Fisher's scale."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class LayerReport:
     correlation: float | None
     """Pearson's r of the rates between understanding (frames of documents that learn text alone) and generation (noised frames)."""
     correlation_interval: tuple[float, float] | None
-    """95 %, bootstrap over batches."""
+    """95 %, bootstrap over batches; of the rates without what the batches scatter, which makes r smaller."""
 
 
 def selection_rate(counts: Tensor) -> Tensor:
@@ -106,6 +114,25 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
+def correlation_interval(rates: Sequence[Tensor], replicates: Sequence[Tensor], batches: int) -> Tensor:
+    """95 % intervals (2, l) of the correlation of two rates (l, e) over experts, from bootstrap replicates (r, l, e) over batches.
+
+    What the batches scatter makes a correlation smaller than that of the rates themselves, which the interval is of: it is raised by
+    the two reliabilities (Spearman 1904), on Fisher's scale with Student's quantile. NaN where there is no correlation.
+    """
+    value, drawn = pearson(*rates), pearson(*replicates).clamp(-LIMIT, LIMIT).atanh()
+    reliable = torch.ones_like(value)
+    for rate, draws in zip(rates, replicates, strict=True):
+        noise = (draws - draws.nanmean(0)).square().nanmean(0).mean(-1) * batches / (batches - 1)
+        reliable = reliable * (1 - (noise / rate.var(-1)).clamp(max=0.5))
+    most = value.abs().clamp(MOST_RAISED, LIMIT)
+    raised = (value / reliable.sqrt()).clamp(-most, most)
+    wider = ((1 - value.square()) / (reliable.sqrt() * (1 - raised.square()))).clamp(1, MOST_WIDER)
+    spread = (drawn - drawn.nanmean(0)).square().nanmean(0).sqrt() * wider
+    half = student(batches - 1) * spread
+    return torch.stack([raised.atanh() - half, raised.atanh() + half]).tanh()
+
+
 def analyse(selections: Selections, config: SpecialisationConfig) -> list[LayerReport]:
     """The report of every layer."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -122,7 +149,7 @@ def analyse(selections: Selections, config: SpecialisationConfig) -> list[LayerR
     draws = [
         selection_rate(einsum(weight, selections.counts[kind], "r n, n l e -> r l e")) for kind in ("understanding", "generation")
     ]
-    interval = pearson(*draws).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)  # (2, l)
+    interval = correlation_interval([rates["understanding"], rates["generation"]], draws, n)  # (2, l)
     reports = []
     for layer, s in enumerate(index):
         vision = s <= -config.threshold
