@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.pictures.formats import eight_bits, upright
 from worldmodel.errors import UserError
 
 Fit = Literal["crop", "pad"]
@@ -24,6 +25,9 @@ GOOD = 18
 """Constant rate factors of H.264: 0 keeps every bit, about 18 looks the same to the eye."""
 
 DEFAULT_FPS = 10.0
+CONTAINERS = ("mov", "matroska", "webm", "avi", "gif", "mpegts", "mpeg", "flv", "ogg", "asf")
+"""ffmpeg's names of the formats that are opened; mov is mp4, too."""
+_TICK = "1/1000"
 
 
 class DamagedVideo(Exception):
@@ -34,7 +38,7 @@ def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[n
     """All frames of a video, in order of display, each exactly once: uint8 (H, W, 3).
 
     Args:
-        path: mp4, or anything else that ffmpeg reads.
+        path: a file of one of `CONTAINERS`, whatever its name.
         size: height and width in pixels to bring frames to; None leaves them as they are.
         fit: what to do with frames that are not square when `size` is given.
 
@@ -43,12 +47,12 @@ def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[n
     """
     if _cut_off(path):
         raise DamagedVideo("the file is cut off")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-xerror", "-err_detect", "explode", "-i", f"file:{path}"]
-    # file: a colon in the name is no protocol, and nothing is fetched from a network.
-    filters = ["-vf", _filters(size, fit)] if size else []
-    # Pictures in the PPM format carry their size; passthrough: no frame is repeated or left out to even out the rate.
-    command += ["-map", "0:v:0", "-an", "-fps_mode", "passthrough", *filters]
-    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-xerror", "-err_detect", "explode", *_input(path)]
+    # Pictures in the PPM format carry their size; passthrough: no frame is repeated or left out to even out the rate. Frames are given
+    # even times: two of a film with uneven ones may come within one tick of the output's clock.
+    filters = [_filters(size, fit)] if size else []
+    command += ["-map", "0:v:0", "-an", "-fps_mode", "passthrough", "-vf", ",".join([*filters, f"settb={_TICK},setpts=N"])]
+    command += ["-enc_time_base", _TICK, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL)
         assert process.stdout is not None
@@ -67,6 +71,14 @@ def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[n
         said = log.read(2000).decode(errors="replace").strip().splitlines()
         if process.returncode or said or not frames:
             raise DamagedVideo(said[0] if said else "it has no frames")
+
+
+def _input(path: Path) -> list[str]:
+    """Arguments of ffmpeg for a film; "file:" because a colon in the name is no protocol.
+
+    Only formats that hold the film itself are opened: a playlist or a script would have other files read, or fetched.
+    """
+    return ["-protocol_whitelist", "file", "-format_whitelist", ",".join(CONTAINERS), "-i", f"file:{path}"]
 
 
 def _cut_off(path: Path) -> bool:
@@ -106,8 +118,12 @@ def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
 
 
 def fit_image(image: Image.Image, size: int | None, fit: Fit = "crop") -> np.ndarray:
-    """A picture as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does."""
-    image = image.convert("RGB")
+    """A picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers.
+    """
+    image = eight_bits(upright(image)).convert("RGB")
     if size and fit == "crop":
         image = ImageOps.fit(image, (size, size), Image.Resampling.BOX)
     elif size:
@@ -124,7 +140,7 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 def frame_rate(path: Path) -> float | None:
     """Frames per second that a video file claims; None when it claims nothing or cannot be read."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]  # no output: it only describes
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", *_input(path)]  # no output: it only describes
     said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
     found = re.search(r"Video: .*?(\d+(?:\.\d+)?) fps", said)
     return float(found[1]) or None if found else None

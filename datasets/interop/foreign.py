@@ -17,6 +17,7 @@ CHANNELS = (1, 3, 4)
 """Grey, colour, colour with transparency."""
 LEAST_SIDE = 8
 """Pixels: what is smaller is no picture."""
+END = object()
 NOTES = ("source", "dropped", "skipped", "skipped_episodes")
 """Meta data about how an episode file was made from a foreign one: whoever reads it next makes its own."""
 
@@ -30,18 +31,47 @@ def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def as_frames(pictures: np.ndarray) -> np.ndarray:
-    """Pictures of any layout that `is_picture` takes, (N, ...), as uint8 (N, H, W, 3); transparency is left out."""
+    """Pictures of any layout that `is_picture` takes, (N, ...), as uint8 (N, H, W, 3); transparency is left out.
+
+    Where the channels are the last grey frames, as stacking wrappers hand them out, the newest of them is taken.
+
+    Raises:
+        ValueError: channels come first and are four that are neither a stack nor colour with transparency.
+    """
+    first = pictures.ndim == 4 and pictures.shape[-1] not in CHANNELS
     if pictures.ndim == 3:
         pictures = pictures[..., None]
-    elif pictures.shape[-1] not in CHANNELS:
+    elif first:
         pictures = np.moveaxis(pictures, 1, -1)
+    if _is_stack(pictures):
+        pictures = pictures[..., -1:]
+    elif first and pictures.shape[-1] == 4 and pictures[..., 3].min() < 255:
+        raise ValueError("its pictures have four channels, which are neither stacked frames nor colour with transparency")
     colour = np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
     return np.ascontiguousarray(colour)
 
 
+def _is_stack(pictures: np.ndarray) -> bool:
+    """Whether the channels of pictures (N, H, W, C) are frames that move on by one from row to row."""
+    moves = pictures.shape[-1] > 1 and len(pictures) > 1
+    return moves and all(np.array_equal(old[..., 1:], new[..., :-1]) for old, new in itertools.pairwise(pictures))
+
+
 def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
-    """Values (rows, ...) as (rows, width) of a type."""
-    return np.asarray(values).reshape(len(values), int(np.prod(values.shape[1:]))).astype(dtype)
+    """Values (rows, ...) as (rows, width) of a type.
+
+    Raises:
+        ValueError: they are no plain numbers.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"it holds {values.dtype} where numbers belong")
+    return values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(dtype)
+
+
+def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a column of actions (rows,) or (rows, 1) holds discrete ones: whole numbers."""
+    return dtype.kind in "iu" and shape[1:] in ((), (1,))
 
 
 def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
@@ -121,14 +151,15 @@ def explaining(path: Path, number: int) -> Iterator[None]:
         ) from error
 
 
-def explained(path: Path, episodes: Iterator[Episode]) -> Iterator[Episode]:
-    """Episodes as they come; see `explaining`."""
+def explained(path: Path, episodes: Iterator[Episode | None]) -> Iterator[Episode]:
+    """Episodes as they come, None for one that is left out, so that its number counts; see `explaining`."""
     for number in itertools.count():
         with explaining(path, number):
-            episode = next(episodes, None)
-        if episode is None:
+            episode = next(episodes, END)
+        if isinstance(episode, Episode):
+            yield episode
+        elif episode is END:
             return
-        yield episode
 
 
 def foreign_meta(

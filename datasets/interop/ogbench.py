@@ -8,6 +8,7 @@
 A file may be larger than memory: its columns are read row by row out of the zip archive.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from worldmodel.datasets.interop.foreign import (
     explained,
     foreign_episode,
     foreign_meta,
+    is_choice,
     is_picture,
     new_path,
     no_pictures,
@@ -39,7 +41,7 @@ PHYSICS = ("qpos", "qvel", "button_states")
 """Columns that make up the state, in this order."""
 OWN = ("state", "proprio", "success")
 """Columns that `write` adds; OGBench's loader does not look at them."""
-DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, ArithmeticError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class _Column:
@@ -47,6 +49,7 @@ class _Column:
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self._data: IO[bytes] = archive.open(f"{name}.npy")
+        self._size = archive.getinfo(f"{name}.npy").file_size
         try:
             version = npy.read_magic(self._data)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -60,7 +63,9 @@ class _Column:
     def read(self, rows: int) -> np.ndarray:
         """The next rows, (rows, ...)."""
         shape = (rows, *self.shape[1:])
-        size = int(np.prod(shape)) * self.dtype.itemsize
+        size = math.prod(shape) * self.dtype.itemsize
+        if not 0 <= size <= self._size:
+            raise EOFError("the column is larger than its file")
         data = bytearray()
         while len(data) < size:
             part = self._data.read(size - len(data))
@@ -133,7 +138,7 @@ def _columns_of(names: set[str], regular: bool) -> list[str]:
 
 def _actions_of(archive: zipfile.ZipFile, column: _Column) -> tuple[int, int]:
     """Numbers in an action, and of how many it is one (0: actions are vectors)."""
-    if len(column.shape) > 1 or column.dtype.kind not in "iu":
+    if not is_choice(column.shape, column.dtype):
         return int(np.prod(column.shape[1:])), 0
     with _Column(archive, "actions") as again:
         choices = int(again.read(again.shape[0]).max()) + 1
@@ -144,7 +149,7 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path} is truncated, damaged or not an npz file; fetch it again")
 
 
-def _episodes(path: Path, columns: list[str], lengths: list[int], regular: bool, choices: int) -> Iterator[Episode]:
+def _episodes(path: Path, columns: list[str], lengths: list[int], regular: bool, choices: int) -> Iterator[Episode | None]:
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -156,8 +161,7 @@ def _episodes(path: Path, columns: list[str], lengths: list[int], regular: bool,
                 found = {name: column.read(rows) for name, column in opened.items()}
             except DAMAGE as error:
                 raise _damaged(path) from error
-            if regular or rows > 1:
-                yield _episode(found, regular, choices)
+            yield _episode(found, regular, choices) if regular or rows > 1 else None
 
 
 def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episode:
