@@ -21,6 +21,7 @@ import numpy as np
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import write_output
+from worldmodel.datasets.records import parse_json
 from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
 
@@ -126,7 +127,7 @@ class Manifest:
             UserError: the file is missing, no manifest, of another version, or incomplete.
         """
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(path.read_text())
         except FileNotFoundError:
             raise UserError(f"no manifest at {path}; make one with `worldmodel evaluate`") from None
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:

@@ -16,7 +16,7 @@ command line (`--data`, and the fields of `MixtureConfig` with the same meaning)
 """
 
 import difflib
-import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +25,17 @@ from typing import Any, Literal, get_args
 
 from worldmodel.datasets.packages import PACKAGES
 from worldmodel.datasets.pictures.images import Fit
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 
 SHIPPED = Path(__file__).parent / "recipes"
 """Recipes that can be asked for by name: the stems of the files in this folder."""
+MAX_LENGTH = 2**20
+"""Characters of a recipe."""
+MAX_WEIGHT = 1e9
+"""Of a source: sums and ratios of such weights are still numbers."""
+_LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){100}")
+"""Each part of a key is a table in a table."""
 Direction = Literal["both", "to text", "to image"]
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -105,11 +112,17 @@ def read_recipe(path: Path) -> list[Entry]:
         UserError: the file is not TOML; an entry has an unknown kind or option, lacks one, or has a wrong one; two have one name.
     """
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        text = path.read_text("utf8")
+        if len(text) > MAX_LENGTH or _LONG_KEY.search(text):
+            raise UserError(f"{path} is no recipe: it is longer than {MAX_LENGTH:,} characters, or has a key of very many parts")
+        content = tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UserError(f"the recipe {path} is not TOML that can be read: it is nested too deeply") from error
+    except ValueError as error:  # of the decoding, of TOML, or a number of too many digits
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"the recipe {path} is not TOML: {error}") from error
     tables = content.pop("source", [])
     if content:
@@ -145,9 +158,9 @@ def _entry(path: Path, number: int, table: dict[str, Any]) -> Entry:
 
 
 def _weight(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        given = "has no `weight`" if value is None else f"has the weight {value!r}"
-        raise UserError(f"{where} {given}; it must be a number of at least 0, a share of the tokens")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WEIGHT:
+        given = "has no `weight`" if value is None else f"has the weight {shortened(value)}"
+        raise UserError(f"{where} {given}; it must be a number from 0 to {MAX_WEIGHT:g}, a share of the tokens")
     return float(value)
 
 
@@ -168,8 +181,8 @@ def _option(where: str, folder: Path, key: str, value: Any) -> Any:
             raise UserError(f"{where}: field is {value!r}, must be a text")
         return value
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not values or not all(isinstance(each, str) and each for each in values):
-        raise UserError(f"{where}: {key} is {value!r}, must be a text or a list of texts")
+    if not isinstance(values, list) or not values or not all(isinstance(each, str) and each and "\0" not in each for each in values):
+        raise UserError(f"{where}: {key} is {shortened(value)}, must be a text or a list of texts")
     if key == "files":
         return tuple(folder / each for each in values)
     return tuple(each if each.partition(":")[0] in (*PACKAGES, "hf") else str(folder / each) for each in values)

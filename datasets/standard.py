@@ -18,7 +18,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.opening import choose_episodes, open_entry, open_stores, served
 from worldmodel.datasets.pictures.pairs import Pairs
-from worldmodel.datasets.recipe import Entry, read_recipe, recipe_path
+from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
 from worldmodel.datasets.serving import share_actions
 from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
@@ -103,8 +103,8 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         for name in SHARES:
             share = getattr(self, name)
-            if not (math.isfinite(share) and share >= 0):
-                raise UserError(f"mixture share {name} is {share}, must be a number of at least 0")
+            if not 0 <= share <= MAX_WEIGHT:
+                raise UserError(f"mixture share {name} is {share}, must be a number from 0 to {MAX_WEIGHT:g}")
         for name, least in (
             ("clip_length", 1),
             ("action_block", 1),

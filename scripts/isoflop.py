@@ -4,7 +4,6 @@ Every point of the grid is a run folder of its own. The same command goes on whe
 later. `points.json` has the runs, `fits.json` the exponents and what they say of the paper's findings, `isoflop.png` both.
 """
 
-import json
 import math
 import shutil
 import sys
@@ -17,9 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import from_pretrained, rebuild
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json
@@ -193,8 +193,13 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
 
 def read_points(path: Path) -> dict[str, Measured]:
     """Points that have been measured, by name."""
-    records = json.loads(path.read_text()) if path.exists() else []
-    measured = [Measured(**(record | {"point": Point(**record["point"])})) for record in records]
+    if not path.exists():
+        return {}
+    try:
+        records = parse_json(path.read_bytes())
+        measured = [rebuild(Measured, record, f"{path}: point {number}") for number, record in enumerate(records)]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to measure the points again") from None
     return {each.point.name: each for each in measured}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.checkpoint import rebuild
+from worldmodel.datasets.records import shortened
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json, write_json
@@ -49,11 +50,18 @@ def read_arguments(run_dir: Path) -> Arguments:
         found = record["arguments"]
         mixture: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in found["mixture"].items()}
         return Arguments(
-            Path(found["codec"]),
-            tuple(map(Path, found["data"])),
-            int(found["vocab_size"]),
+            _place(found["codec"]),
+            tuple(map(_place, found["data"])),
+            rebuild(int, found["vocab_size"], f"{path}: vocab_size"),
             MixtureConfig(**mixture),
             rebuild(Preset, found["preset"], f"{path}: preset"),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} lacks or has too much of something ({error}): give the run's arguments again instead") from None
+
+
+def _place(path: Any) -> Path:
+    """A path; a TypeError for what is none."""
+    if not isinstance(path, str) or "\0" in path:
+        raise TypeError(f"{shortened(path)} is no path")
+    return Path(path)

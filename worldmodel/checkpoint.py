@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -26,14 +27,17 @@ from safetensors.torch import save_file
 from worldmodel import __version__
 from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.datasets.atomic import replacing, temporary_beside
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, read_tensors, write_json
+from worldmodel.folder import count_numbers, read_json, read_tensors, write_json
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
 KIND = "worldmodel"
 OTHER = "use another checkpoint"
+FAR_LARGER = 8
+"""A config may describe this many times the numbers that are there, and be read to say which ones are missing."""
 
 
 @dataclass
@@ -84,10 +88,52 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     codec = load_codec(folder / "codec", device, OTHER)
     check_fit(config, codec, tokenizer)
-    model = WorldModel(config)
+    model = build(config, folder)
     read_tensors(model, folder / "model.safetensors", OTHER)
     card = read_json(folder / "card.json", OTHER)
+    check_card(card, folder / "card.json")
     return Pretrained(model.to(device).eval(), tokenizer, codec, card)
+
+
+def build(config: ModelConfig, folder: Path) -> WorldModel:
+    """The model of a checkpoint's config; one that is far larger than the checkpoint's tensors is not built at all.
+
+    Raises:
+        UserError: its config and its tensors do not fit, or no such model can be built.
+    """
+    there = count_numbers(folder / "model.safetensors", OTHER)
+    too_large = f"{folder / 'config.json'} describes a model far larger than the {there:,} numbers of its model.safetensors: {OTHER}"
+    if config.trunk.depth > there:
+        raise UserError(too_large)
+    try:
+        with torch.device("meta"):  # without memory
+            asked = sum(tensor.numel() for tensor in WorldModel(config).state_dict().values())
+        if asked > FAR_LARGER * there:
+            raise UserError(too_large)
+        return WorldModel(config)
+    except UserError:
+        raise
+    except (RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / 'config.json'} describes no model that can be built ({reason}): {OTHER}") from None
+
+
+def check_card(card: dict[str, Any], path: Path) -> None:
+    """Refuse a card in which what verbs look up has another form.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    sources = card.get("sources", [])
+    train = card.get("train", {})
+    forms = {
+        "mixture": isinstance(card.get("mixture", {}), dict),
+        "sources": isinstance(sources, list) and all(isinstance(each, dict) and "kind" in each for each in sources),
+        "train": isinstance(train, dict) and isinstance(train.get("packing", {}), dict),
+    }
+    wrong = [name for name, right in forms.items() if not right]
+    if wrong:
+        raise UserError(f"{path} is damaged, its {wrong[0]} is {shortened(card[wrong[0]])}: {OTHER}")
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -147,7 +193,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def rebuild(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a value of the annotated type `kind` from JSON: every field must be there, and no other.
+    """Rebuild a value of the annotated type `kind` from JSON: every field must be there, and no other; numbers are finite.
 
     Raises:
         UserError: naming the place `where` something differs from the type.
@@ -155,7 +201,7 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         types_of = typing.get_type_hints(kind)
         if not isinstance(value, dict):
-            raise UserError(f"{where} is {value!r}, expected the fields {', '.join(types_of)}")
+            raise UserError(f"{where} is {shortened(value)}, expected the fields {', '.join(types_of)}")
         missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
         if missing or unknown:
             parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
@@ -164,7 +210,7 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         try:
             assert isinstance(kind, type)
             return kind(**fields)
-        except ValueError as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise UserError(f"{where}: {error}") from None
     arguments, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -179,14 +225,18 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         raise errors[0]
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
+    if origin is list and isinstance(value, list):
+        return [rebuild(arguments[0], each, where) for each in value]
+    if origin is dict and isinstance(value, dict):
+        return {name: rebuild(arguments[1], each, f"{where}.{name}") for name, each in value.items()}
     if origin is typing.Literal and value in arguments:
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if origin is None and type(value) is kind:
+    if origin is None and kind is not float and type(value) is kind:
         return value
     expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
-    raise UserError(f"{where} is {value!r}, expected {expected}")
+    raise UserError(f"{where} is {shortened(value)}, expected {expected}")
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """What lies in a folder: JSON objects and tensors, read strictly, and a note of what the folder is for."""
 
+import contextlib
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.records import parse_json, shortened
 from worldmodel.errors import UserError
 
 OTHER = "use another folder"
@@ -27,13 +31,15 @@ def read_json(path: Path, remedy: str = OTHER) -> dict[str, Any]:
         remedy: what to do if it cannot be read.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something else.
+        UserError: the file is missing, damaged, nested too deeply, or holds something else.
     """
     try:
-        record = json.loads(path.read_text("utf8"))
+        record = parse_json(path.read_text("utf8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is not whole, {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except ValueError as error:  # of the decoding, or of the JSON
         raise UserError(f"{path} is damaged ({error}): {remedy}") from None
     if not isinstance(record, dict):
         raise UserError(f"{path} holds {type(record).__name__}, expected a JSON object: {remedy}")
@@ -49,14 +55,10 @@ def read_tensors(module: nn.Module, path: Path, remedy: str = OTHER) -> None:
         remedy: what to do if it cannot be read.
 
     Raises:
-        UserError: the file is missing or damaged, or a tensor is missing, unexpected, or of another shape or type.
+        UserError: the file is missing or damaged, or a tensor is missing, unexpected, of another shape or type, or not finite.
     """
-    try:
+    with reading_tensors(path, remedy):
         tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the folder is not whole, {remedy}") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
     expected = module.state_dict()
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
@@ -70,7 +72,33 @@ def read_tensors(module: nn.Module, path: Path, remedy: str = OTHER) -> None:
     found = [f"{len(names)} {problem} (first: {names[0]})" for problem, names in problems.items() if names]
     if found:
         raise UserError(f"{path} does not fit its config.json, tensors: {', '.join(found)}; {remedy}")
+    wild = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wild:
+        raise UserError(f"{path} holds numbers that are not finite, in {len(wild)} tensors (first: {wild[0]}): {remedy}")
     module.load_state_dict(tensors)
+
+
+def count_numbers(path: Path, remedy: str = OTHER) -> int:
+    """How many numbers a safetensors file holds, by its header.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with reading_tensors(path, remedy), safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+
+
+@contextlib.contextmanager
+def reading_tensors(path: Path, remedy: str) -> Iterator[None]:
+    """Turns what goes wrong with a safetensors file into a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is not whole, {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
 
 
 def same_settings(path: Path, record: dict[str, Any]) -> None:
@@ -90,7 +118,7 @@ def same_settings(path: Path, record: dict[str, Any]) -> None:
     before, now = flatten(read_json(path)), flatten(record)
     different = [name for name in now | before if before.get(name) != now.get(name)]
     if different:
-        told = [[repr(found[name]) if name in found else "not there" for found in (before, now)] for name in different[:4]]
+        told = [[shortened(found[name]) if name in found else "not there" for found in (before, now)] for name in different[:4]]
         shown = ", ".join(f"{name} was {old} and is now {new}" for name, (old, new) in zip(different, told, strict=False))
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
         raise UserError(

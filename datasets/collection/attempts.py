@@ -12,6 +12,7 @@ from typing import Any
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode, reset_seed
 from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 PATTERN = "episode_*.left_out"
@@ -50,7 +51,7 @@ def save_left_out(folder: Path, left_out: LeftOut) -> None:
 def load_left_out(folder: Path, episode: int) -> LeftOut | None:
     """The mark of an episode; None when it has none that can be read."""
     try:
-        return LeftOut(**json.loads(left_out_path(folder, episode).read_text()))
+        return LeftOut(**parse_json(left_out_path(folder, episode).read_text()))
     except (FileNotFoundError, TypeError, ValueError):
         return None
 

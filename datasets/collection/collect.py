@@ -30,6 +30,7 @@ from worldmodel.datasets.collection.workers import WorkerPool
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _claim(parts: Path, config: CollectConfig) -> None:
 def _recipe_of(parts: Path) -> Any:
     """The arguments that a folder of parts is for; None when it does not tell."""
     try:
-        return json.loads((parts / RECIPE).read_text())
+        return parse_json((parts / RECIPE).read_text())
     except (FileNotFoundError, ValueError):
         return None
 

@@ -25,6 +25,7 @@ from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_o
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class DriveFile:
         about = self.parts / "config.json"
         try:
             if self._numbers():
-                self._refuse_other(json.loads(about.read_text()), self.parts)
+                self._refuse_other(parse_json(about.read_text()), self.parts)
             else:
                 write_atomic(about, json.dumps(self.meta).encode())
         except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 from worldmodel.datasets.episodes.schema import TEXTS, VIEWS, open_file
 from worldmodel.datasets.episodes.statistics import Statistics, column_statistics
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.records import parse_json
 
 Row = tuple[str, ...]
 
@@ -110,7 +111,7 @@ def factor_rows(store: EpisodeStore) -> list[Row]:
     seen: dict[str, Counter[str]] = {}
     numbers: dict[str, list[float]] = {}
     for text in store.texts("variation"):
-        for name, value in json.loads(text).items():
+        for name, value in parse_json(text).items():
             seen.setdefault(name, Counter())[value if isinstance(value, str) else json.dumps(value)] += 1
             if isinstance(value, int | float) and not isinstance(value, bool):
                 numbers.setdefault(name, []).append(value)

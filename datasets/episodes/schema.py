@@ -23,7 +23,6 @@ reading the whole chunk for.
 The attribute `meta` is the JSON the file began with; the data set `meta`, unless it is empty, the one it ended with.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,6 +32,7 @@ import hdf5plugin  # noqa: F401  (importing it registers the zstd filter, for re
 import numpy as np
 
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 SCHEMA_VERSION = 3
@@ -95,7 +95,7 @@ def read_meta(file: h5py.File) -> dict[str, Any]:
         OSError, KeyError, ValueError: it cannot be read.
     """
     last = file["meta"][:].tobytes() if "meta" in file else b""
-    return dict(json.loads(last or file.attrs["meta"]))
+    return dict(parse_json(last or file.attrs["meta"]))
 
 
 def _check(path: Path, file: h5py.File) -> None:

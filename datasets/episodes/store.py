@@ -1,8 +1,7 @@
 """Reading episode files: whole episodes, clips, single frames, in any order, in any process."""
 
-import json
-from functools import cached_property
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 
 from worldmodel.datasets.episodes.chunks import ColumnReader, locate
-from worldmodel.datasets.episodes.identity import chosen_share, identities
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Clip, Episode
+from worldmodel.datasets.episodes.identity import chosen_share, identities
 from worldmodel.datasets.episodes.schema import FRAME_COLUMNS, FRAME_TEXTS, NUMBERS, TEXTS, VIEWS, damaged, open_file, read_meta
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 
@@ -98,7 +98,7 @@ class EpisodeStore:
             actions=self._rows("actions", *action_rows),
             seed=int(self._rows("seed", i, i + 1)[0]),
             policy=self._texts("policy", i, i + 1)[0],
-            variation=json.loads(self._texts("variation", i, i + 1)[0]),
+            variation=parse_json(self._texts("variation", i, i + 1)[0]),
             goal_state=self._rows("goal_state", i, i + 1)[0],
             goal_text=self.goal_text(i),
             views={camera: self._rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},

@@ -5,7 +5,6 @@ episodes are judged or copied it is: a `VerifiedStore` gives an episode as it wa
 """
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from worldmodel.datasets.episodes.chunks import Column, ColumnReader, locate_col
 from worldmodel.datasets.episodes.schema import FORMAT, SCHEMA_VERSION, VIEWS, damaged, read_meta
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError)
@@ -216,7 +216,7 @@ def _meta_left(path: Path, file: h5py.File) -> dict[str, Any]:
         return read_meta(file)
     except UNREADABLE:
         try:
-            return dict(json.loads(file.attrs["meta"]))
+            return dict(parse_json(file.attrs["meta"]))
         except UNREADABLE as error:
             raise _hopeless(path, "its meta data are lost") from error
 

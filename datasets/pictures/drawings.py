@@ -15,6 +15,7 @@ from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 PERMISSIVE = frozenset("0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC-BY-3.0 CC-BY-4.0 CC0-1.0 ISC MIT OFL-1.1 Unlicense Zlib".split())
@@ -70,7 +71,7 @@ class IconSets:
     def __init__(self, sets: Sequence[str] = ()) -> None:
         root = package_folder("iconify")
         try:
-            known: dict[str, Any] = json.loads((root / "collections.json").read_bytes())
+            known: dict[str, Any] = parse_json((root / "collections.json").read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{root / 'collections.json'}: cannot be read; `worldmodel datasets fetch iconify` brings it") from error
         if missing := [name for name in sets if name not in known]:
@@ -120,7 +121,7 @@ class IconSets:
         path = self._paths[self._set(i)]
         try:
             with path.open("rb", buffering=0) as file:
-                ((name, icon),) = json.loads(b"{" + os.pread(file.fileno(), size, start) + b"}").items()
+                ((name, icon),) = parse_json(b"{" + os.pread(file.fileno(), size, start) + b"}").items()
         except (OSError, ValueError) as error:
             raise BadPairError(f"{path} has changed or cannot be read") from error
         return name, icon

@@ -30,7 +30,8 @@ _PAIR = np.dtype([("picture", "<i8"), ("picture_size", "<u4"), ("caption", "<i8"
 _FIRST_CAPTION, _JSON, _JSON_FIRST = 100, 200, 99
 _BLOCK = 512
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MOST_SHARDS = 1_000_000
 _NAMED = 1000
 """Of so many samples that are left out the names are kept."""
 
@@ -103,6 +104,8 @@ def expand_braces(pattern: str) -> list[str]:
 def _alternatives(inside: str) -> list[str]:
     if span := _RANGE.fullmatch(inside):
         first, last = span.groups()
+        if int(last) - int(first) >= _MOST_SHARDS:
+            raise UserError(f"{{{inside}}} stands for more than {_MOST_SHARDS:,} files; name fewer shards at once")
         width = len(first) if first.startswith("0") or len(first) == len(last) else 0
         return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
     return inside.split(",") if "," in inside else []
@@ -149,15 +152,18 @@ def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
             try:
                 for member in _headers(tar):
                     end = member.offset_data + member.size
+                    if member.size < 0:  # which would lead back, and round and round
+                        cut = f"the size of {member.name} is negative; the samples before it are used"
+                        break
                     if end > size:
                         cut = f"the file ends inside {member.name}"
                     elif member.isreg() and not member.issparse() and member.size < 2**32:
                         rows += _row(member, json_first)
-            except (tarfile.TarError, ValueError, KeyError, OverflowError):  # the file ends, or a damaged header lies
+            except (tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError):  # the file ends, or a damaged header lies
                 pass
             if not cut and not _ends_well(path, tar.offset):
                 cut = f"the file is cut off or damaged at byte {min(tar.offset, size)}; the samples before it are used"
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError) as error:  # of long names that lead to long names
         raise UserError(f"{path}: not an uncompressed tar file ({error}); unpack .gz and .zst first") from error
     return np.frombuffer(bytes(rows), _MEMBER), cut
 

@@ -23,7 +23,13 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 KINDS = "a text corpus is a .txt, .jsonl (also .gz, .zst) or .parquet file, a folder or a pattern of such files"
 SECTION = 1 << 16
 """Characters from which on a plain text is more than one document."""
+MAX_RATIO = 300
+"""Times that a compressed text may be larger than its file, beyond the first few megabytes."""
+MAX_LINE = 1 << 26
+"""Bytes of a line of .jsonl."""
 _BLOCK = 1 << 16
+_ZST_BLOCK = 1 << 10
+"""A few bytes may stand for 128 KiB each, all of which come at once."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"\s"))
 
@@ -91,7 +97,8 @@ def _blocks(path: Path, progress: Callable[[int], object]) -> Iterator[bytes]:
             case ".gz":
                 yield from _decompressed(path, blocks, lambda: zlib.decompressobj(wbits=31))
             case ".zst":
-                yield from _decompressed(path, blocks, lambda: zstandard.ZstdDecompressor().decompressobj())
+                small = (block[i : i + _ZST_BLOCK] for block in blocks for i in range(0, len(block), _ZST_BLOCK))
+                yield from _decompressed(path, small, lambda: zstandard.ZstdDecompressor().decompressobj())
             case _:
                 yield from blocks
 
@@ -105,11 +112,17 @@ def _counted(file: io.BufferedReader, progress: Callable[[int], object]) -> Iter
 def _decompressed(path: Path, blocks: Iterator[bytes], start: Callable[[], Any]) -> Iterator[bytes]:
     """Decompresses members (frames) that follow one another, zeros between them skipped; an end inside of one is noticed."""
     member = None
+    packed = unpacked = 0
     try:
         for block in blocks:
+            packed += len(block)
             while block := block if member else block.lstrip(b"\0"):
                 member = member or start()
-                yield member.decompress(block)
+                more = member.decompress(block)
+                unpacked += len(more)
+                if unpacked > max(MAX_RATIO * packed, MAX_RATIO * _BLOCK):
+                    raise UserError(f"{path} unpacks to more than {MAX_RATIO} times its size, as no text does; unpack it first")
+                yield from (more[i : i + _BLOCK] for i in range(0, len(more), _BLOCK))
                 block = b""
                 if member.eof:
                     block, member = member.unused_data, None
@@ -161,20 +174,24 @@ def _section_end(text: str, section: int) -> int:
 
 def _json_texts(path: Path, field: str, progress: Callable[[int], object]) -> Iterator[str]:
     start = 0
-    for number, line in enumerate(_lines(_blocks(path, progress)), start=1):
+    for number, line in enumerate(_lines(path, _blocks(path, progress)), start=1):
         if line.strip():
             yield _json_text(f"{path} line {number}", start, line.removeprefix(codecs.BOM_UTF8), field)
         start += len(line) + 1
 
 
-def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def _lines(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
     parts: list[bytes] = []
+    length = 0
     for block in blocks:
         first, *others = block.split(b"\n")
         parts.append(first)
+        length += len(first)
+        if length > MAX_LINE:
+            raise UserError(f"{path} has a line of more than {MAX_LINE >> 20} MiB; is it JSON lines, a document each?")
         for line in others:
             yield b"".join(parts)
-            parts = [line]
+            parts, length = [line], len(line)
     yield b"".join(parts)
 
 

@@ -64,7 +64,7 @@ def test_entries_are_read_in_order(tmp_path: Path) -> None:
         ("[[source]]\nname = 'x'\nweight = 1", "source 'x' has no `kind`; kinds are text, pairs"),
         ("[[source]]\nkind = 'captoin'\nweight = 1", r"source 'captoin' has the unknown kind 'captoin' \(did you mean 'caption'\?\)"),
         ("[[source]]\nkind = 'text'", "source 'text' has no `weight`"),
-        ("[[source]]\nkind = 'text'\nweight = 'much'", "source 'text' has the weight 'much'; .* number of at least 0"),
+        ("[[source]]\nkind = 'text'\nweight = 'much'", "source 'text' has the weight 'much'; .* number from 0 to"),
         ("[[source]]\nkind = 'text'\nweight = -1", "the weight -1"),
         ("[[source]]\nkind = 'text'\nweight = nan", "the weight nan"),
         ("[[source]]\nkind = 'text'\nweight = true", "the weight True"),
@@ -93,3 +93,24 @@ def test_shipped_recipes_are_found_by_name() -> None:
 def test_paper_has_the_papers_shares() -> None:
     weights = {entry.kind: entry.weight for entry in read_recipe(recipe_path("paper"))}
     assert weights == {"text": 0.5, "video": 0.25, "pairs": 0.225, "action video": 0.025}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a" + ".a" * 50_000 + " = 1", "a key of very many parts"),
+        ('["a"' + " . 'b'" * 50_000 + "]", "a key of very many parts"),
+        ("# " + "x" * 2**20, "longer than 1,048,576 characters"),
+        ("x = 1" + "0" * 5000, "not TOML"),
+        ('[[source]]\nkind = "text"\nweight = 1\ncorpus = "a\\u0000b"', "corpus is 'a.x00b', must be a text"),
+        ('[[source]]\nkind = "text"\nweight = 1e308\ncorpus = "a"', r"has the weight 1e\+308; it must be a number from 0 to 1e\+09"),
+        ('[[source]]\nkind = "text"\nweight = nan\ncorpus = "a"', "has the weight nan"),
+    ],
+)
+def test_recipes_that_are_meant_to_harm(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=words) as refused:
+        read_recipe(path)
+    assert len(str(refused.value)) < 500

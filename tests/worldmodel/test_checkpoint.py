@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,18 @@ def folder(tmp_path: Path) -> Path:
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     record = json.loads(path.read_text())
     change(record)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
     path.write_text(json.dumps(record))
+    sys.setrecursionlimit(limit)
+
+
+def nested(depth: int) -> Any:
+    """A list in a list in a list ..."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize("flow", [FlowConfig(), FlowConfig(prediction="v", shift=2, logit_normal=False)])
@@ -135,6 +147,13 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
             "model and codec do not fit: .*tokens per frame is 1",
         ),
         (lambda r: r["model"]["trunk"].update(hidden=48, feed_forward="shared"), "tensors: 4 missing"),
+        (lambda r: r["model"]["trunk"].update(depth=10**9), "describes a model far larger than the [0-9,]+ numbers"),
+        (lambda r: r["model"]["trunk"].update(hidden=10**12, feed_forward="shared"), "far larger|no model that can be built"),
+        (lambda r: r["model"].update(action_dim=2**70), "far larger|no model that can be built"),
+        (lambda r: r["model"].update(flow=nested(50)), "model.flow .{20,200}"),
+        (lambda r: r.update(model=nested(5000)), "config.json is damaged .it is nested too deeply"),
+        (lambda r: r["model"]["flow"].update(shift=float("nan")), "model.flow.shift is nan, expected float"),
+        (lambda r: r["model"]["flow"].update(shift=10**400), r"model.flow.shift is 10+\.\.\., expected float"),
     ],
 )
 def test_a_wrong_config_is_refused(folder: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -152,6 +171,10 @@ def test_a_value_may_be_of_one_of_several_types() -> None:
         rebuild(int | Literal["auto"], "many", "processes")
     with pytest.raises(UserError, match="shift is 'x', expected float"):
         rebuild(float | None, "x", "shift")
+    assert rebuild(dict[str, float], {"a": 1, "b": 0.5}, "losses") == {"a": 1.0, "b": 0.5} and rebuild(list[int], [1], "x") == [1]
+    for kind, value, words in ((dict[str, float], {"a": float("inf")}, "losses.a is inf"), (list[int], ["x"], "losses is 'x'")):
+        with pytest.raises(UserError, match=words):
+            rebuild(kind, value, "losses")
 
 
 def test_a_damaged_config_is_refused(folder: Path) -> None:
@@ -229,3 +252,18 @@ def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="the model's latent channels is 12, the codec's 8"):
         save_pretrained(tmp_path / "x", model, toys.tokenizer(), toys.codec(), CARD)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [{"mixture": []}, {"sources": {"kind": "goal"}}, {"sources": [1]}, {"train": {"packing": 3}}])
+def test_a_card_of_another_form_is_refused(folder: Path, damage: dict[str, Any]) -> None:
+    edit(folder / "card.json", lambda record: record.update(damage))
+    with pytest.raises(UserError, match=f"card.json is damaged, its {next(iter(damage))} is"):
+        from_pretrained(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["latent_in.bias"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"not finite, in 1 tensors \(first: latent_in.bias\)"):
+        from_pretrained(folder)

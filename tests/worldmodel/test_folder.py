@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
+from worldmodel.datasets.records import DEEPEST, parse_json, shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, same_settings, write_json
+from worldmodel.folder import count_numbers, read_json, read_tensors, same_settings, write_json
 
 SETTINGS = {"train": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": "abc"}
 
@@ -31,7 +35,39 @@ def test_what_cannot_be_read_is_told_with_the_remedy(tmp_path: Path) -> None:
         read_json(path, "start again")
     write_json(path, {"a": [1]})
     assert read_json(path) == {"a": [1]}
-    for content, words in ((b'{"a": ', "is damaged"), (b"\xff\xfe", "is damaged"), (b"[]", "holds list, expected a JSON object")):
+    damaged = [b'{"a": ', b"\xff\xfe", b'{"a":' * 200_000, b'{"a": ' + b"[" * 150 + b"]" * 150 + b"}", b'{"a": ' + b"1" * 5000 + b"}"]
+    for content, words in [*((each, "is damaged") for each in damaged), (b"[]", "holds list, expected a JSON object")]:
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"card.json {words}.*: use another folder"):
             read_json(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"card.json cannot be read \(Is a directory\)"):
+        read_json(path)
+
+
+def test_numbers_that_are_not_finite_are_no_weights(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    save_file(layer.state_dict() | {"bias": torch.tensor([0.0, float("nan")])}, tmp_path / "x")
+    assert count_numbers(tmp_path / "x") == 6
+    before = layer.bias.detach().clone()
+    with pytest.raises(UserError, match=r"not finite, in 1 tensors \(first: bias\)"):
+        read_tensors(layer, tmp_path / "x")
+    assert torch.equal(layer.bias, before)
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "missing"):
+        with pytest.raises(UserError, match=f"{name} (is missing|cannot be read|is damaged)"):
+            read_tensors(layer, tmp_path / name)
+
+
+def test_json_of_other_people(tmp_path: Path) -> None:
+    assert parse_json('{"a": [[1]]}') == {"a": [[1]]} and parse_json(b"[{}]") == [{}]
+    wide = [[1]] * 500
+    assert parse_json(str(wide)) == wide, "many lists beside each other are not deep"
+    for depth, right in ((DEEPEST - 1, True), (DEEPEST + 1, False), (10**6, False)):
+        if right:
+            parse_json("[" * depth + "]" * depth)
+            continue
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json("[" * depth + "]" * depth)
+    assert len(shortened("x" * 10**6)) < 200

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from worldmodel import __version__
 from worldmodel.codec.frames import check_frames, frames_to_float
-from worldmodel.datasets.atomic import sync_and_rename
+from worldmodel.datasets.atomic import replacing
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json, read_tensors, write_json
 
@@ -166,8 +166,8 @@ class Codec(nn.Module, ABC):
             read_record(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors.tmp")
-        sync_and_rename(folder / "model.safetensors.tmp", folder / "model.safetensors")
+        with replacing(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
         config = {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,

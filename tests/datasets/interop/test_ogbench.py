@@ -157,3 +157,20 @@ def test_nothing_is_overwritten_and_video_alone_has_no_place(tmp_path: Path) -> 
     with EpisodeStore(tmp_path / "ours.h5") as store, pytest.raises(UserError, match="no actions"):
         ogbench.write(store, tmp_path / "new.npz")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["acting.h5", "ours.h5", "there.npz"]
+
+
+def test_a_column_larger_than_its_file_takes_no_memory(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **published())
+    for shape in (2**62, 10**12, -4):
+        with zipfile.ZipFile(tmp_path / "a.npz") as whole, zipfile.ZipFile(tmp_path / "b.npz", "w") as other:
+            for name in whole.namelist():
+                other.writestr(name, whole.read(name) if name != "terminals.npy" else huge(shape))
+        with pytest.raises(UserError, match="b.npz is truncated, damaged"):
+            read_all(tmp_path / "b.npz")
+
+
+def huge(shape: int) -> bytes:
+    """The head of an npy file of this many numbers, and four of them."""
+    head = str({"descr": "<f4", "fortran_order": False, "shape": (shape,)}).encode()
+    head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(16)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.datasets.picture_sets import number_of, plain, samples, write_tar
 from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.pairs import open_pairs
-from worldmodel.datasets.pictures.shards import TarShards, index_shard
+from worldmodel.datasets.pictures.shards import TarShards, expand_braces, index_shard
 from worldmodel.errors import UserError
 
 
@@ -204,3 +204,34 @@ def test_links_and_folders_in_a_shard_are_no_samples(tmp_path: Path) -> None:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     assert len(TarShards([path])) == 1
+
+
+def header(name: str, kind: bytes = b"0", size: int = 0) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, max(size, 0)
+    head = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    if size < 0:
+        head[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+def test_long_names_that_lead_to_long_names_end(tmp_path: Path) -> None:
+    link = header("././@LongLink", b"L", 100) + (b"x" * 100).ljust(512, b"\0")
+    (tmp_path / "a.tar").write_bytes(link * 3000 + header("a.txt", size=3) + b"abc".ljust(512, b"\0") + bytes(1024))
+    with pytest.raises(UserError, match="a.tar: not an uncompressed tar file"):
+        index_shard(tmp_path / "a.tar")
+
+
+def test_a_negative_size_does_not_lead_round_and_round(tmp_path: Path) -> None:
+    good = header("a.txt", size=3) + b"abc".ljust(512, b"\0") + header("a.png", size=3) + b"png".ljust(512, b"\0")
+    (tmp_path / "a.tar").write_bytes(good + header("b.txt", size=-1536) + bytes(2048))
+    found = index_shard(tmp_path / "a.tar")
+    assert len(found["pairs"]) == 1 and b"size of b.txt is negative" in found["skipped"].tobytes()
+
+
+def test_braces_that_stand_for_very_many_files_are_refused() -> None:
+    with pytest.raises(UserError, match="more than 1,000,000 files"):
+        expand_braces("a{0..99999999999}.tar")
+    assert expand_braces("{" + "9" * 5000 + ".." + "9" * 5000 + "}") != []

@@ -162,3 +162,19 @@ def test_files_of_folders_and_patterns(tmp_path: Path) -> None:
     for source, words in (("b/picture.png", "a text corpus is"), ("*.pdf", "no text files"), ("nothing", "no such file")):
         with pytest.raises(UserError, match=words):
             names(source)
+
+
+@pytest.mark.parametrize("name", ["bomb.txt.gz", "bomb.txt.zst", "bomb.jsonl.zst"])
+def test_what_unpacks_to_far_more_than_a_text_is_refused(tmp_path: Path, name: str) -> None:
+    content = b"a" * 2**25
+    packed = gzip.compress(content, 9) if name.endswith("gz") else zstandard.ZstdCompressor().compress(content)
+    (tmp_path / name).write_bytes(packed)
+    with pytest.raises(UserError, match=f"{name} unpacks to more than 300 times its size"):
+        list(read_documents(tmp_path / name, "text", 65536, lambda _: None))
+
+
+def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.datasets.texts.text_files.MAX_LINE", 2**20)
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"a" * 2**21)
+    with pytest.raises(UserError, match="a line of more than 1 MiB"):
+        list(read_documents(tmp_path / "a.jsonl", "text", None, lambda _: None))
