@@ -5,11 +5,10 @@ Pictures: a folder `<name>` with `000000.png`, `000001.png`, ... is an episode; 
 .jsonl) and `captions.txt`; a folder of pictures alone is one episode.
 
 N frames go with N - 1 actions, row t leading from frame t to frame t + 1; where there are N rows, the last one leads
-nowhere and is left out. No actions: the episode's are (N - 1, 0). A text of N lines is a caption per frame; any other text is
-the caption of every frame.
+nowhere and is left out. No actions: the episode's are (N - 1, 0). A text of N lines is a caption per frame; a text of another
+length is the caption of every frame, unless it has almost N lines.
 """
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -22,13 +21,14 @@ from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.interop.action_tables import ENDINGS, Table, UnreadableTable, load_table
 from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
+from worldmodel.datasets.pictures.formats import open_picture
 from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-ACTIONS = (".npy", ".csv", ".jsonl")
 EPISODE_BYTES = 2**28
 """A longer video becomes several episodes, each beginning with the last frame of the one before: memory stays bounded."""
 KEEPS = frozenset({"frames", "actions", "captions"})
@@ -102,13 +102,33 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _in_order(items: Iterable[Path]) -> list[Path]:
-    """Sorted as people number them, 2.png before 10.png; hidden ones are left out."""
+    """Sorted as people number them, 2.png before 10.png; hidden ones are left out.
+
+    Names of one beginning and a decimal number, as time stamps are, are sorted by that: 0.25.png before 0.5.png. But in 1.5.png and
+    1.10.png two whole numbers stand side by side: a number that is written out of its digits does not end in 0.
+    """
 
     def key(item: Path) -> tuple[list[str | int], str]:
         parts = re.split(r"([0-9]+)", item.name)
         return [int(part) if i % 2 else part for i, part in enumerate(parts)], item.name
 
-    return sorted((item for item in items if not item.name.startswith(".")), key=key)
+    found = sorted((item for item in items if not item.name.startswith(".")), key=key)
+    numbers = _decimal_numbers([item.name if item.is_dir() else item.stem for item in found])
+    return [item for _, item in sorted(zip(numbers, found, strict=True), key=lambda pair: pair[0])] if numbers else found
+
+
+def _decimal_numbers(stems: list[str]) -> list[float]:
+    """The decimal numbers that names end in; none unless all do, behind the same words, and it is clear that they are numbers."""
+    found = [re.fullmatch(r"(.*?)([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)", stem) for stem in stems]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        return []
+    digits = [match[2] for match in found if match]
+    fractions = [number.partition(".")[2] for number in digits if "." in number]
+    one_width = len({len(fraction) for fraction in fractions}) == 1 and len(fractions) == len(digits)
+    if not fractions or not one_width and any(fraction.endswith("0") and fraction != "0" for fraction in fractions):
+        return []
+    numbers = [float(number) for number in digits]
+    return numbers if len(set(numbers)) == len(numbers) else []
 
 
 def _beside(source: Path, ending: str) -> Path:
@@ -119,7 +139,7 @@ def _beside(source: Path, ending: str) -> Path:
 
 
 def _episodes(path: Path, sources: list[Path], size: int | None, fit: Fit, meta: dict[str, Any]) -> Iterator[Episode]:
-    with_actions = any(_beside(source, f".actions{ending}").exists() for source in sources for ending in ACTIONS)
+    with_actions = any(_beside(source, f".actions{ending}").exists() for source in sources for ending in ENDINGS)
     shape: tuple[int, ...] | None = None
     skipped = meta["skipped"]
     for number, source in enumerate(tqdm(sources, desc=path.name, disable=None)):
@@ -148,16 +168,16 @@ def _read_source(source: Path, number: int, size: int | None, fit: Fit, with_act
             that breaks off or has another number of frames than its actions say.
     """
     try:
-        actions, lines = _read_actions(source, with_actions), _read_lines(source)
+        table, lines = _read_actions(source, with_actions), _read_lines(source)
         frames = decode(source, size, fit) if source.is_file() else _open_pictures(source, size, fit)
         start, total, piece = 0, 0, list[np.ndarray]()
         for frame in frames:
             if len(piece) > 1 and len(piece) * frame.nbytes >= EPISODE_BYTES:
                 total = total or _count_frames(source)
-                yield _piece(piece, start, total, actions, lines, number)
+                yield _piece(piece, start, total, table, lines, number)
                 start, piece = start + len(piece) - 1, piece[-1:]
             piece.append(frame)
-        yield _piece(piece, start, start + len(piece), actions, lines, number)
+        yield _piece(piece, start, start + len(piece), table, lines, number)
     except (DamagedVideo, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise _Skip(str(error)) from error
 
@@ -166,79 +186,64 @@ def _count_frames(source: Path) -> int:
     return sum(1 for _ in decode(source, size=16)) if source.is_file() else len(_pictures(source))
 
 
-def _piece(piece: list[np.ndarray], start: int, total: int, actions: np.ndarray | None, lines: list[str], number: int) -> Episode:
+def _piece(piece: list[np.ndarray], start: int, total: int, table: Table | None, lines: list[str], number: int) -> Episode:
     """Frames start, start + 1, ... of the `total` ones of a source as an episode; its actions and lines are cut to them."""
     if total < 2:
         raise _Skip(f"it has {total} frames, an episode needs two")
     if len({frame.shape for frame in piece}) > 1:
         raise _Skip("its pictures have several sizes; --size makes them one")
-    if actions is None:
-        actions = np.zeros((total, 0), np.float32)
+    actions = np.zeros((total, 0), np.float32) if table is None else table.rows
+    if table is not None and table.doubt and len(actions) == total:  # one row less could hold no head
+        raise _Skip(table.doubt)
     if len(actions) not in (total - 1, total):
         raise _Skip(f"it has {len(actions)} rows of actions for {total} frames, there must be one less than frames, or as many")
     stop = start + len(piece)
-    captions = lines[start:stop] if len(lines) == total else [" ".join(lines)] * len(piece)
+    captions = _captions(lines, total)[start:stop]
     return foreign_episode(np.stack(piece), actions[start : stop - 1], captions=captions, seed=number)
+
+
+def _captions(lines: list[str], total: int) -> list[str]:
+    """A caption for each of `total` frames: a line each, or all lines for every one. Blank lines at the end may be too many.
+
+    Raises:
+        _Skip: there are almost as many lines as frames, so that some of them are missing, or too many.
+    """
+    while len(lines) > total and not lines[-1].strip():
+        lines = lines[:-1]
+    if len(lines) == total:
+        return lines
+    if len(lines) > 1 and abs(len(lines) - total) <= max(1, total // 10):
+        raise _Skip(f"it has {len(lines)} lines of captions for {total} frames, there must be one a frame, or one text for all")
+    return [" ".join(lines).strip()] * total
 
 
 def _open_pictures(folder: Path, size: int | None, fit: Fit) -> Iterator[np.ndarray]:
     for path in _pictures(folder):
         try:
-            with Image.open(path) as image:
+            with open_picture(path) as image:
                 yield fit_image(image, size, fit)
-        except (OSError, SyntaxError) as error:  # Pillow reports some damaged files as a syntax error
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports some damaged files as a syntax error
             raise _Skip(f"{path.name} cannot be decoded") from error
 
 
 def _read_lines(source: Path) -> list[str]:
     path = _beside(source, ".txt")
-    return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n") if path.exists() else []
+    return path.read_text(encoding="utf-8-sig", errors="replace").removesuffix("\n").split("\n") if path.exists() else []
 
 
-def _read_actions(source: Path, needed: bool) -> np.ndarray | None:
-    """The rows of actions beside a source, float32 (rows, a); None when no source of the folder has any.
+def _read_actions(source: Path, needed: bool) -> Table | None:
+    """The actions beside a source; None when no source of the folder has any.
 
     Raises:
         _Skip: there are none although others have some; they cannot be read.
     """
-    paths = [path for ending in ACTIONS if (path := _beside(source, f".actions{ending}")).exists()]
-    if not paths:
-        if needed:
-            raise _Skip("it has no actions, others in the folder have")
-        return None
+    paths = [path for ending in ENDINGS if (path := _beside(source, f".actions{ending}")).exists()]
+    if not paths and needed:
+        raise _Skip("it has no actions, others in the folder have")
     try:
-        rows = _load_table(paths[0])
-        rows = rows[:, None] if rows.ndim == 1 else rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _Skip(f"{paths[0].name} cannot be read as a table of numbers") from error
-    if not np.isfinite(rows).all():
-        raise _Skip(f"{paths[0].name} holds numbers that are not finite")
-    return rows
-
-
-def _load_table(path: Path) -> np.ndarray:
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False).astype(np.float32)
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
-    if path.suffix == ".csv":
-        rows = [[cell.strip() for cell in line.split(",")] for line in lines]
-        if rows[0][0] == "" or len(rows[0]) > 1 and rows[0] == [str(i) for i in range(len(rows[0]))]:
-            # As pandas writes them: its index would pass for a part of the action, its head for the first action.
-            raise _Skip(f"{path.name} begins with {','.join(rows[0])!r}, which may number its columns; write no index, and name them")
-        return np.array(rows[1:] if _names_columns(rows[0]) else rows, np.float32)
-    rows = [json.loads(line) for line in lines]
-    return np.array([row["action"] if isinstance(row, dict) else row for row in rows], np.float32)
-
-
-def _names_columns(cells: list[str]) -> bool:
-    """Whether none of the cells is a number; NaN is one, and a row that is not finite must not pass for a head."""
-    for cell in cells:
-        try:
-            float(cell)
-        except ValueError:
-            continue
-        return False
-    return True
+        return load_table(paths[0]) if paths else None
+    except UnreadableTable as error:
+        raise _Skip(str(error)) from error
 
 
 def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf: int = GOOD) -> None:

@@ -7,7 +7,6 @@ recorded and is left out: N frames, N - 1 actions. An episode of one row has no 
 """
 
 import io
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
-from worldmodel.datasets.interop.foreign import explained, foreign_episode, foreign_meta, import_parquet
+from worldmodel.datasets.interop.foreign import explained, explaining, foreign_episode, foreign_meta, import_parquet, one_hot
 from worldmodel.datasets.interop.lerobot_layout import (
     COUNTERS,
     EPISODE_FACTS,
@@ -31,6 +29,8 @@ from worldmodel.datasets.interop.lerobot_layout import (
     VERSION,
 )
 from worldmodel.datasets.interop.lerobot_writer import write as write
+from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.video import DamagedVideo, Fit, decode, fit_image
 from worldmodel.errors import UserError
 
@@ -66,7 +66,8 @@ def read(
     cameras = _cameras(path, features, size, camera)
     used = {name for name in features if name in NUMBERS or name in OWN_NUMBERS or name in OWN_TEXTS or name == "next.success"}
     dropped = sorted(set(features) - used - set(cameras) - set(COUNTERS))
-    action_size = int(np.prod(features["action"]["shape"])) if "action" in features else 0
+    choices = _choices(path, features.get("action", {}))
+    action_size = choices or (int(np.prod(features["action"]["shape"])) if "action" in features else 0)
     facts: dict[str, Any] = {"licence": _licence(path), "skipped": {}}
     names = features.get("action", {}).get("names")
     if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}, as most robots' data have it
@@ -74,12 +75,12 @@ def read(
     if isinstance(names, list) and len(names) == action_size:
         facts["action_names"] = names
     meta = foreign_meta("lerobot", path.name, action_size, dropped, facts, info.get(KEPT_META)) | {"fps": info["fps"]}
-    return explained(path, _episodes(path, info, cameras, used, size, fit, meta["skipped"])), meta
+    return explained(path, _episodes(path, info, cameras, used, choices, size, fit, meta["skipped"])), meta
 
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = json.loads((path / "meta" / "info.json").read_text())
+        info = parse_json((path / "meta" / "info.json").read_text())
         version, _ = str(info["codebase_version"]), (info["features"], info["fps"], info["data_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no LeRobotDataset: meta/info.json is missing or damaged") from error
@@ -106,6 +107,16 @@ def _cameras(path: Path, features: dict[str, dict[str, Any]], size: int | None, 
     return [main, *others]
 
 
+def _choices(path: Path, action: dict[str, Any]) -> int:
+    """Of how many discrete actions, whole numbers, an action is one; 0: it is a vector, or there is none."""
+    if not str(action.get("dtype")).startswith(("int", "uint")) or int(np.prod(action["shape"])) != 1:
+        return 0
+    _, parquet = import_parquet()
+    with explaining(path, 0):
+        columns = [parquet.read_table(file, columns=["action"])["action"].to_pylist() for file in _tables(path, "data")]
+        return 1 + max((int(np.max(column)) for column in columns if column), default=-1)
+
+
 def _licence(path: Path) -> str:
     """What the card of the dataset says."""
     card = path / "README.md"
@@ -114,8 +125,15 @@ def _licence(path: Path) -> str:
 
 
 def _episodes(
-    path: Path, info: dict[str, Any], cameras: list[str], used: set[str], size: int | None, fit: Fit, skipped: dict[str, str]
-) -> Iterator[Episode]:
+    path: Path,
+    info: dict[str, Any],
+    cameras: list[str],
+    used: set[str],
+    choices: int,
+    size: int | None,
+    fit: Fit,
+    skipped: dict[str, str],
+) -> Iterator[Episode | None]:
     tasks = _read_tasks(path)
     pictures = [name for name in cameras if info["features"][name]["dtype"] == "image"]
     columns = [*used, *pictures, "task_index", "episode_index"]
@@ -129,10 +147,11 @@ def _episodes(
             if length < 2:
                 logger.warning("episode %d of %s is left out: it has %d row", number, path, length)
                 skipped[f"episode {number}"] = f"it has {length} row, no action leads from frame to frame"
+                yield None
                 continue
             views = {name: _decode_images(table[name], size, fit) for name in pictures}
             views |= {name: frames.take(facts, length) for name, frames in videos.items()}
-            yield _episode(table, views, cameras, tasks, facts)
+            yield _episode(table, views, cameras, tasks, facts, choices)
             given += 1
     finally:
         for frames in videos.values():
@@ -142,7 +161,12 @@ def _episodes(
 
 
 def _episode(
-    table: dict[str, list[Any]], views: dict[str, np.ndarray], cameras: list[str], tasks: dict[int, str], facts: dict[str, Any]
+    table: dict[str, list[Any]],
+    views: dict[str, np.ndarray],
+    cameras: list[str],
+    tasks: dict[int, str],
+    facts: dict[str, Any],
+    choices: int,
 ) -> Episode:
     length = len(table["episode_index"])
     known: dict[str, Any] = {}
@@ -158,6 +182,7 @@ def _episode(
         after = np.asarray(table["next.success"], np.bool_).reshape(-1)
         known["success"] = np.concatenate([[False], after[:-1]])
     actions = known.pop("actions", np.zeros((length, 0), np.float32))[:-1]
+    actions = one_hot(actions, choices) if choices else actions
     for name in ACTION_TEXTS:
         if name in known:
             known[name] = known[name][:-1]
@@ -178,7 +203,7 @@ def _episode(
 
 def _fact(name: str, value: Any) -> Any:
     if name == "variation":
-        return json.loads(value)
+        return parse_json(value)
     return np.asarray(value, np.float64) if name == "goal_state" else value
 
 
@@ -283,6 +308,6 @@ class _Frames:
 def _decode_images(images: list[dict[str, Any]], size: int | None, fit: Fit) -> np.ndarray:
     """Encoded pictures, as Hugging Face `datasets` keeps them in a column."""
     try:
-        return np.stack([fit_image(Image.open(io.BytesIO(image["bytes"])), size, fit) for image in images])
+        return np.stack([fit_image(open_picture(io.BytesIO(image["bytes"])), size, fit) for image in images])
     except (OSError, SyntaxError, TypeError, ValueError) as error:
         raise UserError("a picture within the tables of the dataset cannot be decoded; fetch it again") from error

@@ -35,6 +35,8 @@ from worldmodel.datasets.interop.foreign import (
     no_pictures,
     one_hot,
 )
+from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 FORMAT = "minari"
@@ -48,6 +50,8 @@ JPEG = b"\xff\xd8\xff"
 META = "worldmodel_meta"
 """Key of metadata.json with the meta data of an episode file."""
 ARRAYS = ("state", "proprio", "features")
+Choices = dict[str, list[tuple[int, int]]]
+"""Path of a part of an action -> how many actions there are to choose from and the first of them, for each of its numbers."""
 Tree = dict[str, Any]
 """Path inside an episode ("observations/pixels") -> array, or list of texts."""
 
@@ -67,15 +71,15 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     path = Path(path)
     folder = _folder(path)
     try:
-        about = json.loads((folder / METADATA).read_text())
+        about = parse_json((folder / METADATA).read_text())
         total = int(about["total_episodes"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{folder / METADATA} is damaged; fetch the data set again") from error
     first = next(_trees(folder, about, range(min(total, 1))), None)
     if first is None:
         raise UserError(f"{path} has no episodes")
-    choices = _choices(about.get("action_space"))
     with explaining(path, 0):
+        choices = _choices(parse_json(about.get("action_space") or "{}"))
         pictures = _pictures(first)
         if not pictures:
             raise no_pictures(path, "Minari", first)
@@ -95,15 +99,34 @@ def _folder(path: Path) -> Path:
 
 def _env_id(about: dict[str, Any]) -> str | None:
     try:
-        return str(json.loads(about["env_spec"])["id"])
+        return str(parse_json(about["env_spec"])["id"])
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def _choices(space: str | None) -> tuple[int, int]:
-    """Number of discrete actions and the first of them; 0: actions are something else."""
-    found = json.loads(space) if space else {}
-    return (int(found["n"]), int(found.get("start", 0))) if found.get("type") == "Discrete" else (0, 0)
+def _choices(space: dict[str, Any], path: str = "actions") -> Choices:
+    """The discrete parts of a space of actions, however nested; those that are something else are left out."""
+    match space.get("type"):
+        case "Dict":
+            inner = list(space["subspaces"].items())
+        case "Tuple":
+            inner = [(f"_index_{i}", each) for i, each in enumerate(space["subspaces"])]
+        case "Discrete":
+            return {path: [(int(space["n"]), int(space.get("start", 0)))]}
+        case "MultiDiscrete":
+            counts, starts = np.ravel(space["nvec"]), np.ravel(space.get("start", 0))
+            return {path: [(int(n), int(start)) for n, start in np.broadcast(counts, starts)]}
+        case _:
+            return {}
+    return {name: found for key, each in inner for name, found in _choices(each, f"{path}/{key}").items()}
+
+
+def _vectors(values: np.ndarray, choices: list[tuple[int, int]]) -> np.ndarray:
+    """A part of an action as float32 (T, a): a one-hot vector for each of its choices, or its numbers."""
+    if not choices:
+        return as_rows(values, np.float32)
+    columns = as_rows(values, np.int64).T
+    return np.concatenate([one_hot(column - start, n) for column, (n, start) in zip(columns, choices, strict=True)], axis=1)
 
 
 def _trees(folder: Path, about: dict[str, Any], numbers: range) -> Iterator[Tree]:
@@ -161,9 +184,7 @@ def _array(column: h5py.Dataset) -> Any:
         return column[()]
     if column[0][:3].tobytes() != JPEG:
         return column[()]
-    from PIL import Image
-
-    return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in column[:]])
+    return np.stack([np.asarray(open_picture(io.BytesIO(row.tobytes()), ("JPEG",))) for row in column[:]])
 
 
 def _pictures(tree: Tree) -> list[str]:
@@ -187,18 +208,16 @@ def _num_steps(tree: Tree) -> int:
     return len(tree[_action_parts(tree)[0]])
 
 
-def _episodes(folder: Path, about: dict[str, Any], total: int, choices: tuple[int, int], pictures: list[str]) -> Iterator[Episode]:
+def _episodes(folder: Path, about: dict[str, Any], total: int, choices: Choices, pictures: list[str]) -> Iterator[Episode | None]:
     for tree in tqdm(_trees(folder, about, range(total)), total=total, desc=folder.parent.name, disable=None):
-        if _num_steps(tree):
-            yield foreign_episode(**_fields(tree, choices, pictures)[0])
+        yield foreign_episode(**_fields(tree, choices, pictures)[0]) if _num_steps(tree) else None
 
 
-def _fields(tree: Tree, choices: tuple[int, int], pictures: list[str]) -> tuple[dict[str, Any], set[str]]:
+def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str, Any], set[str]]:
     """What is known of an episode, and the paths it was made of."""
     parts, steps = _action_parts(tree), _num_steps(tree)
     rows = steps + 1
-    vectors = [as_rows(tree[name], np.float32) for name in parts]
-    actions = one_hot(tree[parts[0]] - choices[1], choices[0]) if choices[0] else np.concatenate(vectors, axis=1)
+    actions = np.concatenate([_vectors(tree[name], choices.get(name, [])) for name in parts], axis=1)
     frames = as_frames(tree[pictures[0]])
     used = {*parts, pictures[0], "seed"}
     known: dict[str, Any] = {}
@@ -243,7 +262,7 @@ def _own(tree: Tree, rows: int, used: set[str]) -> dict[str, Any]:
             used.add(f"infos/{field}")
     own = tree.get("infos/worldmodel")
     if isinstance(own, list) and own:
-        facts = json.loads(own[0])
+        facts = parse_json(own[0])
         known |= facts | {"goal_state": np.asarray(facts["goal_state"], np.float64)}
         used.add("infos/worldmodel")
     return known

@@ -31,12 +31,14 @@ from worldmodel.datasets.interop.foreign import (
     explained,
     foreign_episode,
     foreign_meta,
+    is_choice,
     is_picture,
     new_hdf5,
     new_path,
     no_pictures,
     one_hot,
 )
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 FORMAT = "stable-worldmodel"
@@ -86,13 +88,13 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     with _open(path) as file:
         lengths, offsets = _index(path, file)
         layout = _layout(path, file, lengths)
-        kept = json.loads(file.attrs[META]) if META in file.attrs else {}
+        kept = parse_json(file.attrs[META]) if META in file.attrs else {}
     facts: dict[str, Any] = {"factors": [name.removeprefix(VARIATION) for name in layout.variation]}
     if (lengths < 2).any():
         facts["skipped_episodes"] = int((lengths < 2).sum())
     meta = foreign_meta(FORMAT, path.stem, layout.action_size, layout.dropped, facts, kept)
-    spans = [(int(start), int(start + rows)) for start, rows in zip(offsets, lengths, strict=True) if rows >= 2]
-    if not spans:
+    spans = [(int(start), int(start + rows)) for start, rows in zip(offsets, lengths, strict=True)]
+    if not (lengths >= 2).any():
         raise UserError(f"{path} has no episode of at least two frames; nothing in it can be used")
     return explained(path, _episodes(path, layout, spans)), meta
 
@@ -146,7 +148,7 @@ def _layout(path: Path, file: h5py.File, lengths: np.ndarray) -> _Layout:
     if state and columns[state].dtype.kind not in "fiub":
         state = None
     action = columns.get("action")
-    discrete = action is not None and action.ndim == 1 and action.dtype.kind in "iu"
+    discrete = action is not None and is_choice(action.shape, action.dtype)
     choices = _choices(path, action) if discrete else 0
     size = choices or (0 if action is None else int(np.prod(action.shape[1:])))
     texts = [name for name in TEXTS if name in columns]
@@ -170,10 +172,10 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path} is damaged; fetch or collect it again")
 
 
-def _episodes(path: Path, layout: _Layout, spans: list[tuple[int, int]]) -> Iterator[Episode]:
+def _episodes(path: Path, layout: _Layout, spans: list[tuple[int, int]]) -> Iterator[Episode | None]:
     with _open(path) as file:
-        for span in tqdm(spans, desc=path.name, disable=None):
-            yield _episode(file, layout, slice(*span))
+        for start, stop in tqdm(spans, desc=path.name, disable=None):
+            yield _episode(file, layout, slice(start, stop)) if stop - start > 1 else None
 
 
 def _episode(file: h5py.File, layout: _Layout, span: slice) -> Episode:
@@ -216,7 +218,7 @@ def _texts(file: h5py.File, name: str, span: slice) -> list[str]:
 def _factor(column: h5py.Dataset, row: int) -> Any:
     value = column[row]
     if isinstance(value, bytes):
-        return json.loads(value) if column.attrs.get(JSON) else value.decode()
+        return parse_json(value) if column.attrs.get(JSON) else value.decode()
     return value.tolist()
 
 
@@ -243,7 +245,7 @@ def _write_columns(store: EpisodeStore, file: h5py.File) -> None:
     file.attrs[META] = json.dumps(store.meta, sort_keys=True)
     file["ep_len"] = (store.lengths + 1).astype(np.int32)
     file["ep_offset"] = (np.cumsum(store.lengths + 1) - store.lengths - 1).astype(np.int64)
-    variations = [json.loads(text) for text in store.texts("variation")]
+    variations = [parse_json(text) for text in store.texts("variation")]
     factors = {name: [variation.get(name) for variation in variations] for name in sorted({key for row in variations for key in row})}
     numeric = {name: column for name, values in factors.items() if (column := _numbers(values)) is not None}
     words = {name for name, values in factors.items() if all(isinstance(value, str) for value in values)}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from worldmodel.datasets.pictures.bad_pairs import BadPairError
+from worldmodel.datasets.pictures.formats import eight_bits, open_picture
+from worldmodel.datasets.pictures.svg import svg_to_png
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ _LONGEST_SVG = 16
 """Greatest ratio of an SVG's sides; longer ones are strips with nothing to see."""
 _BLANK = 2.0
 """An SVG whose pixels have a smaller standard deviation shows nothing."""
-_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112
 
 
@@ -54,7 +55,7 @@ def decode_picture(data: bytes, square: Square) -> np.ndarray:
     """An encoded picture, upright, on white where it is transparent; of an animation the first frame.
 
     Args:
-        data: a file of any format that Pillow reads, or an SVG.
+        data: a file of one of `formats.FORMATS`, or an SVG.
         square: size and shape wanted.
 
     Returns:
@@ -80,7 +81,7 @@ def render_svg(svg: str, square: Square) -> np.ndarray:
     """Draws an SVG on white: uint8 (size, size, 3).
 
     Raises:
-        BadPairError: it is not a valid SVG, or longer than 16 times its width.
+        BadPairError: it is not a valid SVG, longer than 16 times its width, or takes too long.
         UserError: the renderer is not installed.
     """
     image = _draw(svg, square.size)
@@ -96,21 +97,13 @@ def _draw(svg: str, size: int) -> "Image.Image":
     """The SVG with its longer side at `size` pixels."""
     from PIL import Image
 
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise UserError("drawings (SVG) need the package resvg-py; `pip install resvg-py==0.5.0` brings it") from error
-    try:
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
-    except (ValueError, RuntimeError) as error:
-        raise BadPairError(f"the drawing is not a valid SVG: {_first_line(error)}") from error
-    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    return Image.open(io.BytesIO(svg_to_png(svg, size))).convert("RGB")
 
 
 def _decode_raster(data: bytes, square: Square) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
+    with open_picture(io.BytesIO(data)) as image:
         width, height = image.size
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             raise BadPairError(f"the picture has {width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS")
@@ -147,12 +140,10 @@ def _opaque(image: "Image.Image") -> "Image.Image":
     """The picture in RGB, on white where it is transparent."""
     from PIL import Image
 
-    if image.mode == "F":
-        raise BadPairError("the picture has floating-point pixels, whose range is not known; store 8 or 16 bits")
-    if image.mode in _SIXTEEN_BITS:
-        # Pillow's own conversion clips at 255
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    try:
+        image = eight_bits(image)
+    except ValueError as error:
+        raise BadPairError(str(error)) from error
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

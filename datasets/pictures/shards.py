@@ -55,7 +55,7 @@ class TarShards:
         self.skipped = Skipped()
         self._paths = list(paths)
         self._caption_key = caption_key
-        kind = f"webdataset 1 {'json' if caption_key else 'text'}"
+        kind = f"webdataset 2 {'json' if caption_key else 'text'}"
         indices = []
         for path in tqdm(paths, desc="index", unit="shard", leave=False, disable=True if len(paths) < 10 else None):
             try:
@@ -144,7 +144,7 @@ def index_shard(path: Path, json_first: bool = False) -> Arrays:
 
 def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
     """The pictures and captions in a tar file (`_MEMBER`), and where it is cut off if it is."""
-    rows = bytearray()
+    rows, samples = bytearray(), _Samples()
     size = path.stat().st_size
     cut = ""
     try:
@@ -158,7 +158,7 @@ def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
                     if end > size:
                         cut = f"the file ends inside {member.name}"
                     elif member.isreg() and not member.issparse() and member.size < 2**32:
-                        rows += _row(member, json_first)
+                        rows += _row(member, json_first, samples)
             except (tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError):  # the file ends, or a damaged header lies
                 pass
             if not cut and not _ends_well(path, tar.offset):
@@ -174,7 +174,34 @@ def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
 
 
-def _row(member: tarfile.TarInfo, json_first: bool) -> bytes:
+class _Samples:
+    """Tells samples of the same key apart, which some writers make: they are all kept.
+
+    The pictures of a key are counted, and its captions: one more with each name that comes again, and with a picture that follows
+    on other samples when there is one with a caption already. What stands side by side is one sample.
+    """
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._found: dict[bytes, tuple[list[int], list[int]]] = {}
+        """Key -> (of pictures and of captions) how many samples came before, and a bit for each rank seen since."""
+
+    def key_of(self, key: bytes, rank: int) -> bytes:
+        """The key of the sample that a member belongs to."""
+        counts, seen = self._found.setdefault(key, ([0, 0], [0, 0]))
+        own, other = (0, 1) if rank < _JSON_FIRST else (1, 0)
+        beside = self._last == key
+        complete = seen[0] and seen[1] and counts[0] == counts[1]
+        if seen[own] >> rank & 1 or own == 0 and complete and not beside:
+            counts[own], seen[own] = counts[own] + 1, 0
+        if beside and counts[own] < counts[other]:  # one before lacked its partner
+            counts[own], seen[own] = counts[other], 0
+        seen[own] |= 1 << rank
+        self._last = key
+        return key if not counts[own] else hashlib.blake2b(key + counts[own].to_bytes(8, "little"), digest_size=8).digest()
+
+
+def _row(member: tarfile.TarInfo, json_first: bool, samples: _Samples) -> bytes:
     """A picture or caption as a row of `_MEMBER`; nothing for other files.
 
     As in WebDataset, the stem ends at the first dot of the name. A name that gives no known ending that way is cut at its
@@ -187,7 +214,7 @@ def _row(member: tarfile.TarInfo, json_first: bool) -> bytes:
         rank = _rank(ending.lower(), json_first)
         if rank is not None:
             key = hashlib.blake2b(f"{folder}/{stem}".encode(errors="surrogateescape"), digest_size=8).digest()
-            return key + struct.pack("<qIBB", member.offset_data, member.size, rank, exact)
+            return samples.key_of(key, rank) + struct.pack("<qIBB", member.offset_data, member.size, rank, exact)
     return b""
 
 

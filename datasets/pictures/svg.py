@@ -30,6 +30,7 @@ import resource, struct, sys
 import resvg_py
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # a drawing may name other files as its pictures: none can be opened
 given, answer = sys.stdin.buffer, sys.stdout.buffer
 answer.write(struct.pack("<BI", 0, 0))
 answer.flush()

@@ -233,3 +233,171 @@ def test_nothing_to_read_and_nowhere_to_write(tmp_path: Path) -> None:
     for write in (folders.write_videos, folders.write_pictures):
         with pytest.raises(UserError, match="empty exists already"):
             write(EpisodeStore(tmp_path / "a.h5"), tmp_path / "empty")
+
+
+def folder_of_pictures(folder: Path, names: list[str], frames: list[np.ndarray] | None = None) -> Path:
+    """Picture t shows the number t."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, name in enumerate(names):
+        Image.fromarray(draw_number(t) if frames is None else frames[t]).save(folder / name)
+    return folder
+
+
+IN_ORDER = {
+    "decimal numbers": ["100.0", "100.25", "100.5", "100.75", "101.0", "101.25"],
+    "decimal numbers behind a word": ["t=9.9", "t=10.0", "t=10.05", "t=10.5"],
+    "time stamps": ["1700000000.1", "1700000000.15", "1700000000.2", "1700000001.05"],
+    "small ones": ["5e-05", "0.0001", "0.25", "0.5"],
+    "whole numbers": [str(t) for t in range(12)],
+    "two whole numbers": [f"{a}.{b}" for a in (1, 2) for b in range(1, 12)],
+    "a number behind another": [f"run2.5_{t}" for t in range(11)],
+    "versions": ["1.9.1", "1.10.1", "1.10.2"],
+}
+
+
+@pytest.mark.parametrize("stems", IN_ORDER.values(), ids=IN_ORDER)
+def test_pictures_and_episodes_come_in_the_order_of_whatever_numbers_they_have(tmp_path: Path, stems: list[str]) -> None:
+    folder_of_pictures(tmp_path / "pictures", [f"{stem}.png" for stem in stems])
+    (episode,) = folders.read(tmp_path / "pictures")[0]
+    assert read_numbers(episode.frames) == list(range(len(stems)))
+    for t, stem in enumerate(stems):
+        folder_of_pictures(tmp_path / "episodes" / stem, ["0.png", "1.png"], [draw_number(t)] * 2)
+    assert [read_numbers(episode.frames)[0] for episode in folders.read(tmp_path / "episodes")[0]] == list(range(len(stems)))
+
+
+def test_sixteen_bits_of_grey_and_turned_photographs(tmp_path: Path) -> None:
+    grey = [(20 + 10 * t) * 257 * np.ones((32, 32), np.uint16) for t in range(6)]
+    folder_of_pictures(tmp_path / "grey", [f"{t}.png" for t in range(6)], grey)
+    (episode,) = folders.read(tmp_path / "grey")[0]
+    assert episode.frames.mean((1, 2, 3)).tolist() == [20, 30, 40, 50, 60, 70]
+    (tmp_path / "turned").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    for t in range(2):
+        Image.fromarray(np.rot90(draw_number(t))).save(tmp_path / "turned" / f"{t}.jpg", exif=exif, quality=95)
+    (episode,) = folders.read(tmp_path / "turned")[0]
+    assert read_numbers(episode.frames) == [0, 1]
+
+
+def test_pictures_of_floating_point_numbers_or_of_formats_that_are_not_meant_are_left_out(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "good", ["0.png", "1.png"])
+    for name, kind in {"eps": "EPS", "floats": "TIFF", "ppm": "PPM"}.items():
+        folder_of_pictures(tmp_path / name, ["0.png"])
+        picture = Image.fromarray(np.ones((32, 32), np.float32)) if name == "floats" else Image.fromarray(draw_number(1))
+        picture.save(tmp_path / name / "1.png", kind)
+    read, meta = folders.read(tmp_path)
+    assert len(list(read)) == 1 and meta["skipped"] == dict.fromkeys(("eps", "floats", "ppm"), "1.png cannot be decoded")
+
+
+ACTIONS = [0.1, 0.2, 0.3, 0.4, 0.5]
+TABLES = {
+    "no head": "\n".join(map(str, ACTIONS)),
+    "a name": "push\n" + "\n".join(map(str, ACTIONS)),
+    "a name behind a hash": "# push\n" + "\n".join(map(str, ACTIONS)),
+    "a name in another alphabet": "сила\n" + "\n".join(map(str, ACTIONS)),
+    "the mark of spreadsheets": "\ufeff" + "\n".join(map(str, [*ACTIONS, 0.6])),
+    "that mark before a name": "\ufeffpush\r\n" + "\r\n".join(map(str, ACTIONS)),
+    "quoted decimal commas": "\n".join(f'"{value:.2f}"'.replace(".", ",") for value in ACTIONS),
+    "blank lines": "push\n\n" + "\n\n".join(map(str, ACTIONS)) + "\n\n",
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_one_column_of_actions_is_read_as_it_was_written(tmp_path: Path, text: str) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(6)])
+    (tmp_path / "actions.csv").write_text(text + "\n", encoding="utf-8")
+    (episode,) = folders.read(tmp_path)[0]
+    assert episode.actions[:, 0].tolist() == [np.float32(value) for value in ACTIONS] and episode.actions.shape == (5, 1)
+
+
+COLUMNS = {
+    "commas": "x,y\n0,10\n-1,20\n2,30\n3,5\n",
+    "names for whole numbers": "x,y\n0,10\n0,20\n0,30\n0,40\n",
+    "semicolons and decimal commas": "0,5;1\n-0,25;2\n0,125;3\n1;4\n",
+    "tabs": "0.5\t1\n-0.25\t2\n0.125\t3\n1\t4\n",
+    "negative whole numbers": "0,-1\n1,2\n0,1\n5,-3\n",
+    "names of a position that counts": "x,y\n0,.5\n1,.5\n2,.5\n3,.5\n",
+    "numbers that no head could be": "0,1\n.5,.25\n1,2\n0,0\n",
+}
+
+
+@pytest.mark.parametrize("text", COLUMNS.values(), ids=COLUMNS)
+def test_several_columns_of_actions(tmp_path: Path, text: str) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(5)])
+    (tmp_path / "actions.csv").write_text(text)
+    (episode,) = folders.read(tmp_path)[0]
+    lines = text.replace(",", "." if ";" in text else ",").replace(";", ",").replace("\t", ",").splitlines()
+    expected = [[float(cell) for cell in line.split(",")] for line in lines if not line.startswith("x")]
+    assert episode.actions.tolist() == expected
+
+
+DOUBTFUL = {
+    "a head of pandas, one column": ("0\n0.1\n0.2\n0.3\n0.4\n", "may number its columns"),
+    "such a head of discrete actions": ("0\n1\n2\n0\n1\n", "may number its columns"),
+    "decimal commas": ("0,10\n0,20\n0,30\n0,40\n", "may be decimal commas"),
+    "decimal commas of one digit": ("0,1\n0,2\n-0,3\n1,4\n", "may be decimal commas"),
+    "decimal commas under one name": ("push\n0,10\n0,20\n0,30\n0,40\n", "may be decimal commas"),
+    "an index": ("0,.1\n1,.2\n2,.3\n3,.4\n", "counts its rows"),
+    "an index from 1 under a name": ("step,push\n1,.1\n2,.2\n3,.3\n4,.4\n", "counts its rows"),
+    "a minus of typographers": ("\u22120.1\n0.2\n0.3\n0.4\n", "as a table of numbers"),
+    "a bracket": ("[0.1\n0.2\n0.3\n0.4]\n", "as a table of numbers"),
+    "another encoding": ("push\n0.1\n0.2\n0.3\n0.4\n".encode("utf-16"), "as a table of numbers"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), DOUBTFUL.values(), ids=DOUBTFUL)
+def test_actions_that_could_be_read_in_two_ways_are_refused(tmp_path: Path, text: str | bytes, reason: str) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(5)])
+    (tmp_path / "actions.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=reason):
+        list(folders.read(tmp_path)[0])
+
+
+def test_discrete_actions_that_begin_with_0_are_no_head_where_there_is_one_less_than_frames(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(5)])
+    (tmp_path / "actions.csv").write_text("0\n1\n2\n0\n")
+    (episode,) = folders.read(tmp_path)[0]
+    assert episode.actions[:, 0].tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "U3", [("x", "f4")]])
+def test_an_array_of_other_things_than_numbers_is_refused(tmp_path: Path, dtype: Any) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(5)])
+    np.save(tmp_path / "actions.npy", np.zeros(4, dtype))
+    with pytest.raises(UserError, match="which are no plain numbers"):
+        list(folders.read(tmp_path)[0])
+
+
+@pytest.mark.parametrize("after", ["", "\n", "\n\n", "\n\n \n\n", "\r\n\r\n"])
+def test_blank_lines_after_the_captions_change_nothing(tmp_path: Path, after: str) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(6)])
+    (tmp_path / "captions.txt").write_text("\ufeff" + "\n".join(f"step {t}" for t in range(6)) + after, encoding="utf-8", newline="")
+    (episode,) = folders.read(tmp_path)[0]
+    assert episode.captions == [f"step {t}" for t in range(6)]
+
+
+def test_a_frame_without_a_caption_and_a_text_of_several_lines(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(6)])
+    (tmp_path / "captions.txt").write_text("a\n\nc\nd\n\n\n")
+    assert next(folders.read(tmp_path)[0]).captions == ["a", "", "c", "d", "", ""]
+    (tmp_path / "captions.txt").write_text("a text\nof two lines\n\n")
+    assert next(folders.read(tmp_path)[0]).captions == ["a text of two lines"] * 6
+
+
+@pytest.mark.parametrize("lines", [5, 7])
+def test_captions_of_almost_as_many_lines_as_frames_are_refused(tmp_path: Path, lines: int) -> None:
+    folder_of_pictures(tmp_path, [f"{t}.png" for t in range(6)])
+    (tmp_path / "captions.txt").write_text("".join(f"step {t}\n" for t in range(lines)))
+    with pytest.raises(UserError, match=f"{lines} lines of captions for 6 frames"):
+        list(folders.read(tmp_path)[0])
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (2**62, 4), (-5,), (10**11,), (10**4000,)])
+def test_an_array_larger_than_its_file_takes_no_memory(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    write_video(tmp_path / "a.mp4", range(4))
+    head = str({"descr": "<f4", "fortran_order": False, "shape": shape}).encode()
+    head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
+    (tmp_path / "a.actions.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64))
+    episodes, _ = folders.read(tmp_path)
+    with pytest.raises(UserError, match="a.actions.npy (is cut off|cannot be read)"):
+        list(episodes)

@@ -1,5 +1,8 @@
+import base64
+import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,3 +215,22 @@ def test_pictures_are_writable() -> None:
     image = decode_picture(plain(0), Square(8))
     image[:] = 0
     assert image.sum() == 0
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "PCX", "TGA", "SGI"])
+def test_formats_that_are_not_meant_are_not_opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((9, 9, 3), 90, np.uint8)).save(content, kind)
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: pytest.fail("another program was started"))
+    with pytest.raises(BadPairError, match="cannot be decoded"):
+        decode_picture(content.getvalue(), Square(8))
+
+
+def test_a_drawing_cannot_show_other_files(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "secret.png")
+    embedded = base64.b64encode((tmp_path / "secret.png").read_bytes()).decode()
+    picture = '<rect width="1" height="2" fill="lime"/><image href="{}" width="2" height="2"/>'
+    assert close(decode_picture(svg(picture.format(f"data:image/png;base64,{embedded}")), Square(8)), (255, 0, 0))
+    for name in (tmp_path / "secret.png", f"file://{tmp_path}/secret.png"):
+        shown = decode_picture(svg(picture.format(name)), Square(8))
+        assert close(shown[:, :3], (0, 255, 0)) and close(shown[:, 5:], WHITE)

@@ -235,3 +235,43 @@ def test_braces_that_stand_for_very_many_files_are_refused() -> None:
     with pytest.raises(UserError, match="more than 1,000,000 files"):
         expand_braces("a{0..99999999999}.tar")
     assert expand_braces("{" + "9" * 5000 + ".." + "9" * 5000 + "}") != []
+
+
+TWICE = {
+    "one after the other": [("a.png", 1), ("a.txt", 1), ("a.png", 2), ("a.txt", 2)],
+    "with others between": [("a.png", 1), ("a.txt", 1), ("b.png", 5), ("b.txt", 5), ("a.png", 2), ("a.txt", 2)],
+    "captions first": [("a.json", 1), ("a.png", 1), ("b.json", 5), ("b.png", 5), ("a.json", 2), ("a.png", 2)],
+    "pictures of two kinds": [("a.png", 1), ("a.txt", 1), ("b.png", 5), ("b.txt", 5), ("a.jpg", 2), ("a.txt", 2)],
+    "all pictures, then all captions": [
+        ("a.png", 1),
+        ("b.png", 5),
+        ("a.png", 2),
+        ("b.txt", 5),
+        ("a.txt", 1),
+        ("c.png", 3),
+        ("c.txt", 3),
+        ("a.txt", 2),
+    ],
+}
+
+
+@pytest.mark.parametrize("members", TWICE.values(), ids=TWICE)
+def test_samples_of_the_same_key_are_all_kept_and_keep_their_captions(tmp_path: Path, members: list[tuple[str, int]]) -> None:
+    def content(name: str, number: int) -> bytes:
+        if name.endswith("json"):
+            return json.dumps({"caption": f"picture {number}"}).encode()
+        return f"picture {number}".encode() if name.endswith("txt") else plain(number)
+
+    path = write_tar(tmp_path / "a.tar", [(name, content(name, number)) for name, number in members])
+    pairs = open_pairs(path, 8)
+    found = {number_of(pairs.image(i)): pairs.caption(i) for i in range(len(pairs))}
+    assert found == {number: f"picture {number}" for _, number in members} and pairs.num_skipped == 0
+
+
+@pytest.mark.parametrize("lone", ["a.png", "a.txt"])
+def test_a_sample_without_partner_takes_none_of_another_of_its_key(tmp_path: Path, lone: str) -> None:
+    members = [(lone, plain(1) if lone == "a.png" else b"picture 1"), *samples(1), ("a.png", plain(2)), ("a.txt", b"picture 2")]
+    members = members if lone == "a.png" else [*members[:-2], members[-1], members[-2]]
+    pairs = open_pairs(write_tar(tmp_path / "a.tar", members), 8)
+    assert {number_of(pairs.image(i)): pairs.caption(i) for i in range(len(pairs))} == {0: "picture 0", 2: "picture 2"}
+    assert pairs.num_skipped == 1
