@@ -153,10 +153,22 @@ def gap(rng: np.random.Generator) -> bool:
 
 def experts(rng: np.random.Generator) -> bool:
     """`worldmodel experts`: correlation of two selection rates over 16 experts, from 32 batches that differ."""
+    return rates_of_experts(rng)
+
+
+def rates_of_experts(rng: np.random.Generator, own: float = 1.0, tokens: int = 4000, alike: float = 400.0) -> bool:
+    """The same.
+
+    Args:
+        rng: of everything.
+        own: what the two rates do not share, beside what they do.
+        tokens: of a batch.
+        alike: how much alike batches are.
+    """
     batches, number = 32, 16
-    common, own = rng.gamma(4.0, size=number), rng.gamma(4.0, size=(2, number))
-    rates = (common + own) / (common + own).sum(1, keepdims=True)
-    drawn = [np.stack([rng.multinomial(4000, rng.dirichlet(400 * rate)) for _ in range(batches)]) for rate in rates]
+    rates = rng.gamma(4.0, size=number) + own * rng.gamma(4.0, size=(2, number))
+    rates /= rates.sum(1, keepdims=True)
+    drawn = [np.stack([rng.multinomial(tokens, rng.dirichlet(alike * rate)) for _ in range(batches)]) for rate in rates]
     counts = {kind: torch.ones(batches, 1, number, dtype=torch.float64) for kind in KINDS}
     counts |= {kind: torch.from_numpy(drawn[k])[:, None].double() for k, kind in enumerate(("understanding", "generation"))}
     frames = torch.ones(4, 1, number, dtype=torch.float64)

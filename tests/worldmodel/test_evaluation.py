@@ -1,5 +1,6 @@
 """Dream errors with a toy model that moves a point by its actions: which actions it is told, what is copied, how sure a mean is."""
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.datasets.toys import make_episode
+from tests.worldmodel import toys
+from worldmodel.datasets.documents import Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
@@ -21,6 +24,7 @@ from worldmodel.evaluation import (
     dream_errors,
     linear_reader,
     other_clips,
+    score_text,
     some_episodes,
     state_of_clips,
     varying_features,
@@ -265,3 +269,42 @@ def test_dreams_with_jumps_are_refused(store: EpisodeStore) -> None:
 def test_impossible_settings_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"{name} is {value}"):
         DreamConfig(**{name: value})
+
+
+def test_true_and_shuffled_actions_are_dreamt_with_the_same_noise(store: EpisodeStore) -> None:
+    drawn: list[Tensor] = []
+
+    class Noisy(Moves):
+        def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+            drawn.append(torch.rand(4, generator=generator))
+            return super().rollout(session, candidates, generator)
+
+    dreamt(store, Noisy())
+    assert torch.equal(*drawn)
+
+
+def test_text_is_scored_in_bits_per_byte() -> None:
+    model, tokenizer = toys.model(), toys.tokenizer()
+    texts = ["a red disc is near the top", "the blue room, where a disc über moves right", "x", "then stops."]
+    nats, size, tokens = 0.0, 0, []
+    with torch.no_grad():
+        for text in texts:
+            ids = tokenizer.encode(text)
+            if len(ids) < 2:
+                continue
+            batch = toys.pack([(Text(text),)])
+            hidden = toys.hidden(model, batch, toys.random_latents(0), torch.zeros(0))[0]
+            scores = model.logits(hidden[: len(ids) - 1]).log_softmax(-1)
+            nats -= float(scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum())
+            size += len(tokenizer.decode(ids[1:]).encode())
+            tokens += ids[1:]
+    score = score_text(model, tokenizer, texts)
+    assert score.tokens == len(tokens) > 10
+    assert score.model == pytest.approx(nats / np.log(2) / size, rel=1e-4)
+    shares = np.array(list(Counter(tokens).values())) / len(tokens)
+    assert score.unigram == pytest.approx(-float(shares @ np.log2(shares)) * len(tokens) / size)
+    assert score_text(model, tokenizer, texts, length=3).tokens == 2 * sum(len(tokenizer.encode(text)) >= 3 for text in texts) + sum(
+        len(tokenizer.encode(text)) == 2 for text in texts
+    )
+    with pytest.raises(UserError, match="no text of at least two tokens"):
+        score_text(model, tokenizer, ["x"])

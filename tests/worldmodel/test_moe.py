@@ -317,3 +317,16 @@ def test_a_single_product_of_runs() -> None:
     expected = torch.cat([rows[:2] @ weights[0], rows[2:] @ weights[2]])
     for backend in BACKENDS:
         torch.testing.assert_close(grouped_product(rows, weights, ends, backend), expected)
+
+
+def test_the_router_of_a_single_expert_learns_from_what_it_does() -> None:
+    torch.manual_seed(0)
+    config = MoEConfig(4, 1, 16, shared="none", router_z_loss=0.0)
+    mixture, x, groups = MixtureOfExperts(WIDTH, config), torch.randn(12, WIDTH), groups_of([0, 1] * 6)
+    gates, experts, logits = mixture.route(x)
+    torch.testing.assert_close(gates, logits.softmax(-1).gather(-1, experts))
+    out, _ = mixture(x, groups)
+    out.square().sum().backward()
+    assert mixture.router.weight.grad is not None and mixture.router.weight.grad.abs().max() > 1e-3
+    two, _, _ = MixtureOfExperts(WIDTH, MoEConfig(4, 2, 16)).route(x)
+    torch.testing.assert_close(two.sum(-1), torch.ones(12))

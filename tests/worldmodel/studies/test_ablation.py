@@ -129,3 +129,23 @@ def test_the_judge_reads_places_whatever_the_colour() -> None:
     assert judge.error(frames[500:], features[500:]) < 0.1
     elsewhere = features[500:] + [judge.scale[0], 0, 0]
     assert judge.error(frames[500:], elsewhere) == pytest.approx(np.sqrt(1 / 2), abs=0.08)
+
+
+def test_few_seeds_or_steps_tell_nothing() -> None:
+    x, v = BASELINE, replace(BASELINE, prediction="v")
+
+    def said(seeds: int, steps: int) -> str:
+        runs = {
+            (variant.name, seed): {"flow_loss": loss + 0.001 * seed * (variant == x)}
+            for variant, loss in ((x, 0.5), (v, 0.9))
+            for seed in range(seeds)
+        }
+        outcome = compare(X_BEATS_V, x, v, runs, steps)
+        assert findings_table([outcome])[1][-1] == outcome.to_json()["verdict"] == outcome.verdict
+        assert findings(("prediction",), "modality", runs, steps)[0].verdict == outcome.verdict
+        return outcome.verdict
+
+    assert said(3, 240) == said(5, 100) == "holds"
+    assert said(2, 240) == "cannot be told: 2 seeds are fewer than 3"
+    assert said(3, 4) == said(2, 4) == "cannot be told: 4 steps are fewer than 100"
+    assert said(1, 240) == "cannot be told"
