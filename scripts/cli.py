@@ -43,16 +43,14 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run the verb that `args` starts with and return the exit status."""
+    console.prepare_streams()
     if not args:
-        print(overview(), file=sys.stderr)
-        return 2
+        return console.guarded("", lambda: print(overview(), file=sys.stderr)) or 2
     verb, *flags = args
     if verb in ("-h", "--help"):
-        print(overview())
-        return 0
+        return console.guarded("", lambda: print(overview()))
     if verb == "--version":
-        print(f"worldmodel {worldmodel.__version__}")
-        return 0
+        return console.guarded("", lambda: print(f"worldmodel {worldmodel.__version__}"))
     if verb not in VERBS:
         return console.complain("", _unknown(verb))
     return console.run_verb(verb, lambda: importlib.import_module(f"worldmodel.scripts.{verb}").main, flags)

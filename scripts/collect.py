@@ -5,7 +5,7 @@ import sys
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.coverage import ASCII_BARS, BARS, coverage_table
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
 
 
 def main(config: CollectConfig) -> None:
@@ -16,7 +16,7 @@ def main(config: CollectConfig) -> None:
     if result.left_out:
         print(f"left out because they failed: {len(result.left_out)} episodes, named above and in the file's `left_out`")
     print(coverage_table(result.coverage, BARS if (sys.stdout.encoding or "").lower().startswith("utf") else ASCII_BARS))
-    print(f"next: worldmodel codec --data {result.path}")
+    print(f"next: {command('codec', '--data', result.path)}")
 
 
 if __name__ == "__main__":

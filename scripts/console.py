@@ -6,13 +6,16 @@ Anything else is our own bug and keeps its traceback.
 """
 
 import contextlib
+import dataclasses
+import errno
 import io
 import logging
 import os
 import re
+import shlex
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -20,8 +23,21 @@ import tyro
 from worldmodel.errors import UserError
 
 Main = Callable[[Any], None]
+logger = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+MAX_SEED = 2**63
+"""Seeds are below it: what draws from them counts on by a little in 64 bits."""
+TRAINING = ("pretrain", "quickstart", "ablate", "isoflop")
+"""Verbs in which several processes may train together."""
+DISTRIBUTED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun sets beside WORLD_SIZE."""
+_SURROUNDINGS = frozenset(
+    getattr(errno, name)
+    for name in "ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EROFS ENOLCK EMFILE ENFILE EIO ESTALE ETXTBSY ENODEV ENXIO".split()
+    if hasattr(errno, name)
+)
+"""Numbers of errors that are the file system's, never ours."""
 
 
 def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
@@ -34,23 +50,107 @@ def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
     """
     # OpenMP threads that spin long while they wait slow each other down as soon as anything else runs on the machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    prepare_streams()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("worldmodel").setLevel(logging.INFO)
-    try:
+
+    def act() -> None:
         main = load()
-        main(read_config(verb, main, args))
-        sys.stdout.flush()
+        config = read_config(verb, main, args)
+        if verb in TRAINING:
+            check_processes(os.environ)
+        main(config)
+
+    return guarded(verb, act)
+
+
+def guarded(verb: str, act: Callable[[], object]) -> int:
+    """Do something that prints, turn mistakes into one line on stderr, and return the exit status."""
+    try:
+        act()
+        status = 0
     except UserError as error:
-        return complain(verb, str(error))
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        return complain(verb, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-    except BrokenPipeError:  # the reader of our output left, as in `worldmodel envs | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        status = complain(verb, str(error))
+    except BrokenPipeError:
+        status = 1
+    except OSError as error:
+        known = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
+        if not isinstance(error, known) and error.errno not in _SURROUNDINGS:
+            raise
+        status = complain(verb, f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print(f"worldmodel {verb}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        _say(f"worldmodel {verb}: interrupted")
+        status = 130
+    except SystemExit:  # --help
+        if _flush_output() is None:
+            raise
+        return 1
+    failure = _flush_output()
+    if status == 0 and failure is not None:
+        # A reader that leaves early, as in `worldmodel envs | head -1`, has what it wants.
+        return 1 if isinstance(failure, BrokenPipeError) else complain(verb, f"cannot write what is printed: {failure.strerror}")
+    return status
+
+
+def prepare_streams() -> None:
+    """Make sure that printing cannot fail for what is printed, nor reach a file that has taken the number of a closed stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the least number that is free: its own
+            os.set_inheritable(nowhere, True)  # processes that are started must not take it either
+            stream = os.fdopen(nowhere, "r" if number == 0 else "w")
+            setattr(sys, name, stream)
+        elif number and hasattr(stream, "reconfigure") and not (stream.encoding or "").lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a terminal without the sign for an item of a list
+
+
+def _flush_output() -> OSError | None:
+    """Print what waits; what cannot be printed is thrown away, and the reason returned."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def check_processes(environment: Mapping[str, str]) -> None:
+    """Look at what torchrun, or whoever stands in for it, says about the processes that train together.
+
+    Raises:
+        UserError: it is said that there are others, and not where.
+    """
+    size = environment.get("WORLD_SIZE", "1")
+    missing = [name for name in DISTRIBUTED if not environment.get(name)]
+    if size == "1":
+        return
+    if not size.isdecimal() or int(size) < 1:
+        raise UserError(f"WORLD_SIZE is {size!r}, it must be the number of processes; unset it, or start them with torchrun")
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {size}, but {' and '.join(missing)} are not set; unset it, or start the processes with torchrun"
+        )
+    place = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
+    if environment.get("LOCAL_RANK", "0") == "0":
+        logger.info("process %s of %s (0 is the first): they wait for each other at %s", environment["RANK"], size, place)
+
+
+def command(*words: object) -> str:
+    """A `worldmodel` command as it can be pasted into a shell."""
+    return shlex.join(["worldmodel", *map(str, words)])
+
+
+def _check_seeds(config: Any, path: str = "") -> None:
+    """Refuse seeds, of this config and of those within it, that generators do not take; UserError names the flag."""
+    if not dataclasses.is_dataclass(config):
+        return
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name, None)
+        if each.name == "seed" and isinstance(value, int) and not 0 <= value < MAX_SEED:
+            raise UserError(f"--{path}seed {value} must be at least 0 and below 2 ** 63")
+        _check_seeds(value, f"{path}{each.name.replace('_', '-')}.")
 
 
 def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
@@ -67,7 +167,7 @@ def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
             contextlib.redirect_stderr(messages),
             contextlib.nullcontext() if wants_help else _wide_terminal(),
         ):
-            return tyro.cli(config_class, prog=f"worldmodel {verb}", args=list(args))
+            config = tyro.cli(config_class, prog=f"worldmodel {verb}", args=list(args))
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -78,13 +178,20 @@ def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
         hint = _preset_hint(args, said) if said.startswith("unrecognized") else ""
         said = f"{said.partition('; perhaps you meant')[0]}; {hint}" if hint else said
         raise UserError(f"{said} (worldmodel {verb} --help lists the flags)") from None
+    _check_seeds(config)
+    return config
 
 
 def complain(verb: str, message: str) -> int:
     """Print one line on stderr and return the exit status for mistakes, 2."""
     name = f"worldmodel {verb}".strip()
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"{name}: error: {' '.join(message.split())}")
     return 2
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_columns(rows: Sequence[tuple[str, ...]]) -> None:

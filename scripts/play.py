@@ -25,7 +25,7 @@ from worldmodel.datasets.collection.recording import CollectConfig, first_look
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
 
 if TYPE_CHECKING:  # an optional extra
     from starlette.applications import Starlette
@@ -93,7 +93,7 @@ def main(config: PlayConfig) -> None:
             _serve(cockpit, listening)
     if config.path.exists():
         print(f"{config.path}: {cockpit.file.saved} episodes, {cockpit.kept} of them driven now")
-        print(f"next: worldmodel codec --data {config.path}")
+        print(f"next: {command('codec', '--data', config.path)}")
     else:
         print("nothing was recorded")
 

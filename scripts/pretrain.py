@@ -20,12 +20,13 @@ from worldmodel.datasets.standard import MixtureConfig, StandardData, open_stand
 from worldmodel.errors import UserError
 from worldmodel.flops import parameter_counts
 from worldmodel.home import cache_dir, runs_dir
+from worldmodel.known_tasks import KEY, tasks_of
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, base, fit, fit_packing, paper, small, tiny
-from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.pretrain_arguments import read_arguments, write_arguments
+from worldmodel.scripts.console import command, run_verb
+from worldmodel.scripts.pretrain_arguments import read_arguments, refuse_changed_data, write_arguments
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import tokenise
 from worldmodel.training.config import TrainConfig
@@ -151,9 +152,9 @@ def say_end(result: TrainResult, data: StandardData, out: Path) -> None:
     print(f"{result.checkpoint}: the checkpoint after {result.step} steps")
     with_actions = [store.path for store in data.stores if store.has_actions]
     if with_actions:
-        print(f"next: worldmodel dream --checkpoint {result.checkpoint} --data {with_actions[0]}")
+        print(f"next: {command('dream', '--checkpoint', result.checkpoint, '--data', with_actions[0])}")
     else:
-        print(f"next: worldmodel generate --checkpoint {result.checkpoint} --text 'Our economy'")
+        print(f"next: {command('generate', '--checkpoint', result.checkpoint, '--text', 'Our economy')}")
 
 
 def pretrain(
@@ -200,12 +201,15 @@ def pretrain(
     latents = latent_cache(data, codec, preset.train, group.device, group.is_main) if on_disk else None
     unseen = [source for source, _ in data.held_out_sources()]
     batches = preset.train.validation_batches
+    seen = trained_on(data.stores, data.train_episodes)
+    refuse_changed_data(out, seen)
     options |= {
         "card": {
             "mixture": asdict(data.config),
             "data": [store.path.name for store in data.stores],
             "sources": data.description(),
-            "trained_on": trained_on(data.stores, data.train_episodes),
+            "trained_on": seen,
+            KEY: tasks_of(data.stores),
         },
         "latents": latents,
         "processes": group,

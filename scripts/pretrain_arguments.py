@@ -60,6 +60,27 @@ def read_arguments(run_dir: Path) -> Arguments:
         raise UserError(f"{path} lacks or has too much of something ({error}): give the run's arguments again instead") from None
 
 
+def refuse_changed_data(run_dir: Path, trained_on: list[str]) -> None:
+    """Refuse to go on with a run whose data are others now, though their files may have the same names.
+
+    Args:
+        run_dir: folder of the run; where there is none yet, there is nothing to compare.
+        trained_on: digests of the episodes that are to be trained on.
+
+    Raises:
+        UserError: with how many episodes are gone, and how many new.
+    """
+    if not (run_dir / "config.json").is_file():
+        return
+    before, now = read_json(run_dir / "config.json").get("card", {}).get("trained_on"), set(trained_on)
+    if isinstance(before, list) and set(map(str, before)) != now:
+        gone, new = len(set(map(str, before)) - now), len(now - set(map(str, before)))
+        raise UserError(
+            f"the data of the run in {run_dir} have changed since it was begun: of {len(before)} episodes that it trained on {gone} "
+            f"are not there any more, and {new} are new; give the same data to go on, or another --out to begin anew"
+        )
+
+
 def _place(path: Any) -> Path:
     """A path; a TypeError for what is none."""
     if not isinstance(path, str) or "\0" in path:

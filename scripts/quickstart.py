@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts import diagnose as diagnosis
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
@@ -149,7 +149,7 @@ def main(config: QuickstartConfig) -> None:
     print(evaluation.as_text(results.scores))
     print(f"\n{ladder.weakest(results.rungs).sentence}")
     print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
-    print(f"next: worldmodel generate --checkpoint {out / 'checkpoint'} --text 'Our economy'")
+    print(f"next: {command('generate', '--checkpoint', out / 'checkpoint', '--text', 'Our economy')}")
 
 
 def as_the_task_says(config: QuickstartConfig, recording: Recording) -> QuickstartConfig:
@@ -338,6 +338,12 @@ def language_sections(results: Results) -> list[Section]:
     ]
 
 
+def newest_shares(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Of each source of a log its newest share of the tokens, as cells; rows of validation and samples have none."""
+    newest = {name: value for row in rows for name, value in row.items() if name.startswith("data/share/")}
+    return [[name.removeprefix("data/share/"), f"{value:.1%}"] for name, value in sorted(newest.items())]
+
+
 def training_sections(results: Results, out: Path) -> list[Section]:
     """Losses, the codec, what was drawn from the mixture."""
     rows = read_rows(out / "pretrain" / "metrics.jsonl")
@@ -345,8 +351,6 @@ def training_sections(results: Results, out: Path) -> list[Section]:
         name: ([row["step"] for row in rows if name in row], [row[name] for row in rows if name in row])
         for name in ("loss/text", "loss/flow", "loss/flow_high_noise")
     }
-    newest = {name: value for row in rows for name, value in row.items() if name.startswith("data/share/")}  # not every row has them
-    shares = [[name.removeprefix("data/share/"), f"{value:.1%}"] for name, value in newest.items()]
     store, codec = results.data.stores[0], results.trained.codec
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
     painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames))))
@@ -356,7 +360,7 @@ def training_sections(results: Results, out: Path) -> list[Section]:
     psnr = results.codec_report["reconstruction"]["psnr"]
     return [
         Curves("Training", losses, "step", "loss", log_y=True),
-        Table("Share of each source in the tokens", ("source", "share"), sorted(shares)),
+        Table("Share of each source in the tokens", ("source", "share"), newest_shares(rows)),
         Table(
             "Encoders tried",
             ("objective", "R^2 of a linear probe of the true state"),

@@ -3,10 +3,20 @@
 import os
 from pathlib import Path
 
+from worldmodel.errors import UserError
+
 
 def home() -> Path:
-    """`WORLDMODEL_HOME`, or `~/.worldmodel`."""
-    return Path(os.environ.get("WORLDMODEL_HOME", "~/.worldmodel")).expanduser()
+    """`WORLDMODEL_HOME`, or `~/.worldmodel` where that is not set or empty.
+
+    Raises:
+        UserError: it names the home of a user who has none.
+    """
+    named = os.environ.get("WORLDMODEL_HOME") or "~/.worldmodel"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{named}: there is no such home; set WORLDMODEL_HOME to a folder") from error
 
 
 def datasets_dir() -> Path:

@@ -8,6 +8,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
+from worldmodel.known_tasks import check_task
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,9 @@ def held_out_episodes(trained: Pretrained, store: EpisodeStore) -> list[int]:
     """Episodes of a file that neither the model nor its codec was trained on; all of a file that both have never seen.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the model was trained for other actions.
     """
+    check_task(trained.card, store)
     seen, of_codec = trained.card.get("trained_on"), set(trained.codec.trained_on)
     if seen is None:
         logger.warning(

@@ -24,6 +24,7 @@ The attribute `meta` is the JSON the file began with; the data set `meta`, unles
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,7 +60,7 @@ def damaged(path: Path, what: str) -> UserError:
 
 
 def _saves(path: Path) -> str:
-    return f"`worldmodel datasets check {path} --repair` saves the whole episodes"
+    return f"`worldmodel datasets check {shlex.quote(str(path))} --repair` saves the whole episodes"
 
 
 def open_file(path: Path) -> h5py.File:
@@ -68,8 +69,10 @@ def open_file(path: Path) -> h5py.File:
     Raises:
         UserError: the file is missing, truncated, damaged, foreign, of another schema version or not whole.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name an episode file in it, or make one of it with `worldmodel datasets convert`")
     if not path.is_file():
-        raise UserError(f"{path}: no such file; `worldmodel collect --out {path}` makes one")
+        raise UserError(f"{path}: no such file; `worldmodel collect --out {shlex.quote(str(path))}` makes one")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} may not be read by this user; change its permissions")
     try:
@@ -101,8 +104,8 @@ def read_meta(file: h5py.File) -> dict[str, Any]:
 def _check(path: Path, file: h5py.File) -> None:
     if file.attrs.get("format") != FORMAT:
         raise UserError(
-            f"{path} is HDF5 of another program; `worldmodel datasets convert {path} NEW.h5` makes an episode file of the "
-            "kinds it knows, `worldmodel collect` records one"
+            f"{path} is HDF5 of another program; `worldmodel datasets convert {shlex.quote(str(path))} NEW.h5` makes an episode file "
+            "of the kinds it knows, `worldmodel collect` records one"
         )
     version = file.attrs.get("schema_version")
     if version != SCHEMA_VERSION:

@@ -5,6 +5,7 @@ in bins between the least and the greatest one, which gives the quantiles to 1/4
 decoded: an even sample of them says the same in a second.
 """
 
+import shlex
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -104,6 +105,6 @@ def _rows(store: EpisodeStore, name: str) -> Iterator[np.ndarray]:
             except OSError as error:
                 raise UserError(
                     f"{store.path} is damaged (column {name} cannot be read); "
-                    f"`worldmodel datasets check {store.path} --repair` saves the whole episodes"
+                    f"`worldmodel datasets check {shlex.quote(str(store.path))} --repair` saves the whole episodes"
                 ) from error
             yield rows.reshape(len(rows), -1 if rows.size else int(np.prod(rows.shape[1:]))).astype(np.float64)

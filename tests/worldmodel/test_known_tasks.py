@@ -1,0 +1,65 @@
+"""A model is not used for a task that it was not trained on without a word, nor a run gone on with on other data."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.datasets.toys import make_episode
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
+from worldmodel.errors import UserError
+from worldmodel.known_tasks import KEY, check_task, tasks_of
+from worldmodel.scripts.pretrain_arguments import refuse_changed_data
+from worldmodel.unseen import held_out_episodes
+
+
+def toy_file(path: Path, env_id: str, names: list[str]) -> EpisodeStore:
+    write_episodes(path, [make_episode(i, 3) for i in range(2)], {"env_id": env_id, "seed": 0, "action_names": names})
+    return EpisodeStore(path)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> dict[str, object]:
+    return {KEY: tasks_of([toy_file(tmp_path / "known.h5", "Room-v0", ["dx", "dy"])])}
+
+
+def test_a_task_with_other_actions_is_refused(known: dict[str, object], tmp_path: Path) -> None:
+    other = toy_file(tmp_path / "other.h5", "HalfCheetah-v5", ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"])
+    words = r"trained on Room-v0, and .*other.h5 holds episodes of HalfCheetah-v5.*\(bthigh, bshin, bfoot, fthigh, ...\)"
+    with pytest.raises(UserError, match=words):
+        check_task(known, other)
+    with pytest.raises(UserError, match=words):
+        held_out_episodes(SimpleNamespace(card=known | {"trained_on": []}, codec=SimpleNamespace(trained_on=())), other)  # type: ignore[arg-type]
+
+
+def test_another_task_with_the_same_actions_is_told(
+    known: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_task(known, toy_file(tmp_path / "other.h5", "Hall-v0", ["dx", "dy"]))
+    assert "the model was trained on Room-v0: of Hall-v0" in caplog.text
+
+
+def test_a_task_that_it_knows_and_a_card_that_names_none_say_nothing(
+    known: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_task(known, toy_file(tmp_path / "more.h5", "Room-v0", ["dx", "dy"]))
+        for card in ({}, {KEY: {}}, {KEY: None}):
+            check_task(card, toy_file(tmp_path / f"{len(str(card))}.h5", "Hall-v0", ["torque"]))
+    assert caplog.text == ""
+
+
+def test_a_run_is_not_gone_on_with_when_its_data_have_changed(tmp_path: Path) -> None:
+    refuse_changed_data(tmp_path, ["a", "b"])
+    (tmp_path / "config.json").write_text(json.dumps({"card": {"trained_on": ["a", "b", "c"]}}))
+    refuse_changed_data(tmp_path, ["c", "a", "b"])
+    with pytest.raises(
+        UserError, match="have changed since it was begun: of 3 episodes that it trained on 1 are not there.*2 are new"
+    ):
+        refuse_changed_data(tmp_path, ["a", "b", "d", "e"])
+    (tmp_path / "config.json").write_text(json.dumps({"card": {}}))
+    refuse_changed_data(tmp_path, ["d"])
