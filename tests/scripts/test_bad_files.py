@@ -52,7 +52,7 @@ def a_folder(path: Path, good: Path) -> None:
     ("damage", "words"),
     [
         (missing, "no such file"),
-        (a_folder, "no such file"),
+        (a_folder, "is a folder"),
         (truncated, "truncated, damaged or not HDF5"),
         (not_hdf5, "truncated, damaged or not HDF5"),
         (of_another_program, "HDF5 of another program"),
@@ -140,7 +140,20 @@ def not_json(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def wild_tensors(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(tensors) if tensors[name].is_floating_point())
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+
+
+def nested(folder: Path) -> None:
+    (folder / "config.json").write_text('{"a":' * 50_000)
+
+
 BROKEN = [
+    (wild_tensors, "not finite"),
+    (nested, "nested too deeply"),
     (no_folder, ""),
     (empty_folder, "config.json"),
     (other_schema, "schema version 99"),
