@@ -116,7 +116,7 @@ class TaskWorkers:
 
     Raises:
         UserError: from the task (unknown id, action out of bounds, no headless GL, ...).
-        RuntimeError: a worker died or stopped answering.
+        UserError: a worker died or stopped answering, too.
     """
 
     def __init__(self, env_id: str, image_size: int = 64, block: int = 1, workers: int = 2, timeout: float = 120.0) -> None:
@@ -266,7 +266,7 @@ class TaskWorkers:
         ready = wait(self._connections, timeout=self.timeout)
         if not ready:
             self.close()
-            raise RuntimeError(
+            raise UserError(
                 f"no answer from the {self.env_id} workers for {self.timeout:.0f} s: rendering hangs; "
                 "try MUJOCO_GL=osmesa or fewer workers"
             )
@@ -278,12 +278,12 @@ class TaskWorkers:
         except (EOFError, OSError) as error:  # OSError: amid a message
             raise self._death(worker) from error
 
-    def _death(self, worker: int) -> RuntimeError:
+    def _death(self, worker: int) -> UserError:
         process = self._processes[worker]
         process.join(timeout=10)
         code = process.exitcode
         self.close()
-        return RuntimeError(f"worker {worker} of {self.env_id} died (exit code {code}); was it out of memory?")
+        return UserError(f"worker {worker} of {self.env_id} died (exit code {code}), perhaps out of memory: try fewer --workers")
 
 
 def _ignore(problem: int, samples: slice, frames: np.ndarray) -> None:

@@ -34,7 +34,7 @@ def made_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Pa
             if not is_whole(folder):
                 _make(folder, make)
     except OSError as error:
-        if error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (*DISK_FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.ELOOP):
             raise UserError(
                 f"cannot write {folder}: {error.strerror}; free some space or set WORLDMODEL_HOME to another disk"
             ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from worldmodel.datasets.drawn import Part
+from worldmodel.datasets.episodes.inspection import short_licence
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
 from worldmodel.datasets.recipe import ACTION_KINDS, EPISODE_KINDS, Entry
@@ -174,7 +175,7 @@ def open_entry(
                 able = [each for each in files_of(entry, trainings) if not lacks(each, entry.kind)]
                 found = [(each, episode_source(each, entry, action_block, shift)) for each in able]
                 sources = [source for _, source in found if source is not None]
-                licences = [str(each.store.meta.get("licence", "unknown")) for each, source in found if source is not None]
+                licences = [short_licence(each.store.meta) for each, source in found if source is not None]
                 rest = dict(zip([each.store.path for each in trainings], unseen, strict=False))
                 tests = [_unseen(Training(each.store, rest.get(each.store.path, ())), entry, action_block) for each in able]
                 return Opened(_part(entry, sources, licences), held_out=_held_out(entry, [s for s in tests if s], licences))

@@ -141,9 +141,12 @@ def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None 
     if not path.is_file():
         raise UserError(f"{path.parent} has no results yet, there is no {path.name}: leave out --report to train")
     record = read_json(path)
-    steps, feed_forward = record["preset"]["train"]["steps"], record["preset"]["model"]["trunk"]["feed_forward"]
-    runs, controls = runs_of(record), record["controls"]
-    shift = record["preset"]["model"]["flow"]["shift"]
+    try:
+        steps, feed_forward = record["preset"]["train"]["steps"], record["preset"]["model"]["trunk"]["feed_forward"]
+        controls, shift = record["controls"], record["preset"]["model"]["flow"]["shift"]
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is damaged: remove it, and the runs of its folder are measured again") from None
+    runs = runs_of(record, path)
     outcomes = findings(COMPARISONS, feed_forward, runs, steps)
     everything = [v for v in asked_for(COMPARISONS, feed_forward) if any(name == v.name for name, _ in runs)]
     write_atomic(path.with_suffix(".md"), page(everything, runs, controls, outcomes, steps, shift).encode())
@@ -186,7 +189,7 @@ def run_all(
     """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
-    runs = runs_of(found)
+    runs = runs_of(found, path)
     yardstick.controls.update(found["controls"])
     made_by = [*found.get("made_by", []), origin(config)]
     made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
@@ -251,9 +254,20 @@ def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[s
     write_record(path, json.loads(json.dumps(record, default=str)))
 
 
-def runs_of(record: dict[str, Any]) -> dict[tuple[str, int], dict[str, float]]:
-    """The measures in results.json, by variant's name and seed."""
-    return {(run["variant"], run["seed"]): run["measures"] for run in record["runs"]}
+def runs_of(record: dict[str, Any], path: Path = Path("results.json")) -> dict[tuple[str, int], dict[str, float]]:
+    """The measures in results.json, by variant's name and seed.
+
+    Raises:
+        UserError: they are no such measures.
+    """
+    try:
+        runs = {(str(run["variant"]), int(run["seed"])): dict(run["measures"]) for run in record["runs"]}
+        dict(record["controls"])
+        if not all(isinstance(value, int | float) for measures in runs.values() for value in measures.values()):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged: remove it, and the runs of its folder are measured again") from None
+    return runs
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.collection.peer import PEER_TASKS, peer_installed, peer_rates
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.speed import Rates, collecting_rates, drawing_rates
+from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
@@ -74,6 +74,8 @@ class BenchmarkConfig:
     """demonstrators: seeds of each task, with the factors at their defaults and with all factors sampled."""
     out: Path | None = None
     """Write the figures to this JSON file too."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
@@ -87,6 +89,8 @@ class BenchmarkConfig:
         object.__setattr__(self, "image_sizes", self.image_sizes or ((64, 224) if is_data else (64, 128, 224)))
         if not self.seconds > 0:
             raise UserError(f"--seconds {self.seconds} must be more than 0")
+        if self.out is not None:
+            check_output(self.out, (".json",), overwrite=self.overwrite)
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -97,8 +101,7 @@ def main(config: BenchmarkConfig) -> None:
         print(f"\n{title}")
         print_columns([tuple(rows[0]), *(tuple(map(text_of, row.values())) for row in rows)])
         if config.out is not None:
-            config.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(config.out, json.dumps(facts, indent=1, default=str).encode())
+            write_output(config.out, json_bytes(json.loads(json.dumps(facts, default=str)), indent=1))
     if config.out is not None:
         print(f"\nwrote {config.out}")
 

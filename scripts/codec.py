@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.codec.data import CodecData
-from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.codec.training import CodecConfig, check_free, train_codec
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.opening import open_entry, open_stores
 from worldmodel.datasets.standard import IMAGE_SIZE, MixtureConfig, Pictures, StandardData
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
+from worldmodel.scripts.progress import stages
 from worldmodel.unseen import trained_on
 
 MAX_FRAMES, MAX_PICTURES = 131_072, 16_384
@@ -34,22 +35,27 @@ class CodecVerbConfig:
     """Sizes, steps and seed."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """What is held out, and whether pictures are used beside the frames."""
-    device: str = "cpu"
+    device: str = "auto"
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
 def main(config: CodecVerbConfig) -> None:
     """Train or continue, then say how good it is."""
-    out = config.out or checkpoints_dir() / "codec"
+    out, device = config.out or checkpoints_dir() / "codec", choose_device(config.device)
+    check_free(out)
     recipe = config.mixture.recipe
-    data = codec_data(open_frames(config.data, config.mixture))
-    _, report = train_codec(config.codec, data, out, choose_device(config.device))
-    for name, candidate in report["objectives"].items():
-        print(f"{name}: probe R^2 {candidate['probe']['r2']:.3f}")
-    print(f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames")
+    with stages("reading the frames"):
+        data = codec_data(open_frames(config.data, config.mixture))
+    _, report = train_codec(config.codec, data, out, device)
+    try:
+        lines = [f"{name}: probe R^2 {candidate['probe']['r2']:.3f}" for name, candidate in report["objectives"].items()]
+        lines += [f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{out / 'report.json'} is damaged: remove it and the same command measures the codec again") from None
+    print("\n".join(lines))
     print(f"{out}: codec written; its report is {out / 'report.json'}")
     given = [*(["--data", *config.data] if config.data else []), *(["--mixture.recipe", recipe] if recipe else [])]
-    print(f"next: worldmodel pretrain {' '.join(map(str, given))} --codec {out}")
+    print(f"next: {command('pretrain', *given, '--codec', out)}")
 
 
 def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:

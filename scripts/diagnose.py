@@ -22,10 +22,11 @@ from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors
-from worldmodel.folder import write_json
 from worldmodel.home import runs_dir
+from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.evaluate import parts_of
@@ -68,6 +69,10 @@ class DiagnoseConfig:
     """Refuse a file of another task than this one, e.g. PushT."""
     out: Path | None = None
     """Folder for diagnose.json and report.html; by default `diagnose` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace files of these names which worldmodel did not make."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
     seed: int = 0
     """Of the run, as the rows say it."""
     manifest: Path | None = None
@@ -80,25 +85,24 @@ class DiagnoseConfig:
 
 def main(config: DiagnoseConfig) -> None:
     """Climb the ladder, print its table and the weakest rung, write the report."""
-    trained = from_pretrained(config.checkpoint)
+    out, device = config.out or runs_dir() / "diagnose", choose_device(config.device)
+    for name in ("diagnose.json", "report.html"):
+        check_output(out / name, inputs=[config.data, *filter(None, [config.manifest])], overwrite=config.overwrite)
+    given = Manifest.load(config.manifest) if config.manifest is not None else None
+    trained = from_pretrained(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     env_id = str(store.meta["env_id"])
     if config.task and config.task not in (env_id, task_name(env_id)):
         raise UserError(f"{config.data} holds episodes of {task_name(env_id)}, not of {config.task}")
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     held_out = held_out_episodes(trained, store)
-    if config.manifest is not None:
-        manifest = Manifest.load(config.manifest)
-    else:
-        manifest = make_manifest(store, held_out, config.data.name, config.problems)
-    out = config.out or runs_dir() / "diagnose"
-    out.mkdir(parents=True, exist_ok=True)
+    manifest = given or make_manifest(store, held_out, config.data.name, config.problems)
     rows = climb(trained, store, held_out, manifest, block, config.ladder, config.seed)
     verdict = ladder.weakest(rows)
     print_columns([ladder.HEADERS, *map(tuple, ladder.cells(rows))])
     print(verdict.sentence)
     record = to_json(rows, verdict)
-    write_json(out / "diagnose.json", record)
+    write_output(out / "diagnose.json", json_bytes(record))
     write_report(out / "report.html", sections(rows, verdict), f"Where {task_name(env_id)} fails")
     print(f"{out / 'report.html'}: the same; the numbers are in {out / 'diagnose.json'}")
 

@@ -1,21 +1,38 @@
-"""Dream a held-out episode: an mp4 of truth above prediction, and the error by horizon beside copying the last frame."""
+"""Dream a held-out episode: a film of truth above prediction, and the error by horizon beside copying the last frame."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from worldmodel.agents.actions import describe_block
-from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.codec.codec import Codec
+from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.outputs import check_output
 from worldmodel.errors import UserError
-from worldmodel.evaluation import LEAST_SPREAD, DreamConfig, DreamErrors, StateReader, dream_errors, linear_reader
+from worldmodel.evaluation import (
+    LEAST_SPREAD,
+    DreamConfig,
+    DreamErrors,
+    StateReader,
+    decode_video,
+    draw_clips,
+    dream_errors,
+    linear_reader,
+    within,
+)
 from worldmodel.home import runs_dir
+from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.pretrain import block_of
-from worldmodel.training.samples import film
+from worldmodel.scripts.progress import stages
 from worldmodel.unseen import held_out_episodes
 
 
@@ -28,36 +45,71 @@ class DreamVerbConfig:
     data: Path
     """Episode file; its held-out episodes are dreamt."""
     out: Path | None = None
-    """The mp4; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
+    """The film, .mp4 or .gif; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
     dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
     """How many clips, how far."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Flow steps per frame and form of the actions."""
     shown: int = 6
-    """Clips in the mp4."""
+    """Clips in the film."""
+    film_steps: int = 8
+    """Flow steps per frame of the film: more than the errors are measured with, which is crisper."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
     def __post_init__(self) -> None:
-        if self.shown < 1:
-            raise UserError(f"shown is {self.shown}, must be at least 1")
+        for name in ("shown", "film_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 def main(config: DreamVerbConfig) -> None:
     """Dream, print the table, write the film."""
-    trained = from_pretrained(config.checkpoint)
-    store = EpisodeStore(config.data, in_memory=True)
-    episodes = held_out_episodes(trained, store)
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
-    describe = None
-    if config.rollout.action_form == "text":
-        describe = describe_block(store.meta["env_id"], store.action_size)
-    rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
-    errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream, reader_of(trained, store, episodes))
+    out, device = config.out or runs_dir() / "dream.mp4", choose_device(config.device)
+    check_output(out, ENDINGS, [config.data], config.overwrite)
+    with stages("reading the model", "fitting what reads the true state", "dreaming", "drawing the film") as end:
+        trained = from_pretrained(config.checkpoint, device)
+        store = EpisodeStore(config.data, in_memory=True)
+        episodes = held_out_episodes(trained, store)
+        block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+        describe = None
+        if config.rollout.action_form == "text":
+            describe = describe_block(store.meta["env_id"], store.action_size)
+        rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
+        end()
+        reader = reader_of(trained, store, episodes)
+        end()
+        errors = dream_errors(rollout, trained.codec, store, episodes, block, config.dream, reader)
+        end()
+        clips = draw_clips(store, episodes, block, within(config.dream, store, episodes, block))[: config.shown]
+        frames = film(errors.truth[: config.shown], again(rollout, trained.codec, clips, config))
+        write_film(out, frames, frame_rate_for(len(frames)), HOLD)
+        end()
     print(table(errors))
-    out = config.out or runs_dir() / "dream.mp4"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_video(out, film(errors.truth[: config.shown], errors.dream[: config.shown]), fps=4, scale=3)
     print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")
-    print(f"next: worldmodel evaluate --checkpoint {config.checkpoint} --data {config.data}")
+    print(f"next: {command('evaluate', '--checkpoint', config.checkpoint, '--data', config.data)}")
+
+
+def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:
+    """What follows the first frames of some clips, in the flow steps of the film: uint8 (b, h, height, width, 3)."""
+    crisp = Rollout(rollout.model, rollout.tokenizer, replace(rollout.config, num_steps=config.film_steps), rollout.describe)
+    context = config.dream.context
+    past = codec.encode_frames(np.stack([clip.frames[:context] for clip in clips]))
+    actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))
+    state = crisp.encode(past, actions[:, : context - 1])
+    dreamt = crisp.rollout(state, actions[:, None, context - 1 :], torch.Generator().manual_seed(config.dream.seed))
+    return decode_video(codec, dreamt[:, 0])
+
+
+def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
+    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, in words what is given and what is dreamt."""
+    context, length = truth.shape[1] - dream.shape[1], truth.shape[1]
+    below = np.concatenate([truth[:, :context], dream], axis=1)
+    rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
+    steps = [f"dream, {i - context + 1} steps ahead" if i >= context else "given" for i in range(length)]
+    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps])
 
 
 def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:

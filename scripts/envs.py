@@ -1,6 +1,9 @@
 """List the tasks, or show everything about one of them, in words and as a picture of its variations; or show all in one picture."""
 
+import itertools
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from worldmodel.datasets.outputs import check_output, png_bytes, write_output
 from worldmodel.envs import full_id, make_task, task_ids
 from worldmodel.envs.variation import Factor, Value
 from worldmodel.errors import UserError
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import command, run_verb
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
     from worldmodel.envs.action_text import ActionAxis, ActionForm
@@ -25,6 +29,8 @@ LABEL_HEIGHT = 16
 
 VARIED = 5
 """Pictures with varied factors in a row of the gallery."""
+LINE_WIDTH, LEAST_WIDTH = 160, 16
+"""Characters of a line where there is no terminal, and of a column that is not made narrower."""
 MARGIN, GAP, TITLE_HEIGHT, CORNER = 24, 8, 26, 6
 """Of the gallery, in pixels."""
 
@@ -43,6 +49,8 @@ class EnvsConfig:
     """Height and width of one picture of the preview or the gallery, in pixels."""
     seed: int = 0
     """Seed of the start, the goal and the variations shown."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
 
     def __post_init__(self) -> None:
         """Refuse flags that contradict each other before anything is built."""
@@ -50,17 +58,15 @@ class EnvsConfig:
             raise UserError(f"--preview {self.preview} needs --task, the task to draw")
         if self.gallery is not None and self.task is not None:
             raise UserError("--gallery shows all tasks; give it without --task, or take --preview for one task")
-        for flag, path in (("preview", self.preview), ("gallery", self.gallery)):
-            if path is not None and path.suffix.lower() != ".png":
-                raise UserError(f"--{flag} {path} must end in .png")
+        for path in filter(None, (self.preview, self.gallery)):
+            check_output(path, (".png",), overwrite=self.overwrite)
 
 
 def main(config: EnvsConfig) -> None:
     """Print the table of tasks, or the description of one; write the picture that was asked for."""
     if config.gallery is not None:
-        config.gallery.parent.mkdir(parents=True, exist_ok=True)
         sheet = gallery(config.image_size, config.seed)
-        sheet.quantize(256, dither=Image.Dither.NONE).save(config.gallery, optimize=True)  # a third of the bytes
+        write_output(config.gallery, png_bytes(sheet.quantize(256, dither=Image.Dither.NONE)))  # a third of the bytes
         print(f"wrote {config.gallery}")
         return
     if config.task is None:
@@ -70,14 +76,13 @@ def main(config: EnvsConfig) -> None:
     task = make_task(name)
     print_task(name, task, config.seed)
     if config.preview is not None:
-        config.preview.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(name, config.image_size, config.seed).save(config.preview)
+        write_output(config.preview, png_bytes(contact_sheet(name, config.image_size, config.seed)))
         print(f"\nwrote {config.preview}")
     else:
-        print(f"\nsee it: worldmodel envs --task {name} --preview preview.png")
-    print(f"drive it: worldmodel play {name}")
-    print(f"record it: worldmodel collect --env {name}")
-    print(f"learn it: worldmodel quickstart --task {name}")
+        print(f"\nsee it: {command('envs', '--task', name, '--preview', 'preview.png')}")
+    print(f"drive it: {command('play', name)}")
+    print(f"record it: {command('collect', '--env', name)}")
+    print(f"learn it: {command('quickstart', '--task', name)}")
 
 
 def print_table() -> None:
@@ -87,7 +92,7 @@ def print_table() -> None:
         task = make_task(env_id)
         numbers = (len(task.action_names), task.proprio_size, task.max_episode_steps, len(task.factors))
         rows.append((env_id, *map(str, numbers), ", ".join(task.cameras), describe(task)))
-    print_columns(rows)
+    print_columns(rows, 10_000)  # a line each, but in a terminal
     print("\neverything about one: worldmodel envs --task ID")
 
 
@@ -233,11 +238,17 @@ def values_of(factor: Factor) -> str:
     return f"{factor.low:g} to {factor.high:g}{whole}{', new in every episode' if factor.per_episode else ''}"
 
 
-def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows of text with their columns aligned."""
+def print_columns(rows: Sequence[tuple[str, ...]], width: int | None = None) -> None:
+    """Print rows of text with their columns aligned; long cells are broken so that a line fits into `width`, or the terminal."""
+    if width is None or sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else LINE_WIDTH
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > LEAST_WIDTH:
+        widths[widths.index(max(widths))] -= 1
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        for line in itertools.zip_longest(*cells, fillvalue=""):
+            print("  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@ from worldmodel.agents.actor import Actor
 from worldmodel.agents.controllers import NO_ORACLE, EvaluateConfig, Name, Parts, make_controllers
 from worldmodel.agents.evaluate import evaluate, scores_to_json, side_by_side
 from worldmodel.agents.planner import ActionBounds
+from worldmodel.agents.protocol import KIND as MANIFEST
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Intervals, Row, Section, Table, Video, video_bytes, write_report
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.outputs import check_output
+from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
+from worldmodel.known_tasks import check_task
+from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.pretrain import block_of
@@ -36,6 +41,8 @@ class EvaluateVerbConfig:
     """Episode file; starts and goals come from its held-out episodes."""
     out: Path | None = None
     """Folder for manifest.json, report.html and report.json; by default `evaluate` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace files of these names which worldmodel did not make."""
     manifest: Path | None = None
     """Use the problems of this file instead of drawing new ones."""
     problems: ManifestConfig = field(default_factory=ManifestConfig)
@@ -50,17 +57,26 @@ class EvaluateVerbConfig:
     copy_last_frame, learned_shuffled_actions; by default all that the model and the task allow but the rarer ones."""
     workers: int = 2
     """Task processes."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
 def main(config: EvaluateVerbConfig) -> None:
     """Draw or read the problems, run all controllers, print the table and write the report."""
-    trained = from_pretrained(config.checkpoint)
+    out, device = config.out or runs_dir() / "evaluate", choose_device(config.device)
+    for name in ("report.html", "report.json"):
+        check_output(out / name, inputs=[config.data], overwrite=config.overwrite)
+    given = Manifest.load(config.manifest) if config.manifest is not None else None
+    if given is None:
+        check_output(out / "manifest.json", inputs=[config.data], overwrite=config.overwrite, mark=MANIFEST)
+    trained = from_pretrained(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
-    out = config.out or runs_dir() / "evaluate"
-    out.mkdir(parents=True, exist_ok=True)
-    if config.manifest is not None:
-        manifest = Manifest.load(config.manifest)
+    if given is not None:
+        check_task(trained.card, store)
+        if given.env_id != store.meta["env_id"]:
+            raise UserError(f"{config.manifest} holds problems of {given.env_id}, {config.data} episodes of {store.meta['env_id']}")
+        manifest = given
     else:
         manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
         manifest.save(out / "manifest.json")
@@ -101,6 +117,7 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
         dynamics=Rollout(trained.model, trained.tokenizer, rollout, describe),
         actor=actor_of(trained),
         goal_steps=goal_steps(manifest),
+        device=trained.model.device,
     )
 
 
@@ -146,7 +163,8 @@ def as_text(scores: Sequence[Score]) -> str:
 
 NOTE = (
     "Touched: the goal was met at some env step of the budget. Held: it was met at the end of the whole budget, the controller "
-    "acting on. Intervals are over episodes: problems of one episode are alike. Seconds are those of choosing actions, many problems at once."
+    "acting on. Intervals are over episodes: problems of one episode are alike. Seconds are those of choosing actions, many problems "
+    "at once."
 )
 
 

@@ -1,7 +1,6 @@
 """What the experts of a trained mixture specialise in: by modality, flow time and task; a table, a figure and JSON."""
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,8 +17,8 @@ from tqdm import tqdm
 
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained, from_pretrained
-from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.outputs import MARK, check_output, json_bytes, write_output
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
@@ -53,6 +52,8 @@ class ExpertsConfig:
     """Episode files, as in training; their held-out episodes are used, with the held-out texts and pictures of the run's mixture."""
     out: Path | None = None
     """Folder for experts.json and experts.png; by default `experts` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace files of these names which worldmodel did not make."""
     device: str = "auto"
     """auto: the first GPU, else the CPU."""
     specialisation: SpecialisationConfig = field(default_factory=SpecialisationConfig)
@@ -61,7 +62,9 @@ class ExpertsConfig:
 
 def main(config: ExpertsConfig) -> None:
     """Measure, print the table, write figure and JSON."""
-    device = choose_device(config.device)
+    device, out = choose_device(config.device), config.out or runs_dir() / "experts"
+    for name in ("experts.json", "experts.png"):
+        check_output(out / name, inputs=config.data, overwrite=config.overwrite)
     trained = from_pretrained(config.checkpoint, device)
     kind = trained.model.config.trunk.feed_forward
     if kind != "moe":
@@ -78,8 +81,6 @@ def main(config: ExpertsConfig) -> None:
     print("tokens: " + ", ".join(f"{tokens[name]:,} {name}" for name in ("text", "vision", "action", "understanding", "generation")))
     print_columns(table(reports, controls))
     print(NOTES)
-    out = config.out or runs_dir() / "experts"
-    out.mkdir(parents=True, exist_ok=True)
     result = {
         "config": asdict(settings),
         "checkpoint": Path(config.checkpoint).name,
@@ -87,8 +88,8 @@ def main(config: ExpertsConfig) -> None:
         "layers": to_json(reports),
         "fresh_router": to_json(controls),
     }
-    write_atomic(out / "experts.png", draw(reports, controls, settings.threshold))
-    write_atomic(out / "experts.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_output(out / "experts.png", draw(reports, controls, settings.threshold))
+    write_output(out / "experts.json", json_bytes(result, indent=1))
     print(f"{out / 'experts.png'}: figure; all numbers are in {out / 'experts.json'}")
 
 
@@ -123,7 +124,10 @@ def recorded(kind: type[Config], values: dict[str, Any]) -> Config:
     """Settings from a checkpoint's card, lists as tuples; defaults for what the card does not say."""
     known = {item.name for item in fields(kind)}
     chosen: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items() if k in known}
-    return kind(**chosen)
+    try:
+        return kind(**chosen)
+    except TypeError as error:
+        raise UserError(f"the checkpoint's card.json is damaged, what it says of the {kind.__name__} cannot be ({error})") from None
 
 
 def table(reports: Sequence[LayerReport], controls: Sequence[LayerReport]) -> list[tuple[str, ...]]:
@@ -172,7 +176,7 @@ def draw(reports: Sequence[LayerReport], controls: Sequence[LayerReport], thresh
     axes[1, 1].fill_between(layers, low, high, alpha=0.2)
     _finish(axes[1, 1], "Understanding and generation: correlation of selection", "Pearson's r, 95 % of resamples", len(reports))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": MARK})
     return buffer.getvalue()
 
 

@@ -10,11 +10,15 @@ import torch
 from worldmodel.agents.language import score_language
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.films import captioned
+from worldmodel.datasets.outputs import check_output, png_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.evaluation import decode_video
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
+from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.progress import stages
 from worldmodel.unseen import held_out_episodes
 
 
@@ -34,6 +38,8 @@ class GenerateConfig:
     """How many of them."""
     out: Path | None = None
     """PNG of the drawn pictures; by default `drawn.png` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
     tokens: int = 40
     """Greatest number of tokens of text."""
     temperature: float = 0.8
@@ -44,6 +50,8 @@ class GenerateConfig:
     """Flow steps per picture."""
     seed: int = 0
     """Of everything that is drawn."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
     def __post_init__(self) -> None:
         if self.text is None and not self.draw and self.data is None:
@@ -51,29 +59,29 @@ class GenerateConfig:
         for name, least in (("frames", 1), ("tokens", 1), ("steps", 1), ("temperature", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.out is not None and self.out.suffix != ".png":
-            raise UserError(f"--out {self.out} must end in .png")
 
 
 def main(config: GenerateConfig) -> None:
     """Do what was asked for, in order."""
-    trained = from_pretrained(config.checkpoint)
+    out, device = config.out or runs_dir() / "drawn.png", choose_device(config.device)
+    if config.draw or config.out is not None:
+        check_output(out, (".png",), [config.data] if config.data else [], config.overwrite)
+    with stages("reading the model"):
+        trained = from_pretrained(config.checkpoint, device)
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
         said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)
         print(f"{config.text}|{said[0]}")
     if config.draw:
-        from PIL import Image
-
-        out = config.out or runs_dir() / "drawn.png"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pictures = draw(trained, config.draw, config.seed, config.steps, config.guidance)
-        Image.fromarray(np.concatenate(list(pictures), axis=1)).save(out)
+        with stages("drawing"):
+            pictures = draw(trained, config.draw, config.seed, config.steps, config.guidance)
+        write_output(out, png_bytes(captioned(list(pictures), config.draw)))
         print(f"{out}: {len(pictures)} pictures, from left to right as asked")
     if config.data is not None:
         store = EpisodeStore(config.data, in_memory=True)
         episodes = held_out_episodes(trained, store)
-        score = score_language(trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed)
+        with stages("captions and answers"):
+            score = score_language(trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed)
         for (true, written), (question, right, said_) in list(zip(score.captions, score.answers, strict=True))[:5]:
             print(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}")
         for accuracy in score.accuracies:

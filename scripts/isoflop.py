@@ -24,11 +24,13 @@ from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
+from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import PresetFlag
+from worldmodel.scripts.progress import stages
 from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
@@ -36,6 +38,8 @@ from worldmodel.training.latent_cache import codec_key
 from worldmodel.training.resume import claim, newest_checkpoint
 from worldmodel.training.train import stop_on_signals
 
+LARGE = 1e18
+"""Operations of which many steps can be made of any model, so that a rounded number of them tells one step's."""
 MEASURED_BATCHES = 4
 """Batches whose mean stands for the operations of a step."""
 
@@ -45,8 +49,9 @@ class IsoflopConfig:
     """Train every size on every budget of compute, and fit how the best size N and tokens D grow with the budget C.
 
     Look at the plan first: `worldmodel isoflop --data two_room.h5 --codec codec --plan` prints sizes, tokens, steps and the time to
-    expect. The optimum of a budget must lie inside its sizes; five sizes and three budgets are the least that tell a scaling exponent
-    with an interval. The same command goes on where it was stopped; sizes and budgets may be added to the folder.
+    expect, for which it times a step of each size. The optimum of a budget must lie inside its sizes; five sizes and three budgets are
+    the least that tell a scaling exponent with an interval. The same command goes on where it was stopped; sizes and budgets may be
+    added to the folder.
     """
 
     codec: Path
@@ -59,8 +64,9 @@ class IsoflopConfig:
     """Print the grid with the time to expect, and train nothing."""
     sizes: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
     """Sizes of the models: multiples of the preset's width and depth. At least three, for a parabola; five, to tell noise from it."""
-    budgets: tuple[float, ...] = (1e12, 3e12, 1e13)
-    """Floating-point operations of a run, of forward and backward passes."""
+    budgets: tuple[float, ...] = ()
+    """Floating-point operations of a run, of forward and backward passes; by default three, each twice the one before, of which the
+    least gives the largest size twice the `min_steps`."""
     kinds: tuple[Kind, ...] = ("dense", "moe")
     """dense: the preset's dense feed-forward; moe: the preset's mixture of experts, or one of as many active parameters."""
     min_steps: int = 20
@@ -81,7 +87,8 @@ class IsoflopConfig:
     def __post_init__(self) -> None:
         for name in ("sizes", "budgets"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values) or not all(math.isfinite(v) and v > 0 for v in values):
+            none = not values and name == "sizes"
+            if none or len(set(values)) < len(values) or not all(math.isfinite(v) and v > 0 for v in values):
                 raise UserError(f"{name} are {values}; give positive numbers, each once")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise UserError(f"kinds are {self.kinds}; give dense, moe or both")
@@ -94,15 +101,18 @@ def main(config: IsoflopConfig) -> None:
     """Print the plan, run what is missing of it, fit and draw."""
     began = time.perf_counter()
     out = config.out or runs_dir() / "isoflop"
+    choose_device(config.preset.train.device)
     codec = load_codec(config.codec)
-    trials = Trials(open_standard(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
+    with stages("reading the data, training the tokenizer"):
+        trials = Trials(open_standard(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
     points = grid(config, trials)
     kept = [point for point in points if point.steps >= config.min_steps]
     if config.plan:
         print_columns(plan_rows(config, trials, points))
         return
     if not kept:
-        raise UserError(f"no budget gives any size {config.min_steps} steps: raise the budgets, or take smaller sizes")
+        least = min(config.min_steps * point.budget / max(point.steps, 0.5) for point in points)
+        raise UserError(f"no budget gives any size {config.min_steps} steps: take budgets of at least {least:.1e}, or smaller sizes")
     with locked_folder(out), stop_on_signals() as stop:
         claim(out, record_of(config, trials))
         setup = time.perf_counter() - began
@@ -118,7 +128,7 @@ def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
     """All points, the cheapest budgets first."""
     packer = trials.packer(config.preset)
     batches = [packer.batch(step) for step in range(MEASURED_BATCHES)]
-    points = []
+    models: list[tuple[ModelConfig, Kind, float]] = []
     for kind in config.kinds:
         for size in sorted(config.sizes):
             try:
@@ -126,9 +136,21 @@ def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
             except UserError as error:
                 message = str(error)
                 raise UserError(message if message.startswith("size ") else f"size {size:g}: {message}") from None
-            points += plan(model, kind, size, config.budgets, batches)
+            models.append((model, kind, size))
+    shown = tqdm(models, unit="model", desc="counting operations", leave=False, disable=None)
+    counted = [plan(model, kind, size, config.budgets or (LARGE,), batches) for model, kind, size in shown]
+    if not config.budgets:
+        budgets = usual_budgets(config.min_steps, [points[0].steps for points in counted])
+        counted = [plan(model, kind, size, budgets, batches) for model, kind, size in models]
+    points = [point for of_model in counted for point in of_model]
     check_grid(points)
     return sorted(points, key=lambda point: (point.budget, point.size, point.kind))
+
+
+def usual_budgets(min_steps: int, steps: Sequence[int]) -> tuple[float, ...]:
+    """Three budgets, where `LARGE` operations give the models so many steps."""
+    least = float(f"{2 * min_steps * LARGE / min(steps):.1e}")
+    return least, 2 * least, 4 * least
 
 
 def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
@@ -139,7 +161,7 @@ def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) ->
         ("model", "size", "width", "depth", "parameters", "active N", "FLOPs", "tokens D", "D/N", "steps", "seconds")
     ]
     total = 0.0
-    for point in points:
+    for point in tqdm(points, unit="point", desc="timing a step of each size", disable=None):
         key = point.kind, point.size
         if key not in seconds:
             seconds[key] = trials.step_seconds(scaled(config.preset, point.size, point.kind), batch)

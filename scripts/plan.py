@@ -1,18 +1,18 @@
-"""Plan with a trained model on a few held-out problems and write what happened as an mp4, the goal on the right."""
+"""Plan with a trained model on a few held-out problems and write what happened as a film, the goal on the right."""
 
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
-from worldmodel.agents.report import write_video
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
+from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.evaluate import score
@@ -29,7 +29,9 @@ class PlanConfig:
     data: Path
     """Episode file; starts and goals come from its held-out episodes."""
     out: Path | None = None
-    """The mp4; by default `plan.mp4` in the runs folder of WORLDMODEL_HOME."""
+    """The film, .mp4 or .gif; by default `plan.mp4` in the runs folder of WORLDMODEL_HOME."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
     problems: ManifestConfig = field(default_factory=lambda: ManifestConfig(problems=4))
     """Which problems to draw."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -38,11 +40,15 @@ class PlanConfig:
     """Flow steps per frame and form of the actions."""
     controller: Name | None = None
     """Who chooses the actions: policy, guided, cem, mppi, random_shooting, oracle; by default the search of `evaluate.planner`."""
+    device: str = "auto"
+    """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
 def main(config: PlanConfig) -> None:
     """Plan, say how it went, write the film."""
-    trained = from_pretrained(config.checkpoint)
+    out, device = config.out or runs_dir() / "plan.mp4", choose_device(config.device)
+    check_output(out, ENDINGS, [config.data], config.overwrite)
+    trained = from_pretrained(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
@@ -56,10 +62,23 @@ def main(config: PlanConfig) -> None:
         print(f"problem {i}: {outcome}{kept}; distance {outcomes.final_distance[i]:.3f} at the end of the budget")
     print(f"{name}: {result.seconds_per_plan:.3g} s per plan, {result.seconds_per_action:.3g} s per action")
     films = [side_by_side(frames, goals[i]) for i, frames in sorted(result.frames.items())]
-    out = config.out or runs_dir() / "plan.mp4"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_video(out, np.concatenate(films, axis=1), fps=4, scale=3)
+    labels = [labels_of(i, outcomes.steps_to_success[i], len(film), block) for i, film in enumerate(films)]
+    shown = labelled(films, labels)
+    write_film(out, shown, frame_rate_for(len(shown)), HOLD)
     print(f"{out}: one row per problem, the goal on the right")
+
+
+def labels_of(problem: int, success: int | None, frames: int, block: int) -> list[str]:
+    """What stands above each frame of a problem's film.
+
+    Args:
+        problem: its number.
+        success: env steps after which the goal was met first.
+        frames: how many there are, one after each model step.
+        block: env steps of a model step.
+    """
+    steps = [block * i for i in range(frames)]
+    return [f"problem {problem}, step {step}" + (", goal met" if success is not None and step >= success else "") for step in steps]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def read_arguments(run_dir: Path) -> Arguments:
         mixture: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in found["mixture"].items()}
         return Arguments(
             _place(found["codec"]),
-            tuple(map(_place, found["data"])),
+            tuple(_place(path) for path in rebuild(list[str], found["data"], f"{path}: data")),
             rebuild(int, found["vocab_size"], f"{path}: vocab_size"),
             MixtureConfig(**mixture),
             rebuild(Preset, found["preset"], f"{path}: preset"),

@@ -25,7 +25,7 @@ from worldmodel.datasets.atomic import is_leftover, locked_folder, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
 from worldmodel.datasets.collection.coverage import Coverage
 from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
-from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.recording import CollectConfig, as_the_task_says
 from worldmodel.datasets.collection.workers import WorkerPool
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -71,6 +71,7 @@ def collect(config: CollectConfig) -> CollectResult:
         KeyboardInterrupt: on Ctrl-C; finished episodes are kept.
     """
     start = time.perf_counter()
+    config = as_the_task_says(config)
     if config.path.exists():
         with EpisodeStore(config.path) as store:
             _refuse_other_recipe(config, store.meta.get("recipe"), config.path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.envs.recording import WANDER
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:  # the worker processes import it when they make the task
@@ -25,8 +26,8 @@ POLICIES: dict[str, str] = {
 """What the policies do that need no file."""
 SB3 = "sb3:"
 """Prefix of the policy that a Stable-Baselines3 file holds: `sb3:<file>`."""
-DEFAULT_POLICIES: dict[str, float] = {"demonstrator": 0.4, "noisy": 0.3, "smooth": 0.2, "random": 0.1}
-"""Shares that are collected when nothing else is asked for."""
+DEFAULT_POLICIES: dict[str, float] = dict(WANDER)
+"""Shares that are recorded when neither the user nor the task says."""
 
 PLAY_PATIENCE = (10, 30)
 """Least and most steps that `play` spends on one goal."""

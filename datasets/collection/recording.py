@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class CollectConfig:
     """Worker processes; any number gives the same file."""
     policies: dict[str, float] = field(default_factory=dict)
     """Who plays, by share of the episodes: random, smooth, demonstrator, noisy, play, sb3:<file of Stable-Baselines3>; by default
-    demonstrator 0.4 noisy 0.3 smooth 0.2 random 0.1."""
+    as the task says (worldmodel envs --task ...). A demonstrator alone stands at its goal most of the time."""
     noise: float = 0.5
     """Standard deviation of the noise on the `noisy` policy's actions, in units of half the action range."""
     image_size: int = 64
@@ -73,8 +73,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         """Raises UserError when a number is out of range or a policy is not there."""
         object.__setattr__(self, "env", full_id(self.env))
-        object.__setattr__(self, "policies", dict(self.policies or DEFAULT_POLICIES))
-        check_policies(self.policies)
+        check_policies(self.shares)
         for name in ("episodes", "workers", "image_size", "max_steps", "action_block"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
@@ -95,10 +94,15 @@ class CollectConfig:
         """The file that will be written."""
         return Path(self.out) if self.out is not None else datasets_dir() / f"{self.env.rsplit('/', 1)[-1]}.h5"
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Who plays."""
+        return dict(self.policies or DEFAULT_POLICIES)
+
     def recipe(self) -> dict[str, Any]:
         """Everything the content of the file depends on, as JSON values."""
-        files = {name: _digest(policy_file(name)) for name in self.policies if name.startswith(SB3)}
-        settings = asdict(self) | {"package_version": __version__, "policy_files": files}
+        files = {name: _digest(policy_file(name)) for name in self.shares if name.startswith(SB3)}
+        settings = asdict(self) | {"package_version": __version__, "policies": self.shares, "policy_files": files}
         settings |= {"variation": list(self.variation), "cameras": list(self.cameras)}
         return {name: value for name, value in settings.items() if name not in NOT_IN_RECIPE}
 
@@ -176,6 +180,17 @@ class Recorder:
         )
 
 
+def as_the_task_says(config: CollectConfig) -> CollectConfig:
+    """The same with the policies that the task is best recorded with, where none are asked for."""
+    if config.policies:
+        return config
+    task = make_task(config.env, image_size=config.image_size)
+    try:
+        return replace(config, policies=dict(task.recording.policies))
+    finally:
+        task.close()
+
+
 def open_task(config: CollectConfig) -> "Task":
     """The task of a collection.
 
@@ -203,7 +218,7 @@ def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, 
     task.reset(seed=seed, options=reset_options(config.variation))
     for camera in config.cameras:
         task.render(camera)
-    for name, share in config.policies.items():
+    for name, share in config.shares.items():
         if share > 0:
             make_policy(name, task, np.random.default_rng(0), config.noise)
     return {
@@ -238,7 +253,7 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
     """
     rng = np.random.default_rng([config.seed, index])
     task_seed = int(rng.integers(MAX_SEED))  # as `reset_seed`
-    name = draw_policy(config.policies, rng)
+    name = draw_policy(config.shares, rng)
     obs, info = task.reset(seed=task_seed, options=reset_options(config.variation))
     policy = make_policy(name, task, rng, config.noise)
     recorder = Recorder(task, obs, info, config.cameras)

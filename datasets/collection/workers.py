@@ -167,7 +167,7 @@ def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
 def prepare_process(config: CollectConfig) -> None:
     """Make this process one of several: one thread for drawing, one for a trained policy."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # software rendering: one thread per process is fastest
-    if any(name.startswith(SB3) for name in config.policies):
+    if any(name.startswith(SB3) for name in config.shares):
         import torch
 
         torch.set_num_threads(1)  # sums in another order would be other actions

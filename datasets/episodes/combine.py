@@ -75,7 +75,8 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
     """Divides a file by episode into `train.h5`, `validation.h5` and `test.h5`, and returns those it wrote.
 
     Which episodes go where depends on the seed and their number alone; each keeps its place in the order. The parts have all
-    episodes between them, and what is there twice, bit for bit, is in one part alone. A part whose share is 0 is not written.
+    episodes between them, and what is there twice, bit for bit, is in one part alone. A part whose share is 0 is not written. Where
+    some of the parts are there, from the same split that was stopped before it could write the others, they stay and the others come.
 
     Args:
         path: the file; it stays as it is.
@@ -93,15 +94,34 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
         store = stack.enter_context(VerifiedStore(path))
         which = _different(store)
         belongs = _draw_parts(store.path, int(which.max()) + 1, shares, seed)[which]
-        parts: dict[int, _Part] = {}
-        for number in np.unique(belongs).tolist():
+        numbers, parts = np.unique(belongs).tolist(), dict[int, _Part]()
+        there = 0
+        for number in numbers:
             episodes = np.flatnonzero(belongs == number).tolist()
             drawn = {"of": path.name, "part": PARTS[number], "shares": list(shares), "seed": seed, "episodes": episodes}
+            part = out_folder / f"{PARTS[number]}.h5"
+            there += part.exists()
+            if there < len(numbers) and _is_part(part, store, drawn):
+                logger.info("%s is there already, from the same split", part)
+                continue
             meta = _of_any_part(store.meta) | {"split": drawn}
-            parts[number] = stack.enter_context(_Part(out_folder / f"{PARTS[number]}.h5", meta, store.storage))
+            parts[number] = stack.enter_context(_Part(part, meta, store.storage))
         for i in tqdm(range(len(store)), unit="episode", disable=None):
-            parts[int(belongs[i])].copy(store, i)
-    return [out_folder / f"{PARTS[number]}.h5" for number in parts]
+            if int(belongs[i]) in parts:
+                parts[int(belongs[i])].copy(store, i)
+    return [out_folder / f"{PARTS[number]}.h5" for number in numbers]
+
+
+def _is_part(path: Path, store: EpisodeStore, drawn: dict[str, Any]) -> bool:
+    """Whether a file is this part of this split of a file, with the same episodes; any other is left to be refused."""
+    if not path.exists():
+        return False
+    try:
+        with EpisodeStore(path) as part:
+            same = part.meta.get("split") == drawn
+            return same and list(part.identities) == [store.identities[i] for i in drawn["episodes"]]
+    except UserError:
+        return False
 
 
 class _Part(CopyingWriter):

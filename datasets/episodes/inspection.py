@@ -97,13 +97,24 @@ def origin(meta: dict[str, Any]) -> str:
     return "; ".join(said) or "not stated in the file"
 
 
+NOT_STATED = "none stated"
+OF_OUR_TASKS = "free (recorded in worldmodel)"
+
+
 def licence(meta: dict[str, Any]) -> str:
     """What the file says about its licence, or what follows from how it was made."""
-    if meta.get("licence"):
-        return str(meta["licence"])
-    if str(meta.get("env_id", "")).startswith("worldmodel/") and "source" not in meta:
+    short = short_licence(meta)
+    if short == OF_OUR_TASKS:
         return "none stated; recorded in a task of worldmodel, whose licence (MIT) asks nothing of what is recorded with it"
-    return "none stated; ask whoever made the file, and the environment it was recorded in"
+    return f"{short}; ask whoever made the file, and the environment it was recorded in" if short == NOT_STATED else short
+
+
+def short_licence(meta: dict[str, Any]) -> str:
+    """The same in the words of a table's cell."""
+    said = str(meta.get("licence") or "unknown")
+    if said != "unknown":
+        return said
+    return OF_OUR_TASKS if str(meta.get("env_id", "")).startswith("worldmodel/") and "source" not in meta else NOT_STATED
 
 
 def factor_rows(store: EpisodeStore) -> list[Row]:

@@ -73,7 +73,11 @@ class EpisodeWriter:
         self._temporary = Temporary(self.path)
         try:
             self._disk = BlackHoleFile(self._temporary.path)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._disk.close()
+                raise
         except BaseException:
             self._temporary.discard()
             raise

@@ -71,8 +71,14 @@ class _Renderer:
         self.owner = os.getpid()
         command = [sys.executable, "-I", "-c", PROGRAM]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self._process.stdout is not None
+        self._waiting = select.poll()
+        self._waiting.register(self._process.stdout, select.POLLIN)
         self.end = weakref.finalize(self, _end, self._process, self.owner)
-        self._answer(START_SECONDS)
+        try:
+            self._answer(START_SECONDS)
+        except BadPairError as error:
+            raise UserError(f"the renderer of drawings (SVG) does not start: try `{sys.executable} -c 'import resvg_py'`") from error
 
     def draw(self, data: bytes, size: int) -> tuple[int, bytes]:
         """Whether it failed, and the PNG or the reason."""
@@ -96,7 +102,7 @@ class _Renderer:
         source = self._process.stdout.fileno()
         while len(parts) < count:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([source], [], [], left)[0]:
+            if left <= 0 or not self._waiting.poll(1000 * left):
                 self.end()
                 raise BadPairError(f"the drawing takes longer than {SECONDS:.0f} s")
             part = os.read(source, count - len(parts))

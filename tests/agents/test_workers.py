@@ -124,7 +124,7 @@ def test_a_dead_worker_is_named(world):
     with TaskWorkers(ENV, SIZE, BLOCK, workers=1) as workers:
         collect(workers, starts, actions[:, :1])
         os.kill(workers._processes[0].pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match=r"worker 0 of worldmodel/TwoRoom-v0 died \(exit code -9\)"):
+        with pytest.raises(UserError, match=r"worker 0 of worldmodel/TwoRoom-v0 died \(exit code -9\), perhaps"):
             collect(workers, starts, actions[:, :1])
 
 
@@ -133,7 +133,7 @@ def test_a_worker_that_does_not_answer_is_given_up(world):
     with TaskWorkers(ENV, SIZE, BLOCK, workers=1, timeout=0.5) as workers:
         os.kill(workers._processes[0].pid, signal.SIGSTOP)
         process = workers._processes[0]
-        with pytest.raises(RuntimeError, match="no answer from the worldmodel/TwoRoom-v0 workers"):
+        with pytest.raises(UserError, match="no answer from the worldmodel/TwoRoom-v0 workers"):
             collect(workers, starts, actions[:, :1])
         assert not process.is_alive()
 

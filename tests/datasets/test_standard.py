@@ -254,7 +254,7 @@ def test_a_recipe_replaces_the_shares(tmp_path: Path, full: Path, bare: Path, ot
         "source": "driving",
         "kind": "action video",
         "weight": 2.0,
-        "licence": "unknown",
+        "licence": "none stated",
         "items": 0,
     }
     half = open_standard([], MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, actions=0.5, **others))

@@ -1,14 +1,16 @@
 """`worldmodel dream`: what its tables say, on a tiny checkpoint and by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.scripts.conftest import Tiny
 from worldmodel.evaluation import DreamErrors
+from worldmodel.rollout import Rollout
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.dream import table
+from worldmodel.scripts.dream import film, table
 
 
 def test_errors_of_latents_and_state_are_told_as_far_as_episodes_allow(
@@ -27,8 +29,9 @@ def test_errors_of_latents_and_state_are_told_as_far_as_episodes_allow(
 
 
 def test_actions_as_text_in_blocks(tiny: Tiny, tmp_path: Path) -> None:
-    flags = ["--dream.clips", "2", "--dream.horizon", "1", "--rollout.action-form", "text", "--out", str(tmp_path / "dream.mp4")]
-    assert run(["dream", "--checkpoint", str(tiny.run), "--data", str(tiny.data), *flags]) == 0
+    flags = ["--dream.clips", "2", "--dream.horizon", "1", "--rollout.action-form", "text", "--out", str(tmp_path / "dream.gif")]
+    assert run(["dream", "--checkpoint", str(tiny.run), "--data", str(tiny.data), *flags, "--film-steps", "1"]) == 0
+    assert (tmp_path / "dream.gif").read_bytes().startswith(b"GIF8")
 
 
 def test_table_by_hand() -> None:
@@ -40,3 +43,26 @@ def test_table_by_hand() -> None:
     assert lines[2].split() == "1 0.5000 +- 0.1000 1.2500 +- 0.2000 0.7500 +- 0.3000".split()
     assert lines[6].split() == "1 0.4000 +- 0.0100 0.1250 +- 0.0200".split()
     assert lines[-1] == "shuffled / true actions one step ahead: 2.50 (1: the actions do not matter)"
+
+
+def test_the_film_says_what_is_given_and_what_is_dreamt() -> None:
+    truth, dream = np.full((2, 4, 8, 8, 3), 200, np.uint8), np.full((2, 2, 8, 8, 3), 40, np.uint8)
+    frames = film(truth, dream)
+    height = 18 + 8 * 24
+    assert frames.shape == (4, 2 * height, 384, 3), "two clips side by side, enlarged"
+    assert (frames[:, 18:height] == 200).all() and (frames[:2, height + 18 :] == 200).all() and (frames[2:, height + 18 :] == 40).all()
+    lines = frames[:, height : height + 18]
+    assert (lines[0] == lines[1]).all() and (lines[1] != lines[2]).any() and (lines[2] != lines[3]).any(), "given, given, 1, 2 ahead"
+
+
+def test_the_film_takes_flow_steps_of_its_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken, rollout = [], Rollout.rollout
+
+    def noted(self: Rollout, *given: Any) -> Any:
+        taken.append(self.config.num_steps)
+        return rollout(self, *given)
+
+    monkeypatch.setattr(Rollout, "rollout", noted)
+    flags = ["--dream.clips", "2", "--dream.horizon", "1", "--film-steps", "3", "--out", str(tmp_path / "dream.mp4")]
+    assert run(["dream", "--checkpoint", str(tiny.run), "--data", str(tiny.data), *flags]) == 0
+    assert taken == [1, 1, 3]

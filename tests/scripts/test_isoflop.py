@@ -62,6 +62,15 @@ def test_a_killed_study_goes_on_and_ends_with_fits_and_a_picture(
     assert trained == [*before, "moe_size1_6e+08"], "a study may grow"
 
 
+def test_usual_budgets_give_every_size_enough_steps(study: Isoflop, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study("--plan", "--sizes", "1", "2", "--kinds", "dense", "--min-steps", "5") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:-1]]
+    steps = {size: [int(row[9]) for row in rows if row[1] == size] for size in ("1", "2")}
+    assert steps["2"] == pytest.approx([10, 20, 40], abs=1) and all(
+        few < many for few, many in zip(steps["2"], steps["1"], strict=True)
+    )
+
+
 def test_mistakes_in_a_grid(study: Isoflop, capfd: pytest.CaptureFixture[str]) -> None:
     def refused(*flags: str, preset: tuple[str, ...] = ()) -> str:
         capfd.readouterr()
@@ -70,7 +79,7 @@ def test_mistakes_in_a_grid(study: Isoflop, capfd: pytest.CaptureFixture[str]) -
 
     assert "sizes are (1.0, 1.0); give positive numbers, each once" in refused("--sizes", "1", "1")
     assert "budgets are (-1.0,)" in refused("--budgets", "-1")
-    assert "no budget gives any size 20 steps" in refused("--budgets", "1e7", "--min-steps", "20")
+    assert "no budget gives any size 20 steps: take budgets of at least " in refused("--budgets", "1e7", "--min-steps", "20")
     assert "are the same model of width" in refused("--sizes", "1", "1.1")
     no_stem = ("--preset.model.stem.tokens", "0")
     assert "size 0.25: the model's width 8 is below the latents' 16 channels" in refused("--sizes", "0.25", preset=no_stem)

@@ -4,6 +4,7 @@ Axes: b batch, n tokens of a frame, c channels, h w pixels, m frames.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from worldmodel.errors import UserError
 
 SPEED_FRAMES = 256
 """Frames in a batch when encoding is timed."""
+PARTS = 4
+"""Of the comparison: encoding, the probe, the reconstruction, the speed."""
 SPEED_REPEATS = 3
 """The fastest of so many passes counts."""
 
@@ -37,7 +40,9 @@ def check_size(folder: Path, codec: Codec, data: CodecData) -> None:
         )
 
 
-def compare_codec(codec: Codec, data: CodecData, probe_frames: int, seed: int) -> dict[str, Any]:
+def compare_codec(
+    codec: Codec, data: CodecData, probe_frames: int, seed: int, progress: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     """One row of the comparison.
 
     Args:
@@ -45,22 +50,30 @@ def compare_codec(codec: Codec, data: CodecData, probe_frames: int, seed: int) -
         data: the probe is fitted on its training episodes; everything is measured on held-out ones.
         probe_frames: largest number of frames that the probe is fitted on.
         seed: of the choice of frames and pairs.
+        progress: called when one of the `PARTS` is done.
 
     Returns:
         `kind`, `encoder`, `num_tokens`, `channels`, `parameters`; `reconstruction`, `probe`, `goal_distance`, `step_ratio` and
         `std` as in a codec's report; `encode_frames_per_second`.
     """
     index = whole_episodes(data.train, data.episode, most_frames(codec, probe_frames), seed)
-    probe, report = measure_latents(codec, data, index, codec.encode_frames(data.frames[index]), seed)
+    latents = codec.encode_frames(data.frames[index])
+    progress()
+    probe, report = measure_latents(codec, data, index, latents, seed)
+    progress()
+    reconstruction = measure_reconstruction(codec, probe, data, seed)
+    progress()
+    speed = encode_speed(codec, data.frames[data.validation[:SPEED_FRAMES]])
+    progress()
     return {
         "kind": codec.kind,
         "encoder": encoder_name(codec),
         "num_tokens": codec.num_tokens,
         "channels": codec.channels,
         "parameters": sum(parameter.numel() for parameter in codec.parameters()),
-        "reconstruction": measure_reconstruction(codec, probe, data, seed),
+        "reconstruction": reconstruction,
         **report,
-        "encode_frames_per_second": encode_speed(codec, data.frames[data.validation[:SPEED_FRAMES]]),
+        "encode_frames_per_second": speed,
     }
 
 

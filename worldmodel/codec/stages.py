@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from worldmodel.codec.adversarial import Opponent
 from worldmodel.codec.codec import Codec
@@ -193,8 +194,12 @@ def background(run: Run) -> Tensor:
 
 def measured(run: Run, codec: Codec, name: str, steps: int, seconds: float) -> Candidate:
     """Sets statistics and goal features, and measures the latents of an encoder that took these steps and seconds."""
-    index, latents = calibrate(codec, run.config, run.data)
-    probe, report = measure_latents(codec, run.data, index, latents, run.config.seed)
+    with tqdm(total=2, unit="part", desc=f"codec {name}: encoding frames", leave=False, disable=None) as bar:
+        index, latents = calibrate(codec, run.config, run.data)
+        bar.update()
+        bar.set_description(f"codec {name}: fitting the probe")
+        probe, report = measure_latents(codec, run.data, index, latents, run.config.seed)
+        bar.update()
     logger.info("%s: probe error %.4f", name, report["probe"]["error"])
     for key, value in report["probe"].items():
         if isinstance(value, float):

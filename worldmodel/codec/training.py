@@ -85,6 +85,7 @@ def train_codec(
             chosen = choose(candidates, config.margin)
             codec, probe = candidates[chosen].codec, candidates[chosen].probe
             seconds = train_decoder(stages, codec) if isinstance(codec, RAE) else 0.0
+            logger.info("measuring what the codec paints of held-out frames")
             reconstruction = measure_reconstruction(codec, probe, data, config.seed, writer)
         report = {
             "kind": codec.kind,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.datasets.toys import make_episode
+from tests.datasets.toys import make_episode, write_toy_file
 from worldmodel.datasets.episodes.combine import PARTS, merge, split
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.schema import STORAGES
@@ -177,3 +177,26 @@ def test_a_damaged_file_is_not_copied_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column frames cannot be read.*--repair"):
         split(path, (0.5, 0.5, 0), tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("*"))
+
+
+def test_a_split_that_was_stopped_is_finished_and_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
+    write_toy_file(tmp_path / "a.h5", (5, 3, 4, 7, 6, 2))
+    parts = split(tmp_path / "a.h5", (0.5, 0.25, 0.25), tmp_path / "whole", seed=1)
+    wanted = {part.name: part.read_bytes() for part in parts}
+    out = tmp_path / "stopped"
+    out.mkdir()
+    (out / "test.h5").write_bytes(wanted["test.h5"])  # the last is named first
+    kept = (out / "test.h5").stat().st_mtime_ns
+    assert split(tmp_path / "a.h5", (0.5, 0.25, 0.25), out, seed=1) == [out / name for name in wanted]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == wanted and (out / "test.h5").stat().st_mtime_ns == kept
+    with pytest.raises(UserError, match="exists already"):  # as a whole split is
+        split(tmp_path / "a.h5", (0.5, 0.25, 0.25), out, seed=1)
+    write_toy_file(tmp_path / "other" / "a.h5", (5, 3, 4, 7, 6, 3))
+    for source, shares, seed in (("a.h5", (0.5, 0.25, 0.25), 2), ("a.h5", (0.25, 0.5, 0.25), 1), ("other/a.h5", (0.5, 0.25, 0.25), 1)):
+        (out / "train.h5").unlink(missing_ok=True)
+        with pytest.raises(UserError, match="exists already"):
+            split(tmp_path / source, shares, out, seed)
+        assert not (out / "train.h5").exists() and not [path for path in out.iterdir() if path.name.startswith(".")]
+    (out / "test.h5").write_text("damaged")
+    with pytest.raises(UserError, match="test.h5 exists already"):
+        split(tmp_path / "a.h5", (0.5, 0.25, 0.25), out, seed=1)

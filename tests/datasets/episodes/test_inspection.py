@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode, write_toy_file
-from worldmodel.datasets.episodes.inspection import describe, factor_rows, facts, licence, origin
+from worldmodel.datasets.episodes.inspection import describe, factor_rows, facts, licence, origin, short_licence
 from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -95,3 +95,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="--repair"):
         describe(path)
+
+
+def test_a_files_licence_is_told_alike_wherever_it_is_told() -> None:
+    own, converted = {"env_id": "worldmodel/PushT-v0"}, {"env_id": "x", "licence": "unknown", "source": {"format": "mp4"}}
+    for meta, short, words in (
+        ({"licence": "CC-BY-4.0"}, "CC-BY-4.0", "CC-BY-4.0"),
+        (own, "free (recorded in worldmodel)", "recorded in a task of worldmodel, whose licence (MIT)"),
+        (converted, "none stated", "none stated; ask whoever made the file"),
+        ({"env_id": "HalfCheetah-v5"}, "none stated", "none stated; ask whoever made the file"),
+    ):
+        assert short_licence(meta) == short and words in licence(meta)
