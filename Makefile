@@ -2,6 +2,7 @@
 #   make quickstart [TASK=PushT] [SEED=1] [OUT=folder]     the whole loop, minutes on two cores; ends with a report
 #   make results                              draws README's table of results anew
 #   make test                                 lint, types, tests
+#   make mutants                              plants each error of tests/mutants/errors.toml and sees that its tests fail
 # and, each in an environment of its own:
 #   make test-external                        the adapter's tests with the environments of other packages
 #   make test-mujoco4                         the tasks' tests on the next MuJoCo
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 GL := $(VENV)/.gl
 
-.PHONY: quickstart results test test-external test-interop lint types format install clean
+.PHONY: quickstart results test mutants test-external test-interop lint types format install clean
 
 quickstart: $(INSTALLED) $(GL)
 	$(BIN)/worldmodel quickstart $(if $(TASK),--task "$(TASK)") $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
@@ -25,6 +26,10 @@ results: $(INSTALLED)
 
 test: lint types $(GL)
 	$(BIN)/python -m pytest
+
+# A quarter of an hour on two cores. A few of them, drawn by the commit, are part of make test.
+mutants: $(INSTALLED) $(GL)
+	$(BIN)/python -m tests.mutants.run
 
 # In an environment of its own: what the extra installs is no part of the pinned set that everything else runs with.
 test-external: $(GL)

@@ -110,5 +110,7 @@ def test_right_answers_of_one_episode_are_not_counted_as_independent() -> None:
     of_episode = np.arange(20) // 5
     alike = language._accuracy("x", right, ["yes"] * 20, of_episode)
     assert alike.interval == pytest.approx(wilson(2, 4)) and (alike.right, alike.total, alike.chance) == (10, 20, 0.5)
+    answers = language._answers("x", [("q", answer) for answer in right], ["yes"] * 20, of_episode)
+    assert answers.interval == pytest.approx(wilson(2, 4)) and (answers.right, answers.total, answers.chance) == (10, 20, 0.5)
     mixed = language._answers("x", [("q", "yes"), ("q", "no")] * 10, ["yes"] * 20, np.arange(20) // 2)
-    assert mixed.interval == pytest.approx(wilson(10, 20)) and mixed.chance == 0.5
+    assert mixed.interval == pytest.approx(wilson(10, 20)), "right and wrong in each episode alike"

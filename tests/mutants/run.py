@@ -24,16 +24,20 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("errors.toml")
-NOT_COPIED = (".git", ".venv*", ".*_cache", ".hypothesis", ".installed", "build", "dist", "*.egg-info")
+CODE = ("worldmodel", "agents", "datasets", "envs", "scripts", "tests")
+BESIDE = ("docs", "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", ".ci")
+"""What of the tree is copied: not what else may lie in a checkout, which may be large."""
 PRELOADED = ("numpy", "torch", "torch.utils.tensorboard", "einops", "safetensors", "h5py", "hdf5plugin", "gymnasium", "PIL.Image")
-PRELOADED += ("hypothesis", "pytest", "tokenizers", "tqdm", "tyro", "imageio.v3", "torch._dynamo")
-"""What nearly all tests import, and which is not in the tree."""
+PRELOADED += ("pytest", "tokenizers", "tqdm", "tyro", "imageio.v3", "torch._dynamo", "matplotlib.figure")
+"""What nearly all tests import from elsewhere, but for plugins of pytest, which it wants to import itself."""
 LIMIT_S = 180
 """Of the tests of one error."""
 FAILED = 1
@@ -132,8 +136,13 @@ def drawn(errors: Sequence[PlantedError], word: str) -> list[PlantedError]:
 
 def copied(root: Path, to: Path) -> Path:
     """A copy of a tree with its links, compiled."""
-    shutil.copytree(root, to, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    for folder in ("worldmodel", "agents", "datasets", "envs", "scripts", "tests"):
+    to.mkdir()
+    for path in (root / name for name in (*CODE, *BESIDE)):
+        if path.is_dir():
+            shutil.copytree(path, to / path.name, symlinks=True)
+        elif path.exists():
+            shutil.copy2(path, to)
+    for folder in CODE:
         compileall.compile_dir(to / folder, quiet=2)
     return to
 
@@ -156,7 +165,9 @@ def start(tests: Sequence[str], tree: Path, said: Path) -> int:
     """Run tests on a tree in a forked process, which says what it says in a file and ends with pytest's status; returns its id."""
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads that a caller may have; the child starts its own
+        pid = os.fork()
     if pid:
         return pid
     status = 70
@@ -180,9 +191,11 @@ def start(tests: Sequence[str], tree: Path, said: Path) -> int:
         if not Path(worldmodel.__file__ or "").is_relative_to(tree):
             print(f"{worldmodel.__file__} was tested instead of the copy")
             status = 70
+    except BaseException:  # nothing of this process may run on as if it were its parent
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(status)
 
 

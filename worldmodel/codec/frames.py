@@ -33,6 +33,14 @@ def frames_to_uint8(frames: Tensor) -> np.ndarray:
     return rearrange(levels, "... c h w -> ... h w c").cpu().numpy()
 
 
+def one_above_other(above: Tensor, below: Tensor) -> Tensor:
+    """Pictures (n, c, h, w) side by side, each of `below` under its own of `above`, as one picture (1, c, 2 h, n w).
+
+    A log that is handed 2 n pictures makes a grid of eight columns of them, where they lie one above the other only if n is 8.
+    """
+    return rearrange(torch.stack([above, below]), "two n c h w -> 1 c (two h) (n w)")
+
+
 def psnr(first: Tensor, second: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of two tensors in [0, 1]; 100 dB when they are equal."""
     return psnr_of((first.double() - second.double()).square().mean().item())

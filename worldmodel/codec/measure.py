@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData, mean_picture, subset, whole_episodes
-from worldmodel.codec.frames import frames_to_float, psnr
+from worldmodel.codec.frames import frames_to_float, one_above_other, psnr
 from worldmodel.codec.perceptual import SMALLEST, load_perceptual, structural_similarity
 from worldmodel.codec.probe import LinearProbe, fit_probe, goal_distance_report, probe_report
 
@@ -112,13 +112,13 @@ def measure_reconstruction(
     repainted = probe.predict(encode(codec, painted)) - data.features[index]
     report["probe_error_repainted"] = float(np.sqrt(np.square(repainted).mean(axis=0)).mean())
     if writer is not None:
-        writer.add_images("codec/frames_above_painted_below", torch.cat([frames[:8], painted[:8]]))
+        writer.add_images("codec/frames_above_painted_below", one_above_other(frames[:8], painted[:8]))
     if data.extra_validation is not None and len(data.extra_validation):
         extra = frames_to_float(data.extra_validation[:1024], device)
         extra_painted = decode(codec, encode(codec, extra))
         report["psnr_extra"] = psnr(extra_painted, extra)
         if writer is not None:
-            writer.add_images("codec/extra_above_painted_below", torch.cat([extra[:8], extra_painted[:8]]))
+            writer.add_images("codec/extra_above_painted_below", one_above_other(extra[:8], extra_painted[:8]))
     return report
 
 

@@ -1,6 +1,7 @@
 """On which frames a codec is measured, and what its decoder is trained on."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,24 @@ def test_reconstruction_is_measured_on_held_out_frames(square_world: CodecData, 
     measure_reconstruction(codec, probe, world, 0)
     held_out = frames_to_float(world.frames[world.validation])
     assert len(seen) >= 3 and all(torch.equal(frames, held_out) for frames in seen[:3])
+
+
+def test_each_frame_is_logged_above_what_was_painted_of_it(square_world: CodecData, codec: Codec) -> None:
+    logged: dict[str, torch.Tensor] = {}
+    writer: Any = SimpleNamespace(add_images=lambda name, pictures: logged.update({name: pictures}))
+    latents = codec.encode_frames(square_world.frames[square_world.train])
+    probe, _ = measure_latents(codec, square_world, square_world.train, latents, 0)
+    measure_reconstruction(codec, probe, square_world, 0, writer)
+    frames = frames_to_float(square_world.frames[square_world.validation[:8]])
+    extra = frames_to_float(square_world.extra_validation)  # type: ignore[arg-type]
+    for name, true in (("frames_above_painted_below", frames), ("extra_above_painted_below", extra)):
+        [picture], size = logged[f"codec/{name}"], true.shape[-1]
+        assert picture.shape == (3, 2 * size, len(true) * size)
+        painted = codec.decode(codec.encode(true))
+        for i in range(len(true)):
+            column = picture[:, :, i * size : (i + 1) * size]
+            assert torch.equal(column[:, :size], true[i])
+            torch.testing.assert_close(column[:, size:], painted[i], atol=1e-4, rtol=1e-4)
 
 
 def test_every_eighth_episode_chooses_and_none_of_it_is_fitted() -> None:

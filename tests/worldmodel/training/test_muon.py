@@ -109,6 +109,19 @@ def test_a_step_by_hand() -> None:
     torch.testing.assert_close(weight.detach(), before)
 
 
+def test_it_looks_ahead_where_the_gradient_changes() -> None:
+    weight = nn.Parameter(random(12, 4))
+    before, velocity = weight.detach().clone(), torch.zeros(12, 4)
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.0)
+    for seed in range(3):
+        gradient = random(12, 4, seed=seed)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        velocity = 0.9 * velocity + 0.1 * gradient
+        before = before - 0.1 * 3**0.5 * orthogonalise(0.1 * gradient + 0.9 * velocity)
+    torch.testing.assert_close(weight.detach(), before)
+
+
 def test_the_change_of_the_output_does_not_depend_on_the_width() -> None:
     def change(width: int, stacked: bool) -> float:
         """Root mean square of what an update adds to the output, over the input's: a layer that triples the width."""
