@@ -47,7 +47,7 @@ def main(config: ResultsConfig) -> None:
         write_atomic(config.out, (json.dumps(record, indent=1) + "\n").encode())
     drawn = table(record)
     if config.page is not None:
-        write_atomic(config.page, with_table(config.page.read_text(), drawn, config.page).encode())
+        write_atomic(config.page, with_table(config.page.read_text(encoding="utf-8"), drawn, config.page).encode())
     print(drawn)
 
 

@@ -80,7 +80,7 @@ def read(
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = parse_json((path / "meta" / "info.json").read_text())
+        info = parse_json((path / "meta" / "info.json").read_bytes())
         version, _ = str(info["codebase_version"]), (info["features"], info["fps"], info["data_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no LeRobotDataset: meta/info.json is missing or damaged") from error
@@ -120,7 +120,8 @@ def _choices(path: Path, action: dict[str, Any]) -> int:
 def _licence(path: Path) -> str:
     """What the card of the dataset says."""
     card = path / "README.md"
-    found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE) if card.is_file() else None
+    said = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = re.search(r"^license:\s*(\S+)", said, re.MULTILINE)
     return found[1] if found else "unknown"
 
 

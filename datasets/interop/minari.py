@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
     path = Path(path)
     folder = _folder(path)
     try:
-        about = parse_json((folder / METADATA).read_text())
+        about = parse_json((folder / METADATA).read_bytes())
         total = int(about["total_episodes"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{folder / METADATA} is damaged; fetch the data set again") from error

@@ -29,8 +29,8 @@ CODECS = {
 }
 
 
-def write_film(path: Path, clock: str, codec: tuple[str, ...]) -> None:
-    """A film whose frame t shows the number t, at uneven milliseconds."""
+def write_film(path: Path, clock: str, codec: tuple[str, ...], tick: str = "1/1000") -> None:
+    """A film whose frame t shows the number t, at uneven times, in ticks."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-v",
@@ -46,7 +46,7 @@ def write_film(path: Path, clock: str, codec: tuple[str, ...]) -> None:
         "-i",
         "-",
     ]
-    command += ["-vf", f"settb=1/1000,setpts='{clock}'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000", *codec, str(path)]
+    command += ["-vf", f"settb={tick},setpts='{clock}'", "-fps_mode", "passthrough", "-enc_time_base", tick, *codec, str(path)]
     subprocess.run(command, input=b"".join(draw_number(t).tobytes() for t in range(FRAMES)), check=True)
 
 
@@ -56,6 +56,11 @@ def test_every_frame_of_a_film_is_given_once_and_in_order_whatever_its_clock(tmp
     write_film(tmp_path / name, clock, CODECS[name])
     assert read_numbers(np.stack(list(decode(tmp_path / name)))) == list(range(FRAMES))
     assert read_numbers(np.stack(list(decode(tmp_path / name, size=16)))) == list(range(FRAMES))
+
+
+def test_frames_within_one_tick_of_the_clock_that_they_are_given_out_by(tmp_path: Path) -> None:
+    write_film(tmp_path / "a.mp4", "N", CODECS["a.mp4"], tick="1/90000")
+    assert read_numbers(np.stack(list(decode(tmp_path / "a.mp4")))) == list(range(FRAMES))
 
 
 @pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile secret.mp4\n", "#EXTM3U\n#EXTINF:2,\nsecret.mp4\n#EXT-X-ENDLIST\n"])

@@ -182,3 +182,20 @@ def test_a_picture_of_a_format_that_is_not_meant_is_not_opened_whatever_its_name
     parquet.write_table(table.set_column(table.column_names.index(test_lerobot.TOP), test_lerobot.TOP, [rows]), file)
     with pytest.raises(UserError, match="a picture within the tables of the dataset cannot be decoded"):
         list(lerobot.read(tmp_path / "robot")[0])
+
+
+@pytest.mark.parametrize("kind", ["lerobot", "minari"])
+def test_names_in_other_alphabets_are_read_whatever_the_machine_takes_for_text(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "lerobot":
+        test_lerobot.write_theirs(tmp_path / "a")
+        path = tmp_path / "a" / "meta" / "info.json"
+    else:
+        test_minari.write_theirs(tmp_path / "a", lambda i: {"observations": numbers((5, 3)[i])}, dataset_id="push")
+        path = tmp_path / "a" / "data" / "metadata.json"
+    about = path.read_text(encoding="utf-8").replace("push", "Stoß 推")
+    path.write_text(about, encoding="utf-8")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "latin-1")
+    _, meta = (lerobot if kind == "lerobot" else minari).read(tmp_path / "a")
+    assert "Stoß 推" in (meta["action_names"][0], meta["env_id"])
