@@ -16,12 +16,17 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.agents.controllers import EvaluateConfig
-from worldmodel.agents.mpc import Controller
+from worldmodel.agents.mpc import Controller, MPCController
 from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Outcomes, Score
 from worldmodel.agents.simulator import History
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.errors import UserError
+
+BAR = "{desc:.18} {percentage:3.0f}%|{bar:12}|{n}/{total} [{elapsed}<{remaining}{postfix}]"
+"""Of a bar that keeps its length whatever stands beside it, in 80 columns."""
+BETWEEN = 0.2
+"""Seconds from one drawing of a bar to the next."""
 
 
 def evaluate(
@@ -53,7 +58,7 @@ def evaluate(
     scores = []
     for name, controller in controllers.items():
         total = config.streams * (manifest.budget // workers.block)
-        with tqdm(total=total, desc=name, unit="step", disable=not progress) as bar:
+        with tqdm(total=total, desc=name, unit="step", bar_format=BAR, disable=not progress) as bar:
             scores.append(run_controller(manifest, name, controller, workers, config, bar))
     return scores
 
@@ -69,6 +74,9 @@ def run_controller(
     """One controller on all problems of a manifest, as often as there are streams; see `evaluate`."""
     began, planning, plans, count = time.perf_counter(), 0.0, 0, len(manifest.problems)
     records: list[_Record] = []
+    told = Told(bar, count)
+    if isinstance(controller, MPCController):
+        controller.on_futures = told.futures
     for stream in range(config.streams):
         record = _Record(manifest, workers)
         records.append(record)
@@ -81,7 +89,7 @@ def run_controller(
             before = record.step
             record.carry_out(actions[:, : record.model_steps - record.step])
             bar.update(record.step - before)
-            bar.set_postfix(solved=f"{int((record.first > 0).sum())}/{count}")
+            told.solved(int((record.first > 0).sum()))
     return Score(
         name=name,
         streams=[record.outcomes() for record in records],
@@ -92,6 +100,31 @@ def run_controller(
         episodes=[problem.episode for problem in manifest.problems],
         frames={i: records[0].frames[i].copy() for i in range(min(config.videos, count))},
     )
+
+
+class Told:
+    """What stands behind a controller's bar: problems solved, and futures looked at, so that it moves while a search takes long."""
+
+    def __init__(self, bar: tqdm, problems: int) -> None:
+        self.bar, self.problems = bar, problems
+        self.count, self.found, self.drawn = 0, 0, 0.0
+
+    def futures(self, more: int) -> None:
+        """So many more have been looked at."""
+        self.count += more
+        self._say()
+
+    def solved(self, problems: int) -> None:
+        """So many problems have met their goal so far."""
+        self.found = problems
+        self._say()
+
+    def _say(self) -> None:
+        futures = f", {self.count:,} futures" if self.count else ""
+        now = time.perf_counter()
+        due = now - self.drawn >= BETWEEN
+        self.bar.set_postfix_str(f"solved {self.found}/{self.problems}{futures}", refresh=due)
+        self.drawn = now if due else self.drawn
 
 
 class _Record:

@@ -5,9 +5,9 @@ A controller is what an evaluation runs: `reset` with the goals of b problems, t
 does not plan at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -78,6 +78,27 @@ class RandomController:
         return np.stack(drawn).astype(np.float32)
 
 
+class Watched:
+    """A simulator that tells how many futures it is asked for: a search takes long, and whoever waits wants to see it move."""
+
+    def __init__(self, simulator: Simulator, tell: Callable[[int], object]) -> None:
+        self.simulator, self.tell = simulator, tell
+
+    def encode(self, history: History) -> Any:
+        return self.simulator.encode(history)
+
+    def encode_goal(self, frames: np.ndarray) -> Tensor:
+        return self.simulator.encode_goal(frames)
+
+    def rollout(self, state: Any, candidates: Tensor) -> Tensor:
+        futures = self.simulator.rollout(state, candidates)
+        self.tell(candidates.shape[0] * candidates.shape[1])
+        return futures
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        return self.simulator.decode(latents)
+
+
 class MPCController:
     """Plans in a simulator towards a goal frame.
 
@@ -98,6 +119,7 @@ class MPCController:
         proposals: Proposals | None = None,
     ) -> None:
         self.simulator, self.planner, self.objective, self.config, self.proposals = simulator, planner, objective, config, proposals
+        self.on_futures: Callable[[int], object] | None = None  # told how many more futures have been looked at
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
         self._rest: Tensor | None = None  # (b, h, a) what the last plans have left
@@ -126,7 +148,7 @@ class MPCController:
         elif self.config.warm_start and self._rest is not None:
             start = self._rest[part]
         return self.planner.plan(
-            self.simulator,
+            self.simulator if self.on_futures is None else Watched(self.simulator, self.on_futures),
             self.simulator.encode(history.select(part, self.config.context)),
             self.objective,
             self._goals[part],

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from worldmodel.checkpoint import rebuild
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import write_output
@@ -130,7 +131,7 @@ class Manifest:
             content = parse_json(path.read_text())
         except FileNotFoundError:
             raise UserError(f"no manifest at {path}; make one with `worldmodel evaluate`") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"{path} is not a manifest: {error}") from error
         if not isinstance(content, dict) or content.pop("kind", None) != KIND:
             raise UserError(f'{path} is not a manifest: it lacks "kind": "{KIND}"')
@@ -153,16 +154,15 @@ class Manifest:
 def _from_json(path: Path, content: dict[str, Any]) -> Manifest:
     try:
         _check_fields(content, Manifest)
-        problems = []
         for entry in content["problems"]:
             _check_fields(entry, Problem)
-            states = {key: tuple(float(x) for x in entry[key]) for key in ("start_state", "goal_state")}
-            if len(states["start_state"]) != len(states["goal_state"]):
+            if len(entry["start_state"]) != len(entry["goal_state"]):
                 raise ValueError("a start and a goal state of different length")
-            problems.append(Problem(**{**entry, **states}))
-        if not problems:
+        if not content["problems"]:
             raise ValueError("no problems")
-        return Manifest(**{**content, "problems": tuple(problems)})
+        manifest = rebuild(Manifest, content, "it")
+        assert isinstance(manifest, Manifest)
+        return manifest
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is a damaged manifest ({error}): make it anew") from error
 

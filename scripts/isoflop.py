@@ -219,6 +219,8 @@ def read_points(path: Path) -> dict[str, Measured]:
         return {}
     try:
         records = parse_json(path.read_bytes())
+        if not isinstance(records, list):
+            raise TypeError(f"it holds {type(records).__name__}, expected a list")
         measured = [rebuild(Measured, record, f"{path}: point {number}") for number, record in enumerate(records)]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it to measure the points again") from None

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from worldmodel import __version__
 from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.datasets.atomic import replacing, temporary_beside
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, write_json
+from worldmodel.folder import count_numbers, read_json, read_tensors, write_json, write_tensors
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokenizer import Tokenizer
 
@@ -67,7 +66,7 @@ def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, code
     """Write a checkpoint's files into an existing, empty folder."""
     check_fit(model.config, codec, tokenizer)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    write_tensors(tensors, folder / "model.safetensors")
     tokenizer.save(folder / "tokenizer.json")
     codec.save_pretrained(folder / "codec")
     write_json(folder / "card.json", card)
@@ -124,11 +123,13 @@ def check_card(card: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: naming the entry.
     """
-    sources = card.get("sources", [])
-    train = card.get("train", {})
+    mixture, sources, train = card.get("mixture", {}), card.get("sources", []), card.get("train", {})
+    seen = card.get("trained_on", [])
     forms = {
-        "mixture": isinstance(card.get("mixture", {}), dict),
+        "mixture": isinstance(mixture, dict)
+        and all(type(mixture.get(name, 0)) in kinds for name, kinds in {"held_out": (int, float), "split_seed": (int,)}.items()),
         "sources": isinstance(sources, list) and all(isinstance(each, dict) and "kind" in each for each in sources),
+        "trained_on": isinstance(seen, dict) or isinstance(seen, list) and all(isinstance(each, str) for each in seen),
         "train": isinstance(train, dict) and isinstance(train.get("packing", {}), dict),
     }
     wrong = [name for name, right in forms.items() if not right]
@@ -223,8 +224,12 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
             except UserError as error:
                 errors.append(error)
         raise errors[0]
+    if origin is tuple and isinstance(value, list) and arguments[1:] == (...,):
+        return tuple(rebuild(arguments[0], each, where) for each in value)
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
+    if kind is Any:
+        return value
     if origin is list and isinstance(value, list):
         return [rebuild(arguments[0], each, where) for each in value]
     if origin is dict and isinstance(value, dict):

@@ -286,6 +286,8 @@ def by_horizon(error: Tensor, of_episode: np.ndarray) -> ByHorizon:
     values = error.double().cpu().numpy()
     if len(names) > 1:
         values = np.stack([values[index == i].mean(axis=0) for i in range(len(names))])
+    if len(values) == 1:  # says nothing of how far another would be
+        return [(mean, math.inf) for mean in values[0].tolist()]
     spread, count = values.std(axis=0, ddof=1), len(values)
     skewness = (((values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-100)) ** 3).mean(axis=0)
     tail = skewness.clip(min=0) * (1 + 2 * 1.96**2) / (6 * math.sqrt(count))

@@ -3,15 +3,17 @@
 import contextlib
 import json
 import math
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.atomic import replacing, write_atomic
 from worldmodel.datasets.records import parse_json, shortened
 from worldmodel.errors import UserError
 
@@ -76,6 +78,22 @@ def read_tensors(module: nn.Module, path: Path, remedy: str = OTHER) -> None:
     if wild:
         raise UserError(f"{path} holds numbers that are not finite, in {len(wild)} tensors (first: {wild[0]}): {remedy}")
     module.load_state_dict(tensors)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: from the system, with `path` as its file name; the library has an error of its own for it.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def count_numbers(path: Path, remedy: str = OTHER) -> int:

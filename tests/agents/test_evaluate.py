@@ -1,15 +1,29 @@
 """The evaluator on a point in the plane: planners succeed, controls do not, and the bookkeeping is right."""
 
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
-from tests.agents.toys import BOUNDS, SPEED, PointActor, PointCodec, PointDynamics, PointWorkers, far_manifest, manifest, to_positions
+from tests.agents.toys import (
+    BOUNDS,
+    SPEED,
+    PointActor,
+    PointCodec,
+    PointDynamics,
+    PointWorkers,
+    far_manifest,
+    manifest,
+    problem,
+    to_positions,
+)
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers
-from worldmodel.agents.evaluate import evaluate, scores_to_json, side_by_side
+from worldmodel.agents.evaluate import BAR, Told, evaluate, scores_to_json, side_by_side
 from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
@@ -228,3 +242,28 @@ def test_executing_more_than_is_planned_is_refused():
         EvaluateConfig(planner=CEMConfig(horizon=5), mpc=MPCConfig(replan_every=6))
     with pytest.raises(UserError, match=r"policy.replan_every is 5, above the 4 steps of a proposal"):
         make_controllers(EvaluateConfig(policy=PolicyConfig(replan_every=5)), parts(), ["policy"])
+
+
+def test_a_bar_moves_while_a_search_takes_long_and_keeps_its_length(monkeypatch):
+    monkeypatch.setattr("worldmodel.agents.evaluate.BETWEEN", 0.0)
+    written = io.StringIO()
+    with tqdm(total=40, desc="learned_shuffled_actions", unit="step", bar_format=BAR, file=written, ncols=80, mininterval=0) as bar:
+        told = Told(bar, 100)
+        told.futures(3000)
+        told.futures(2000)
+        told.solved(7)
+    said = [line for line in written.getvalue().replace("\r", "\n").splitlines() if "futures" in line]
+    assert "solved 0/100, 3,000 futures" in said[0] and "solved 7/100, 5,000 futures" in said[-1]
+    assert all(re.search(r"\|.{12}\|", line) for line in said) and max(map(len, said)) <= 90
+
+
+def test_a_search_tells_the_futures_it_looks_at_and_plans_the_same():
+    plans, told = [], []
+    for tell in (None, told.append):
+        config = EvaluateConfig(planner=CEMConfig(horizon=4, num_samples=16, iterations=2), objective=GoalCost("latents", "final"))
+        controller = make_controllers(config, parts(), ["cem"])["cem"]
+        controller.on_futures = tell
+        history, goals = problem([[0.0, 0.0], [0.2, 0.2]], [[0.5, 0.0], [0.0, 0.0]])
+        controller.reset(goals, [0, 1])
+        plans.append(controller.act(history))
+    assert np.array_equal(*plans) and sum(told) == 2 * 2 * 16

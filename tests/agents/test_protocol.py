@@ -221,15 +221,23 @@ def damage(content):
         ),
         "a word for a number": (
             content | {"problems": [content["problems"][0] | {"goal_state": ["x", "y"]}]},
-            "could not convert",
+            "goal_state is 'x', expected float",
         ),
+        "no number": (
+            content | {"problems": [content["problems"][0] | {"distance": float("nan")}]},
+            "distance is nan, expected float",
+        ),
+        "a budget in words": (content | {"budget": "long"}, "budget is 'long', expected int"),
+        "a number for a list": (content | {"problems": 5}, "damaged manifest"),
     }
 
 
 DAMAGES = ["foreign", "a list", "another version", "a field missing", "a field too many", "no problems"]
 
 
-@pytest.mark.parametrize("kind", [*DAMAGES, "odd states", "a word for a number"])
+@pytest.mark.parametrize(
+    "kind", [*DAMAGES, "odd states", "a word for a number", "no number", "a budget in words", "a number for a list"]
+)
 def test_damaged_manifests_are_refused(store, tmp_path, kind):
     path = tmp_path / "manifest.json"
     make_manifest(store, [1, 3], "toy", ManifestConfig(problems=2, goal_offset=4, min_distance=1.0)).save(path)
@@ -249,5 +257,8 @@ def test_missing_and_unreadable_files_are_refused(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not a manifest"):
         Manifest.load(tmp_path / "binary.json")
+    (tmp_path / "deep.json").write_text('{"kind":' * 100_000)
+    with pytest.raises(UserError, match="is not a manifest: it is nested too deeply"):
+        Manifest.load(tmp_path / "deep.json")
     with pytest.raises(UserError, match="is not a manifest"):
         Manifest.load(tmp_path)

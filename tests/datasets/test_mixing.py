@@ -142,5 +142,6 @@ def test_mistakes_are_named(tmp_path: Path, toy: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(UserError, match="bad.json is not a tokenizer"):
         measure_of(MixConfig(tokenizer=tmp_path / "bad.json"))
-    with pytest.raises(UserError, match="cannot write .*no/mix.html"):
+    (tmp_path / "no").touch()
+    with pytest.raises(UserError, match="cannot write .*no/mix.html: .*no is a file, not a folder"):
         show(MixConfig((toy,), MIXTURE, drawn=10, out=tmp_path / "no" / "mix.html"))

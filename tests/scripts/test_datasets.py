@@ -106,7 +106,7 @@ def damaged_files(folder: Path) -> dict[str, tuple[Path, str]]:
         file["frames"] = np.zeros((4, 8, 8, 3), np.uint8)
     return {
         "missing": (folder / "nowhere.h5", "no such file"),
-        "folder": (folder / "folder", "no such file"),
+        "folder": (folder / "folder", "is a folder"),
         "text": (folder / "words.h5", "truncated, damaged or not HDF5"),
         "empty": (folder / "empty.h5", "truncated, damaged or not HDF5"),
         "foreign": (folder / "foreign.h5", "HDF5 of another program"),
@@ -158,7 +158,7 @@ def test_flags_that_make_no_sense(path: Path, capsys: Output) -> None:
     assert "two files or more" in refused(capsys, "merge", path, "--out", path.with_name("x.h5"))
     assert "given twice" in refused(capsys, "merge", path, path, "--out", path.with_name("x.h5"))
     assert "with sum 1" in refused(capsys, "split", path, "--shares", "0.5", "0.1", "0.1", "--out", path.parent)
-    assert "ends in .png" in refused(capsys, "preview", path, "--out", path.with_name("x.gif"))
+    assert "ends in .png" in refused(capsys, "preview", path, "--out", path.with_name("x.jpg"))
     assert "does not tell a format" in refused(capsys, "convert", path, path.with_name("somewhere"))
     assert "nosuchpackage" in refused(capsys, "fetch", "nosuchpackage")
     assert "inof" in refused(capsys, "inof", path)

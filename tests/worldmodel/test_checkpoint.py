@@ -172,6 +172,7 @@ def test_a_value_may_be_of_one_of_several_types() -> None:
     with pytest.raises(UserError, match="shift is 'x', expected float"):
         rebuild(float | None, "x", "shift")
     assert rebuild(dict[str, float], {"a": 1, "b": 0.5}, "losses") == {"a": 1.0, "b": 0.5} and rebuild(list[int], [1], "x") == [1]
+    assert [rebuild(tuple[float, ...], [1] * n, "x") for n in range(4)] == [(1.0,) * n for n in range(4)]
     for kind, value, words in ((dict[str, float], {"a": float("inf")}, "losses.a is inf"), (list[int], ["x"], "losses is 'x'")):
         with pytest.raises(UserError, match=words):
             rebuild(kind, value, "losses")
@@ -254,7 +255,17 @@ def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [{"mixture": []}, {"sources": {"kind": "goal"}}, {"sources": [1]}, {"train": {"packing": 3}}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mixture": []},
+        {"mixture": {"held_out": "x"}},
+        {"sources": {"kind": "goal"}},
+        {"sources": [1]},
+        {"trained_on": [[]]},
+        {"train": {"packing": 3}},
+    ],
+)
 def test_a_card_of_another_form_is_refused(folder: Path, damage: dict[str, Any]) -> None:
     edit(folder / "card.json", lambda record: record.update(damage))
     with pytest.raises(UserError, match=f"card.json is damaged, its {next(iter(damage))} is"):

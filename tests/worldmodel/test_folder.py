@@ -1,5 +1,6 @@
 """What a folder is for is noted once; the reading of its files is tested with the checkpoints and codecs."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.records import DEEPEST, parse_json, shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, same_settings, write_json
+from worldmodel.folder import count_numbers, read_json, read_tensors, same_settings, write_json, write_tensors
 
 SETTINGS = {"train": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": "abc"}
 
@@ -71,3 +73,16 @@ def test_json_of_other_people(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="nested too deeply"):
             parse_json("[" * depth + "]" * depth)
     assert len(shortened("x" * 10**6)) < 200
+
+
+def test_a_full_disk_is_the_systems_error_and_leaves_the_old_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors({"a": torch.ones(3)}, path, {"step": "1"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="x.safetensors") as refused:
+            write_tensors({"a": torch.ones(3000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.errno in DISK_FULL and count_numbers(path) == 3 and list(tmp_path.iterdir()) == [path]

@@ -17,14 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel import __version__
 from worldmodel.codec.frames import check_frames, frames_to_float
-from worldmodel.datasets.atomic import replacing
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, read_tensors, write_json
+from worldmodel.folder import read_json, read_tensors, write_json, write_tensors
 
 SCHEMA_VERSION = 2
 MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
@@ -166,8 +164,7 @@ class Codec(nn.Module, ABC):
             read_record(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
+        write_tensors(tensors, folder / "model.safetensors")
         config = {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,

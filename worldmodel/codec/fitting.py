@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from worldmodel.datasets.atomic import replacing
 from worldmodel.errors import UserError
+from worldmodel.folder import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +193,7 @@ def save_checkpoint(path: Path, stage: Stage) -> None:
             tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
     tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
+    write_tensors(tensors, path, {name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
 
 
 def load_checkpoint(path: Path, stage: Stage) -> None:
