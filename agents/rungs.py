@@ -203,7 +203,7 @@ def errors_at_once(
 
 
 def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: EvaluateConfig, menu: MenuConfig) -> None:
-    """Rank correlation of the model's cost with the true distance, over one menu of candidates for each problem; each episode counts once.
+    """Rank correlation of the model's cost with the true distance, over one menu of candidates for each problem, by episode.
 
     The true cost is the true distance after each model step, reduced over the horizon as the objective reduces its own.
 

@@ -185,7 +185,7 @@ def _exponent(value: float, replicates: np.ndarray) -> Exponent:
     there = replicates[np.isfinite(replicates)]
     if len(there) < max(2, (1 - LOST_REPLICATES) * len(replicates)):
         return Exponent(float(value), None, None, replicates)
-    low, high = np.quantile(there, [0.025, 0.975]).tolist()
+    low, high = np.quantile(there, [0.025, 0.975], method="weibull").tolist()  # without a bias inwards where replicates are few
     return Exponent(float(value), low, high, replicates)
 
 
