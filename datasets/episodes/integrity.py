@@ -33,7 +33,7 @@ def check(path: Path) -> Report:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path} is a folder: name an episode file in it" if path.is_dir() else f"{path}: no such file")
     try:
         store = VerifiedStore(path)
     except UserError as error:

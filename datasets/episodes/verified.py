@@ -191,7 +191,7 @@ class _PaddedFile(io.RawIOBase):
 def _open_damaged(path: Path) -> h5py.File:
     """Opens what there is of an episode file."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path} is a folder: name an episode file in it" if path.is_dir() else f"{path}: no such file")
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
             raise _hopeless(path, "it does not begin as HDF5 does")

@@ -183,8 +183,8 @@ def test_nothing_to_save(content: bytes, words: str, tmp_path: Path) -> None:
 
 def test_files_that_are_not_there_or_in_the_way(tmp_path: Path) -> None:
     for call in (check, repair):
-        for path in (tmp_path / "nowhere.h5", tmp_path):
-            with pytest.raises(UserError, match="no such file"):
+        for path, words in ((tmp_path / "nowhere.h5", "no such file"), (tmp_path, "is a folder")):
+            with pytest.raises(UserError, match=words):
                 call(path)
     path = _written(tmp_path / "toy.h5", toy("lossless", "few")[0])
     out = _written(tmp_path / "out.h5", b"mine")
