@@ -1,7 +1,9 @@
 """Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
 
-A place is an episode and a time in it, in recorded steps. All frames of a document are moved by the same few pixels at random
-(`shift`), so that a model does not learn episodes by heart; actions are the same wherever the picture lies.
+A place is an episode and a time in it, in recorded steps. All frames of a goal document are moved by the same few pixels at random
+(`shift`), so that a model does not learn episodes by heart; actions are the same wherever the picture lies. Frames of a transition are
+not: no picture is seen often enough to be learnt by heart in the minutes that `tiny` trains, and what stands still would stand
+elsewhere in each.
 """
 
 from collections.abc import Sequence
@@ -85,11 +87,10 @@ class TransitionSource:
         episodes: Sequence[int],
         action_block: int = 1,
         horizon: int = 8,
-        shift: int = 0,
         name: str = "transition",
     ) -> None:
         self.name = name
-        self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
+        self._sampler = StepSampler(store, episodes, action_block, horizon)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -100,9 +101,8 @@ class TransitionSource:
         episode, t, left = sampler.place(item)
         most = min(sampler.horizon, left // sampler.block)
         count = 1 if rng.random() < SHARE_OF_ONE else int(rng.integers(1, most + 1))
-        now = sampler.now(episode, t, rng)
-        *now, after = sampler.moved([*now, sampler.store.frame(episode, t + count * sampler.block)], rng)
-        return transition_document(now, sampler.actions(episode, t, count), after)
+        after = sampler.store.frame(episode, t + count * sampler.block)
+        return transition_document(sampler.now(episode, t, rng), sampler.actions(episode, t, count), after)
 
 
 class GoalSource:

@@ -69,7 +69,7 @@ def episode_source(training: Training, entry: Entry, action_block: int, shift: i
             return None
     match entry.kind:
         case "transition":
-            return TransitionSource(store, episodes, action_block, entry.horizon or 1, shift, entry.name)
+            return TransitionSource(store, episodes, action_block, entry.horizon or 1, entry.name)
         case "goal" | "spoken goal":
             said = entry.kind == "spoken goal"
             return GoalSource(store, episodes, action_block, entry.horizon or 1, shift=shift, said=said, name=entry.name)

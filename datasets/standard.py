@@ -88,7 +88,7 @@ class MixtureConfig:
     horizon: int = 8
     """Most model steps of a transition, and of the actions that a goal asks for."""
     shift: int = 3
-    """Most pixels that the frames of a transition or a goal are moved by at random, all of a document alike."""
+    """Most pixels that the frames of a goal document are moved by at random, all alike."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldmodel.batch import PackedBatch
 from worldmodel.heads import HEAD_DEPTH
 from worldmodel.model import ModelConfig, WorldModel
-from worldmodel.stem import COARSEST
+from worldmodel.stem import COARSEST, WAVES
 from worldmodel.tokens import IGNORE, VISION
 
 LARGE, MEDIUM, SMALL = 8192, 2048, 256
@@ -123,7 +123,8 @@ def forward_flops(config: ModelConfig, batch: PackedBatch) -> float:
     uses = Uses.of(batch, config.frame_tokens)
     products = sum(2.0 * parameter.numel() * _times(name, parameter, config, uses) for name, parameter in _parameters(config))
     attention = 4.0 * config.trunk.width * config.trunk.depth * uses.pairs  # scores, and the weighted sum of values
-    return products + attention + 4.0 * config.wide_head * HEAD_DEPTH * uses.noised * config.frame_tokens
+    looks = 8.0 * WAVES * config.stem.looks * config.latent_tokens * (uses.noised // config.stem.tokens) if config.stem.tokens else 0.0
+    return products + attention + looks + 4.0 * config.wide_head * HEAD_DEPTH * uses.noised * config.frame_tokens
 
 
 def training_flops(config: ModelConfig, batch: PackedBatch) -> float:
@@ -217,8 +218,8 @@ def _stem_times(name: str, config: ModelConfig, uses: Uses) -> float:
         side, halvings = side // 2, halvings + 1
     noised = uses.noised // config.frame_tokens
     _, part, *rest = name.split(".")
-    if "condition" in rest or part in ("gather", "spread"):
+    if "condition" in rest or part in ("gather", "spread", "look"):
         return uses.frames if part == "gather" else noised  # once a frame
     level = int(rest[0]) if part in ("down", "enlarge", "up") else 0
-    halved = {"first": 0, "down": level + 1, "coarse": halvings, "enlarge": halvings - level, "up": halvings - level - 1, "last": 0}
-    return (uses.frames if part in ("first", "down") else noised) * (config.latent_tokens >> 2 * halved[part])
+    halved = {"down": level + 1, "coarse": halvings, "enlarge": halvings - level, "up": halvings - level - 1}
+    return (uses.frames if part in ("first", "down") else noised) * (config.latent_tokens >> 2 * halved.get(part, 0))

@@ -22,7 +22,7 @@ from worldmodel.tokens import PackingConfig
 from worldmodel.training.train import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
-NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.5)
+NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.8)
 """Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, towards clean frames, for
 16 x 64: with that a model learnt nothing of its actions in 240 steps."""
 
@@ -51,8 +51,8 @@ def tiny() -> Preset:
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
-        steps=1200,
-        packing=PackingConfig(rows=8, length=152, lanes=2),
+        steps=2400,
+        packing=PackingConfig(rows=4, length=152, lanes=2, text_action_share=0.05),
         optimizer="muon",
         lr=3e-3,
         muon_lr=0.03,
@@ -68,7 +68,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """About 31 million active parameters: sized for a laptop's GPU; not run yet."""
+    """About 33 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
@@ -85,7 +85,7 @@ def small() -> Preset:
 
 
 def base() -> Preset:
-    """About 113 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
+    """About 117 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)

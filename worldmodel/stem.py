@@ -10,7 +10,8 @@ maps it saw on the way in are used again on the way out:
 
 The tokens have no place of their own: each is a linear map of the whole coarsest map (one-dimensional tokens, TiTok, arXiv
 2406.07550). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
-it is.
+it is. And they attend to places of the finest map, whose keys are waves of their rows and columns (Fourier features, arXiv 2006.10739):
+where something is to be painted is then a few numbers, not a picture of it, and is learnt from fewer examples.
 
 Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
 map.
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
@@ -31,6 +32,8 @@ EVEN_MAP = 1e-2
 what little differs in it must not be blown up."""
 COARSEST = 4
 """Rows and columns from which a map is not halved any more."""
+WAVES = 8
+"""Waves over rows, and over columns, that are the keys of places: from a quarter of a period across the frame to two."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ class StemConfig:
     """Channels of the finest map."""
     widest: int = 96
     """Channels of the coarser maps double up to this."""
+    looks: int = 32
+    """Maps of attention to places of the finest map that hidden states paint with; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 0 or self.references < 0:
-            raise UserError(f"stem tokens is {self.tokens} and references {self.references}: neither may be negative")
+        for name in ("tokens", "references", "looks"):
+            if getattr(self, name) < 0:
+                raise UserError(f"stem {name} is {getattr(self, name)}, must not be negative")
         for name in ("width", "widest"):
             if getattr(self, name) < 8 or getattr(self, name) % 8:
                 raise UserError(f"stem {name} is {getattr(self, name)}, must be a multiple of 8")
@@ -105,6 +111,8 @@ class Stem(nn.Module):
         UserError: the grid cannot be halved down to the coarsest map.
     """
 
+    places: Tensor
+
     def __init__(self, config: StemConfig, grid: tuple[int, int], channels: int, width: int) -> None:
         super().__init__()
         self.config, self.grid = config, grid
@@ -124,6 +132,11 @@ class Stem(nn.Module):
         self.coarse = Convolution(widths[-1], widths[-1], condition=flat)
         self.enlarge = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in reversed(pairs))
         self.up = nn.ModuleList(Convolution(a, a, condition=flat) for a, _ in reversed(pairs))
+        self.look = nn.Linear(flat, config.looks * 4 * WAVES) if config.looks else None
+        if config.looks:
+            self.register_buffer("places", waves(grid), persistent=False)
+            self.mark = nn.Conv2d(config.looks, widths[0], 3, 1, 1)
+            self.refine = Convolution(widths[0], widths[0], condition=flat)
         self.last = nn.Linear(widths[0], channels)
         nn.init.normal_(self.last.weight, std=0.02)
         nn.init.zeros_(self.last.bias)
@@ -157,11 +170,38 @@ class Stem(nn.Module):
         x = self.coarse(rearrange(self.spread(vector), "f (w y x) -> f w y x", y=rows, x=columns), vector)
         for enlarge, up, seen in zip(self.enlarge, self.up, reversed(maps[:-1]), strict=True):
             x = enlarge(rearrange(x, "f w y x -> f y x w"))
-            x = up(rearrange(x, "f y x (w i j) -> f w (y i) (x j)", i=2, j=2) + seen, vector)
+            x = rearrange(x, "f y x (w i j) -> f w (y i) (x j)", i=2, j=2) + seen
+            x = up(x if self.look is None or seen is not maps[0] else x + self.mark(self.attention(vector)), vector)
+        if self.look is not None:
+            x = x + self.refine(x if len(maps) > 1 else x + self.mark(self.attention(vector)), vector)
         return self.last(rearrange(x, "f w y x -> f (y x) w"))
+
+    def attention(self, vector: Tensor) -> Tensor:
+        """Frames' hidden states (f, n d) -> maps of attention to the places of the finest map (f, looks, y, x).
+
+        Each adds up to the square root of the number of places, so that neither even attention nor that to a single place is of an extreme
+        size.
+        """
+        assert self.look is not None, "a stem without looks has none"
+        rows, columns = self.grid
+        queries = rearrange(self.look(vector), "f (k e) -> f k e", k=self.config.looks)
+        found = (queries @ self.places.to(queries.dtype)).softmax(-1) * (rows * columns) ** 0.5
+        return rearrange(found, "f k (y x) -> f k y x", y=rows)
 
     def _as_maps(self, x: Tensor) -> Tensor:
         return rearrange(x, "f (y x) c -> f c y x", y=self.grid[0])
+
+
+def waves(grid: tuple[int, int]) -> Tensor:
+    """Sines and cosines of the places of a grid, (4 * WAVES, y x): of the rows, then of the columns."""
+    axes = []
+    for side in grid:
+        centers = (torch.arange(side) + 0.5) / side * 2 - 1
+        angles = torch.pi / 2 * torch.outer(torch.arange(1, WAVES + 1), centers)
+        axes.append(torch.cat([angles.sin(), angles.cos()]))
+    rows, columns = grid
+    along_rows, along_columns = repeat(axes[0], "e y -> e (y x)", x=columns), repeat(axes[1], "e x -> e (y x)", y=rows)
+    return torch.cat([along_rows, along_columns])
 
 
 def base(beside: Beside) -> Tensor:

@@ -140,21 +140,19 @@ def test_places_are_all_from_which_a_model_step_is_recorded(store: EpisodeStore)
         StepSampler(store, [1], action_block=4, horizon=1)
 
 
-def test_all_frames_of_a_document_are_moved_alike_by_a_few_pixels(store: EpisodeStore) -> None:
+def test_all_frames_of_a_goal_document_are_moved_alike_by_a_few_pixels(store: EpisodeStore) -> None:
     """Moved by (down, right): what is at row y is what was at y + down, and an edge repeats the last row."""
     moves = set()
-    for make in (TransitionSource, GoalSource):
-        source = make(store, range(3), shift=2)
-        plain = make(store, range(3))
-        for item in range(len(source)):
-            rng = [np.random.default_rng([item, 3]) for _ in range(2)]
-            still, moved = plain.document(item, rng[0]), source.document(item, rng[1])
-            assert [type(segment) for segment in still] == [type(segment) for segment in moved]
-            frames = [[segment.pixels for segment in document if isinstance(segment, Frame)] for document in (still, moved)]
-            places = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
-            found = [place for place in places if all(np.array_equal(by(a, *place), b) for a, b in zip(*frames, strict=True))]
-            assert len(found) == 1
-            moves.update(found)
+    source, plain = GoalSource(store, range(3), shift=2), GoalSource(store, range(3))
+    for item in range(len(source)):
+        rng = [np.random.default_rng([item, 3]) for _ in range(2)]
+        still, moved = plain.document(item, rng[0]), source.document(item, rng[1])
+        assert [type(segment) for segment in still] == [type(segment) for segment in moved]
+        frames = [[segment.pixels for segment in document if isinstance(segment, Frame)] for document in (still, moved)]
+        places = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+        found = [place for place in places if all(np.array_equal(by(a, *place), b) for a, b in zip(*frames, strict=True))]
+        assert len(found) == 1
+        moves.update(found)
     assert {down for down, _ in moves} == {right for _, right in moves} == {-2, -1, 0, 1, 2}
 
 
@@ -164,7 +162,7 @@ def by(frame: np.ndarray, down: int, right: int) -> np.ndarray:
     return padded[2 + down : 2 + down + len(frame), 2 + right : 2 + right + len(frame)]
 
 
-def test_held_out_episodes_are_not_moved(tmp_path: Path) -> None:
+def test_neither_held_out_episodes_nor_transitions_are_moved(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "counter.h5", (6,) * 10)
     shares = {"caption": 0.0, "captioned_image": 0.0, "question": 0.0, "text": 0.0, "pictures": 0.0}
     data = open_standard([tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, shift=3, held_out=0.3, **shares))
@@ -178,7 +176,8 @@ def test_held_out_episodes_are_not_moved(tmp_path: Path) -> None:
     trained = {part.kind: part.source for part in data.parts}
     unseen = {part.kind: part.source for part in data.held_out_parts}
     for kind in ("transition", "goal", "spoken goal"):
-        assert moved(unseen[kind]) == 0.0 and moved(trained[kind]) > 0.8
+        assert moved(unseen[kind]) == 0.0
+        assert moved(trained[kind]) == 0.0 if kind == "transition" else moved(trained[kind]) > 0.8
         shown = [document for document in documents(unseen[kind], 2)]
         episodes = {number // 100 for document in shown for number in numbers(document)}
         assert episodes == set(data.held_out_episodes[0])

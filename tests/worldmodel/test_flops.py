@@ -81,10 +81,11 @@ def test_operations_of_a_stem_are_those_of_its_convolutions() -> None:
     coarse = flat * 16 * 16 + flat * 2 * 16 + 16 * 9 * 16 * 16
     finer = 16 * 16 * (4 * 16) + flat * 2 * 16 + 64 * 9 * 16 * 16
     finest = 64 * 16 * (4 * 8) + flat * 2 * 8 + 256 * 9 * 8 * 8 + 256 * 8 * 8
+    looks = flat * 32 * 32 + 32 * 32 * 256 + 256 * 9 * 32 * 8 + flat * 2 * 8 + 256 * 9 * 8 * 8
     plain = replace(config, stem=StemConfig(), latent_grid=(1, 2))  # as many tokens in the trunk
     linear = (uses.visual + uses.noised) * config.channels * width
     of_stem = flops.forward_flops(config, batch) - flops.forward_flops(plain, batch) + 2 * linear
-    assert of_stem == 2 * (uses.frames * reading + noised * (coarse + finer + finest))
+    assert of_stem == 2 * (uses.frames * reading + noised * (coarse + finer + finest + looks))
     dense = 4 * width * config.trunk.depth * (batch.document_id.shape[1] ** 2 - uses.pairs)
     assert flops.forward_flops(config, batch) + dense == counted_by_torch(config, batch)[0]
     counts, model = flops.parameter_counts(config), WorldModel(config)

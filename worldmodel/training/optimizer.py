@@ -85,7 +85,7 @@ def fan_in_grows(name: str) -> bool:
     if name.startswith("visual_head."):
         return name.startswith("visual_head.hidden_in.")
     if name.startswith("stem."):
-        return name.startswith("stem.spread.") or ".condition." in name
+        return name.startswith(("stem.spread.", "stem.look.")) or ".condition." in name
     return not name.startswith(INPUTS + READOUTS)
 
 

@@ -95,7 +95,8 @@ def test_rates_that_carry_over_between_widths() -> None:
         hidden |= name in ("time_in.network.2.weight", "visual_head.hidden_in.weight", "action_out.weight")
         assert group["peak"] == (0.01 / 4 if hidden else 0.01), name
         assert group["weight_decay"] in (0.0, 0.5 * 4 if hidden else 0.5), "decay is a matter of rate times weight decay"
-    stem = {"stem.spread.weight", *(f"stem.{place}.condition.weight" for place in ("coarse", "up.0"))}
+    conditions = (f"stem.{place}.condition.weight" for place in ("coarse", "up.0", "refine"))
+    stem = {"stem.spread.weight", "stem.look.weight", *conditions}
     groups = wide(8, stem=toys.STEM, latent_grid=toys.MAP)
     assert stem < {*groups}
     for name, group in groups.items():
