@@ -10,8 +10,8 @@ maps it saw on the way in are used again on the way out:
 
 The tokens have no place of their own: each is a linear map of the whole coarsest map (one-dimensional tokens, TiTok, arXiv
 2406.07550). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
-it is. And they attend to places of the finest map, whose keys are waves of their rows and columns (Fourier features, arXiv 2006.10739):
-where something is to be painted is then a few numbers, not a picture of it, and is learnt from fewer examples.
+it is. And they attend to places of the finest map, whose keys are waves of its rows and columns (Fourier features, arXiv
+2006.10739): where something is to be painted is then a few numbers, not a picture of it, and is learnt from fewer examples.
 
 Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
 map.
@@ -179,8 +179,7 @@ class Stem(nn.Module):
     def attention(self, vector: Tensor) -> Tensor:
         """Frames' hidden states (f, n d) -> maps of attention to the places of the finest map (f, looks, y, x).
 
-        Each adds up to the square root of the number of places, so that neither even attention nor that to a single place is of an extreme
-        size.
+        Each adds up to the square root of the number of places: neither even attention nor that to one place is extreme in size.
         """
         assert self.look is not None, "a stem without looks has none"
         rows, columns = self.grid
