@@ -27,7 +27,7 @@ results: $(INSTALLED)
 test: lint types $(GL)
 	$(BIN)/python -m pytest
 
-# A quarter of an hour on two cores. A few of them, drawn by the commit, are part of make test.
+# About five minutes on one core. A few of them, drawn by the commit, are part of make test.
 mutants: $(INSTALLED) $(GL)
 	$(BIN)/python -m tests.mutants.run
 
