@@ -194,7 +194,8 @@ def test_the_page_needs_nothing_beside_it(done: Quickstart) -> None:
 
 def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
     found = report(done.out)
-    assert set(found) == {"config", "planning", "dream", "text", "continued", "language", "codec", "ladder", "seconds"}
+    parts = {"config", "planning", "dream", "text", "continued", "language", "codec", "ladder", "seconds"}
+    assert set(found) == parts | {"generator"}
     assert all(math.isfinite(number) for number in numbers(found))
     assert found["config"]["episodes"] == EPISODES and found["config"]["task"] == "worldmodel/TwoRoom-v0"
     assert found["planning"]["protocol"]["problems"] == 2

@@ -131,7 +131,7 @@ def test_pickles_as_a_path(store: EpisodeStore, episodes: list[Episode]) -> None
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.h5: no such file"):
         EpisodeStore(tmp_path / "nowhere.h5")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is a folder: name an episode file in it"):
         EpisodeStore(tmp_path)
 
 
