@@ -125,8 +125,8 @@ class Rollout:
         Args:
             state: from `encode`; it is not changed.
             candidates: (b, s, h, a) actions, on any device.
-            generator: CPU generator of the noise; all candidates of a problem share their noise, so that they are
-                compared on equal terms.
+            generator: CPU generator of the noise; all candidates of all problems share it, so that they are compared on equal terms
+                and a future does not depend on what else is asked for.
 
         Returns:
             (b, s, h, l, c) latents, on the model's device; with jumps those after each jump, of which the last may be shorter.
@@ -135,7 +135,9 @@ class Rollout:
         config = self.model.config
         candidates = self._where_used(candidates)
         frames = -(-h // (self.config.jump if isinstance(state, Window) else 1))
-        noise = torch.randn(b, frames, config.latent_tokens, config.channels, generator=generator).to(self.device)
+        noise = (
+            torch.randn(1, frames, config.latent_tokens, config.channels, generator=generator).to(self.device).expand(b, -1, -1, -1)
+        )
         per_chunk = max(1, self.config.max_sequences // s)
         futures = []
         for start in range(0, b, per_chunk):

@@ -172,7 +172,8 @@ def test_pictures_stay_on_the_device() -> None:
         pictures = draw_pictures(model, toys.tokenizer(), ["a red disc", "a room"], torch.Generator(), 1)
         assert codec.decode(pictures).shape == (2, 3, toys.IMAGE, toys.IMAGE)
         samples = one_step_samples(model, codec, move(batch, GPU), encode_frames(codec, batch.frames, GPU))
-        assert samples.device == GPU and len(samples) == 2 * min(8, int((~batch.clean).sum()))
+        across = toys.IMAGE * min(8, int((~batch.clean).sum()))
+        assert samples.device == GPU and samples.shape == (1, 3, 2 * toys.IMAGE, across)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

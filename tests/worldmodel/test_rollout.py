@@ -1,6 +1,6 @@
 """Using the model: with the cache and without it the same futures, texts and pictures come out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -82,7 +82,7 @@ def problems(b: int, t: int, s: int, h: int, grid: tuple[int, int] = toys.GRID) 
 def futures_from_scratch(model: WorldModel, history: Tensor, actions: Tensor, candidates: Tensor, num_steps: int, form: str) -> Tensor:
     """What `Rollout` should return: every flow step is a whole forward pass over the document so far."""
     b, s, h, _ = candidates.shape
-    noise = torch.randn(b, h, P, C, generator=generator(3))
+    noise = torch.randn(1, h, P, C, generator=generator(3)).expand(b, -1, -1, -1)
     futures = torch.zeros(b, s, h, P, C)
     for i in range(b):
         for j in range(s):
@@ -154,7 +154,7 @@ def test_guidance_goes_from_the_plain_video_through_the_guided_one(form: str) ->
     plain = Rollout(model, toys.tokenizer(), RolloutConfig(1, form), toys.describe)
     assert torch.equal(found[1.0], plain.rollout(plain.encode(latents, actions), candidates, generator(3)))
     torch.testing.assert_close(found[2.5], found[0.0] + 2.5 * (found[1.0] - found[0.0]), atol=1e-4, rtol=1e-4)
-    noise = torch.randn(2, 1, P, C, generator=generator(3))[:, 0]
+    noise = torch.randn(1, 1, P, C, generator=generator(3))[:, 0].expand(2, -1, -1)
     for i in range(2):
         video = document(None, None, None)
         velocity = velocity_of_last(model, video, list(latents[i]), noise[i], 0.0)
@@ -193,6 +193,16 @@ def test_rollouts_do_not_change_the_history_and_differ_by_their_actions() -> Non
     assert torch.equal(first, again)
     torch.testing.assert_close(first[:, 2], first[:, 0])  # same actions, same noise
     assert (first[:, 1] - first[:, 0]).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("make", [toys.model, toys.stem_model])
+def test_a_future_does_not_depend_on_the_problems_beside_it(make: Callable[[], WorldModel]) -> None:
+    model = make()
+    latents, actions, candidates = problems(3, 2, 2, 2, model.config.latent_grid)
+    rollout = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps=2))
+    together = rollout.rollout(rollout.encode(latents, actions), candidates, generator())
+    alone = rollout.rollout(rollout.encode(latents[2:], actions[2:]), candidates[2:], generator())
+    torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("most", [1, 3, 4])
@@ -243,7 +253,7 @@ def test_frames_beside_others_are_those_of_the_packed_transitions(
     futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
     frames = -(-horizon // jump)
     assert futures.shape == (2, 2, frames, 64, C)
-    noise = torch.randn(2, frames, 64, C, generator=generator(3))
+    noise = torch.randn(1, frames, 64, C, generator=generator(3)).expand(2, -1, -1, -1)
     for i in range(2):
         for j in range(2):
             known = list(reversed(latents[i, -2:]))
@@ -262,7 +272,7 @@ def test_guidance_beside_others_starts_from_the_frame_that_follows_without_actio
     latents, actions, candidates = problems(2, 2, 2, 2, toys.MAP)
     rollout = Rollout(model, toys.tokenizer(), RolloutConfig(guidance=guidance))
     futures = rollout.rollout(rollout.encode(latents, actions), candidates, generator(3))
-    noise = torch.randn(2, 2, 64, C, generator=generator(3))
+    noise = torch.randn(1, 2, 64, C, generator=generator(3)).expand(2, -1, -1, -1)
     for i in range(2):
         for j in range(2):
             known = list(reversed(latents[i]))

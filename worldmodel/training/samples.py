@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.frames import frames_to_float, one_above_other
 from worldmodel.datasets.standard import StandardData
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.model import WorldModel
@@ -84,7 +84,7 @@ def picture_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, conf
     def sample(step: int, model: WorldModel, tracker: Tracker) -> None:
         latents = draw_pictures(model, tokenizer, captions, torch.Generator().manual_seed(0), config.flow_steps)
         drawn = codec.decode(latents).float().cpu()
-        tracker.images(step, "samples/truth_above_drawn", torch.cat([truth, drawn]))
+        tracker.images(step, "samples/truth_above_drawn", one_above_other(truth, drawn))
         tracker.text(step, "samples/captions", "\n\n".join(captions))
 
     return sample
@@ -148,7 +148,7 @@ def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
-    """Up to `count` predicted frames of a batch, then what one flow step from pure noise makes of each.
+    """Up to `count` predicted frames of a batch, and below each what one flow step from pure noise makes of it.
 
     Args:
         model: whole, in evaluation mode.
@@ -158,7 +158,7 @@ def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latent
         count: how many frames at most.
 
     Returns:
-        (2 * count, 3, h, w) in [0, 1], true frames first.
+        (1, 3, 2 h, count * w) in [0, 1]: side by side, each below its true frame.
     """
     latents, given = latents.split([len(batch.clean), len(latents) - len(batch.clean)])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents.device)
@@ -171,4 +171,4 @@ def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latent
     frames = rearrange(flat, "(f p) d -> f p d", p=model.config.frame_tokens)[chosen]
     predicted = noise[chosen] + model.denoise(frames, noise[chosen], t[chosen], seen.index_select(chosen))
     true = frames_to_float(copied(batch.frames, latents.device)[chosen], latents.device)
-    return torch.cat([true, codec.decode(predicted)])
+    return one_above_other(true, codec.decode(predicted))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.codec import Codec
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
-from worldmodel.losses import HIGH_NOISE, FlowDraw
+from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts
 from worldmodel.model import WorldModel
 from worldmodel.precision import autocast, copied
 from worldmodel.tokenizer import Tokenizer
@@ -76,12 +76,12 @@ class Validation:
 
         Rows are 1, 2, 4, 8 or as many as there may be, the last ones empty: of few shapes, for each of which a GPU compiles attention.
         """
-        mixture = Mixture([(source, 1.0)], self.seed)
         rows, length = min(ROWS, self.packing.rows), self.packing.length
         packed: list[list[Tokens]] = [[]]
         for index in range(len(source)):
             rng = np.random.default_rng([self.seed, index, 1])
-            tokens = tokenise(mixture.document(index), self.tokenizer, self.grid, self.packing, rng)
+            document = source.document(shuffled(index, len(source), self.seed), rng)
+            tokens = tokenise(document, self.tokenizer, self.grid, self.packing, rng)
             if len(tokens) > length:
                 if not tokens.is_text:
                     continue
@@ -107,8 +107,9 @@ class Validation:
         """Losses by name, the same for the same weights.
 
         For each source `validation/<source>/`: `text` (nats per token), `bits_per_byte` (of sources that are text alone), `flow` (at
-        flow times as in training) and `flow_high_noise` (at flow times below 0.1, where a rollout in few steps starts).
-        `validation/text`, `validation/flow` and `validation/flow_high_noise` are means over the sources, each counting alike.
+        flow times as in training), `flow_high_noise` (at flow times below 0.1, where a rollout in few steps starts) and `action`
+        (squared error of said actions). `validation/text`, `validation/flow`, `validation/flow_high_noise` and `validation/action`
+        are means over the sources, each counting alike.
 
         Args:
             model: in evaluation mode; in parts where there are several processes.
@@ -121,13 +122,14 @@ class Validation:
         for name, batches in self.fixed.items():
             counts = {"text": sum(len(each.batch.predicted_positions) for each in batches)}
             counts["flow"] = counts["flow_high_noise"] = sum(len(each.batch.noised_frames) for each in batches)
+            counts["action"] = sum(each.batch.known_numbers for each in batches)
             for part, count in counts.items():
                 if count:
                     values[f"validation/{name}/{part}"] = sums[name, part] / count
             letters = sum(each.text_bytes for each in batches)
             if letters and not any(len(each.batch.frames) for each in batches):
                 values[f"validation/{name}/bits_per_byte"] = sums[name, "text"] / math.log(2) / letters
-        for part in ("text", "flow", "flow_high_noise"):
+        for part in ("text", "flow", "flow_high_noise", "action"):
             found = [value for name, value in values.items() if name.endswith(f"/{part}")]
             if found:
                 values[f"validation/{part}"] = sum(found) / len(found)
@@ -143,9 +145,9 @@ class Validation:
             for name, batches in self.fixed.items()
             for number, each in enumerate(batches)
             for high in (False, True)
-            if len(each.batch.noised_frames) or (len(each.batch.predicted_positions) and not high)
+            if len(each.batch.noised_frames) or (not high and (len(each.batch.predicted_positions) or each.batch.known_numbers))
         ]
-        totals = torch.zeros(len(passes), 2, dtype=torch.float64)  # of text and flow
+        totals = torch.zeros(len(passes), 3, dtype=torch.float64)  # of text, flow and actions
         for start in range(0, len(passes), processes.world_size):
             own = start + processes.rank
             _, number, each, high = passes[min(own, len(passes) - 1)]
@@ -153,15 +155,15 @@ class Validation:
             if own < len(passes):
                 totals[own] = torch.tensor(found, dtype=torch.float64)
         sums: dict[tuple[str, str], float] = {}
-        for (name, _, _, high), (text, flow) in zip(passes, processes.sum(totals).tolist(), strict=True):
-            for part, total in (("flow_high_noise", flow),) if high else (("text", text), ("flow", flow)):
+        for (name, _, _, high), (text, flow, action) in zip(passes, processes.sum(totals).tolist(), strict=True):
+            for part, total in (("flow_high_noise", flow),) if high else (("text", text), ("flow", flow), ("action", action)):
                 sums[name, part] = sums.get((name, part), 0.0) + total
         return sums
 
     def _losses(
         self, model: WorldModel, codec: Codec, each: Fixed, number: int, high: bool, dtype: torch.dtype
-    ) -> tuple[float, float]:
-        """Sums of the text and flow losses of one batch; `high`: at flow times below 0.1."""
+    ) -> tuple[float, float, float]:
+        """Sums of the text, flow and action losses of one batch; `high`: at flow times below 0.1."""
         device = model.device
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.pictures, device).cpu()
@@ -172,6 +174,7 @@ class Validation:
             draw = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)
         with autocast(device, dtype):
             _, parts = model.loss(batch, latents, draw)
-        counts = {"text": len(each.batch.predicted_positions), "flow": len(each.batch.noised_frames)}
-        text, flow = (float(parts[part]) * count if count else 0.0 for part, count in counts.items())
-        return text, flow
+        counts = LossCounts.of(batch)
+        sizes = {"text": counts.text, "flow": counts.frames, "action": counts.actions}
+        text, flow, action = (float(parts[part]) * count if count else 0.0 for part, count in sizes.items())
+        return text, flow, action

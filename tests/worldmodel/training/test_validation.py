@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, run
-from worldmodel.datasets.documents import Document, Text
+from worldmodel.datasets.documents import Document, NextActions, Text, goal_document
 from worldmodel.losses import FlowDraw
 from worldmodel.model import WorldModel
 from worldmodel.training.tracking import read_rows
@@ -25,6 +25,19 @@ class Few(toys.Sentences):
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         return (Text(f"a red disc number {item}"),)
+
+
+class Goals(toys.Sentences):
+    """Of each, four of six numbers are known."""
+
+    name = "goals"
+
+    def __len__(self) -> int:
+        return 3
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        now = [toys.picture(np.random.default_rng(item))]
+        return goal_document(now, "a red disc", 5, NextActions(np.full((3, 2), 0.5 + item, np.float32), 4))
 
 
 def validation(seed: int = 0, batches: int = 2) -> Validation:
@@ -43,6 +56,15 @@ def test_each_source_has_the_losses_that_it_can_have() -> None:
     means = [values[f"validation/{name}/text"] for name in ("sentences", "captions", "few")]
     assert values["validation/text"] == pytest.approx(np.mean(means))
     assert all(np.isfinite(value) for value in values.values())
+
+
+def test_error_of_said_actions_is_a_mean_over_their_known_numbers() -> None:
+    """Where the model says 0 for all: the mean square of 0.5, 1.5 and 2.5, four times each."""
+    model = toys.model(action_horizon=3)
+    nn.init.zeros_(model.action_out.weight)
+    values = Validation([Goals()], toys.tokenizer(), toys.GRID, 2, toys.PACKING, 3).measure(model, toys.codec())
+    assert values["validation/goals/action"] == pytest.approx((0.25 + 2.25 + 6.25) / 3)
+    assert values["validation/action"] == values["validation/goals/action"]
 
 
 def test_batches_have_few_shapes() -> None:
