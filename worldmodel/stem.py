@@ -168,12 +168,14 @@ class Stem(nn.Module):
         vector = hidden.flatten(1)
         rows, columns = self.coarsest
         x = self.coarse(rearrange(self.spread(vector), "f (w y x) -> f w y x", y=rows, x=columns), vector)
-        for enlarge, up, seen in zip(self.enlarge, self.up, reversed(maps[:-1]), strict=True):
+        known = list(maps[:-1])
+        if self.look is not None and known:
+            known[0] = known[0] + self.mark(self.attention(vector))
+        for enlarge, up, seen in zip(self.enlarge, self.up, reversed(known), strict=True):
             x = enlarge(rearrange(x, "f w y x -> f y x w"))
-            x = rearrange(x, "f y x (w i j) -> f w (y i) (x j)", i=2, j=2) + seen
-            x = up(x if self.look is None or seen is not maps[0] else x + self.mark(self.attention(vector)), vector)
+            x = up(rearrange(x, "f y x (w i j) -> f w (y i) (x j)", i=2, j=2) + seen, vector)
         if self.look is not None:
-            x = x + self.refine(x if len(maps) > 1 else x + self.mark(self.attention(vector)), vector)
+            x = x + self.refine(x if known else x + self.mark(self.attention(vector)), vector)
         return self.last(rearrange(x, "f w y x -> f (y x) w"))
 
     def attention(self, vector: Tensor) -> Tensor:
