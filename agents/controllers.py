@@ -52,8 +52,8 @@ SEARCHES: dict[str, type[PlannerConfig]] = {"cem": CEMConfig, "mppi": MPPIConfig
 class GuidedConfig:
     """A small search in the model around what the model itself would do, which is carried out where no candidate is better."""
 
-    search: CEMConfig = field(default_factory=lambda: CEMConfig(num_samples=16, iterations=1))
-    """The search; mean, spread and horizon are the proposal's, so its `std` and `horizon` are not used."""
+    search: CEMConfig = field(default_factory=lambda: CEMConfig(horizon=4, num_samples=16, iterations=1))
+    """The search, no further ahead than the model proposes; mean and spread are the proposal's, so its `std` is not used."""
     replan_every: int = 2
     """Model steps of a plan that are carried out before the next plan."""
 
@@ -162,18 +162,18 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
         return PolicyController(_proposals(config, parts, name), config.policy, mpc.problems_at_once)
     objective = make_objective(config.objective, parts.codec, parts.actor)
     if name == "guided":
-        proposals = _proposals(config, parts, name)
-        search = replace(config.guided.search, horizon=proposals.actor.horizon)
+        proposals = _proposals(config, parts, name, config.guided.search.horizon)
+        search = replace(config.guided.search, horizon=proposals.horizon)
         mpc = replace(mpc, replan_every=config.guided.replan_every)
         return MPCController(_simulator(config, parts, name), CEM(search, bounds), objective, mpc, proposals)
     settings: PlannerConfig = SEARCHES[name]() if name in SEARCHES and name != config.search else config.planner
     return MPCController(_simulator(config, parts, name), make_planner(settings, bounds), objective, mpc)
 
 
-def _proposals(config: EvaluateConfig, parts: Parts, name: Name) -> Proposals:
+def _proposals(config: EvaluateConfig, parts: Parts, name: Name, horizon: int | None = None) -> Proposals:
     if parts.actor is None:
         raise UserError(f"controller {name} needs a model that puts out actions, and this one was not taught to")
-    return Proposals(parts.actor, parts.codec, parts.bounds, config.mpc.context, parts.goal_steps, parts.device)
+    return Proposals(parts.actor, parts.codec, parts.bounds, config.mpc.context, parts.goal_steps, parts.device, horizon)
 
 
 def _simulator(config: EvaluateConfig, parts: Parts, name: Name) -> Simulator:

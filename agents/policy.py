@@ -39,6 +39,10 @@ class Proposals:
         goal_steps: env steps in which the goals can be reached, where that is known; else what the actor says of each problem at
             its first frame.
         device: where codec and actor lie.
+        horizon: model steps that are wanted of each proposal, at most the actor's; None: all.
+
+    Attributes:
+        horizon: model steps of a proposal.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Proposals:
         context: int,
         goal_steps: int | None = None,
         device: torch.device | str = "cpu",
+        horizon: int | None = None,
     ) -> None:
+        self.horizon = min(horizon or actor.horizon, actor.horizon)
         self.actor, self.codec, self.bounds, self.context, self.device = actor, codec, bounds, context, device
         self.goal_steps = goal_steps
         self._goals: Tensor | None = None
@@ -82,6 +88,7 @@ class Proposals:
             self._goals[part],
             steps.to(self.device),
         )
+        mean, std = mean[:, : self.horizon], std[:, : self.horizon]
         return self.bounds.clamp(mean.float().cpu()), std.float().cpu()
 
 
@@ -89,8 +96,8 @@ class PolicyController:
     """Carries out the mean of the proposals."""
 
     def __init__(self, proposals: Proposals, config: PolicyConfig, problems_at_once: int = 64) -> None:
-        if config.replan_every > proposals.actor.horizon:
-            raise UserError(f"policy.replan_every is {config.replan_every}, above the {proposals.actor.horizon} steps of a proposal")
+        if config.replan_every > proposals.horizon:
+            raise UserError(f"policy.replan_every is {config.replan_every}, above the {proposals.horizon} steps of a proposal")
         self.proposals, self.config, self.problems_at_once = proposals, config, problems_at_once
 
     def reset(self, goals: np.ndarray, seeds: Sequence[int]) -> None:

@@ -175,7 +175,7 @@ def errors_at_once(
     block: int,
     config: DreamConfig,
     reader: StateReader,
-    steps: Sequence[int] = (2, 4, 8, 16),
+    steps: Sequence[int],
 ) -> dict[int, float]:
     """Root mean squared errors of the state, by k, of frames k steps ahead that are predicted without the frames between.
 
@@ -187,7 +187,7 @@ def errors_at_once(
         block: env actions per model step.
         config: the clips are those of `dream_errors`.
         reader: of the true state.
-        steps: the k that are tried, as far as the clips go.
+        steps: the k that are tried, as far as the clips go: those that planning's jumps have.
     """
     config = within(config, store, episodes, block)
     clips = draw_clips(store, episodes, block, config)

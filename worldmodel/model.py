@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.5)
         nn.init.normal_(self.action_in.weight, std=1.0)
         nn.init.normal_(self.text_out.weight, std=(config.base_width or width) ** -0.5)
-        nn.init.normal_(self.action_out.weight, std=0.3 * width**-0.5)
+        nn.init.zeros_(self.action_out.weight)  # else the first thing learnt is to look away: guesses cost more than saying the mean
         nn.init.zeros_(self.action_out.bias)
         if self.latent_out is not None:
             nn.init.normal_(self.latent_out.weight, std=(config.wide_head or config.base_width or width) ** -0.5)

@@ -47,7 +47,7 @@ class RolloutConfig:
             raise UserError(f"guidance is {self.guidance}, must be at least 0; 1 is none")
 
 
-PLANNING = RolloutConfig(jump=4)
+PLANNING = RolloutConfig(jump=2)
 """How futures are sampled where only the best of many is wanted."""
 
 

@@ -10,9 +10,12 @@ width, and with m = width / base_width
     readouts (text, latents; fan-out is fixed)         lr              fixed              1 / m
     wide visual head (its own width is fixed)          lr              1 / fan-in         1
     its matrix that takes in the hidden states         lr / m          1 / fan-in         1
-    stem (its own widths are fixed)                    lr              1 / fan-in         1
-    its matrices that take in hidden states            lr / m          1 / fan-in         1
-    readout of actions                                 lr / m          0.09 / fan-in      1
+    stem                                               lr b / fan-in   1 / fan-in         1
+    readout of actions                                 lr / m          0                  1
+
+b is `base_width`, or the trunk's width where there is none; no rate is above `lr`. A stem takes in whole maps and all hidden states
+of a frame, many times as many numbers as the trunk is wide. At the trunk's rate its tokens grew until they hardly told one frame from
+another (PointMaze: to 60 times their initial size, and the actions that lead to a goal were never learnt).
 
 The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
 no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates
@@ -48,26 +51,27 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together move every weight once; a model that is to be sharded is so already.
 
-    `adamw`: AdamW for all; matrices decay, while norms, biases and the table of tokens do not. `muon`: Muon for
+    `adamw`: AdamW for all; matrices decay, while norms, biases, the table of tokens and what stands for missing frames do not. `muon`: Muon for
     the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate
     under `peak`; the module's docstring says how it depends on the width. The state is there from the start, as zeros: a checkpoint
     then has the same tensors at every step, also where a weight has had no gradient yet.
     """
-    base = model.config.base_width
-    m = model.config.trunk.width / base if base else 1.0
+    base = model.config.base_width or model.config.trunk.width
+    m = model.config.trunk.width / base
     named = weights(model)
-    plain = [place for place, p in named.items() if p.ndim < 2 or place.startswith("token_embedding.")]
+    plain = [place for place, p in named.items() if p.ndim < 2 or place.startswith(("token_embedding.", "stem.missing"))]
     matrices = [place for place in named if place not in plain]
     trunk = [place for place in matrices if name == "muon" and place.startswith("trunk.") and "router" not in place]
-    fixed = [place for place in matrices if place not in trunk and (m == 1 or not fan_in_grows(place))]
-    hidden = [place for place in matrices if place not in trunk + fixed]
+    slower: dict[float, list[str]] = {}
+    for place in (place for place in matrices if place not in trunk):
+        slower.setdefault(slowness(place, named[place], base, m), []).append(place)
     groups = [
-        {"params": [named[place] for place in places], "weight_decay": decay, "peak": rate}
-        for places, decay, rate in ((fixed, weight_decay, lr), (hidden, weight_decay * m, lr / m), (plain, 0.0, lr))
-        if places
+        {"params": [named[place] for place in places], "weight_decay": weight_decay * k, "peak": lr / k}
+        for k, places in sorted(slower.items())
     ]
+    groups.append({"params": [named[place] for place in plain], "weight_decay": 0.0, "peak": lr})
     adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-    for place in plain + fixed + hidden:
+    for place in named.keys() - {*trunk}:
         weight = named[place]
         moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
@@ -80,13 +84,20 @@ def build_optimizers(
     return [adamw, muon]
 
 
-def fan_in_grows(name: str) -> bool:
-    """Whether a matrix takes in what the width makes longer, with no multiplier to make up for it."""
-    if name.startswith("visual_head."):
-        return name.startswith("visual_head.hidden_in.")
+def slowness(name: str, matrix: Tensor, base: int, m: float) -> float:
+    """How many times lower than `lr` AdamW's rate of a matrix is: see the module's table.
+
+    Args:
+        name: of the matrix in the model.
+        matrix: fan-out first.
+        base: width at which `lr` is the rate.
+        m: the trunk's width over it.
+    """
     if name.startswith("stem."):
-        return name.startswith(("stem.spread.", "stem.look.")) or ".condition." in name
-    return not name.startswith(INPUTS + READOUTS)
+        return max(1.0, math.prod(matrix.shape[1:]) / base)
+    if name.startswith("visual_head.") and not name.startswith("visual_head.hidden_in."):
+        return 1.0
+    return 1.0 if name.startswith(INPUTS + READOUTS) else m
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:

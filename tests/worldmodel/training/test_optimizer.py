@@ -95,16 +95,22 @@ def test_rates_that_carry_over_between_widths() -> None:
         hidden |= name in ("time_in.network.2.weight", "visual_head.hidden_in.weight", "action_out.weight")
         assert group["peak"] == (0.01 / 4 if hidden else 0.01), name
         assert group["weight_decay"] in (0.0, 0.5 * 4 if hidden else 0.5), "decay is a matter of rate times weight decay"
-    conditions = (f"stem.{place}.condition.weight" for place in ("coarse", "up.0", "refine"))
-    stem = {"stem.spread.weight", "stem.look.weight", *conditions}
-    groups = wide(8, stem=toys.STEM, latent_grid=toys.MAP)
-    assert stem < {*groups}
-    for name, group in groups.items():
-        if name.startswith("stem."):
-            assert group["peak"] == (0.01 / 4 if name in stem else 0.01), name
     assert {name for name, group in wide(8, "muon").items() if group["peak"] == 0.05} == {
         name for name, group in wide(None, "muon").items() if group["peak"] == 0.05
     }
+
+
+@pytest.mark.parametrize("base_width", [8, None])
+def test_a_matrix_of_the_stem_is_slower_the_more_it_takes_in(base_width: int | None) -> None:
+    changes = {"stem": toys.STEM, "latent_grid": toys.MAP}
+    weights = dict(WorldModel(replace(toys.model_config("moe"), **changes)).named_parameters())
+    base, told = base_width or 32, 0
+    for name, group in wide(base_width, **changes).items():
+        if name.startswith("stem.") and weights[name].ndim > 1 and name != "stem.missing":
+            times = max(1.0, weights[name][0].numel() / base)
+            assert (group["peak"], group["weight_decay"]) == (pytest.approx(0.01 / times), pytest.approx(0.5 * times)), name
+            told += times > 1
+    assert told > 5, "most of them take in more than the trunk is wide"
 
 
 def test_at_the_base_width_nothing_is_different() -> None:
