@@ -13,7 +13,6 @@ All that is remembered is in the run's progress, and so in every checkpoint: a r
 import json
 import logging
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.resume import Progress
-from worldmodel.training.tracking import is_count, read_lines
+from worldmodel.training.tracking import is_count, read_lines, write_lines
 
 NAMED = 5
 """Documents of a skipped batch that a warning names."""
@@ -120,9 +119,7 @@ class SkippedBatches:
         self.path, self.mixture = run_dir / "skipped.jsonl", mixture
         kept = [row for row in read_skipped(self.path) if row["batch"] < position]
         if self.path.exists():
-            beside = self.path.with_suffix(".tmp")
-            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(beside, self.path)
+            write_lines(self.path, kept)
 
     def add(self, batch: int, step: int, reason: str, documents: tuple[int, ...]) -> None:
         """Note a batch and warn of it.

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.records import parse_json, shortened
 
@@ -37,9 +37,7 @@ class Tracker:
         self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=start + 1)
         path = self.run_dir / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row["step"] <= start] if start else []
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(beside, path)
+        write_lines(path, kept)
         self.lines = path.open("a", buffering=1)
         self.last: dict[str, float] = {name: value for row in kept for name, value in row.items()}
 
@@ -122,6 +120,11 @@ def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> list[dict[
         text = shortened(line.decode("utf8", "replace"))
         logger.warning("%s: line %d%s holds no row of a run and is left out: %s", path, number, more, text)
     return rows
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line; whole or not at all."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 class Meter:

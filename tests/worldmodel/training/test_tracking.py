@@ -9,6 +9,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.worldmodel import toys
+from worldmodel.training.guard import SkippedBatches, read_skipped
 from worldmodel.training.tracking import Tracker, read_rows
 
 
@@ -45,6 +47,20 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     assert [(row["step"], row["loss/total"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     with Tracker(tmp_path):
         assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+def test_no_planted_link_is_written_through(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("theirs")
+    for name in ("metrics.tmp", "skipped.tmp", "metrics.jsonl"):
+        (tmp_path / name).symlink_to(other)
+    (tmp_path / "skipped.jsonl").write_text('{"batch": 1}\n')
+    with Tracker(tmp_path) as tracker:
+        tracker.scalars(1, {"loss/total": 1.0})
+    SkippedBatches(tmp_path, toys.packer().mixture, 5)
+    assert other.read_text() == "theirs"
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss/total": 1.0}]
+    assert read_skipped(tmp_path / "skipped.jsonl") == [{"batch": 1}]
 
 
 JUNK = {
