@@ -43,7 +43,7 @@ from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import claim
+from worldmodel.training.resume import claim, read_progress
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
@@ -214,7 +214,7 @@ def run_all(
             if not result.finished:
                 break
             trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
-            seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            seconds = read_progress(result.checkpoint).seconds
             held_out = trials[variant.codec].held_out(preset, config.batches)
             values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
             values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]

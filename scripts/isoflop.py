@@ -22,7 +22,6 @@ from worldmodel.datasets.atomic import locked_folder, write_atomic
 from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
@@ -35,7 +34,7 @@ from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key
-from worldmodel.training.resume import claim, newest_checkpoint
+from worldmodel.training.resume import claim, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
@@ -204,7 +203,7 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
             if not result.finished:
                 break
             losses = trials.losses(from_pretrained(result.checkpoint, choose_device(preset.train.device)).model, held_out)
-            step_seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            step_seconds = read_progress(result.checkpoint).seconds
             done[point.name] = Measured(point, losses, step_seconds, time.perf_counter() - began if fresh else None)
             write_record(out / "points.json", [asdict(measured) for measured in done.values()])
             if not config.keep_runs:

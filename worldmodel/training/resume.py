@@ -25,7 +25,8 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import checkpoints, whole_folder
+from worldmodel.checkpoint import checkpoints, rebuild, whole_folder
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json, same_settings, write_json
 from worldmodel.training.distributed import Processes
@@ -35,6 +36,9 @@ SCHEMA_VERSION = 3
 KIND = "run"
 FILE_BYTES = 2**30
 """About as large a file is, of the tensors that all processes together have: one is copied in memory while it is written."""
+
+REMEDY = "remove it to go on from the checkpoint before it, or from the start if there is none"
+"""What to do about a checkpoint that cannot be gone on from."""
 
 
 @dataclass
@@ -50,6 +54,18 @@ class Progress:
     norms: list[float] = field(default_factory=list)  # of their gradients
     rollbacks: int = 0  # times that training went back to a checkpoint and has not come further since
     trouble: int = 0  # the step that it went back from
+
+    def __post_init__(self) -> None:
+        numbers = [("step", self.step), ("seconds", self.seconds), ("rollbacks", self.rollbacks), ("trouble", self.trouble)]
+        for name, value in [*numbers, *((f"positions of {source}", count) for source, count in self.positions.items())]:
+            if value < 0:
+                raise UserError(f"{name} is {value}, must not be negative")
+        if self.skipped != sorted({number for number in self.skipped if 0 <= number < self.position}):
+            raise UserError(f"skipped is {shortened(self.skipped)}, must be rising numbers from 0 and below {self.position}")
+        if not set(self.suspects) <= set(self.skipped):
+            raise UserError(f"suspects is {shortened(self.suspects)}, must be of those skipped, {shortened(self.skipped)}")
+        if len(self.losses) != len(self.norms):
+            raise UserError(f"there are {len(self.losses)} losses and {len(self.norms)} norms, must be as many")
 
     @property
     def position(self) -> int:
@@ -134,8 +150,7 @@ def read_state(folder: Path, state: State) -> None:
     Raises:
         UserError: the folder is damaged.
     """
-    remedy = "remove it to go on from the checkpoint before it, or from the start if there is none"
-    record = read_progress(folder, remedy)
+    progress = read_progress(folder)
     reader = dcp.HuggingFaceStorageReader(str(folder / "training"))
     try:
         check_parts(reader.read_metadata())
@@ -143,20 +158,23 @@ def read_state(folder: Path, state: State) -> None:
             dcp.load(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
     except (dcp.CheckpointException, OSError, SafetensorError, ValueError) as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
-        raise UserError(f"{folder} is damaged ({cause}): {remedy}") from None
-    state.progress = Progress(**record)
+        raise UserError(f"{folder} is damaged ({cause}): {REMEDY}") from None
+    state.progress = progress
 
 
-def read_progress(folder: Path, remedy: str) -> dict[str, Any]:
-    """The fields of the progress in a checkpoint folder.
+def read_progress(folder: Path) -> Progress:
+    """The progress in a checkpoint folder.
 
     Raises:
-        UserError: it is missing, damaged or of another version; `remedy` says what to do.
+        UserError: it is missing, damaged or of another version, or its fields are not what they can be.
     """
-    record = read_json(folder / "progress.json", remedy)
-    if record.keys() != vars(Progress()).keys():
-        raise UserError(f"{folder} is of another version of worldmodel: {remedy}")
-    return record
+    path = folder / "progress.json"
+    try:
+        progress = rebuild(Progress, read_json(path, REMEDY), f"{path}: progress")
+    except UserError as error:
+        raise UserError(str(error) if str(error).endswith(REMEDY) else f"{error}: {REMEDY}") from None
+    assert isinstance(progress, Progress)
+    return progress
 
 
 def check_parts(metadata: dcp.Metadata) -> None:
