@@ -30,7 +30,6 @@ from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.atomic import locked_folder
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
@@ -51,7 +50,7 @@ from worldmodel.scripts.dream import table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.training.resume import claim
+from worldmodel.training.resume import claimed, release
 from worldmodel.training.samples import film
 from worldmodel.training.tracking import read_rows
 
@@ -128,14 +127,13 @@ def main(config: QuickstartConfig) -> None:
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with locked_folder(out):
-        claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
+    with claimed(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
         try:
             announce(config, recording, out)
             results = run(config, out)
         except UserError:
             if not (out / "codec").exists():  # what was found wrong before any training must not bind the folder to its settings
-                (out / "config.json").unlink()
+                release(out)
             raise
         if results is None:
             return

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import checkpoints, rebuild, whole_folder
+from worldmodel.datasets.atomic import is_leftover, locked_folder
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json, same_settings, write_json
@@ -33,7 +34,8 @@ from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 
 SCHEMA_VERSION = 3
-KIND = "run"
+MARK = {"schema_version": SCHEMA_VERSION, "kind": "run"}
+"""Stands in the config of every run."""
 FILE_BYTES = 2**30
 """About as large a file is, of the tensors that all processes together have: one is copied in memory while it is written."""
 
@@ -106,16 +108,31 @@ def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
     processes.barrier()  # it has its name
 
 
-def claim(run_dir: Path, record: dict[str, Any]) -> None:
-    """Note what a run does in its folder, or check that a run there does the same.
+@contextlib.contextmanager
+def claimed(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Hold a run's folder until the block ends, with a note of what the run does, or where one is there, the same note.
 
     Raises:
-        UserError: the folder holds a run with other settings, or something else.
+        UserError: the folder is in use, holds a run with other settings, or something else; nothing is written to it then.
     """
-    path, mark = run_dir / "config.json", {"schema_version": SCHEMA_VERSION, "kind": KIND}
-    if path.exists() and not mark.items() <= read_json(path).items():
+    path = run_dir / "config.json"
+    if path.exists() and not MARK.items() <= read_json(path).items():
         raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
-    same_settings(path, mark | record)
+    if run_dir.is_dir() and not path.exists():
+        others = sorted(each.name for each in run_dir.iterdir() if each.name != "lock" and not is_leftover(each.name))
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise UserError(f"{run_dir} holds {others[0]!r}{more} and is no run's folder: name an empty folder, or one to be made")
+    with locked_folder(run_dir):
+        if path.exists() and read_json(path) == MARK:
+            path.unlink()
+        same_settings(path, MARK | record)
+        yield
+
+
+def release(run_dir: Path) -> None:
+    """Forget what a run does, so that another may have its folder and what lies there; called by the one that holds it."""
+    write_json(run_dir / "config.json", MARK)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
