@@ -21,6 +21,7 @@ from typing import Any
 import tyro
 
 from worldmodel.errors import UserError
+from worldmodel.training.torchrun import surroundings
 
 Main = Callable[[Any], None]
 logger = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ MAX_SEED = 2**63
 """Seeds are below it: what draws from them counts on by a little in 64 bits."""
 TRAINING = ("pretrain", "quickstart", "ablate", "isoflop")
 """Verbs in which several processes may train together."""
-DISTRIBUTED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that torchrun sets beside WORLD_SIZE."""
 _SURROUNDINGS = frozenset(
     getattr(errno, name)
     for name in "ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EROFS ENOLCK EMFILE ENFILE EIO ESTALE ETXTBSY ENODEV ENXIO".split()
@@ -117,24 +116,14 @@ def _flush_output() -> OSError | None:
 
 
 def check_processes(environment: Mapping[str, str]) -> None:
-    """Look at what torchrun, or whoever stands in for it, says about the processes that train together.
+    """Look at what torchrun, or whoever stands in for it, says about the processes that train together, and say who waits.
 
     Raises:
         UserError: it is said that there are others, and not where.
     """
-    size = environment.get("WORLD_SIZE", "1")
-    missing = [name for name in DISTRIBUTED if not environment.get(name)]
-    if size == "1":
-        return
-    if not size.isdecimal() or int(size) < 1:
-        raise UserError(f"WORLD_SIZE is {size!r}, it must be the number of processes; unset it, or start them with torchrun")
-    if missing:
-        raise UserError(
-            f"WORLD_SIZE is {size}, but {' and '.join(missing)} are not set; unset it, or start the processes with torchrun"
-        )
-    place = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
-    if environment.get("LOCAL_RANK", "0") == "0":
-        logger.info("process %s of %s (0 is the first): they wait for each other at %s", environment["RANK"], size, place)
+    own = surroundings(environment)
+    if own.world_size > 1 and environment.get("LOCAL_RANK", "0") == "0":
+        logger.info("process %d of %d (0 is the first): they wait for each other at %s", own.rank, own.world_size, own.place)
 
 
 def command(*words: object) -> str:

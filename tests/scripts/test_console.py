@@ -269,7 +269,7 @@ def test_a_device_of_another_kind_is_refused(device: str) -> None:
     ("environment", "words"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK and MASTER_ADDR and MASTER_PORT are not set; unset it, or start"),
-        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "host"}, "WORLD_SIZE is 4, but MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "host"}, "WORLD_SIZE is 4, but MASTER_PORT is not set"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE is 'two', it must be the number of processes"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', it must be the number of processes"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', it must be the number of processes"),

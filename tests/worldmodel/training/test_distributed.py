@@ -345,6 +345,8 @@ def test_gpus_are_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     for name, words in (
         ("auto", "no GPU for process 3 of this machine, torch sees 2: use --nproc-per-node 2"),
         ("cuda:1", "is one GPU"),
