@@ -1,4 +1,4 @@
-"""What every verb shares: read its flags with tyro, run it, and turn a user's mistake into one sentence.
+"""What every verb shares: read its flags with tyro, run it, show its stages, and turn a user's mistake into one sentence.
 
 A verb is a file of this folder with `main(config: SomeConfig) -> None`; the annotation says which dataclass
 the flags fill. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
 from worldmodel.errors import UserError
 from worldmodel.training.torchrun import surroundings
@@ -188,6 +189,26 @@ def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def stages(*names: str) -> Iterator[Callable[[], None]]:
+    """A bar that says which stage is running; where stderr is no terminal, nothing.
+
+    Args:
+        names: of the stages, in their order; the first begins at once.
+
+    Yields:
+        A function that ends a stage and begins the next one.
+    """
+    with tqdm(total=len(names), unit="stage", desc=names[0], leave=False, disable=None) as bar:
+
+        def end() -> None:
+            bar.update()
+            if bar.n < len(names):
+                bar.set_description(names[int(bar.n)])
+
+        yield end
 
 
 def _preset_hint(args: Sequence[str], complaint: str) -> str:

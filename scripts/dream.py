@@ -30,9 +30,8 @@ from worldmodel.evaluation import (
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scripts.console import command, run_verb
+from worldmodel.scripts.console import command, run_verb, stages
 from worldmodel.scripts.pretrain import block_of
-from worldmodel.scripts.progress import stages
 from worldmodel.unseen import held_out_episodes
 
 

@@ -26,10 +26,9 @@ from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
-from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.console import print_columns, run_verb, stages
 from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import PresetFlag
-from worldmodel.scripts.progress import stages
 from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
