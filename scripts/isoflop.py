@@ -16,12 +16,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained, rebuild
+from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
+from worldmodel.folder import rebuild
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device

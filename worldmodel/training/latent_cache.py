@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodel.checkpoint import rebuild
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
+from worldmodel.folder import rebuild
 from worldmodel.precision import copied
 
 LatentType = Literal["float32", "float16"]

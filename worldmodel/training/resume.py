@@ -25,11 +25,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import checkpoints, rebuild, whole_folder
+from worldmodel.checkpoint import checkpoints, whole_folder
 from worldmodel.datasets.atomic import is_leftover, locked_folder
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, same_settings, write_json
+from worldmodel.folder import read_json, rebuild, same_settings, write_json
 from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 
