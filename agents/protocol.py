@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from worldmodel.checkpoint import rebuild
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import write_output
 from worldmodel.datasets.records import parse_json
 from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
+from worldmodel.folder import rebuild
 
 if TYPE_CHECKING:
     from worldmodel.envs.contract import Task

@@ -156,11 +156,6 @@ def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
     )
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int = 8, scale: int = 4) -> None:
-    """Write `video_bytes` to a file."""
-    write_output(path, video_bytes(frames, fps, scale))
-
-
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

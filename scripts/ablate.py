@@ -24,7 +24,7 @@ from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import Kind
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
@@ -43,7 +43,7 @@ from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import claim
+from worldmodel.training.resume import claimed, read_progress
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
@@ -118,8 +118,7 @@ def main(config: AblateConfig) -> None:
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
     yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
-    with locked_folder(out), stop_on_signals() as stop:
-        claim(out, record_of(config, data))
+    with claimed(out, record_of(config, data)), stop_on_signals() as stop:
         runs = run_all(config, data, asked, yardstick, out, stop)
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
@@ -214,7 +213,7 @@ def run_all(
             if not result.finished:
                 break
             trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
-            seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            seconds = read_progress(result.checkpoint).seconds
             held_out = trials[variant.codec].held_out(preset, config.batches)
             values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
             values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]

@@ -15,8 +15,7 @@ from worldmodel.datasets.standard import IMAGE_SIZE, MixtureConfig, Pictures, St
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
-from worldmodel.scripts.console import command, run_verb
-from worldmodel.scripts.progress import stages
+from worldmodel.scripts.console import command, run_verb, stages
 from worldmodel.unseen import trained_on
 
 MAX_FRAMES, MAX_PICTURES = 131_072, 16_384

@@ -1,4 +1,4 @@
-"""What every verb shares: read its flags with tyro, run it, and turn a user's mistake into one sentence.
+"""What every verb shares: read its flags with tyro, run it, show its stages, and turn a user's mistake into one sentence.
 
 A verb is a file of this folder with `main(config: SomeConfig) -> None`; the annotation says which dataclass
 the flags fill. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
 from worldmodel.errors import UserError
+from worldmodel.training.torchrun import surroundings
 
 Main = Callable[[Any], None]
 logger = logging.getLogger(__name__)
@@ -30,8 +32,6 @@ MAX_SEED = 2**63
 """Seeds are below it: what draws from them counts on by a little in 64 bits."""
 TRAINING = ("pretrain", "quickstart", "ablate", "isoflop")
 """Verbs in which several processes may train together."""
-DISTRIBUTED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that torchrun sets beside WORLD_SIZE."""
 _SURROUNDINGS = frozenset(
     getattr(errno, name)
     for name in "ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EROFS ENOLCK EMFILE ENFILE EIO ESTALE ETXTBSY ENODEV ENXIO".split()
@@ -117,24 +117,14 @@ def _flush_output() -> OSError | None:
 
 
 def check_processes(environment: Mapping[str, str]) -> None:
-    """Look at what torchrun, or whoever stands in for it, says about the processes that train together.
+    """Look at what torchrun, or whoever stands in for it, says about the processes that train together, and say who waits.
 
     Raises:
         UserError: it is said that there are others, and not where.
     """
-    size = environment.get("WORLD_SIZE", "1")
-    missing = [name for name in DISTRIBUTED if not environment.get(name)]
-    if size == "1":
-        return
-    if not size.isdecimal() or int(size) < 1:
-        raise UserError(f"WORLD_SIZE is {size!r}, it must be the number of processes; unset it, or start them with torchrun")
-    if missing:
-        raise UserError(
-            f"WORLD_SIZE is {size}, but {' and '.join(missing)} are not set; unset it, or start the processes with torchrun"
-        )
-    place = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
-    if environment.get("LOCAL_RANK", "0") == "0":
-        logger.info("process %s of %s (0 is the first): they wait for each other at %s", environment["RANK"], size, place)
+    own = surroundings(environment)
+    if own.world_size > 1 and environment.get("LOCAL_RANK", "0") == "0":
+        logger.info("process %d of %d (0 is the first): they wait for each other at %s", own.rank, own.world_size, own.place)
 
 
 def command(*words: object) -> str:
@@ -199,6 +189,26 @@ def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def stages(*names: str) -> Iterator[Callable[[], None]]:
+    """A bar that says which stage is running; where stderr is no terminal, nothing.
+
+    Args:
+        names: of the stages, in their order; the first begins at once.
+
+    Yields:
+        A function that ends a stage and begins the next one.
+    """
+    with tqdm(total=len(names), unit="stage", desc=names[0], leave=False, disable=None) as bar:
+
+        def end() -> None:
+            bar.update()
+            if bar.n < len(names):
+                bar.set_description(names[int(bar.n)])
+
+        yield end
 
 
 def _preset_hint(args: Sequence[str], complaint: str) -> str:

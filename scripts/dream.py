@@ -30,9 +30,8 @@ from worldmodel.evaluation import (
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scripts.console import command, run_verb
+from worldmodel.scripts.console import command, run_verb, stages
 from worldmodel.scripts.pretrain import block_of
-from worldmodel.scripts.progress import stages
 from worldmodel.unseen import held_out_episodes
 
 
@@ -103,13 +102,16 @@ def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVe
     return decode_video(codec, dreamt[:, 0])
 
 
-def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
-    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, in words what is given and what is dreamt."""
+def film(truth: np.ndarray, dream: np.ndarray, least_width: int = 384) -> np.ndarray:
+    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, in words what is given and what is dreamt.
+
+    Pixels are enlarged by a whole number until the film is as wide as `least_width`.
+    """
     context, length = truth.shape[1] - dream.shape[1], truth.shape[1]
     below = np.concatenate([truth[:, :context], dream], axis=1)
     rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
     steps = [f"dream, {i - context + 1} steps ahead" if i >= context else "given" for i in range(length)]
-    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps])
+    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps], least_width)
 
 
 def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:

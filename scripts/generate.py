@@ -17,8 +17,7 @@ from worldmodel.evaluation import decode_video
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.progress import stages
+from worldmodel.scripts.console import run_verb, stages
 from worldmodel.unseen import held_out_episodes
 
 

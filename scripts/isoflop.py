@@ -16,26 +16,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained, rebuild
+from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
-from worldmodel.datasets.atomic import locked_folder, write_atomic
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json
+from worldmodel.folder import rebuild
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
-from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.console import print_columns, run_verb, stages
 from worldmodel.scripts.machine import command_line, device_facts, machine
 from worldmodel.scripts.pretrain import PresetFlag
-from worldmodel.scripts.progress import stages
 from worldmodel.scripts.trials import Trials, write_record
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key
-from worldmodel.training.resume import claim, newest_checkpoint
+from worldmodel.training.resume import claimed, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
@@ -113,8 +112,7 @@ def main(config: IsoflopConfig) -> None:
     if not kept:
         least = min(config.min_steps * point.budget / max(point.steps, 0.5) for point in points)
         raise UserError(f"no budget gives any size {config.min_steps} steps: take budgets of at least {least:.1e}, or smaller sizes")
-    with locked_folder(out), stop_on_signals() as stop:
-        claim(out, record_of(config, trials))
+    with claimed(out, record_of(config, trials)), stop_on_signals() as stop:
         setup = time.perf_counter() - began
         measured = run_grid(config, trials, kept, out, stop)
     if len(measured) < len(kept):
@@ -204,7 +202,7 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
             if not result.finished:
                 break
             losses = trials.losses(from_pretrained(result.checkpoint, choose_device(preset.train.device)).model, held_out)
-            step_seconds = float(read_json(result.checkpoint / "progress.json")["seconds"])
+            step_seconds = read_progress(result.checkpoint).seconds
             done[point.name] = Measured(point, losses, step_seconds, time.perf_counter() - began if fresh else None)
             write_record(out / "points.json", [asdict(measured) for measured in done.values()])
             if not config.keep_runs:

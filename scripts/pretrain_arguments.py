@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint import rebuild
 from worldmodel.datasets.records import shortened
 from worldmodel.datasets.standard import MixtureConfig
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, write_json
+from worldmodel.folder import read_json, rebuild, write_json
 from worldmodel.presets import Preset
 
 NAME = "arguments.json"

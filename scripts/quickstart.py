@@ -25,14 +25,14 @@ from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
-from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report, write_video
+from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report
 from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.atomic import locked_folder
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
@@ -40,6 +40,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
+from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts import diagnose as diagnosis
@@ -47,16 +48,18 @@ from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
-from worldmodel.scripts.dream import table
+from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
+from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.training.resume import claim
-from worldmodel.training.samples import film
+from worldmodel.training.resume import claimed, release
 from worldmodel.training.tracking import read_rows
 
 logger = logging.getLogger(__name__)
 
+DREAM_WIDTH = 768
+"""Pixels that the film of dreams is wide at least."""
 PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that")
 
 
@@ -128,14 +131,13 @@ def main(config: QuickstartConfig) -> None:
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with locked_folder(out):
-        claim(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str)))
+    with claimed(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
         try:
             announce(config, recording, out)
             results = run(config, out)
         except UserError:
             if not (out / "codec").exists():  # what was found wrong before any training must not bind the folder to its settings
-                (out / "config.json").unlink()
+                release(out)
             raise
         if results is None:
             return
@@ -198,7 +200,7 @@ def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
 
 def run(config: QuickstartConfig, out: Path) -> Results | None:
     """All stages in order; None if training was asked to stop."""
-    seconds: dict[str, float] = {}
+    device, seconds = choose_device(config.preset.train.device), dict[str, float]()
     with stage("collect", seconds):
         collected = collect(collection(config, out))
         data = open_standard([collected.path], config.mixture)
@@ -206,7 +208,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         manifest.save(out / "manifest.json")
     with stage("codec", seconds):
         _, codec_report = train_codec(
-            replace(config.codec, seed=config.seed), codec_data(data), out / "codec", tensorboard=out / "tensorboard"
+            replace(config.codec, seed=config.seed), codec_data(data), out / "codec", device, tensorboard=out / "tensorboard"
         )
     with stage("pretrain", seconds):
         preset = with_seed(config.preset, config.seed)
@@ -217,7 +219,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None
-    trained = from_pretrained(trained_to.checkpoint)
+    trained = from_pretrained(trained_to.checkpoint, device)
     model, tokenizer = trained.model, trained.tokenizer
     save_pretrained(out / "checkpoint", model, tokenizer, trained.codec, trained.card)
     store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
@@ -254,11 +256,14 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, Any]:
     """Films, report.html and report.json; returns the latter's content."""
-    write_video(out / "dream.mp4", film(results.dream.truth[:6], results.dream.dream[:6]), fps=4, scale=3)
+    dreamt = film(results.dream.truth[:6], results.dream.dream[:6], DREAM_WIDTH)
+    write_film(out / "dream.mp4", dreamt, frame_rate_for(len(dreamt)), HOLD)
     Image.fromarray(strip(results.dream)).save(out / "dream.png")
     for score in results.scores:
         for i, frames in sorted(score.frames.items())[:3]:
-            write_video(out / f"plan_{score.name}_{i}.mp4", side_by_side(frames, results.goals[i]), fps=4)
+            labels = labels_of(i, score.streams[0].steps_to_success[i], len(frames), config.mixture.action_block)
+            shown = labelled([side_by_side(frames, results.goals[i])], [labels])
+            write_film(out / f"plan_{score.name}_{i}.mp4", shown, frame_rate_for(len(shown)), HOLD)
     record = {
         "config": json.loads(json.dumps(asdict(config), default=str)),
         "planning": scores_to_json(results.manifest, results.scores, config.evaluate),
@@ -299,7 +304,7 @@ def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
             "Dreams of held-out episodes",
             (out / "dream.mp4").read_bytes(),
             "Truth above, dream below; the dream sees the first frames and the actions only.",
-            width=768,
+            width=DREAM_WIDTH,
         ),
         Picture("The same frame by frame", strip(dream), "Each pair of rows is truth above dream.", scale=1),
         Curves("Dream error", curves, "model steps ahead", "mean squared error of the latents"),
@@ -353,7 +358,7 @@ def training_sections(results: Results, out: Path) -> list[Section]:
     }
     store, codec = results.data.stores[0], results.trained.codec
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
-    painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames))))
+    painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames, codec.mean.device))))
     pair = rearrange(np.stack([frames, painted]), "two b h w c -> (two h) (b w) c")
     candidates = results.codec_report["objectives"]
     probes = [[name, c["probe"]["r2"]] for name, c in candidates.items()]

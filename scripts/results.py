@@ -3,7 +3,6 @@
 The record has one row for each controller of each run, and the rungs of its ladder; the table is what README shows of it.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from worldmodel.agents.ladder import SHUFFLED
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json
 from worldmodel.scripts.console import run_verb
@@ -33,22 +32,48 @@ class ResultsConfig:
     """Folders of finished quickstarts, or one record that was gathered before."""
     out: Path | None = None
     """JSON file to write the record to."""
+    overwrite: bool = False
+    """Replace a file of that name which worldmodel did not make."""
     page: Path | None = None
-    """Markdown page whose table is to be drawn anew, between the lines that begin and end it."""
+    """Markdown page whose table is to be drawn anew, between the lines that begin and end it; all else on it stays."""
 
 
 def main(config: ResultsConfig) -> None:
     """Gather, write, print the table."""
     if not config.runs:
         raise UserError("no run is named: give the folders of finished quickstarts")
-    first = config.runs[0]
-    record = read_json(first) if first.is_file() else gather(config.runs)
+    first, page = config.runs[0], config.page
+    inputs = [run / "report.json" for run in config.runs] + [first]
     if config.out is not None:
-        write_atomic(config.out, (json.dumps(record, indent=1) + "\n").encode())
-    drawn = table(record)
-    if config.page is not None:
-        write_atomic(config.page, with_table(config.page.read_text(encoding="utf-8"), drawn, config.page).encode())
+        check_output(config.out, (".json",), [*inputs, *filter(None, [page])], config.overwrite)
+    before = ""
+    if page is not None:
+        check_output(page, inputs=inputs, overwrite=True)  # nothing of it is replaced but its table
+        before = read_page(page)
+    record = read_json(first) if first.is_file() else gather(config.runs)
+    try:
+        data, drawn = json_bytes(record, indent=1), table(record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{first} is damaged or no record of results: give one that --out wrote, or folders of quickstarts") from None
+    if config.out is not None:
+        write_output(config.out, data)
+    if page is not None:
+        write_output(page, with_table(before, drawn, page).encode())
     print(drawn)
+
+
+def read_page(path: Path) -> str:
+    """A page that has a place for the table.
+
+    Raises:
+        UserError: it is not there, is no text, or lacks the lines that begin and end the table.
+    """
+    try:
+        page = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}): name a Markdown page that is there") from None
+    with_table(page, "", path)
+    return page
 
 
 def gather(runs: Sequence[Path]) -> dict[str, Any]:
@@ -61,28 +86,38 @@ def gather(runs: Sequence[Path]) -> dict[str, Any]:
     for run in runs:
         if not (run / "report.json").is_file():
             raise UserError(f"{run} holds no report.json: it is no finished quickstart")
-        report = read_json(run / "report.json")
-        task, seed = report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
-        protocol = report["planning"]["protocol"]
-        for score in report["planning"]["controllers"]:
-            rows.append(
-                {
-                    "task": task,
-                    "seed": seed,
-                    "manifest": {key: protocol[key] for key in ("goals", "goal_offset", "budget", "min_distance", "seed")},
-                    "controller": score["name"],
-                    "problems": protocol["problems"],
-                    "success": score["success_rate"],
-                    "success_interval_95": score["interval_95"],
-                    "held": score["held_rate"],
-                    "held_interval_95": score["held_interval_95"],
-                    "seconds_per_plan": score["seconds_per_plan"],
-                }
-            )
-        ladder += report["ladder"]["rows"]
-        minutes.append({"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60})
+        try:
+            own_rows, own_ladder, own_minutes = of_report(read_json(run / "report.json"))
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
+        rows += own_rows
+        ladder += own_ladder
+        minutes.append(own_minutes)
     made_by = {"command": "worldmodel quickstart --task TASK --seed SEED", **machine("torch")}
     return made_by | {"minutes": minutes, "rows": rows, "ladder": ladder}
+
+
+def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """The rows of one quickstart, those of its ladder, and the minutes that it took."""
+    task, seed = report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
+    protocol = report["planning"]["protocol"]
+    rows = []
+    for score in report["planning"]["controllers"]:
+        rows.append(
+            {
+                "task": task,
+                "seed": seed,
+                "manifest": {key: protocol[key] for key in ("goals", "goal_offset", "budget", "min_distance", "seed")},
+                "controller": score["name"],
+                "problems": protocol["problems"],
+                "success": score["success_rate"],
+                "success_interval_95": score["interval_95"],
+                "held": score["held_rate"],
+                "held_interval_95": score["held_interval_95"],
+                "seconds_per_plan": score["seconds_per_plan"],
+            }
+        )
+    return rows, list(report["ladder"]["rows"]), {"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60}
 
 
 def table(record: dict[str, Any]) -> str:
@@ -109,7 +144,7 @@ def with_table(page: str, drawn: str, path: Path) -> str:
     Raises:
         UserError: the page lacks them.
     """
-    if BEGIN not in page or END not in page:
+    if page.count(BEGIN) != 1 or END not in page.partition(BEGIN)[2]:
         raise UserError(f"{path} has no place for the table, between the lines {BEGIN.strip()!r} and {END.strip()!r}")
     before, rest = page.split(BEGIN, 1)
     return before + BEGIN + drawn + END + rest.split(END, 1)[1]

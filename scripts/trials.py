@@ -144,7 +144,7 @@ class Trials:
             for batch in batches[modality]:
                 here = batch.to(device)
                 latents = encode_frames(codec, batch.pictures, device)
-                t = sample_time(len(batch.frames), alpha, flow.logit_normal, generator).to(device)
+                t = sample_time(len(batch.frames), alpha, flow.logit_normal, generator, flow.noise_share).to(device)
                 noise = torch.randn(len(batch.frames), *latents.shape[1:], generator=generator).to(device)
                 draw = FlowDraw(torch.where(here.clean, torch.ones_like(t), t), noise)
                 losses[modality] += model.loss(here, latents, draw, counts)[1][part].item()

@@ -13,9 +13,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import sys
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +21,17 @@ from typing import Any
 import torch
 
 from worldmodel import __version__
-from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.codec.codec import FAR_LARGER, Codec, load_codec
 from worldmodel.datasets.atomic import replacing, temporary_beside
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, write_json, write_tensors
+from worldmodel.folder import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
 KIND = "worldmodel"
 OTHER = "use another checkpoint"
-FAR_LARGER = 8
-"""A config may describe this many times the numbers that are there, and be read to say which ones are missing."""
 
 
 @dataclass
@@ -191,57 +186,6 @@ def read_model_config(folder: Path) -> ModelConfig:
     config = rebuild(ModelConfig, record.get("model"), f"{path}: model")
     assert isinstance(config, ModelConfig)
     return config
-
-
-def rebuild(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a value of the annotated type `kind` from JSON: every field must be there, and no other; numbers are finite.
-
-    Raises:
-        UserError: naming the place `where` something differs from the type.
-    """
-    if dataclasses.is_dataclass(kind):
-        types_of = typing.get_type_hints(kind)
-        if not isinstance(value, dict):
-            raise UserError(f"{where} is {shortened(value)}, expected the fields {', '.join(types_of)}")
-        missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
-        if missing or unknown:
-            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
-            raise UserError(f"{where} {' and '.join(parts)}; it was written by another version of worldmodel")
-        fields = {name: rebuild(inner, value[name], f"{where}.{name}") for name, inner in types_of.items()}
-        try:
-            assert isinstance(kind, type)
-            return kind(**fields)
-        except (ValueError, TypeError, ArithmeticError) as error:
-            raise UserError(f"{where}: {error}") from None
-    arguments, origin = typing.get_args(kind), typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        errors = []
-        for inner in arguments:
-            try:
-                return rebuild(inner, value, where)
-            except UserError as error:
-                errors.append(error)
-        raise errors[0]
-    if origin is tuple and isinstance(value, list) and arguments[1:] == (...,):
-        return tuple(rebuild(arguments[0], each, where) for each in value)
-    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
-        return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
-    if kind is Any:
-        return value
-    if origin is list and isinstance(value, list):
-        return [rebuild(arguments[0], each, where) for each in value]
-    if origin is dict and isinstance(value, dict):
-        return {name: rebuild(arguments[1], each, f"{where}.{name}") for name, each in value.items()}
-    if origin is typing.Literal and value in arguments:
-        return value
-    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if origin is None and kind is not float and type(value) is kind:
-        return value
-    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
-    raise UserError(f"{where} is {shortened(value)}, expected {expected}")
 
 
 @contextlib.contextmanager

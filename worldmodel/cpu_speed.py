@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.records import parse_json
 from worldmodel.home import cache_dir
 
 Way = Literal["default", "onednn", "bfloat16"]
@@ -89,7 +90,7 @@ def _machine(threads: int) -> str:
 def _read(path: Path) -> CPUSpeed | None:
     """What was measured before; None where it is missing or damaged."""
     try:
-        found = CPUSpeed(**json.loads(path.read_text()))
+        found = CPUSpeed(**parse_json(path.read_text()))
         numbers = [table[way] for table in (found.seconds, found.error) for way in get_args(Way)]
         return found if all(isinstance(x, float) and x >= 0 for x in numbers) and found.seconds["default"] > 0 else None
     except (OSError, ValueError, TypeError, KeyError):

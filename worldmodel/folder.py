@@ -1,10 +1,14 @@
 """What lies in a folder: JSON objects and tensors, read strictly, and a note of what the folder is for."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
 import re
+import sys
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,57 @@ def read_json(path: Path, remedy: str = OTHER) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} holds {type(record).__name__}, expected a JSON object: {remedy}")
     return record
+
+
+def rebuild(kind: Any, value: Any, where: str) -> Any:
+    """Rebuild a value of the annotated type `kind` from JSON: every field must be there, and no other; numbers are finite.
+
+    Raises:
+        UserError: naming the place `where` something differs from the type.
+    """
+    if dataclasses.is_dataclass(kind):
+        types_of = typing.get_type_hints(kind)
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is {shortened(value)}, expected the fields {', '.join(types_of)}")
+        missing, unknown = sorted(types_of.keys() - value.keys()), sorted(value.keys() - types_of.keys())
+        if missing or unknown:
+            parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has the unknown {', '.join(unknown)}"] * bool(unknown)
+            raise UserError(f"{where} {' and '.join(parts)}; it was written by another version of worldmodel")
+        fields = {name: rebuild(inner, value[name], f"{where}.{name}") for name, inner in types_of.items()}
+        try:
+            assert isinstance(kind, type)
+            return kind(**fields)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise UserError(f"{where}: {error}") from None
+    arguments, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        errors = []
+        for inner in arguments:
+            try:
+                return rebuild(inner, value, where)
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is tuple and isinstance(value, list) and arguments[1:] == (...,):
+        return tuple(rebuild(arguments[0], each, where) for each in value)
+    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
+        return tuple(rebuild(inner, v, where) for inner, v in zip(arguments, value, strict=True))
+    if kind is Any:
+        return value
+    if origin is list and isinstance(value, list):
+        return [rebuild(arguments[0], each, where) for each in value]
+    if origin is dict and isinstance(value, dict):
+        return {name: rebuild(arguments[1], each, f"{where}.{name}") for name, each in value.items()}
+    if origin is typing.Literal and value in arguments:
+        return value
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if origin is None and kind is not float and type(value) is kind:
+        return value
+    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))
+    raise UserError(f"{where} is {shortened(value)}, expected {expected}")
 
 
 def read_tensors(module: nn.Module, path: Path, remedy: str = OTHER) -> None:

@@ -123,7 +123,7 @@ class Stem(nn.Module):
             sides.append((sides[-1][0] // 2, sides[-1][1] // 2))
             widths.append(min(2 * widths[-1], config.widest))
         self.coarsest, whole, flat = sides[-1], sides[-1][0] * sides[-1][1], config.tokens * width
-        self.missing = nn.Parameter(torch.zeros(max(1, config.references), channels))
+        self.missing = nn.Parameter(torch.zeros(config.references, channels)) if config.references else None
         self.first = Convolution((1 + config.references) * channels, widths[0])
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.down = nn.ModuleList(nn.ModuleList([Convolution(a, b, 2), Convolution(b, b)]) for a, b in pairs)
@@ -148,7 +148,9 @@ class Stem(nn.Module):
 
     def known(self, beside: Beside) -> Tensor:
         """What a frame is seen beside (f, r, p, c), a learned vector where there is nothing."""
-        missing = rearrange(self.missing[: self.config.references], "r c -> 1 r 1 c")
+        if self.missing is None:
+            return beside.latents
+        missing = rearrange(self.missing, "r c -> 1 r 1 c")
         return torch.where(rearrange(beside.present, "f r -> f r 1 1"), beside.latents, missing.to(beside.latents.dtype))
 
     def forward(self, z: Tensor, beside: Beside) -> tuple[Tensor, list[Tensor]]:

@@ -51,9 +51,10 @@ def save_left_out(folder: Path, left_out: LeftOut) -> None:
 def load_left_out(folder: Path, episode: int) -> LeftOut | None:
     """The mark of an episode; None when it has none that can be read."""
     try:
-        return LeftOut(**parse_json(left_out_path(folder, episode).read_text()))
+        mark = LeftOut(**parse_json(left_out_path(folder, episode).read_text()))
     except (FileNotFoundError, TypeError, ValueError):
         return None
+    return mark if (mark.episode, type(mark.seed), type(mark.error)) == (episode, int, str) else None
 
 
 def remove_left_out(folder: Path) -> None:

@@ -46,7 +46,9 @@ class CollectConfig:
     """Worker processes; any number gives the same file."""
     policies: dict[str, float] = field(default_factory=dict)
     """Who plays, by share of the episodes: random, smooth, demonstrator, noisy, play, sb3:<file of Stable-Baselines3>; by default
-    as the task says (worldmodel envs --task ...). A demonstrator alone stands at its goal most of the time."""
+    as the task says (worldmodel envs --task ...). A demonstrator alone stands at its goal most of the time. Policies of
+    Stable-Baselines3 must have been trained without VecNormalize: of PPO and A2C their file tells, of SAC, TD3 and DDPG only the file
+    of statistics beside it (*norm*.pkl), and where that was left behind they are fed other numbers than they were trained on."""
     noise: float = 0.5
     """Standard deviation of the noise on the `noisy` policy's actions, in units of half the action range."""
     image_size: int = 64

@@ -5,7 +5,8 @@ the plain parts of the JSON are looked at here, and the weights are loaded as te
 to follows from their names and shapes; it is built from the classes of the library for the spaces of our task.
 
 The JSON describes in plain text the spaces that the policy was trained with. Numbers in another unit would do no less harm than
-another number of them, so a policy of the raw environment, or one that saw its numbers through `VecNormalize`, is refused.
+another number of them, so a policy of the raw environment, or one that saw its numbers through `VecNormalize`, is refused. Of SAC, TD3
+and DDPG the file has the same entries with `VecNormalize` and without; there only statistics that lie beside it tell.
 """
 
 import json
@@ -163,7 +164,9 @@ def _refuse_normalised(path: Path, data: dict[str, Any], family: str) -> None:
     """Refuse a policy of normalised observations, whose means and deviations are in no file that can be read without unpickling."""
     # Algorithms that learn from a buffer keep the observation before the last one here, others only what a normalised one was.
     known = family == "actor-critic" and data.get("_last_original_obs") is not None
-    beside = next((item.name for item in sorted(path.parent.glob("*.pkl")) if "normalize" in item.name.lower()), None)
+    folders = (path.parent, path.with_suffix(""))  # the second is where RL Zoo puts them
+    statistics = [item for folder in folders for item in sorted(folder.glob("*.pkl")) if "norm" in item.name.lower()]
+    beside = next((str(item.relative_to(path.parent)) for item in statistics), None)
     if known or beside:
         raise UserError(
             f"{path} was trained with VecNormalize, {'its file' if known else f'{beside} beside it'} says: here it would be fed other "

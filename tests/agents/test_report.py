@@ -18,7 +18,6 @@ from worldmodel.agents.report import (
     Video,
     video_bytes,
     write_report,
-    write_video,
 )
 from worldmodel.datasets.outputs import MARK
 
@@ -54,7 +53,7 @@ def test_report_is_one_file_with_everything_inside(tmp_path):
 
 
 def test_video_decodes_to_the_enlarged_frames(tmp_path):
-    write_video(tmp_path / "film.mp4", FRAMES, fps=5, scale=3)
+    (tmp_path / "film.mp4").write_bytes(video_bytes(FRAMES, fps=5, scale=3))
     film = decode(tmp_path / "film.mp4", 48, 54)
     assert len(film) == 5
     assert np.abs(film.mean(axis=(1, 2, 3)) - FRAMES.mean(axis=(1, 2, 3))).max() < 6
@@ -62,7 +61,7 @@ def test_video_decodes_to_the_enlarged_frames(tmp_path):
 
 
 def test_odd_sizes_are_cut_to_even_ones(tmp_path):
-    write_video(tmp_path / "film.mp4", FRAMES[:, :15, :17], scale=1)
+    (tmp_path / "film.mp4").write_bytes(video_bytes(FRAMES[:, :15, :17], scale=1))
     assert len(decode(tmp_path / "film.mp4", 14, 16)) == 5
 
 

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import home
 from worldmodel.precision import choose_device
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.console import MAX_SEED, check_processes, command, run_verb
+from worldmodel.scripts.console import MAX_SEED, check_processes, command, run_verb, stages
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def test_a_device_of_another_kind_is_refused(device: str) -> None:
     ("environment", "words"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK and MASTER_ADDR and MASTER_PORT are not set; unset it, or start"),
-        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "host"}, "WORLD_SIZE is 4, but MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "host"}, "WORLD_SIZE is 4, but MASTER_PORT is not set"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE is 'two', it must be the number of processes"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', it must be the number of processes"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', it must be the number of processes"),
@@ -296,6 +297,33 @@ def test_a_world_size_alone_is_refused_before_anything_is_read(
     monkeypatch.delenv("RANK", raising=False)
     assert run(["pretrain", "--codec", "nowhere", "--data", "nowhere.h5"]) == 2
     assert "WORLD_SIZE is 2" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- Stages
+
+
+class Stream(io.StringIO):
+    """A stderr that is a terminal, or none."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_stages_are_told_one_after_another_on_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = Stream(terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    told = []
+    with stages("reading", "drawing") as end:
+        for _ in range(2):
+            told.append(("reading" in stderr.getvalue(), "drawing" in stderr.getvalue()))
+            end()
+    assert told == ([(True, False), (True, True)] if terminal else [(False, False)] * 2)
+    assert "2/2" not in stderr.getvalue().split("\r")[-1], "nothing is left of it"
 
 
 # ---------------------------------------------------------------- Commands

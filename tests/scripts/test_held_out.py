@@ -252,6 +252,8 @@ def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -
     assert torch.equal(times[1], times[3]) and not torch.equal(times[3], times[5])
     expected = sample_time(len(batch.frames), 4.0, True, torch.Generator().manual_seed(0))
     assert torch.equal(times[1][~batch.clean], expected[~batch.clean]) and (times[1][batch.clean] == 1).all()
+    trials.losses(model(1.0), batches, flow=FlowConfig(shift=4.0, noise_share=1.0))
+    assert (times[7][~batch.clean] == 0).all() and (times[7][batch.clean] == 1).all(), "frames that are noise alone, by their share"
 
 
 def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

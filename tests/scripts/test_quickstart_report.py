@@ -1,6 +1,19 @@
-"""What the report of a quickstart says of the mixture."""
+"""What the report of a quickstart says of the mixture, and where the models that it is made of compute."""
 
-from worldmodel.scripts.quickstart import newest_shares
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worldmodel.scripts import quickstart
+from worldmodel.scripts.quickstart import QuickstartConfig, newest_shares, training_sections
+
+GPU = torch.device("meta")
+"""Stands for one."""
 
 
 def test_the_table_of_shares_is_that_of_the_newest_row_that_has_them() -> None:
@@ -12,3 +25,49 @@ def test_the_table_of_shares_is_that_of_the_newest_row_that_has_them() -> None:
     ]
     assert newest_shares(rows) == [["goal", "75.0%"], ["text", "25.0%"]]
     assert newest_shares([{"step": 1}]) == []
+
+
+def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loaded(Exception):
+        pass
+
+    def load(folder: Path, device: torch.device) -> None:
+        seen.append(device)
+        raise Loaded
+
+    def train(config: Any, data: Any, out: Path, device: torch.device, tensorboard: Path) -> tuple[None, dict[str, Any]]:
+        seen.append(device)
+        return None, {}
+
+    seen: list[torch.device] = []
+    data = SimpleNamespace(stores=[None], held_out_episodes=[[0]])
+    parts = {
+        "choose_device": lambda name: GPU,
+        "collection": lambda config, out: None,
+        "collect": lambda config: SimpleNamespace(path=tmp_path / "episodes.h5"),
+        "open_standard": lambda paths, mixture: data,
+        "make_manifest": lambda *arguments: SimpleNamespace(save=lambda path: None),
+        "codec_data": lambda data: None,
+        "train_codec": train,
+        "pretrain_on_files": lambda config, tell: SimpleNamespace(finished=True, checkpoint=tmp_path),
+        "from_pretrained": load,
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(quickstart, name, part)
+    with pytest.raises(Loaded):
+        quickstart.run(QuickstartConfig(), tmp_path)
+    assert seen == [GPU, GPU]
+
+
+def test_frames_are_painted_where_the_codec_is(tmp_path: Path) -> None:
+    def encode(frames: Tensor) -> Tensor:
+        assert frames.device == GPU
+        return torch.zeros(frames.shape)
+
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    store = SimpleNamespace(lengths=[4], frame_rows=lambda episodes: np.arange(2), frames=lambda rows: frames)
+    report = {"objectives": {}, "reconstruction": {"psnr": 30.0}, "chosen": "mae"}
+    codec = SimpleNamespace(mean=torch.zeros(1, device=GPU), encode=encode, decode=lambda latents: latents)
+    data = SimpleNamespace(stores=[store], held_out_episodes=[[0]])
+    results: Any = SimpleNamespace(data=data, trained=SimpleNamespace(codec=codec), codec_report=report)
+    assert len(training_sections(results, tmp_path)) == 4

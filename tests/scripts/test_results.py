@@ -65,6 +65,46 @@ def test_the_table_of_a_page_is_drawn_anew_and_nothing_else(runs: list[Path], tm
     assert page.read_text() == text
 
 
+def test_only_what_worldmodel_made_is_replaced(runs: list[Path], tmp_path: Path, refused: Refused) -> None:
+    out, page = tmp_path / "all.json", tmp_path / "page.md"
+    out.write_text('{"thesis": "three years of work"}')
+    page.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "all.json exists and was not made by worldmodel" in refused("results", *runs, "--out", out, "--page", page)
+    assert "is read by this command" in refused("results", *runs, "--out", runs[1] / "report.json", "--overwrite")
+    assert "must end in .json" in refused("results", *runs, "--out", page)
+    assert "is read by this command" in refused("results", *runs, "--page", runs[0] / "report.json")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for extra in (["--overwrite"], []):  # and what it made itself
+        assert run_verb("results", lambda: results.main, [*map(str, runs), "--out", str(out), *extra]) == 0
+    assert "is read by this command" in refused("results", out, "--out", out, "--overwrite")
+
+
+@pytest.mark.parametrize("page", ["nothing", f"{results.END}{results.BEGIN}", f"{results.BEGIN}", 2 * results.BEGIN + results.END])
+def test_a_page_without_a_place_is_told_before_anything_is_written(
+    page: str, runs: list[Path], tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "page.md").write_text(page)
+    assert "has no place for the table" in refused("results", *runs, "--out", tmp_path / "all.json", "--page", tmp_path / "page.md")
+    assert not (tmp_path / "all.json").exists() and (tmp_path / "page.md").read_text() == page
+
+
+def test_a_page_that_is_no_text_or_not_there(runs: list[Path], tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "page.md").write_bytes(b"\xff\x00")
+    for name in ("page.md", "other.md"):
+        assert f"cannot read {tmp_path / name}" in refused("results", *runs, "--page", tmp_path / name)
+
+
+def test_damaged_records_and_reports_are_one_sentence(runs: list[Path], tmp_path: Path, refused: Refused) -> None:
+    record = results.gather(runs)
+    for damage in ({"rows": 5}, {"rows": [{}]}, {"minutes": []}, {"rows": record["rows"] + [record["rows"][0] | {"held": "much"}]}):
+        (tmp_path / "all.json").write_text(json.dumps(record | damage))
+        assert "all.json is damaged or no record of results" in refused("results", tmp_path / "all.json")
+    for content in ({}, {"config": []}, report("TwoRoom", 0, 0.5) | {"ladder": None}):
+        (runs[1] / "report.json").write_text(json.dumps(content))
+        assert f"{runs[1] / 'report.json'} is damaged or of another version" in refused("results", *runs)
+
+
 def test_what_is_no_finished_quickstart_is_refused(tmp_path: Path, refused: Refused) -> None:
     assert "holds no report.json" in refused("results", tmp_path)
     with pytest.raises(UserError, match="no place for the table"):

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import checkpoints, from_pretrained, rebuild, save_pretrained, whole_folder
+from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained, whole_folder
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
+from worldmodel.folder import rebuild
 from worldmodel.model import WorldModel
 
 CARD = {"trained_on": {"videos": 12, "captions": 3}, "note": "toy"}

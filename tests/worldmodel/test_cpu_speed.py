@@ -99,6 +99,7 @@ def test_other_threads_are_measured_apart(clock: Clock, tmp_path: Path) -> None:
     [
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
+        lambda text: "[" * 100_000,
         lambda text: text.replace("seconds", "minutes"),
         lambda text: text.replace('"bfloat16"', '"other"', 1),
         lambda text: json.dumps({"seconds": {**FASTER, "default": math.nan}, "error": EVEN}),

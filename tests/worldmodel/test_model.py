@@ -341,7 +341,10 @@ def test_a_stem_may_see_every_frame_alone() -> None:
     loss, parts = loss_of(model, batch, latents_of(model, batch))
     loss.backward()
     assert loss.isfinite() and {"text", "flow", "action"} <= set(parts)
-    assert {name for name, p in model.named_parameters() if p.grad is None} == {"stem.missing"}
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert "stem.missing" not in model.state_dict(), "nothing of it is learnt"
+    alike = toys.stem_model()
+    assert alike.state_dict()["stem.missing"].shape == (toys.STEM.references, toys.CHANNELS)
 
 
 def test_a_map_that_cannot_be_halved_is_refused() -> None:

@@ -58,7 +58,8 @@ def stem_model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | No
     """A model with a stem of maps of 8 x 8 and 4 x 4: frames are seen beside two others and are two tokens of the trunk."""
     made = model(feed_forward, flow, seed, **{"stem": STEM, "latent_grid": MAP} | fields)
     assert made.stem is not None
-    torch.nn.init.normal_(made.stem.missing)  # zeros before training
+    if made.stem.missing is not None:
+        torch.nn.init.normal_(made.stem.missing)  # zeros before training
     return made
 
 

@@ -9,10 +9,12 @@ sees a `Codec` and never asks which.
 Axes: b batch, c channels, h w pixels, n tokens of a frame.
 """
 
+import copy
 import dataclasses
+import typing
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +23,14 @@ from torch import Tensor, nn
 
 from worldmodel import __version__
 from worldmodel.codec.frames import check_frames, frames_to_float
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, read_tensors, write_json, write_tensors
+from worldmodel.folder import count_numbers, flatten, read_json, read_tensors, rebuild, write_json, write_tensors
 
 SCHEMA_VERSION = 2
+FAR_LARGER = 8
+"""A config may describe this many times the numbers that are there, and be read to say which ones are missing."""
+Config = TypeVar("Config")
 MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
 
 
@@ -210,14 +216,60 @@ def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: s
     """
     folder = Path(folder)
     record = read_record(folder, remedy)
+    there = count_numbers(folder / "model.safetensors", remedy)
     try:
-        codec = codec_kinds()[record["kind"]].build(dict(record["config"]))
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        codec = build(codec_kinds()[record["kind"]], record["config"], there)
+        trained_on = rebuild(list[str], record.get("trained_on", []), "trained_on")
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         version = record.get("package_version")
-        raise UserError(f"{folder / 'config.json'}, of version {version}, is not a valid codec config ({error}); {remedy}") from None
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{folder / 'config.json'}, of version {version}, is not a valid codec config ({reason}); {remedy}") from None
     read_tensors(codec, folder / "model.safetensors", remedy)
-    codec.trained_on = tuple(map(str, record.get("trained_on", ())))
+    codec.trained_on = tuple(trained_on)
     return codec.to(device).eval()
+
+
+def build(kind: type[Codec], config: Any, there: int) -> Codec:
+    """The codec of a `config.json`; one that is far larger than its tensors is not built at all.
+
+    Args:
+        kind: of codec.
+        config: as the file holds it.
+        there: numbers in the tensors.
+
+    Raises:
+        KeyError, TypeError, ValueError: as `Codec.build`; or a size is greater than the tensors allow.
+    """
+    if not isinstance(config, dict):
+        raise TypeError(f"{shortened(config)} is no config")
+    for name, value in flatten(config).items():
+        if type(value) is int and value > there:
+            raise UserError(f"{name} is {value}, more than the {there} numbers of model.safetensors")
+    with torch.device("meta"):  # without memory
+        asked = sum(tensor.numel() for tensor in kind.build(copy.deepcopy(config)).state_dict().values())
+    if asked > FAR_LARGER * there:
+        raise UserError(f"its sizes make a codec of {asked} numbers, far more than the {there} of model.safetensors")
+    return kind.build(copy.deepcopy(config))
+
+
+def read_config(kind: type[Config], given: Any, **parts: Any) -> Config:
+    """A config from its fields in a `config.json`; those that it had not got when it was written are as by default.
+
+    Args:
+        kind: dataclass.
+        given: its fields as JSON values.
+        parts: fields that have been read.
+
+    Raises:
+        TypeError, ValueError: a field is missing, unknown, of another type or of a value that cannot be.
+    """
+    types = typing.get_type_hints(kind)
+    if not isinstance(given, dict):
+        raise TypeError(f"{shortened(given)} is no {kind.__name__}")
+    unknown = sorted(given.keys() - types.keys())
+    if unknown:
+        raise TypeError(f"the unknown {', '.join(unknown)}")
+    return kind(**parts, **{name: rebuild(types[name], value, name) for name, value in given.items()})
 
 
 def codec_kinds() -> dict[str, type[Codec]]:

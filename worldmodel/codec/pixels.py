@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.codec.codec import Codec
+from worldmodel.codec.codec import Codec, read_config
 from worldmodel.codec.vit import patchify, unpatchify
 from worldmodel.errors import UserError
 
@@ -108,7 +108,7 @@ class Pixels(Codec):
     @classmethod
     def build(cls, config: dict[str, Any]) -> "Pixels":
         """From `config.json`."""
-        return cls(PixelsConfig(**config))
+        return cls(read_config(PixelsConfig, config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """The patches (b, n, 3 p p) in [0, 1], or their components (b, n, c)."""

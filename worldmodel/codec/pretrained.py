@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldmodel.codec import efficientnet
 from worldmodel.codec.towers import FAMILIES, build_tower, find_tower, load_tower
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 
 LITE0 = "efficientnet-lite0"
@@ -55,6 +56,14 @@ class PretrainedConfig:
         object.__setattr__(self, "std", tuple(self.std))
         if self.kind != LITE0 and self.kind not in FAMILIES:
             raise UserError(f"the encoder {self.name} is of type {self.kind!r}; supported are {', '.join((*FAMILIES, LITE0))}")
+        sizes = {} if self.kind == LITE0 else {name: self.architecture.get(name) for name in ("patch_size", "hidden_size")}
+        for name, value in [("image_size", self.image_size), *sizes.items()]:
+            if type(value) is not int or value < 1:
+                raise UserError(f"{name} of the encoder {self.name} is {shortened(value)}, must be a number of at least 1")
+        if self.layer < 0:
+            raise UserError(f"layer of the encoder {self.name} is {self.layer}, must be at least 0")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(f"mean {self.mean} and std {self.std} of the encoder {self.name} must be of three colours, std above 0")
         step = 2 * self.stride if self.pyramid else self.stride
         if self.input_size < step or self.input_size % step:
             near = max(step, self.input_size // step * step)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.codec.codec import Codec
+from worldmodel.codec.codec import Codec, read_config
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
 from worldmodel.codec.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 from worldmodel.errors import UserError
@@ -68,9 +68,9 @@ class RAE(Codec):
     @classmethod
     def build(cls, config: dict[str, Any]) -> "RAE":
         """From `config.json`; a pretrained encoder is the one that has a name."""
-        encoder, decoder = config.pop("encoder"), DecoderConfig(**config.pop("decoder"))
-        shape = PretrainedConfig(**encoder) if "name" in encoder else EncoderConfig(**encoder)
-        return cls(RAEConfig(encoder=shape, decoder=decoder, **config))
+        encoder, decoder = config.pop("encoder"), read_config(DecoderConfig, config.pop("decoder"))
+        shape = read_config(PretrainedConfig, encoder) if "name" in encoder else read_config(EncoderConfig, encoder)
+        return cls(read_config(RAEConfig, config, encoder=shape, decoder=decoder))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """The encoder's output."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.codec.codec import Codec
+from worldmodel.codec.codec import Codec, read_config
 from worldmodel.codec.vit import patchify, unpatchify
 from worldmodel.errors import UserError
 
@@ -172,7 +172,7 @@ class VAE(Codec):
     @classmethod
     def build(cls, config: dict[str, Any]) -> "VAE":
         """From `config.json`."""
-        return cls(VAEConfig(**config))
+        return cls(read_config(VAEConfig, config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """The posterior's mean; latents are never drawn from it."""

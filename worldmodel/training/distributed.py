@@ -36,6 +36,7 @@ from torch.nn.utils import get_total_norm
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.precision import choose_device
+from worldmodel.training.torchrun import surroundings
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others in the middle of a step: then one of them hangs."""
@@ -133,13 +134,14 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         patience: and where one of them may do something alone. One that is gone is noticed at once.
 
     Raises:
-        UserError: the processes did not find each other, there are not enough GPUs, or another process failed or is gone.
+        UserError: the environment lacks what torchrun sets, the processes did not find each other, there are not enough GPUs, or
+            another process failed or is gone.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    around = surroundings(os.environ)
+    rank, world_size, local_rank = around.rank, around.world_size, around.local_rank
     if world_size == 1:
         yield single(choose_device(device_name))
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     device = own_device(device_name, local_rank)
     limit = datetime.timedelta(seconds=timeout)
     try:

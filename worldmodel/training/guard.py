@@ -13,7 +13,6 @@ All that is remembered is in the run's progress, and so in every checkpoint: a r
 import json
 import logging
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.resume import Progress
-from worldmodel.training.tracking import read_rows
+from worldmodel.training.tracking import is_count, read_lines, write_lines
 
 NAMED = 5
 """Documents of a skipped batch that a warning names."""
@@ -118,11 +117,9 @@ class SkippedBatches:
 
     def __init__(self, run_dir: Path, mixture: Mixture, position: int) -> None:
         self.path, self.mixture = run_dir / "skipped.jsonl", mixture
-        kept = [row for row in read_rows(self.path) if row["batch"] < position]
+        kept = [row for row in read_skipped(self.path) if row["batch"] < position]
         if self.path.exists():
-            beside = self.path.with_suffix(".tmp")
-            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(beside, self.path)
+            write_lines(self.path, kept)
 
     def add(self, batch: int, step: int, reason: str, documents: tuple[int, ...]) -> None:
         """Note a batch and warn of it.
@@ -143,3 +140,8 @@ class SkippedBatches:
         shown = ", ".join(f"{each['source']} item {each['item']} (pass {each['epoch'] + 1})" for each in found[:NAMED])
         more = f" and {len(found) - NAMED} more, see {self.path}" if len(found) > NAMED else ""
         logger.warning("batch %d is skipped after step %d, since %s; it holds %s%s", batch, step, reason, shown, more)
+
+
+def read_skipped(path: Path) -> list[dict[str, Any]]:
+    """All rows of a run's `skipped.jsonl`; [] where there is no file. What else it holds is left out, and that is said."""
+    return read_lines(path, lambda row: is_count(row.get("batch")))

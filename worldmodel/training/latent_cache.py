@@ -31,7 +31,9 @@ from tqdm import tqdm
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
+from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
+from worldmodel.folder import rebuild
 from worldmodel.precision import copied
 
 LatentType = Literal["float32", "float16"]
@@ -171,11 +173,11 @@ class LatentCache:
     def __init__(self, folder: Path | str, codec: Codec, dtype: LatentType = "float32") -> None:
         self.folder = Path(folder)
         try:
-            self.contents = Contents(**json.loads((self.folder / "cache.json").read_text()))
+            self.contents = rebuild(Contents, parse_json((self.folder / "cache.json").read_bytes()), "it")
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no finished latent cache") from None
-        except (json.JSONDecodeError, TypeError):
-            raise self._damaged("cache.json") from None
+        except ValueError as error:
+            raise self._damaged(f"cache.json: {error}") from None
         c = self.contents
         if c.schema_version != SCHEMA_VERSION or c.codec != codec_key(codec) or c.dtype != dtype:
             raise UserError(f"{self.folder} holds {c.dtype} latents of another codec or version: remove it, or name another folder")

@@ -26,15 +26,21 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import checkpoints, whole_folder
+from worldmodel.datasets.atomic import is_leftover, locked_folder
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, same_settings, write_json
+from worldmodel.folder import read_json, rebuild, same_settings, write_json
 from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 
 SCHEMA_VERSION = 3
-KIND = "run"
+MARK = {"schema_version": SCHEMA_VERSION, "kind": "run"}
+"""Stands in the config of every run."""
 FILE_BYTES = 2**30
 """About as large a file is, of the tensors that all processes together have: one is copied in memory while it is written."""
+
+REMEDY = "remove it to go on from the checkpoint before it, or from the start if there is none"
+"""What to do about a checkpoint that cannot be gone on from."""
 
 
 @dataclass
@@ -50,6 +56,18 @@ class Progress:
     norms: list[float] = field(default_factory=list)  # of their gradients
     rollbacks: int = 0  # times that training went back to a checkpoint and has not come further since
     trouble: int = 0  # the step that it went back from
+
+    def __post_init__(self) -> None:
+        numbers = [("step", self.step), ("seconds", self.seconds), ("rollbacks", self.rollbacks), ("trouble", self.trouble)]
+        for name, value in [*numbers, *((f"positions of {source}", count) for source, count in self.positions.items())]:
+            if value < 0:
+                raise UserError(f"{name} is {value}, must not be negative")
+        if self.skipped != sorted({number for number in self.skipped if 0 <= number < self.position}):
+            raise UserError(f"skipped is {shortened(self.skipped)}, must be rising numbers from 0 and below {self.position}")
+        if not set(self.suspects) <= set(self.skipped):
+            raise UserError(f"suspects is {shortened(self.suspects)}, must be of those skipped, {shortened(self.skipped)}")
+        if len(self.losses) != len(self.norms):
+            raise UserError(f"there are {len(self.losses)} losses and {len(self.norms)} norms, must be as many")
 
     @property
     def position(self) -> int:
@@ -90,16 +108,31 @@ def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
     processes.barrier()  # it has its name
 
 
-def claim(run_dir: Path, record: dict[str, Any]) -> None:
-    """Note what a run does in its folder, or check that a run there does the same.
+@contextlib.contextmanager
+def claimed(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Hold a run's folder until the block ends, with a note of what the run does, or where one is there, the same note.
 
     Raises:
-        UserError: the folder holds a run with other settings, or something else.
+        UserError: the folder is in use, holds a run with other settings, or something else; nothing is written to it then.
     """
-    path, mark = run_dir / "config.json", {"schema_version": SCHEMA_VERSION, "kind": KIND}
-    if path.exists() and not mark.items() <= read_json(path).items():
+    path = run_dir / "config.json"
+    if path.exists() and not MARK.items() <= read_json(path).items():
         raise UserError(f"{path} belongs to something else or to another version of worldmodel: name another run folder")
-    same_settings(path, mark | record)
+    if run_dir.is_dir() and not path.exists():
+        others = sorted(each.name for each in run_dir.iterdir() if each.name != "lock" and not is_leftover(each.name))
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise UserError(f"{run_dir} holds {others[0]!r}{more} and is no run's folder: name an empty folder, or one to be made")
+    with locked_folder(run_dir):
+        if path.exists() and read_json(path) == MARK:
+            path.unlink()
+        same_settings(path, MARK | record)
+        yield
+
+
+def release(run_dir: Path) -> None:
+    """Forget what a run does, so that another may have its folder and what lies there; called by the one that holds it."""
+    write_json(run_dir / "config.json", MARK)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -134,8 +167,7 @@ def read_state(folder: Path, state: State) -> None:
     Raises:
         UserError: the folder is damaged.
     """
-    remedy = "remove it to go on from the checkpoint before it, or from the start if there is none"
-    record = read_progress(folder, remedy)
+    progress = read_progress(folder)
     reader = dcp.HuggingFaceStorageReader(str(folder / "training"))
     try:
         check_parts(reader.read_metadata())
@@ -143,20 +175,23 @@ def read_state(folder: Path, state: State) -> None:
             dcp.load(state.tensors(), storage_reader=reader, no_dist=not dist.is_initialized())
     except (dcp.CheckpointException, OSError, SafetensorError, ValueError) as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, dcp.CheckpointException) else error
-        raise UserError(f"{folder} is damaged ({cause}): {remedy}") from None
-    state.progress = Progress(**record)
+        raise UserError(f"{folder} is damaged ({cause}): {REMEDY}") from None
+    state.progress = progress
 
 
-def read_progress(folder: Path, remedy: str) -> dict[str, Any]:
-    """The fields of the progress in a checkpoint folder.
+def read_progress(folder: Path) -> Progress:
+    """The progress in a checkpoint folder.
 
     Raises:
-        UserError: it is missing, damaged or of another version; `remedy` says what to do.
+        UserError: it is missing, damaged or of another version, or its fields are not what they can be.
     """
-    record = read_json(folder / "progress.json", remedy)
-    if record.keys() != vars(Progress()).keys():
-        raise UserError(f"{folder} is of another version of worldmodel: {remedy}")
-    return record
+    path = folder / "progress.json"
+    try:
+        progress = rebuild(Progress, read_json(path, REMEDY), f"{path}: progress")
+    except UserError as error:
+        raise UserError(str(error) if str(error).endswith(REMEDY) else f"{error}: {REMEDY}") from None
+    assert isinstance(progress, Progress)
+    return progress
 
 
 def check_parts(metadata: dcp.Metadata) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.records import parse_json, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,7 @@ class Tracker:
         self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=start + 1)
         path = self.run_dir / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row["step"] <= start] if start else []
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(beside, path)
+        write_lines(path, kept)
         self.lines = path.open("a", buffering=1)
         self.last: dict[str, float] = {name: value for row in kept for name, value in row.items()}
 
@@ -82,14 +82,49 @@ class Tracker:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file with one JSON object a line, without a last line that a crash cut short; [] where there is no file."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """All rows of a run's `metrics.jsonl`; [] where there is no file. What else it holds is left out, and that is said."""
+    return read_lines(path, _is_row)
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    return is_count(row.get("step")) and all(type(value) in (int, float) for value in row.values())
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value of a JSON file is a whole number that counts something."""
+    return type(value) is int and value >= 0
+
+
+def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The JSON objects of a file that has one in each line, without those lines that hold none, which a warning names.
+
+    Such are the last one where a process was killed while it wrote, what a disk damaged, and what others wrote.
+
+    Args:
+        path: the file; where there is none, there are no lines.
+        fits: whether an object is one of those that belong there.
+    """
+    rows, others = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = parse_json(line.decode("utf8"))
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and fits(row):
+            rows.append(row)
+        elif line:
+            others.append((number, line))
+    if others:
+        number, line = others[0]
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        text = shortened(line.decode("utf8", "replace"))
+        logger.warning("%s: line %d%s holds no row of a run and is left out: %s", path, number, more, text)
     return rows
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line; whole or not at all."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 class Meter:

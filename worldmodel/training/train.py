@@ -22,7 +22,6 @@ import torch
 from worldmodel import __version__
 from worldmodel.checkpoint import check_fit
 from worldmodel.codec.codec import Codec
-from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
@@ -31,7 +30,7 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import LatentCache
-from worldmodel.training.resume import claim
+from worldmodel.training.resume import claimed
 from worldmodel.training.run import Run, TrainResult
 from worldmodel.training.samples import OnSample
 from worldmodel.training.saving import room_on_disk
@@ -110,8 +109,7 @@ def train(
     with contextlib.ExitStack() as held:
         held.enter_context(room_on_disk(run_dir))
         if processes.is_main:
-            held.enter_context(locked_folder(run_dir))
-            claim(run_dir, record)
+            held.enter_context(claimed(run_dir, record))
             if on_start is not None:
                 on_start()
         processes.barrier()

@@ -1,9 +1,11 @@
 """One episode that fails ends neither a collection nor its resumption; a collection of nothing but failures ends at once."""
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +165,11 @@ def test_numbers_that_are_not_finite_are_a_failure(column: str, monkeypatch: pyt
     assert player.task is not broken
     episode = player.record(5)
     assert not isinstance(episode, LeftOut) and np.isfinite(episode.state).all() and episode.seed == failed.seed
+
+
+@pytest.mark.parametrize("damage", [{"episode": 4}, {"episode": "3"}, {"seed": "7"}, {"error": None}, {"wings": 2}])
+def test_a_damaged_mark_is_none(tmp_path: Path, damage: dict[str, Any]) -> None:
+    save_left_out(tmp_path, LeftOut(3, 7, "fell off"))
+    assert load_left_out(tmp_path, 3) == LeftOut(3, 7, "fell off")
+    left_out_path(tmp_path, 3).write_text(json.dumps({"episode": 3, "seed": 7, "error": "fell off"} | damage))
+    assert load_left_out(tmp_path, 3) is None

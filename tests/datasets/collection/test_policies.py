@@ -209,9 +209,14 @@ def test_a_policy_of_normalised_observations_is_refused(task: MujocoTask, tmp_pa
         sb3_policy(path, task, np.random.default_rng(0))
     path = saved(SAC("MlpPolicy", make(), device="cpu", buffer_size=50, learning_starts=20), tmp_path)
     sb3_policy(path, task, np.random.default_rng(0))
-    (tmp_path / "vecnormalize.pkl").touch()
-    with pytest.raises(UserError, match="was trained with VecNormalize, vecnormalize.pkl beside it says"):
-        sb3_policy(path.rename(tmp_path / "other.zip"), task, np.random.default_rng(0))
+    names = ("vecnormalize.pkl", "vec_norm.pkl", f"{path.stem}/vecnormalize.pkl", "a_vecnormalize_80_steps.pkl")
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        with pytest.raises(UserError, match=f"was trained with VecNormalize, {name} beside it says"):
+            sb3_policy(path.rename(folder / path.name), task, np.random.default_rng(0))
+        path = folder / path.name
 
 
 def test_a_changed_file_is_another_recipe(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from safetensors.torch import load_file, save_file
 from worldmodel import __version__
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.pixels import Pixels, PixelsConfig
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
 from worldmodel.codec.rae import RAE, RAEConfig
-from worldmodel.codec.vit import DecoderConfig
+from worldmodel.codec.vae import VAE, VAEConfig
+from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.errors import UserError
 
 
@@ -184,6 +186,61 @@ def test_a_config_that_makes_no_sense_is_refused(saved, config):
     edit_config(saved, config=config)
     with pytest.raises(UserError, match=f"of version {__version__}, is not a valid codec config .*; train the codec again"):
         load_codec(saved)
+
+
+SMALL = {
+    "rae": RAE(RAEConfig(EncoderConfig(16, 8, 8, 32, 1, 2), DecoderConfig(32, 1, 2), goal_features=3)),
+    "pretrained": RAE(RAEConfig(pretrained_encoder(32).config, DecoderConfig(32, 1, 2))),
+    "vae": VAE(VAEConfig(16, 4, 4, 2, width=8)),
+    "pixels": Pixels(PixelsConfig(16, 4, 6, 8)),
+}
+FIELDS = {
+    "rae": "encoder.image_size encoder.patch_size encoder.channels encoder.width encoder.depth encoder.heads decoder.width "
+    "decoder.depth decoder.heads goal_features",
+    "pretrained": "encoder.image_size encoder.input_size encoder.layer decoder.depth goal_features",
+    "vae": "image_size downsampling map_channels patch_size width blocks goal_features",
+    "pixels": "image_size patch_size resolution components goal_features",
+}
+
+
+@pytest.mark.parametrize("value", [-8, 10**9, "8", 8.5, True, [8]])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FIELDS.items() for name in names.split()])
+def test_sizes_that_cannot_be_are_refused_by_file_and_field(kind, name, value, tmp_path):
+    SMALL[kind].save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    *outer, field = name.split(".")
+    (record["config"][outer[0]] if outer else record["config"])[field] = value
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"^{tmp_path / 'config.json'}, of version .*{field}.*; train the codec again"):
+        load_codec(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("rae", "encoder.width"), ("vae", "width"), ("pixels", "image_size")])
+def test_a_codec_far_larger_than_its_tensors_is_not_built(kind, name, tmp_path):
+    SMALL[kind].save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    *outer, field = name.split(".")
+    (record["config"][outer[0]] if outer else record["config"])[field] = 1024
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=f"^{tmp_path / 'config.json'}, .* a codec of [0-9]+ numbers, far more than the [0-9]+ of model"
+    ):
+        load_codec(tmp_path)
+
+
+@pytest.mark.parametrize("episodes", [5, "abc", [1], {"a": 1}])
+def test_what_it_was_trained_on_is_a_list_of_digests(saved, episodes):
+    edit_config(saved, trained_on=episodes)
+    with pytest.raises(UserError, match="config.json.* is not a valid codec config .trained_on"):
+        load_codec(saved)
+
+
+def test_a_field_that_is_newer_than_the_file_is_as_by_default(tmp_path):
+    SMALL["pixels"].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    del config["goal_features"]
+    edit_config(tmp_path, config=config)
+    assert load_codec(tmp_path).config == SMALL["pixels"].config
 
 
 def test_missing_unknown_and_misshapen_tensors_are_refused(saved):

@@ -39,6 +39,7 @@ from worldmodel.training.distributed import (
     weights,
     whole_model,
 )
+from worldmodel.training.guard import read_skipped
 from worldmodel.training.muon import orthogonalise, orthogonalise_spread
 from worldmodel.training.optimizer import Ema, OptimizerName, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
@@ -314,7 +315,7 @@ def test_two_processes_skip_and_measure_as_one(pair: Pair, tmp_path: Path) -> No
     two = replace(one, run_dir=tmp_path / "two")
     one(single(torch.device("cpu")))
     assert result(by_two(pair, two)).metrics["data/skipped"] == 1
-    (mine,), (theirs,) = (read_rows(run.run_dir / "skipped.jsonl") for run in (one, two))
+    (mine,), (theirs,) = (read_skipped(run.run_dir / "skipped.jsonl") for run in (one, two))
     assert mine == theirs and (mine["batch"], mine["reason"]) == (1, "its loss is nan")
     names = ("validation/text", "validation/flow", "validation/flow_high_noise", "validation/sentences/bits_per_byte")
     assert two.curve(*names) == pytest.approx(one.curve(*names), rel=1e-4)
@@ -344,6 +345,8 @@ def test_gpus_are_one_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     for name, words in (
         ("auto", "no GPU for process 3 of this machine, torch sees 2: use --nproc-per-node 2"),
         ("cuda:1", "is one GPU"),

@@ -15,9 +15,8 @@ from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, losses, run, s
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.training.config import TrainConfig
-from worldmodel.training.guard import Guard
+from worldmodel.training.guard import Guard, SkippedBatches, read_skipped
 from worldmodel.training.resume import Progress
-from worldmodel.training.tracking import read_rows
 
 RULES = TrainConfig(steps=100, warmup_steps=4, spike_window=8, spike_deviations=5, spike_patience=2, spike_recent=6)
 
@@ -97,7 +96,7 @@ def test_a_bad_batch_is_passed_over_and_its_documents_are_named(
     result = run(tmp_path, config, model=spoilt({4: factor}))
     assert result.finished and result.step == 6 and result.metrics["data/skipped"] == 1
     assert progress(result.checkpoint)["skipped"] == [4]
-    (row,) = read_rows(tmp_path / "skipped.jsonl")
+    (row,) = read_skipped(tmp_path / "skipped.jsonl")
     packer = toys.packer()
     documents = list(dict.fromkeys(packer.batch(4).documents))
     assert [each["document"] for each in row["documents"]] == documents and (row["batch"], row["step"]) == (4, 4)
@@ -109,6 +108,14 @@ def test_a_bad_batch_is_passed_over_and_its_documents_are_named(
         said.startswith("batch 4 is skipped after step 4, since its ") and f"{first['source']} item {first['item']} (pass 1)" in said
     )
     assert all(torch.isfinite(tensor).all() for tensor in state(result.checkpoint).values())
+
+
+def test_a_line_of_something_else_is_told_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, rows = tmp_path / "skipped.jsonl", [{"batch": number, "reason": "its loss is nan"} for number in (1, 4, 7)]
+    path.write_text("\n".join([json.dumps(rows[0]), '{"batch": NaN}', '{"step": 3}', *map(json.dumps, rows[1:])]) + "\n")
+    SkippedBatches(tmp_path, toys.packer().mixture, 5)
+    assert f"{path}: line 2 and 1 more holds no row of a run and is left out: '{{\"batch\": NaN}}'" in caplog.messages
+    assert read_skipped(path) == rows[:2]
 
 
 def test_a_skipped_batch_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
@@ -128,8 +135,8 @@ def test_a_killed_run_with_skips_equals_an_uninterrupted_one(tmp_path: Path, cra
         run(tmp_path / "killed", replace(config, spike_recent=1), model=spoilt(bad, crash_at))
     run(tmp_path / "killed", replace(config, spike_recent=1), model=spoilt(bad))
     assert_same_run(tmp_path / "whole", tmp_path / "killed", 8)
-    assert read_rows(tmp_path / "whole" / "skipped.jsonl") == read_rows(tmp_path / "killed" / "skipped.jsonl")
-    assert [row["batch"] for row in read_rows(tmp_path / "killed" / "skipped.jsonl")] == [1, 4, 6]
+    assert read_skipped(tmp_path / "whole" / "skipped.jsonl") == read_skipped(tmp_path / "killed" / "skipped.jsonl")
+    assert [row["batch"] for row in read_skipped(tmp_path / "killed" / "skipped.jsonl")] == [1, 4, 6]
 
 
 @pytest.mark.parametrize("crash_at", [7, 10])

@@ -122,6 +122,10 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def retyped(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
@@ -130,7 +134,11 @@ def flip(path: Path, at: int) -> None:
         (lambda folder: (folder / "latents.bin").write_bytes(b""), "wrong size"),
         (lambda folder: (folder / "keys.bin").unlink(), "wrong size"),
         (lambda folder: (folder / "cache.json").write_text("{"), "cache.json"),
-        (lambda folder: (folder / "cache.json").write_text(json.dumps({"rows": 1})), "cache.json"),
+        (lambda folder: (folder / "cache.json").write_text(json.dumps({"rows": 1})), "cache.json: it misses"),
+        (lambda folder: (folder / "cache.json").write_bytes(b"\xff"), "cache.json"),
+        (lambda folder: (folder / "cache.json").write_text("[" * 100_000), "cache.json: it is nested too deeply"),
+        (lambda folder: retyped(folder / "cache.json", channels="8"), "cache.json: it.channels is '8', expected int"),
+        (lambda folder: retyped(folder / "cache.json", rows=None), "cache.json: it.rows is None, expected int"),
     ],
 )
 def test_damage_is_noticed(tmp_path: Path, damage: Callable[[Path], None], what: str) -> None:

@@ -1,17 +1,21 @@
 """Training states: what is written comes back bit for bit, in files that are no pickles, and what is not whole is refused."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.worldmodel import toys
+from worldmodel.datasets.atomic import temporary_beside
 from worldmodel.errors import UserError
 from worldmodel.training import resume
 from worldmodel.training.distributed import single
 from worldmodel.training.optimizer import Ema, build_optimizers
-from worldmodel.training.resume import Progress, State, prune, read_state, shared_folder, write_state
+from worldmodel.training.resume import Progress, State, claimed, prune, read_progress, read_state, release, shared_folder, write_state
 
 ALONE = single(torch.device("cpu"))
 
@@ -81,11 +85,79 @@ def test_a_part_that_a_process_wrote_is_missed(tmp_path: Path) -> None:
         resume.check_parts(metadata)
 
 
-def test_progress_of_another_version_is_refused(tmp_path: Path) -> None:
-    write_state(tmp_path, state(0))
-    (tmp_path / "progress.json").write_text('{"step": 3}')
-    with pytest.raises(UserError, match="is of another version of worldmodel"):
-        read_state(tmp_path, state(1))
+def test_progress_comes_back(tmp_path: Path) -> None:
+    progress = Progress(7, {"videos": 12}, 0.5, [2, 5], [5], [1.0, 2.0], [3.0, 4.0], 1, 6)
+    (tmp_path / "progress.json").write_text(json.dumps(asdict(progress)))
+    assert read_progress(tmp_path) == progress
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"wings": 2}, "has the unknown wings; it was written by another version of worldmodel"),
+        ({"step": "7"}, "step is '7', expected int"),
+        ({"step": True}, "step is True, expected int"),
+        ({"step": -1}, "step is -1, must not be negative"),
+        ({"seconds": float("nan")}, "seconds is nan, expected float"),
+        ({"seconds": -0.5}, "seconds is -0.5, must not be negative"),
+        ({"positions": [12]}, "positions is .12., expected dict"),
+        ({"positions": {"videos": "many"}}, "positions.videos is 'many', expected int"),
+        ({"positions": {"videos": -12}}, "positions of videos is -12, must not be negative"),
+        ({"skipped": [5, 2]}, "skipped is .5, 2., must be rising numbers from 0 and below 9"),
+        ({"skipped": [2, 2]}, "skipped is .2, 2., must be rising"),
+        ({"skipped": [2, 900]}, "skipped is .2, 900., must be rising"),
+        ({"suspects": [4]}, "suspects is .4., must be of those skipped"),
+        ({"losses": [1.0]}, "there are 1 losses and 2 norms"),
+        ({"rollbacks": None}, "rollbacks is None, expected int"),
+    ],
+)
+def test_damaged_progress_is_one_sentence(tmp_path: Path, damage: dict[str, Any], words: str) -> None:
+    progress = asdict(Progress(7, {"videos": 12}, 0.5, [2, 5], [5], [1.0, 2.0], [3.0, 4.0], 1, 6))
+    (tmp_path / "progress.json").write_text(json.dumps(progress | damage))
+    with pytest.raises(UserError, match=f"^{tmp_path}/progress.json: progress.*{words}.*: remove it to go on from"):
+        read_progress(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{" * 100_000, b"\xff", b'{"step": 3}'])
+def test_files_that_are_no_progress(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "progress.json").write_bytes(content)
+    with pytest.raises(UserError, match="^.*progress.json.*: remove it to go on from the checkpoint before it") as refusal:
+        read_progress(tmp_path)
+    assert str(refusal.value).count("remove it to go on") == 1
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".git", "metrics.jsonl", "checkpoints"])
+def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"^{tmp_path} holds '{name}' and is no run's folder: name an empty folder"):
+        with claimed(tmp_path, {"lr": 1}):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "run", {"lr": 1}), pytest.raises(UserError, match="is in use"), claimed(tmp_path / "run", {"lr": 1}):
+            pass
+    with pytest.raises(UserError, match="lr was 1 and is now 2"), claimed(tmp_path / "run", {"lr": 2}):
+        pass
+
+
+def test_what_a_process_left_that_was_killed_at_once_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    temporary_beside(tmp_path / "config.json").touch()
+    with claimed(tmp_path, {"lr": 1}):
+        assert (tmp_path / "config.json").exists()
+
+
+def test_a_folder_that_was_released_is_free_for_other_settings(tmp_path: Path) -> None:
+    with claimed(tmp_path, {"lr": 1}):
+        (tmp_path / "episodes.h5").touch()
+        release(tmp_path)
+    with claimed(tmp_path, {"lr": 2}):
+        pass
+    with pytest.raises(UserError, match="lr was 2 and is now 1"), claimed(tmp_path, {"lr": 1}):
+        pass
 
 
 def test_pruning_leaves_what_is_no_checkpoint(tmp_path: Path) -> None:
