@@ -10,12 +10,13 @@ width, and with m = width / base_width
     readouts (text, latents; fan-out is fixed)         lr              fixed              1 / m
     wide visual head (its own width is fixed)          lr              1 / fan-in         1
     its matrix that takes in the hidden states         lr / m          1 / fan-in         1
-    stem                                               lr b / fan-in   1 / fan-in         1
+    stem, but for its gathering of tokens              lr b / fan-in   1 / fan-in         1
+    stem's gathering of tokens (its fan-in is fixed)   lr              1 / fan-in         1
     readout of actions                                 lr / m          0                  1
 
 b is `base_width`, or the trunk's width where there is none; no rate is above `lr`. A stem takes in whole maps and all hidden states
-of a frame, many times as many numbers as the trunk is wide. At the trunk's rate its tokens grew until they hardly told one frame from
-another (PointMaze: to 60 times their initial size, and the actions that lead to a goal were never learnt).
+of a frame, many times as many numbers as the trunk is wide, and paints worse at the trunk's rate. Tokens are gathered at that rate all
+the same: more slowly, actions are learnt later (both measured, docs/worlds.md, "Ideas tried").
 
 The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
 no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates
@@ -94,7 +95,7 @@ def slowness(name: str, matrix: Tensor, base: int, m: float) -> float:
         m: the trunk's width over it.
     """
     if name.startswith("stem."):
-        return max(1.0, math.prod(matrix.shape[1:]) / base)
+        return 1.0 if name.startswith("stem.gather.") else max(1.0, math.prod(matrix.shape[1:]) / base)
     if name.startswith("visual_head.") and not name.startswith("visual_head.hidden_in."):
         return 1.0
     return 1.0 if name.startswith(INPUTS + READOUTS) else m
