@@ -52,10 +52,10 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together move every weight once; a model that is to be sharded is so already.
 
-    `adamw`: AdamW for all; matrices decay, while norms, biases, the table of tokens and what stands for missing frames do not. `muon`: Muon for
-    the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate
-    under `peak`; the module's docstring says how it depends on the width. The state is there from the start, as zeros: a checkpoint
-    then has the same tensors at every step, also where a weight has had no gradient yet.
+    `adamw`: AdamW for all; matrices decay, while norms, biases, the table of tokens and what stands for missing frames do not. `muon`:
+    Muon for the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate under `peak`; the
+    module's docstring says how it depends on the width. The state is there from the start, as zeros: a checkpoint then has the same
+    tensors at every step, also where a weight has had no gradient yet.
     """
     base = model.config.base_width or model.config.trunk.width
     m = model.config.trunk.width / base
