@@ -105,6 +105,13 @@ def test_usual_controllers_are_what_the_parts_suffice_for():
         make_controllers(EvaluateConfig(objective=GoalCost("steps_to_go")), parts(actor=None), ["oracle"])
 
 
+@pytest.mark.parametrize(("asked", "known", "searched"), [(4, 3, 3), (2, 5, 2)])
+def test_guided_search_looks_no_further_than_is_asked_and_proposed(asked, known, searched):
+    config = EvaluateConfig(guided=GuidedConfig(CEMConfig(horizon=asked)))
+    guided = make_controllers(config, parts(actor=PointActor(horizon=known)), ["guided"])["guided"]
+    assert guided.planner.config.horizon == guided.proposals.horizon == searched
+
+
 def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_proposals():
     config = EvaluateConfig(planner=CEMConfig(horizon=5), guided=GuidedConfig(CEMConfig(num_samples=7), replan_every=2))
     made = make_controllers(config, parts(actor=PointActor(horizon=3)), ["cem", "mppi", "copy_last_frame", "guided"])

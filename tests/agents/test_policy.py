@@ -78,6 +78,13 @@ def test_the_mean_is_carried_out_within_the_bounds():
     assert controller.act(history).shape == (3, 1, BOUNDS.dim)
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(None, 4), (2, 2), (9, 4)])
+def test_only_the_first_steps_of_a_proposal_are_told_where_fewer_are_wanted(wanted, told):
+    whole, cut = proposals(PointActor(4))(walked(0)), proposals(PointActor(4), horizon=wanted)(walked(0))
+    for all_steps, first in zip(whole, cut, strict=True):
+        assert torch.equal(first, all_steps[:, :told])
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(UserError, match=r"policy.replan_every is 0"):
         PolicyConfig(0)
