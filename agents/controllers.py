@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -146,6 +146,20 @@ def make_controllers(config: EvaluateConfig, parts: Parts, names: Sequence[Name]
         UserError: the parts do not suffice for one that is asked for.
     """
     return {name: make_controller(config, parts, name) for name in names or usual_controllers(config, parts)}
+
+
+def with_candidates(config: EvaluateConfig, number: int) -> EvaluateConfig:
+    """The same searches with another number of candidates per iteration, of which no more can be elites.
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def resized(search: PlannerConfig) -> Any:
+        fewer = {} if isinstance(search, RandomShootingConfig) else {"num_elites": min(search.num_elites, number)}
+        return replace(search, num_samples=number, **fewer)
+
+    return replace(config, planner=resized(config.planner), guided=replace(config.guided, search=resized(config.guided.search)))
 
 
 def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Controller:

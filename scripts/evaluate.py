@@ -10,12 +10,21 @@ import numpy as np
 from worldmodel.acting import Acting
 from worldmodel.agents.actions import describe_block
 from worldmodel.agents.actor import Actor
-from worldmodel.agents.controllers import NO_ORACLE, EvaluateConfig, Name, Parts, make_controllers
+from worldmodel.agents.controllers import (
+    NO_ORACLE,
+    SEARCHES,
+    EvaluateConfig,
+    Name,
+    Parts,
+    make_controller,
+    make_controllers,
+    with_candidates,
+)
 from worldmodel.agents.evaluate import evaluate, scores_to_json, side_by_side
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import KIND as MANIFEST
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
-from worldmodel.agents.report import Intervals, Row, Section, Table, Video, video_bytes, write_report
+from worldmodel.agents.report import Curves, Intervals, Row, Section, Table, Video, video_bytes, write_report
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, from_pretrained
@@ -55,6 +64,9 @@ class EvaluateVerbConfig:
     """Controllers to run: policy (what the model itself would do), guided (a small search around that), cem, mppi, random_shooting
     (search in the model alone), oracle, oracle_true_distance (search in the true simulator), and the controls random, random_held,
     copy_last_frame, learned_shuffled_actions; by default all that the model and the task allow but the rarer ones."""
+    candidates: tuple[int, ...] = ()
+    """Numbers of candidates, as in 4 16 64: guided and the search run once with each, too, and success is drawn against seconds per
+    plan."""
     workers: int = 2
     """Task processes."""
     device: str = "auto"
@@ -80,7 +92,9 @@ def main(config: EvaluateVerbConfig) -> None:
     else:
         manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
         manifest.save(out / "manifest.json")
-    scores, goals = score(trained, manifest, block, config.evaluate, config.rollout, config.workers, config.controller)
+    scores, goals = score(
+        trained, manifest, block, config.evaluate, config.rollout, config.workers, config.controller, config.candidates
+    )
     remark = "" if store.meta.get("restorable", True) else NO_ORACLE.format(env_id=manifest.env_id)
     print("\n".join([as_text(scores), *filter(None, [remark])]))
     record = scores_to_json(manifest, scores, config.evaluate)
@@ -96,13 +110,25 @@ def score(
     rollout: RolloutConfig,
     num_workers: int,
     names: Sequence[Name] = (),
+    candidates: Sequence[int] = (),
 ) -> tuple[list[Score], np.ndarray]:
-    """Scores of the named controllers (by default the usual ones), and the goals' frames uint8 (problems, h, w, 3)."""
+    """Scores of the named controllers (by default the usual ones), and the goals' frames uint8 (problems, h, w, 3).
+
+    Those that search in the model run once more with each number of `candidates`; see `swept`.
+    """
     with TaskWorkers(manifest.env_id, manifest.image_size, block, num_workers) as workers:
         parts = parts_of(trained, manifest, workers, rollout)
-        scores = evaluate(manifest, make_controllers(config, parts, names), workers, config)
+        controllers = make_controllers(config, parts, names)
+        for name in [name for name in ("guided", config.search) if name in controllers]:
+            controllers |= {swept(name, k): make_controller(with_candidates(config, k), parts, name) for k in candidates}
+        scores = evaluate(manifest, controllers, workers, config)
         goals = workers.render(manifest.states[1], [problem.variation for problem in manifest.problems])
     return scores, goals
+
+
+def swept(name: Name, candidates: int) -> str:
+    """What a search with another number of candidates is called."""
+    return f"{name}, {candidates} candidates"
 
 
 def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, rollout: RolloutConfig) -> Parts:
@@ -177,6 +203,8 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
         Intervals("Goals touched, with 95 % Wilson intervals", touched, "share of problems"),
         Intervals("Goals held at the end of the budget, with 95 % Wilson intervals", held, "share of problems"),
     ]
+    if curves := success_against_seconds(scores):
+        parts.append(Curves("Success against seconds", curves, "seconds per plan", "share of goals touched"))
     for score_ in scores:
         if score_.frames and score_.name in SHOWN:
             films = [
@@ -185,6 +213,21 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
             ]
             parts.append(Row(f"Plans carried out: {score_.name}", films))
     return parts
+
+
+def success_against_seconds(scores: Sequence[Score]) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds per plan and share of goals touched of searches that ran with several numbers of candidates, the fastest first.
+
+    Guided search with no candidate at all is the policy.
+    """
+    curves = {}
+    for name in ("guided", *SEARCHES):
+        own = [score for score in scores if score.name == name or score.name.startswith(f"{name}, ")]
+        if len(own) > 1:
+            own += [score for score in scores if name == "guided" and score.name == "policy"]
+            points = sorted((score.seconds_per_plan, score.success_rate) for score in own)
+            curves[name] = ([seconds for seconds, _ in points], [success for _, success in points])
+    return curves
 
 
 SHOWN = ("policy", "guided", "cem", "mppi", "random_shooting", "oracle", "random")

@@ -22,7 +22,7 @@ from tests.agents.toys import (
     to_positions,
 )
 from worldmodel.agents.cem import CEMConfig
-from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers
+from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers, with_candidates
 from worldmodel.agents.evaluate import BAR, Told, evaluate, scores_to_json, side_by_side
 from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
@@ -110,6 +110,17 @@ def test_guided_search_looks_no_further_than_is_asked_and_proposed(asked, known,
     config = EvaluateConfig(guided=GuidedConfig(CEMConfig(horizon=asked)))
     guided = make_controllers(config, parts(actor=PointActor(horizon=known)), ["guided"])["guided"]
     assert guided.planner.config.horizon == guided.proposals.horizon == searched
+
+
+def test_other_numbers_of_candidates_change_nothing_else():
+    config = EvaluateConfig(planner=CEMConfig(horizon=5, num_elites=6), guided=GuidedConfig(CEMConfig(iterations=1)))
+    few = with_candidates(config, 3)
+    assert few.planner == CEMConfig(horizon=5, num_samples=3, num_elites=3)
+    assert few.guided == GuidedConfig(CEMConfig(iterations=1, num_samples=3, num_elites=3))
+    assert with_candidates(config, 90).planner == CEMConfig(horizon=5, num_samples=90, num_elites=6)
+    assert with_candidates(EvaluateConfig(planner=RandomShootingConfig()), 9).planner == RandomShootingConfig(num_samples=9)
+    with pytest.raises(UserError, match="num_samples"):
+        with_candidates(config, 0)
 
 
 def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_proposals():

@@ -186,9 +186,13 @@ def test_neither_held_out_episodes_nor_transitions_are_moved(tmp_path: Path) -> 
 def test_transitions_span_as_many_model_steps_as_jumps_may_and_goals_ask_as_far_as_the_horizon(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "counter.h5", (12,) * 10)
     shares = {"caption": 0.0, "captioned_image": 0.0, "question": 0.0, "text": 0.0, "pictures": 0.0}
-    data = open_standard([tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, horizon=5, jump=3, held_out=0.3, **shares))
+    data = open_standard(
+        [tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, horizon=5, jump=3, held_out=0.3, **shares)
+    )
     trained = {part.kind: part.source for part in data.parts}
     spans = {sum(isinstance(segment, Action) for segment in document) for document in documents(trained["transition"], 5)}
     assert spans == {1, 2, 3}
-    asked = {len(segment.vectors) for document in documents(trained["goal"], 2) for segment in document if isinstance(segment, NextActions)}
+    asked = {
+        len(segment.vectors) for document in documents(trained["goal"], 2) for segment in document if isinstance(segment, NextActions)
+    }
     assert asked == {5}

@@ -46,6 +46,28 @@ def test_both_rates_stand_in_table_page_and_record(tiny: Tiny, tmp_path: Path, c
         assert re.split(r"\s{2,}", line)[1::2][:2] == [f"{score['success_rate']:.1%}", f"{score['held_rate']:.1%}"]
 
 
+def test_searches_run_with_each_number_of_candidates(tiny: Tiny, tmp_path: Path) -> None:
+    more = ["--controller", "random", "cem", "--candidates", "3", "1", "--workers", "0", "--out", str(tmp_path), *PLANNER]
+    assert run(["evaluate", *flags(tiny, *more)]) == 0
+    record = json.loads((tmp_path / "report.json").read_text())
+    names = ["random", "cem", "cem, 3 candidates", "cem, 1 candidates"]
+    assert [score["name"] for score in record["controllers"]] == names
+    assert "Success against seconds" in (tmp_path / "report.html").read_text()
+
+
+def test_success_against_seconds_is_drawn_from_the_fastest_on_and_guided_from_the_policy() -> None:
+    def scored(name: str, seconds: float, touched: bool) -> Score:
+        return Score(name, [Outcomes([touched], [False], [None], [1.0], [1.0])], 1, seconds, 0.1, 1.0)
+
+    alone = [scored("random", 0.0, False), scored("policy", 0.01, False), scored("guided", 0.2, True)]
+    assert verb.success_against_seconds(alone) == {}
+    more = [scored(verb.swept("guided", 4), 0.05, False), scored("cem", 0.4, True), scored(verb.swept("cem", 9), 0.1, False)]
+    assert verb.success_against_seconds([*alone, *more]) == {
+        "guided": ([0.01, 0.05, 0.2], [0.0, 0.0, 1.0]),
+        "cem": ([0.1, 0.4], [0.0, 1.0]),
+    }
+
+
 def test_actions_as_text_in_blocks(tiny: Tiny, tmp_path: Path) -> None:
     """The block of three actions is written as three."""
     more = ["--rollout.action-form", "text", "--controller", "cem", "--workers", "0", "--out", str(tmp_path), *PLANNER]
