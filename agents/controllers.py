@@ -156,8 +156,9 @@ def with_candidates(config: EvaluateConfig, number: int) -> EvaluateConfig:
     """
 
     def resized(search: PlannerConfig) -> Any:
-        fewer = {} if isinstance(search, RandomShootingConfig) else {"num_elites": min(search.num_elites, number)}
-        return replace(search, num_samples=number, **fewer)
+        if isinstance(search, RandomShootingConfig):
+            return replace(search, num_samples=number)
+        return replace(search, num_samples=number, num_elites=min(search.num_elites, number))
 
     return replace(config, planner=resized(config.planner), guided=replace(config.guided, search=resized(config.guided.search)))
 

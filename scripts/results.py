@@ -1,4 +1,4 @@
-"""Gather finished quickstarts, of several tasks and seeds, into one record of figures and one table.
+"""Gather finished quickstarts, of several tasks and seeds, into one record of figures, one table and one picture of dreams.
 
 The record has one row for each controller of each run, and the rungs of its ladder; the table is what README shows of it.
 """
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from PIL import Image
 
 from worldmodel.agents.ladder import SHUFFLED
-from worldmodel.datasets.outputs import check_output, json_bytes, write_output
+from worldmodel.datasets.films import labelled
+from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json
 from worldmodel.scripts.console import run_verb
@@ -36,6 +39,8 @@ class ResultsConfig:
     """Replace a file of that name which worldmodel did not make."""
     page: Path | None = None
     """Markdown page whose table is to be drawn anew, between the lines that begin and end it; all else on it stays."""
+    picture: Path | None = None
+    """PNG of the first dream of each run, truth above dream; the runs' folders are needed for it."""
 
 
 def main(config: ResultsConfig) -> None:
@@ -46,6 +51,9 @@ def main(config: ResultsConfig) -> None:
     inputs = [run / "report.json" for run in config.runs] + [first]
     if config.out is not None:
         check_output(config.out, (".json",), [*inputs, *filter(None, [page])], config.overwrite)
+    if config.picture is not None:
+        check_output(config.picture, (".png",), inputs, config.overwrite)
+        drawn_dreams = dreams(config.runs)
     before = ""
     if page is not None:
         check_output(page, inputs=inputs, overwrite=True)  # nothing of it is replaced but its table
@@ -59,7 +67,34 @@ def main(config: ResultsConfig) -> None:
         write_output(config.out, data)
     if page is not None:
         write_output(page, with_table(before, drawn, page).encode())
+    if config.picture is not None:
+        write_output(config.picture, png_bytes(Image.fromarray(drawn_dreams)))
     print(drawn)
+
+
+def dreams(runs: Sequence[Path]) -> np.ndarray:
+    """The first dream of each run below each other, with the task's name: uint8 (height, width, 3).
+
+    Raises:
+        UserError: a run has no picture of its dreams.
+    """
+    pairs, labels = [], []
+    for run in runs:
+        manifest, report = read_json(run / "manifest.json"), read_json(run / "report.json")
+        try:
+            with Image.open(run / "dream.png") as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            pairs.append(pixels[None, : 2 * int(manifest["image_size"])])  # of its clips the first: truth, and dream below
+            task, seed = named(report)
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{run} has no picture of dreams ({error}): give the folders of finished quickstarts") from None
+        labels.append([f"{task}, seed {seed}: truth above, dream below"])
+    return labelled(pairs, labels)[0]
+
+
+def named(report: dict[str, Any]) -> tuple[str, int]:
+    """Task and seed of a quickstart."""
+    return report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
 
 
 def read_page(path: Path) -> str:
@@ -99,7 +134,7 @@ def gather(runs: Sequence[Path]) -> dict[str, Any]:
 
 def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """The rows of one quickstart, those of its ladder, and the minutes that it took."""
-    task, seed = report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
+    task, seed = named(report)
     protocol = report["planning"]["protocol"]
     rows = []
     for score in report["planning"]["controllers"]:

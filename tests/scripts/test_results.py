@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.scripts.refusals import Refused
 from worldmodel.agents.ladder import SHUFFLED
@@ -53,6 +55,21 @@ def test_one_row_for_each_controller_of_each_run(runs: list[Path]) -> None:
     drawn = results.table(record).splitlines()
     assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 2.5 |"
     assert drawn[0].count("|") == drawn[1].count("|") == drawn[3].count("|")
+
+
+def test_the_picture_shows_the_first_dream_of_each_run(runs: list[Path], tmp_path: Path) -> None:
+    for i, run in enumerate(runs):
+        strip = np.full((12 * 8, 5 * 8, 3), 10 * (i + 1), np.uint8)
+        strip[16:] = 255  # further clips
+        Image.fromarray(strip).save(run / "dream.png")
+        (run / "manifest.json").write_text(json.dumps({"image_size": 8}))
+    assert run_verb("results", lambda: results.main, [*map(str, runs), "--picture", str(tmp_path / "dreams.png")]) == 0
+    with Image.open(tmp_path / "dreams.png") as picture:
+        pixels = np.asarray(picture)
+    assert [int((pixels == value).all(2).sum()) // 100 for value in (10, 20)] == [2 * 8 * 5 * 8] * 2  # ten times as large
+    (runs[1] / "dream.png").unlink()
+    with pytest.raises(UserError, match="PushT-1 has no picture of dreams"):
+        results.dreams(runs)
 
 
 def test_the_table_of_a_page_is_drawn_anew_and_nothing_else(runs: list[Path], tmp_path: Path) -> None:
