@@ -91,7 +91,7 @@ class QuickstartConfig:
     """The codec and its training; principal components of small patches, which lose nothing that moves."""
     preset: Preset = field(default_factory=tiny)
     """The model and its training."""
-    dream: DreamConfig = field(default_factory=DreamConfig)
+    dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
     """Clips to dream."""
     language_frames: int = 200
     """Held-out frames to caption and ask about."""
