@@ -25,6 +25,17 @@ def machine(*packages: str) -> dict[str, Any]:
     return facts | {name: version(name) for name in packages}
 
 
+def commit() -> str:
+    """The commit of the checkout that this code lies in, with a + where it was changed since; empty where there is none."""
+    git = ("git", "-C", str(Path(worldmodel.__file__).resolve().parent))
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name + "+" * bool(changed)
+
+
 def device_facts(device: "torch.device") -> dict[str, Any]:
     """The version of torch, and what it computes on."""
     import torch  # which benchmarks of other things need not wait for

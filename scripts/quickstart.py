@@ -50,6 +50,7 @@ from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
+from worldmodel.scripts.machine import command_line, commit, machine
 from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
@@ -265,6 +266,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
             shown = labelled([side_by_side(frames, results.goals[i])], [labels])
             write_film(out / f"plan_{score.name}_{i}.mp4", shown, frame_rate_for(len(shown)), HOLD)
     record = {
+        "made_by": {"command": command_line("quickstart"), "commit": commit(), **machine("torch", "mujoco")},
         "config": json.loads(json.dumps(asdict(config), default=str)),
         "planning": scores_to_json(results.manifest, results.scores, config.evaluate),
         "ladder": diagnosis.to_json(results.rungs, ladder.weakest(results.rungs)),

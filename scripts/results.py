@@ -1,6 +1,7 @@
 """Gather finished quickstarts, of several tasks and seeds, into one record of figures, one table and one picture of dreams.
 
-The record has one row for each controller of each run, and the rungs of its ladder; the table is what README shows of it.
+The record has one row for each controller of each run, the rungs of its ladder, and what made the run: command, commit, machine,
+minutes. The table is what README shows of it.
 """
 
 import sys
@@ -13,18 +14,20 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from worldmodel.agents.ladder import SHUFFLED
+from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
 from worldmodel.datasets.films import labelled
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.folder import read_json
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.machine import machine
 
 BEGIN, END = "<!-- worlds: worldmodel results -->\n", "<!-- end of worlds -->\n"
 """Between these lines of a page stands the table."""
 COLUMNS = {"random": "random", "copy_last_frame": "copy", "policy": "policy", "guided": "guided", "cem": "search", "oracle": "oracle"}
 """Controllers that the table shows, and their headers; oracle: the true simulator with the model's cost."""
+
+AHEAD = (1, 8)
+"""Model steps ahead at which the table shows the error of the dreamt state, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +115,27 @@ def read_page(path: Path) -> str:
 
 
 def gather(runs: Sequence[Path]) -> dict[str, Any]:
-    """The record of some runs: `rows`, `ladder`, and the machine.
+    """The record of some runs: `rows`, `ladder`, and what made the `runs`.
 
     Raises:
         UserError: a folder holds no finished quickstart.
     """
-    rows, ladder, minutes = [], [], []
+    rows, ladder, made = [], [], []
     for run in runs:
         if not (run / "report.json").is_file():
             raise UserError(f"{run} holds no report.json: it is no finished quickstart")
         try:
-            own_rows, own_ladder, own_minutes = of_report(read_json(run / "report.json"))
+            own_rows, own_ladder, own_making = of_report(read_json(run / "report.json"))
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
         rows += own_rows
         ladder += own_ladder
-        minutes.append(own_minutes)
-    made_by = {"command": "worldmodel quickstart --task TASK --seed SEED", **machine("torch")}
-    return made_by | {"minutes": minutes, "rows": rows, "ladder": ladder}
+        made.append(own_making)
+    return {"runs": made, "rows": rows, "ladder": ladder}
 
 
 def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """The rows of one quickstart, those of its ladder, and the minutes that it took."""
+    """The rows of one quickstart, those of its ladder, and what made it."""
     task, seed = named(report)
     protocol = report["planning"]["protocol"]
     rows = []
@@ -152,20 +154,25 @@ def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
                 "seconds_per_plan": score["seconds_per_plan"],
             }
         )
-    return rows, list(report["ladder"]["rows"]), {"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60}
+    making = {"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60, **report["made_by"]}
+    return rows, list(report["ladder"]["rows"]), making
 
 
 def table(record: dict[str, Any]) -> str:
-    """Touched / held in percent by task, seed and controller, and the ladder's ratio of shuffled to true actions, as Markdown."""
+    """Touched / held in percent by task, seed and controller, and how the dreams do on the ladder, as Markdown."""
     runs = list(dict.fromkeys((row["task"], row["seed"]) for row in record["rows"]))
     found = {(row["task"], row["seed"], row["controller"]): row for row in record["rows"]}
     ratios = {(row["task"], row["seed"]): row["value"] for row in record["ladder"] if row["name"] == SHUFFLED}
-    took = {(run["task"], run["seed"]): run["minutes"] for run in record["minutes"]}
-    lines = [f"| task, seed | {' | '.join(COLUMNS.values())} | shuffled / true | minutes |", "|---" * (len(COLUMNS) + 3) + "|"]
+    took = {(run["task"], run["seed"]): run["minutes"] for run in record["runs"]}
+    steps = {(row["task"], row["seed"], row["name"]): row for row in record["ladder"]}
+    headers = ["task, seed", *COLUMNS.values(), "shuffled / true", *(f"{h} ahead (copying)" for h in AHEAD), "minutes"]
+    lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
     for run in runs:
         cells = [_cell(found.get((*run, name))) for name in COLUMNS]
-        ratio = f"{ratios[run]:.2f}" if run in ratios else ""
-        lines.append(f"| {run[0]}, {run[1]} | {' | '.join(cells)} | {ratio} | {took[run]:.1f} |")
+        cells.append(f"{ratios[run]:.2f}" if run in ratios else "")
+        errors = [steps.get((*run, f"{STEP_AHEAD}{h}")) for h in AHEAD]
+        cells += ["" if row is None else f"{row['value']:.2f} ({row['control']:.2f})" for row in errors]
+        lines.append(f"| {run[0]}, {run[1]} | {' | '.join(cells)} | {took[run]:.1f} |")
     return "\n".join(lines) + "\n"
 
 

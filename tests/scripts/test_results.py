@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.scripts.refusals import Refused
-from worldmodel.agents.ladder import SHUFFLED
+from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
 from worldmodel.errors import UserError
 from worldmodel.scripts import results
 from worldmodel.scripts.console import run_verb
@@ -29,8 +29,14 @@ def report(task: str, seed: int, policy: float) -> dict[str, Any]:
             "protocol": {"goals": "path", "goal_offset": 25, "budget": 50, "min_distance": 3.0, "seed": seed, "problems": 100},
             "controllers": [score | {"seconds_per_plan": 0.002}],
         },
-        "ladder": {"rows": [{"task": task, "seed": seed, "rung": "dynamics", "name": SHUFFLED, "value": 1.5, "control": 1.0}]},
+        "ladder": {
+            "rows": [
+                {"task": task, "seed": seed, "rung": "dynamics", "name": name, "value": value, "control": control}
+                for name, value, control in ((SHUFFLED, 1.5, 1.0), (f"{STEP_AHEAD}1", 0.1, 0.3), (f"{STEP_AHEAD}2", 0.2, 0.4))
+            ]
+        },
         "seconds": {"collect": 60.0, "plan": 90.0},
+        "made_by": {"command": f"worldmodel quickstart --task {task}", "commit": "0123abc"},
     }
 
 
@@ -51,9 +57,10 @@ def test_one_row_for_each_controller_of_each_run(runs: list[Path]) -> None:
         ("TwoRoom", 0, 0.9, 0.45),
         ("PushT", 1, 0.3, 0.15),
     ]
-    assert record["minutes"][0]["minutes"] == 2.5 and len(record["ladder"]) == 2
+    assert record["runs"][0] == {"task": "TwoRoom", "seed": 0, "minutes": 2.5} | report("TwoRoom", 0, 0.9)["made_by"]
+    assert len(record["ladder"]) == 6
     drawn = results.table(record).splitlines()
-    assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 2.5 |"
+    assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 0.10 (0.30) |  | 2.5 |"
     assert drawn[0].count("|") == drawn[1].count("|") == drawn[3].count("|")
 
 
@@ -114,7 +121,7 @@ def test_a_page_that_is_no_text_or_not_there(runs: list[Path], tmp_path: Path, r
 
 def test_damaged_records_and_reports_are_one_sentence(runs: list[Path], tmp_path: Path, refused: Refused) -> None:
     record = results.gather(runs)
-    for damage in ({"rows": 5}, {"rows": [{}]}, {"minutes": []}, {"rows": record["rows"] + [record["rows"][0] | {"held": "much"}]}):
+    for damage in ({"rows": 5}, {"rows": [{}]}, {"runs": []}, {"rows": record["rows"] + [record["rows"][0] | {"held": "much"}]}):
         (tmp_path / "all.json").write_text(json.dumps(record | damage))
         assert "all.json is damaged or no record of results" in refused("results", tmp_path / "all.json")
     for content in ({}, {"config": []}, report("TwoRoom", 0, 0.5) | {"ladder": None}):
