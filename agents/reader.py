@@ -76,7 +76,8 @@ def train_reader(grids: Tensor, variables: np.ndarray, episode: np.ndarray, conf
     """
     mean, std = variables.mean(axis=0), variables.std(axis=0).clip(1e-6)
     some = grids[:: max(1, len(grids) // 1024)].float()
-    center, scale = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    center = some.mean((0, 2, 3), keepdim=True)
+    scale = (some - center).std().clamp_min(1e-6)  # one: fine components of patches, each stretched to the same size, drown the others
     target = torch.from_numpy((variables - mean) / std).float()
     choosing = torch.from_numpy(choosing_frames(episode))
     fit, choose = (~choosing).nonzero()[:, 0], choosing.nonzero()[:, 0]

@@ -28,6 +28,20 @@ def test_it_finds_a_dot_and_not_what_is_not_in_the_picture(size: int) -> None:
     assert found[:2].min() > 0.95 and found[2] < 0.1
 
 
+def test_faint_channels_do_not_drown_the_others() -> None:
+    """The fine components of patches are faint: they are shown as faint as they are."""
+
+    def among_noise(count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+        pictures, places = dots(count, 8, seed)
+        noise = torch.from_numpy(np.random.default_rng(seed).normal(0, 1e-3, (count, 93, 8, 8))).float()
+        return torch.cat([pictures.float() / 255, noise], 1), places
+
+    grids, places = among_noise(160, 0)
+    read = train_reader(grids, places, np.repeat(np.arange(16), 10), CONFIG)
+    others, truth = among_noise(400, 2)
+    assert determination(read(others), truth).min() > 0.9
+
+
 def test_it_keeps_the_state_that_the_other_episodes_prefer() -> None:
     """Few episodes of noise: whatever is learnt is wrong elsewhere, so that the best is to say next to nothing."""
     rng = np.random.default_rng(0)
