@@ -25,7 +25,7 @@ from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied
 from worldmodel.stem import Beside, Stem, StemConfig, base
-from worldmodel.tokens import VISION
+from worldmodel.tokens import IGNORE, VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
 SPREAD_WEIGHT = 0.1
@@ -62,6 +62,8 @@ class ModelConfig:
     """Weight of the flow loss (arXiv 2603.03276: 3)."""
     action_weight: float = 2.0
     """Weight of the loss of said actions: their squared error, and a tenth of the likelihood of their spread."""
+    steps_weight: float = 1.0
+    """How many words a said number of steps to a goal counts as in the text loss: it is what plans are judged by."""
     attention: Backend = "auto"
     """Attention backend: FlexAttention on CUDA, plain softmax or SDPA elsewhere."""
     time: TimeConditioning = "add"
@@ -101,6 +103,8 @@ class ModelConfig:
                 f"action_horizon is {self.action_horizon}, must be at least 1; "
                 f"action_weight is {self.action_weight}, must not be negative"
             )
+        if not self.steps_weight >= 0:
+            raise UserError(f"steps_weight is {self.steps_weight}, must not be negative")
         if self.stem.tokens and self.wide_head:
             raise UserError(f"wide_head is {self.wide_head}, but the stem paints the frames: set it to 0, or the stem's tokens to 0")
         if min(self.text_weight, self.flow_weight) < 0 or not self.text_weight + self.flow_weight > 0:
@@ -352,6 +356,9 @@ class WorldModel(nn.Module):
             text = self.text_loss(flat.index_select(0, batch.predicted_positions), targets) / counts.text
             parts["text"] = text.detach()
             total = total + text_weight * text
+            if counts.actions and self.config.steps_weight != 1:
+                more = (self.config.steps_weight - 1) * self.steps_loss(batch, flat) / counts.text
+                total = total + text_weight * more
         if counts.frames:
             error = self.flow_error(batch, flat, latents, draw, z_t, seen)  # (k,)
             high = (draw.t.index_select(0, batch.noised_frames) < HIGH_NOISE).to(error.dtype)
@@ -402,6 +409,14 @@ class WorldModel(nn.Module):
         square = (mean - batch.answers[:, :steps]).square() * known
         surprise = 0.5 * square.detach() * torch.exp(-2 * spread) + spread * known
         return square.sum(), surprise.sum()
+
+    def steps_loss(self, batch: PackedBatch, flat: Tensor) -> Tensor:
+        """The cross-entropies of the numbers of steps, each said right before actions are asked for, from hidden states (b n, d)."""
+        where = (
+            batch.question_positions - 2
+        )  # whose next token is the number; the number's own position is the one before the question
+        targets = batch.text_target.flatten().index_select(0, where)
+        return F.cross_entropy(self.logits(flat.index_select(0, where)), targets, ignore_index=IGNORE, reduction="sum")
 
     def loss_weights(self) -> tuple[float | Tensor, float | Tensor]:
         """Weights of the text and flow losses; in loss centering the fixed ones until both losses have been seen."""

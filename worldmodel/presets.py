@@ -27,7 +27,13 @@ NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.8)
 16 x 64: with that a model learnt nothing of its actions in 240 steps."""
 
 
-WEIGHTS: dict[str, Any] = {"text_weight": 0.3, "flow_weight": 6.0, "action_weight": 10.0, "level_frames": True}
+WEIGHTS: dict[str, Any] = {
+    "text_weight": 0.3,
+    "flow_weight": 6.0,
+    "action_weight": 10.0,
+    "steps_weight": 8.0,
+    "level_frames": True,
+}
 """Where all is learnt at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
 (docs/worlds.md, "Ideas tried")."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Document, Frame, NextActions, Text, goal_document
+from worldmodel.datasets.documents import Document, Frame, NextActions, Text, goal_document, text_document
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate
 from worldmodel.losses import FlowDraw, LossCounts, readable
@@ -295,6 +295,36 @@ def test_the_error_of_said_actions_is_that_of_the_known_numbers() -> None:
     short.action_out.weight.zero_()
     short.action_out.bias.zero_()
     assert short.action_error(batch, torch.randn(96, 32))[0].item() == pytest.approx(0.25 + 2.25)
+
+
+@torch.no_grad()
+def test_a_number_of_steps_counts_as_several_words() -> None:
+    """By hand: of two goals and a text only the two numbers of steps count more, as often as they are weighted."""
+    rng, tokenizer = np.random.default_rng(0), toys.tokenizer()
+    answers = NextActions(np.zeros((3, 2), np.float32), 6)
+    picture, other = toys.picture(rng), toys.picture(rng)
+    documents = [
+        goal_document([picture], "a red disc", 2, answers),
+        goal_document([picture], other, 5, answers),
+        text_document("a red disc"),
+    ]
+    batch, plain, weighed = toys.pack(documents), toys.model(), toys.model(steps_weight=4.0)
+    z, draw = (
+        toys.random_latents(len(batch.frames)),
+        FlowDraw(torch.ones(len(batch.frames)), toys.random_latents(len(batch.frames), 1)),
+    )
+    hidden, _ = plain(batch, plain.see(z, draw.t), draw.t)
+    chances = plain.logits(hidden.flatten(0, 1)).log_softmax(-1)
+    numbers = (batch.token_id.flatten() == tokenizer.steps_id + 2) | (batch.token_id.flatten() == tokenizer.steps_id + 5)
+    at = numbers.nonzero()[:, 0] - 1
+    expected = -chances[at, batch.token_id.flatten()[at + 1]].sum()
+    assert len(at) == 2
+    torch.testing.assert_close(plain.steps_loss(batch, hidden.flatten(0, 1)), expected)
+    (before, parts), (after, same) = (model.loss(batch, z, draw) for model in (plain, weighed))
+    torch.testing.assert_close(after - before, plain.config.text_weight * 3 * expected / len(batch.predicted_positions))
+    assert parts["text"] == same["text"], "what is told stays the mean over all words"
+    with pytest.raises(UserError, match="steps_weight is -1"):
+        toys.model(steps_weight=-1.0)
 
 
 @torch.no_grad()
