@@ -45,10 +45,15 @@ class CEMConfig:
     """The spread never shrinks below this."""
     noise_correlation: float = 0.9
     """How much of an env action is kept in the next one: 0 white, 1 held."""
+    margin: float = 0.0
+    """Cost by which a candidate must be better than a proposal that the search starts from: the less, the more the simulator is
+    trusted."""
 
     def __post_init__(self) -> None:
         check_positive(self, "horizon", "num_samples", "iterations", "num_elites", "std", "min_std")
         check_correlation(self.noise_correlation)
+        if not self.margin >= 0:
+            raise UserError(f"margin is {self.margin}, must not be negative")
         if self.num_elites > self.num_samples:
             raise UserError(f"num_elites {self.num_elites} is above num_samples {self.num_samples}")
 
@@ -83,7 +88,8 @@ class CEM:
                 candidates[:, -1] = mean
             # rank, together with the elites so far
             pool = torch.cat([pool, candidates], dim=1)
-            pool_costs = torch.cat([pool_costs, search.costs(candidates)], dim=1)
+            favor = config.margin if i == 0 and start_std is not None else 0.0  # the proposal is the first candidate
+            pool_costs = torch.cat([pool_costs, search.costs(candidates, favor)], dim=1)
             # refit
             index = pool_costs.topk(config.num_elites, dim=1, largest=False).indices
             rows = torch.arange(len(goal))[:, None]

@@ -166,38 +166,38 @@ class Search:
         self.simulator, self.state, self.objective, self.goal = simulator, state, objective, goal
         self.started = time.perf_counter()
         self.candidates = 0
-        self.best_costs: Tensor | None = None
-        self.best_actions: Tensor | None = None
+        self.best: tuple[Tensor, ...] | None = None  # (b, h, a) actions, (b,) their costs, (b,) by which they rank
         self.first_costs: Tensor | None = None
 
-    def costs(self, candidates: Tensor) -> Tensor:
-        """Costs (b, s) on the CPU of candidates (b, s, h, a)."""
+    def costs(self, candidates: Tensor, favor: float = 0.0) -> Tensor:
+        """Costs (b, s) on the CPU of candidates (b, s, h, a), by which they are ranked; `favor` is taken off that of the first."""
         costs = self.objective(self.simulator.rollout(self.state, candidates), self.goal).float().cpu()
         if costs.shape != candidates.shape[:2]:
             raise ValueError(f"the objective returned shape {tuple(costs.shape)}, expected {tuple(candidates.shape[:2])}")
         if not torch.isfinite(costs).all():
             raise ValueError("a candidate's cost is not finite: the simulator predicts NaN or infinity")
         self.candidates += candidates.shape[1]
-        self._keep_best(candidates, costs)
-        return costs
+        ranked = torch.cat([costs[:, :1] - favor, costs[:, 1:]], dim=1)
+        self._keep_best(candidates, costs, ranked)
+        return ranked
 
-    def _keep_best(self, candidates: Tensor, costs: Tensor) -> None:
+    def _keep_best(self, candidates: Tensor, costs: Tensor, ranked: Tensor) -> None:
         rows = torch.arange(len(costs))
-        index = costs.argmin(dim=1)
-        actions, lowest = candidates[rows, index], costs[rows, index]
-        if self.best_costs is None or self.best_actions is None:
-            self.best_actions, self.best_costs, self.first_costs = actions, lowest, costs.mean(dim=1)
+        index = ranked.argmin(dim=1)
+        found = candidates[rows, index], costs[rows, index], ranked[rows, index]
+        if self.best is None:
+            self.best, self.first_costs = found, costs.mean(dim=1)
             return
-        better = lowest < self.best_costs
-        self.best_costs = torch.where(better, lowest, self.best_costs)
-        self.best_actions = torch.where(better[:, None, None], actions, self.best_actions)
+        better = found[2] < self.best[2]
+        actions, *numbers = zip(found, self.best, strict=True)
+        self.best = (torch.where(better[:, None, None], *actions), *(torch.where(better, *pair) for pair in numbers))
 
     def result(self) -> Plan:
         """The best candidate seen for each problem."""
-        assert self.best_actions is not None and self.best_costs is not None and self.first_costs is not None
+        assert self.best is not None and self.first_costs is not None
         return Plan(
-            actions=self.best_actions,
-            costs=self.best_costs,
+            actions=self.best[0],
+            costs=self.best[1],
             first_costs=self.first_costs,
             seconds=time.perf_counter() - self.started,
             candidates=self.candidates,

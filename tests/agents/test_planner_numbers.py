@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -44,3 +45,16 @@ def test_the_better_of_the_elites_pulls_more() -> None:
     best, second = told.seen[0][0, 1], told.seen[0][0, 2]
     weight = torch.softmax(torch.tensor([0.0, -1 / (0.5 * 0.5)]), 0)  # the costs' standard deviation is 0.5
     torch.testing.assert_close(told.seen[1][0, -1], weight[0] * best + weight[1] * second)
+
+
+@pytest.mark.parametrize(("margin", "wins"), [(0.0, 3), (0.9, 3), (1.1, 0), (4.0, 0)])
+def test_a_candidate_must_be_better_than_a_proposal_by_more_than_the_margin(margin: float, wins: int) -> None:
+    told, start = Told([[5, 9, 7, 4, 9]]), torch.zeros(1, 2, BOUNDS.dim)
+    planner = CEM(CEMConfig(horizon=2, num_samples=5, iterations=1, num_elites=1, margin=margin), BOUNDS)
+    generator = torch.Generator().manual_seed(0)
+    found = planner.plan(told, None, told.objective, torch.zeros(1, 1, 2), generator, start, torch.full_like(start, 0.3))
+    torch.testing.assert_close(found.actions, told.seen[0][:, wins])
+    assert found.costs.item() == (4 if wins else 5), "the cost that is told is the simulator's"
+    told = Told([[9, 4, 9, 9, 5]])  # the rest of the last plan is the last candidate, and no proposal
+    found = planner.plan(told, None, told.objective, torch.zeros(1, 1, 2), generator, start)
+    torch.testing.assert_close(found.actions, told.seen[0][:, 1])
