@@ -49,9 +49,11 @@ def model_config(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | 
 
 
 def model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
-    """Further fields are those of `ModelConfig`."""
+    """Further fields are those of `ModelConfig`; what is zeros before training is not."""
     torch.manual_seed(seed)
-    return WorldModel(model_config(feed_forward, flow, **fields)).eval()
+    made = WorldModel(model_config(feed_forward, flow, **fields)).eval()
+    torch.nn.init.normal_(made.action_out.weight, std=0.05)
+    return made
 
 
 def stem_model(feed_forward: FeedForwardKind = "modality", flow: FlowConfig | None = None, seed: int = 0, **fields: Any) -> WorldModel:
