@@ -201,7 +201,7 @@ def test_the_page_needs_nothing_beside_it(done: Quickstart) -> None:
 
 def test_the_record_is_whole_and_finite(done: Quickstart) -> None:
     found = report(done.out)
-    parts = {"config", "planning", "dream", "text", "continued", "language", "codec", "ladder", "seconds"}
+    parts = {"made_by", "config", "planning", "dream", "text", "continued", "language", "codec", "ladder", "seconds"}
     assert set(found) == parts | {"generator"}
     assert all(math.isfinite(number) for number in numbers(found))
     assert found["config"]["episodes"] == EPISODES and found["config"]["task"] == "worldmodel/TwoRoom-v0"

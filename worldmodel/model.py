@@ -412,9 +412,8 @@ class WorldModel(nn.Module):
 
     def steps_loss(self, batch: PackedBatch, flat: Tensor) -> Tensor:
         """The cross-entropies of the numbers of steps, each said right before actions are asked for, from hidden states (b n, d)."""
-        where = (
-            batch.question_positions - 2
-        )  # whose next token is the number; the number's own position is the one before the question
+        # what is said at a position is the next token, and the number stands right before the question
+        where = batch.question_positions - 2
         targets = batch.text_target.flatten().index_select(0, where)
         return F.cross_entropy(self.logits(flat.index_select(0, where)), targets, ignore_index=IGNORE, reduction="sum")
 
