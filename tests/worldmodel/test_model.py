@@ -12,13 +12,12 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Document, Frame, NextActions, Text, goal_document, text_document
+from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate
 from worldmodel.losses import FlowDraw, LossCounts, readable
-from worldmodel.model import SPREAD_RANGE, WorldModel
+from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.stem import Beside
 from worldmodel.tokens import IGNORE, VISION
 
 KINDS: list[FeedForwardKind] = ["shared", "modality", "moe"]
@@ -39,17 +38,8 @@ def latents(batch: PackedBatch) -> Tensor:
     return toys.random_latents(len(batch.frames))
 
 
-def latents_of(model: WorldModel, batch: PackedBatch) -> Tensor:
-    """Random latents of all pictures of a batch."""
-    return toys.random_latents(len(batch.pictures), grid=model.config.latent_grid)
-
-
-def loss_of(model: WorldModel, batch: PackedBatch, latents: Tensor, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return model.loss(batch, latents, model.draw(batch.clean, generator(seed)))
-
-
 def readable_parts(model: WorldModel, batch: PackedBatch, latents: Tensor) -> dict[str, float]:
-    return readable({name: value.item() for name, value in loss_of(model, batch, latents)[1].items()})
+    return readable({name: value.item() for name, value in toys.loss_of(model, batch, latents)[1].items()})
 
 
 def changed(model: WorldModel, batch: PackedBatch, latents: Tensor, other: PackedBatch, changes: Tensor) -> Tensor:
@@ -110,7 +100,7 @@ def test_neighbours_in_a_row_do_not_matter() -> None:
 def test_every_weight_learns(kind: FeedForwardKind, make: Callable[..., WorldModel]) -> None:
     model = make(kind).train()
     batch = toys.everything(model)
-    loss, parts = loss_of(model, batch, latents_of(model, batch))
+    loss, parts = toys.loss_of(model, batch, toys.latents_of(model, batch))
     loss.backward()
     assert loss.isfinite()
     assert set(parts) == {"text", "flow", "flow_high_noise", "high_noise", "action"} | ({"router"} if kind == "moe" else set())
@@ -130,7 +120,7 @@ def test_every_weight_learns(kind: FeedForwardKind, make: Callable[..., WorldMod
 def test_every_weight_learns_with_every_switch(fields: dict[str, Any]) -> None:
     model = toys.model(**fields).train()
     batch = toys.everything(model)
-    loss_of(model, batch, latents_of(model, batch))[0].backward()
+    toys.loss_of(model, batch, toys.latents_of(model, batch))[0].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     names = {name.partition(".")[0] for name in model.state_dict()}
@@ -190,7 +180,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(make: Callable[..., WorldMode
     batch, said = toys.everything(model), []
     original = model.action_error
     model.action_error = lambda *given: said.append(original(*given)) or said[-1]  # type: ignore[func-returns-value]
-    loss, parts = loss_of(model, batch, latents_of(model, batch))
+    loss, parts = toys.loss_of(model, batch, toys.latents_of(model, batch))
     error, surprise = (sums / batch.known_numbers for sums in said[0])
     torch.testing.assert_close(parts["action"], error)
     assert batch.known_numbers > 4 and surprise.item() != 0
@@ -199,7 +189,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(make: Callable[..., WorldMode
 
 def test_the_loss_repeats_with_its_generator_only(batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model()
-    first, again, other = (loss_of(model, batch, latents, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (toys.loss_of(model, batch, latents, seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -210,7 +200,7 @@ def test_losses_and_gradients_of_parts_add_up_to_those_of_the_whole(kind: FeedFo
     model, results = make(kind).train(), []
     batch = toys.everything(model)
     whole = model.draw(batch.clean, generator())
-    frames, given = latents_of(model, batch).split([len(batch.frames), len(batch.given)])
+    frames, given = toys.latents_of(model, batch).split([len(batch.frames), len(batch.given)])
     for parts in (1, 3):
         model.zero_grad()
         pieces, first, second, total = batch.split(parts), 0, 0, {}
@@ -253,7 +243,7 @@ def test_draws_of_parts_are_joined(batch: PackedBatch) -> None:
 
 def test_text_loss_is_the_mean_over_predicted_tokens(batch: PackedBatch, latents: Tensor) -> None:
     model = toys.model()
-    parts = loss_of(model, replace(batch, clean=torch.ones_like(batch.clean)), latents)[1]
+    parts = toys.loss_of(model, replace(batch, clean=torch.ones_like(batch.clean)), latents)[1]
     assert set(parts) == {"text"}
     hidden = toys.hidden(model, batch, latents, torch.ones(len(latents)))
     expected = F.cross_entropy(model.text_out(hidden).flatten(0, 1), batch.text_target.flatten(), ignore_index=IGNORE)
@@ -266,7 +256,7 @@ def test_flow_loss_is_the_velocity_error_of_the_noised_frames(prediction: str, b
     shown: list[Tensor] = []
     original = model.see
     model.see = lambda z_t, t, beside: shown.extend([z_t, t]) or original(z_t, t, beside)  # type: ignore[func-returns-value]
-    flow = loss_of(model, batch, latents)[1]["flow"]
+    flow = toys.loss_of(model, batch, latents)[1]["flow"]
     model.see, (z_t, t) = original, shown  # type: ignore[method-assign]
     assert torch.equal(t == 1, batch.clean)
     assert torch.equal(z_t[batch.clean], latents[batch.clean])
@@ -276,112 +266,6 @@ def test_flow_loss_is_the_velocity_error_of_the_noised_frames(prediction: str, b
     noise = (z_t - t[:, None, None] * z) / (1 - t[:, None, None])
     error = model.denoise(hidden[noised], z_t, t, model.see(z_t, t)) - (z - noise)
     torch.testing.assert_close(flow, error.square().mean(), rtol=1e-3, atol=1e-3)
-
-
-@torch.no_grad()
-def test_the_error_of_said_actions_is_that_of_the_known_numbers() -> None:
-    """By hand: the model says mean 0.5 and spread exp(-1) everywhere; of 3 x 2 numbers four are known."""
-    model = toys.model(action_horizon=4)
-    model.action_out.weight.zero_()
-    model.action_out.bias.copy_(torch.tensor([0.5] * 8 + [-1.0] * 8))
-    answers = np.array([[0.5, 1.5], [-0.5, 0.25], [9, 9]], np.float32)
-    document = goal_document([toys.picture(np.random.default_rng(0))], "a red disc", 2, NextActions(answers, 4))
-    batch = toys.pack([document])
-    square, surprise = model.action_error(batch, torch.randn(96, 32))
-    assert square.item() == pytest.approx(0 + 1 + 1 + 0.0625)
-    assert surprise.item() == pytest.approx(0.5 * 2.0625 * np.exp(2) + 4 * -1)
-    assert batch.known_numbers == 4
-    short = toys.model(action_horizon=1)  # says fewer model steps than are asked for
-    short.action_out.weight.zero_()
-    short.action_out.bias.zero_()
-    assert short.action_error(batch, torch.randn(96, 32))[0].item() == pytest.approx(0.25 + 2.25)
-
-
-@torch.no_grad()
-def test_a_number_of_steps_counts_as_several_words() -> None:
-    """By hand: of two goals and a text only the two numbers of steps count more, as often as they are weighted."""
-    rng, tokenizer = np.random.default_rng(0), toys.tokenizer()
-    answers = NextActions(np.zeros((3, 2), np.float32), 6)
-    picture, other = toys.picture(rng), toys.picture(rng)
-    documents = [
-        goal_document([picture], "a red disc", 2, answers),
-        goal_document([picture], other, 5, answers),
-        text_document("a red disc"),
-    ]
-    batch, plain, weighed = toys.pack(documents), toys.model(), toys.model(steps_weight=4.0)
-    z, draw = (
-        toys.random_latents(len(batch.frames)),
-        FlowDraw(torch.ones(len(batch.frames)), toys.random_latents(len(batch.frames), 1)),
-    )
-    hidden, _ = plain(batch, plain.see(z, draw.t), draw.t)
-    chances = plain.logits(hidden.flatten(0, 1)).log_softmax(-1)
-    numbers = (batch.token_id.flatten() == tokenizer.steps_id + 2) | (batch.token_id.flatten() == tokenizer.steps_id + 5)
-    at = numbers.nonzero()[:, 0] - 1
-    expected = -chances[at, batch.token_id.flatten()[at + 1]].sum()
-    assert len(at) == 2
-    torch.testing.assert_close(plain.steps_loss(batch, hidden.flatten(0, 1)), expected)
-    (before, parts), (after, same) = (model.loss(batch, z, draw) for model in (plain, weighed))
-    torch.testing.assert_close(after - before, plain.config.text_weight * 3 * expected / len(batch.predicted_positions))
-    assert parts["text"] == same["text"], "what is told stays the mean over all words"
-    with pytest.raises(UserError, match="steps_weight is -1"):
-        toys.model(steps_weight=-1.0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("older", [False, True])
-def test_a_frame_is_seen_beside_those_before_it_and_no_other(older: bool) -> None:
-    """What it is seen beside changes the frame and what follows it, not what is before; a given frame that is not there does not."""
-    model, rng = toys.stem_model(), np.random.default_rng(0)
-    config = replace(toys.PACKING, references=2, text_action_share=0.0)
-    batch = toys.pack([toys.transition(rng), toys.goal(rng, before=1)], config=config, grid=model.config.grid)
-    assert batch.reference.tolist() == [[1, 0], [2, -1]]
-    z = toys.random_latents(5, grid=toys.MAP)
-    frames, given, t = z[:2], z[2:].clone(), torch.tensor([0.3, 1.0])
-    before = toys.hidden(model, batch, frames, t, given)
-    given[0 if older else 1] += 1.0
-    after = toys.hidden(model, batch, frames, t, given)
-    first = int(batch.frame_positions[0])
-    expected = (batch.document_id == 0) & (torch.arange(96) >= first)
-    assert torch.equal((before != after).any(-1), expected)
-    absent = replace(batch, reference=torch.tensor([[1, -1], [2, -1]]))
-    fewer = [toys.hidden(model, absent, frames, t, each) for each in (given, given + torch.tensor([1.0, 0, 0])[:, None, None])]
-    assert torch.equal(*fewer)
-
-
-@torch.no_grad()
-def test_what_the_stem_paints_is_the_change_from_the_newest_frame() -> None:
-    """A stem that paints nothing predicts the frame before; without a frame before, zeros."""
-    model = toys.stem_model()
-    assert model.stem is not None
-    model.stem.last.weight.zero_()
-    model.stem.last.bias.zero_()
-    z, t = toys.random_latents(2, grid=toys.MAP), torch.zeros(2)
-    known = torch.stack([toys.random_latents(2, seed, toys.MAP) for seed in (1, 2)], 1)
-    beside = Beside(known, torch.tensor([[True, True], [False, False]]))
-    velocity = model.denoise(torch.randn(2, 2, 32), z, t, model.see(z, t, beside))
-    clean = z + velocity  # at t = 0
-    torch.testing.assert_close(clean[0], known[0, 0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(clean[1], torch.zeros(64, toys.CHANNELS), atol=1e-5, rtol=1e-5)
-
-
-def test_a_stem_may_see_every_frame_alone() -> None:
-    model = toys.stem_model(stem=replace(toys.STEM, references=0)).train()
-    batch = toys.everything(model)
-    assert not len(batch.given) and model.config.references == 0
-    loss, parts = loss_of(model, batch, latents_of(model, batch))
-    loss.backward()
-    assert loss.isfinite() and {"text", "flow", "action"} <= set(parts)
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert "stem.missing" not in model.state_dict(), "nothing of it is learnt"
-    alike = toys.stem_model()
-    assert alike.state_dict()["stem.missing"].shape == (toys.STEM.references, toys.CHANNELS)
-
-
-def test_a_map_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(UserError, match=r"maps of 10 x 10 latent tokens down to 4: \(5, 5\) is odd"):
-        toys.stem_model(latent_grid=(10, 10))
-    with pytest.raises(UserError, match="wide_head is 64, but the stem paints"):
-        toys.stem_model(wide_head=64)
 
 
 @torch.no_grad()
@@ -411,15 +295,15 @@ def test_text_alone_needs_no_frame_and_a_picture_alone_no_text(make: Callable[..
     model = make()
     text = toys.pack([(Text("a red disc"),)], grid=model.config.grid)
     picture = toys.pack([(Frame(toys.picture(np.random.default_rng(0)), predict=True),)], grid=model.config.grid)
-    loss, parts = loss_of(model, text, latents_of(model, text))
+    loss, parts = toys.loss_of(model, text, toys.latents_of(model, text))
     assert set(parts) == {"text"} and loss.isfinite()
-    assert "text" not in loss_of(model, picture, latents_of(model, picture))[1]
+    assert "text" not in toys.loss_of(model, picture, toys.latents_of(model, picture))[1]
 
 
 def test_a_batch_that_predicts_nothing_is_refused() -> None:
     batch = replace(toys.pack([(Text("a red disc", predict=False),)]), sources={"rules": 4, "maps": 2})
     with pytest.raises(UserError, match="a batch of maps, rules predicts neither a token nor a frame"):
-        loss_of(toys.model(), batch, toys.random_latents(0))
+        toys.loss_of(toys.model(), batch, toys.random_latents(0))
 
 
 def test_one_picture_is_overfitted_with_enough_width_and_refused_without() -> None:
@@ -453,7 +337,7 @@ def test_one_batch_is_learnt_by_heart(kind: FeedForwardKind) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0)
     history = []
     for _ in range(80):
-        loss, parts = loss_of(model, batch, latents)
+        loss, parts = toys.loss_of(model, batch, latents)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -461,12 +345,3 @@ def test_one_batch_is_learnt_by_heart(kind: FeedForwardKind) -> None:
     assert history[-1]["text"] < history[0]["text"] / 20
     assert history[-1]["flow"] < history[0]["flow"] / 20
     assert (batch.modality == VISION).any()
-
-
-def test_no_action_is_said_so_surely_that_one_mistake_outweighs_a_batch() -> None:
-    model = toys.model()
-    with torch.no_grad():
-        model.action_out.bias.fill_(-100.0)
-        mean, spread = model.next_actions(torch.zeros(3, model.config.trunk.width))
-    assert (mean == -100).all() and (spread == SPREAD_RANGE[0]).all()
-    assert 0.5 * torch.exp(-2 * spread).max() < 30  # the weight of a squared error in the likelihood

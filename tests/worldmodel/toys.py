@@ -202,3 +202,13 @@ def hidden(model: WorldModel, batch: PackedBatch, z_t: Tensor, t: Tensor, given:
 
 def random_latents(count: int, seed: int = 0, grid: tuple[int, int] = GRID) -> Tensor:
     return torch.randn(count, grid[0] * grid[1], CHANNELS, generator=torch.Generator().manual_seed(seed))
+
+
+def latents_of(model: WorldModel, batch: PackedBatch) -> Tensor:
+    """Random latents of all pictures of a batch."""
+    return random_latents(len(batch.pictures), grid=model.config.latent_grid)
+
+
+def loss_of(model: WorldModel, batch: PackedBatch, latents: Tensor, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch and its parts, noise drawn from `seed`."""
+    return model.loss(batch, latents, model.draw(batch.clean, torch.Generator().manual_seed(seed)))
