@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -154,13 +154,13 @@ def with_candidates(config: EvaluateConfig, number: int) -> EvaluateConfig:
     Raises:
         UserError: there are none.
     """
-
-    def resized(search: PlannerConfig) -> Any:
-        if isinstance(search, RandomShootingConfig):
-            return replace(search, num_samples=number)
-        return replace(search, num_samples=number, num_elites=min(search.num_elites, number))
-
-    return replace(config, planner=resized(config.planner), guided=replace(config.guided, search=resized(config.guided.search)))
+    planner, guided = config.planner, config.guided.search
+    if isinstance(planner, RandomShootingConfig):
+        planner = replace(planner, num_samples=number)
+    else:
+        planner = replace(planner, num_samples=number, num_elites=min(planner.num_elites, number))
+    guided = replace(guided, num_samples=number, num_elites=min(guided.num_elites, number))
+    return replace(config, planner=planner, guided=replace(config.guided, search=guided))
 
 
 def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Controller:

@@ -72,7 +72,7 @@ def build_optimizers(
     ]
     groups.append({"params": [named[place] for place in plain], "weight_decay": 0.0, "peak": lr})
     adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-    for place in named.keys() - {*trunk}:
+    for place in [place for place in named if place not in trunk]:
         weight = named[place]
         moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
