@@ -123,8 +123,7 @@ def forward_flops(config: ModelConfig, batch: PackedBatch) -> float:
     uses = Uses.of(batch, config.frame_tokens)
     products = sum(2.0 * parameter.numel() * _times(name, parameter, config, uses) for name, parameter in _parameters(config))
     attention = 4.0 * config.trunk.width * config.trunk.depth * uses.pairs  # scores, and the weighted sum of values
-    looks = 8.0 * WAVES * config.stem.looks * config.latent_tokens * (uses.noised // config.stem.tokens) if config.stem.tokens else 0.0
-    return products + attention + looks + 4.0 * config.wide_head * HEAD_DEPTH * uses.noised * config.frame_tokens
+    return products + attention + _places(config, uses) + 4.0 * config.wide_head * HEAD_DEPTH * uses.noised * config.frame_tokens
 
 
 def training_flops(config: ModelConfig, batch: PackedBatch) -> float:
@@ -211,6 +210,15 @@ def _times(name: str, parameter: nn.Parameter, config: ModelConfig, uses: Uses) 
     return next(count for prefix, count in rows.items() if name.startswith(prefix))
 
 
+def _places(config: ModelConfig, uses: Uses) -> float:
+    """Operations with the places of a stem: attention to them where it paints, and the points found in all that it reads."""
+    if not config.stem.tokens:
+        return 0.0
+    looks = 8.0 * WAVES * config.stem.looks * (uses.noised // config.stem.tokens)
+    points = 4.0 * config.stem.keypoints * uses.frames * (1 + config.references)
+    return (looks + points) * config.latent_tokens
+
+
 def _stem_times(name: str, config: ModelConfig, uses: Uses) -> float:
     """How often a weight of the stem is used: maps are read of every frame, and painted of the noised ones."""
     side, halvings = max(config.latent_grid), 0
@@ -218,6 +226,8 @@ def _stem_times(name: str, config: ModelConfig, uses: Uses) -> float:
         side, halvings = side // 2, halvings + 1
     noised = uses.noised // config.frame_tokens
     _, part, *rest = name.split(".")
+    if part == "keypoints":  # found in every frame and in those that it is seen beside
+        return uses.frames * (1 if "tell" in rest else (1 + config.references) * config.latent_tokens)
     if "condition" in rest or part in ("gather", "spread", "look"):
         return uses.frames if part == "gather" else noised  # once a frame
     level = int(rest[0]) if part in ("down", "enlarge", "up") else 0

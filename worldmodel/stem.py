@@ -9,7 +9,7 @@ maps it saw on the way in are used again on the way out:
     trunk's hidden states -> the coarsest map -> finer maps, with those seen on the way in -> what changed since the frame before
 
 The tokens have no place of their own: each is a linear map of the whole coarsest map (one-dimensional tokens, TiTok, arXiv
-2406.07550). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
+2406.07550) and of where things are in the frames (`keypoints.py`). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
 it is. And they attend to places of the finest map, whose keys are waves of its rows and columns (Fourier features, arXiv
 2006.10739): where something is to be painted is then a few numbers, not a picture of it, and is learnt from fewer examples.
 
@@ -21,15 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from worldmodel.convolution import Convolution
 from worldmodel.errors import UserError
+from worldmodel.keypoints import Keypoints
 
-EVEN_MAP = 1e-2
-"""Variance that is added in the group norms: a frame that is noise alone and stands beside nothing is shown as zeros, an even map, and
-what little differs in it must not be blown up."""
 COARSEST = 4
 """Rows and columns from which a map is not halved any more."""
 WAVES = 8
@@ -50,9 +48,11 @@ class StemConfig:
     """Channels of the coarser maps double up to this."""
     looks: int = 32
     """Maps of attention to places of the finest map that hidden states paint with; 0: none."""
+    keypoints: int = 32
+    """Points that are found in a frame and in each that it is seen beside (spatial softmax); 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "references", "looks"):
+        for name in ("tokens", "references", "looks", "keypoints"):
             if getattr(self, name) < 0:
                 raise UserError(f"stem {name} is {getattr(self, name)}, must not be negative")
         for name in ("width", "widest"):
@@ -78,24 +78,6 @@ class Beside:
     def index_select(self, rows: Tensor) -> "Beside":
         """Of some of the frames."""
         return Beside(self.latents.index_select(0, rows), self.present.index_select(0, rows))
-
-
-class Convolution(nn.Module):
-    """3 x 3, group norm, SiLU; optionally scaled and shifted by a vector of each frame in between (FiLM)."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int = 1, condition: int = 0) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(channels_in, channels, 3, stride, 1)
-        self.norm = nn.GroupNorm(8, channels, EVEN_MAP)
-        self.condition = nn.Linear(condition, 2 * channels) if condition else None
-
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
-        """X (f, w, y, x) and vectors (f, k) -> (f, w', y', x')."""
-        x = self.norm(self.convolution(x))
-        if self.condition is not None and vector is not None:
-            stretch, shift = rearrange(self.condition(vector), "f (s w) -> s f w 1 1", s=2)
-            x = x * (1 + stretch) + shift
-        return F.silu(x)
 
 
 class Stem(nn.Module):
@@ -128,6 +110,7 @@ class Stem(nn.Module):
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.down = nn.ModuleList(nn.ModuleList([Convolution(a, b, 2), Convolution(b, b)]) for a, b in pairs)
         self.gather = nn.Linear(whole * widths[-1], flat)
+        self.keypoints = Keypoints(config.keypoints, 1 + config.references, grid, channels, flat) if config.keypoints else None
         self.spread = nn.Linear(flat, whole * widths[-1])
         self.coarse = Convolution(widths[-1], widths[-1], condition=flat)
         self.enlarge = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in reversed(pairs))
@@ -163,7 +146,10 @@ class Stem(nn.Module):
         for level in self.down:
             assert isinstance(level, nn.ModuleList)
             maps.append(level[1](level[0](maps[-1])))
-        return rearrange(self.gather(maps[-1].flatten(1)), "f (n d) -> f n d", n=self.config.tokens), maps
+        tokens = self.gather(maps[-1].flatten(1))
+        if self.keypoints is not None:
+            tokens = tokens + self.keypoints(rearrange([z, *known.unbind(1)], "s f (y x) c -> f s c y x", y=self.grid[0]))
+        return rearrange(tokens, "f (n d) -> f n d", n=self.config.tokens), maps
 
     def paint(self, hidden: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Hidden states (f, n, d) and the frames' maps -> (f, p, c)."""

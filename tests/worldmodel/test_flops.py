@@ -85,6 +85,8 @@ def test_operations_of_a_stem_are_those_of_its_convolutions() -> None:
     plain = replace(config, stem=StemConfig(), latent_grid=(1, 2))  # as many tokens in the trunk
     linear = (uses.visual + uses.noised) * config.channels * width
     of_stem = flops.forward_flops(config, batch) - flops.forward_flops(plain, batch) + 2 * linear
+    seen = 3 * 256 * (9 * 8 * 32 + 32 * 32 + 32 * 2)  # every frame and the two before it: a convolution, the points of 32 maps
+    reading += seen + 3 * 2 * 32 * flat
     assert of_stem == 2 * (uses.frames * reading + noised * (coarse + finer + finest + looks))
     dense = 4 * width * config.trunk.depth * (batch.document_id.shape[1] ** 2 - uses.pairs)
     assert flops.forward_flops(config, batch) + dense == counted_by_torch(config, batch)[0]

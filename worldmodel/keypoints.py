@@ -1,0 +1,64 @@
+"""Where in a frame things are: the middles of learned maps of attention.
+
+The spatial softmax of Levine et al. 2016 (arXiv 1504.00702, section 5.1). A convolution sees every frame by itself and gives some maps;
+each is made a distribution over places, and its mean is a point. Where something is, and how far from where it is to be, are then a
+few numbers from the first step of training on. Without them, on some tasks, half of a training passed before any action was learnt
+(docs/worlds.md, "Ideas tried").
+
+Axes: f scenes, s frames of each, c channels, k points, rows y and columns x.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from worldmodel.convolution import Convolution
+
+WIDTH = 32
+"""Channels of the maps that points are found in."""
+
+
+class Keypoints(nn.Module):
+    """Points in each of several frames of a scene, and how far apart they are from one frame to the next.
+
+    Args:
+        points: k of every frame.
+        frames: s.
+        grid: y and x.
+        channels: c.
+        told: numbers that are made of all points of a scene.
+    """
+
+    middles: Tensor
+
+    def __init__(self, points: int, frames: int, grid: tuple[int, int], channels: int, told: int) -> None:
+        super().__init__()
+        self.register_buffer("middles", middles(grid), persistent=False)
+        self.see = Convolution(channels, WIDTH)
+        self.find = nn.Conv2d(WIDTH, points, 1)
+        self.sharpness = nn.Parameter(torch.ones(()))
+        self.tell = nn.Linear(2 * points * frames, told)
+        nn.init.normal_(self.tell.weight, std=points**-0.5)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (f, s, c, y, x), the newest first -> what their points tell (f, told)."""
+        scenes = len(frames)
+        points = rearrange(self.points(self.find(self.see(frames.flatten(0, 1)))), "(f s) k e -> f s (k e)", f=scenes)
+        told = torch.cat([points[:, :1], points[:, 1:] - points[:, :-1]], 1)
+        return self.tell(told.flatten(1).to(frames.dtype))
+
+    def points(self, maps: Tensor) -> Tensor:
+        """Maps (n, k, y, x) -> where each is high (n, k, 2), row and column, in float32; see `middles`.
+
+        All maps have one strength before they are sharpened, that of unit variance: a map with nothing in it has its point in the middle.
+        """
+        strength = maps.flatten(2).float()
+        strength = F.normalize(strength, dim=-1) * strength.shape[-1] ** 0.5
+        return (self.sharpness * strength).softmax(-1) @ self.middles.float()
+
+
+def middles(grid: tuple[int, int]) -> Tensor:
+    """Row and column of the middle of every place of a grid (y x, 2), in quarters of the frame from its own middle: -2 to 2."""
+    rows, columns = ((torch.arange(side) + 0.5) / side * 4 - 2 for side in grid)
+    return torch.stack([repeat(rows, "y -> (y x)", x=grid[1]), repeat(columns, "x -> (y x)", y=grid[0])], -1)
