@@ -1,9 +1,9 @@
 """Where in a frame things are: the middles of learned maps of attention.
 
-The spatial softmax of Levine et al. 2016 (arXiv 1504.00702, section 5.1). A convolution sees every frame by itself and gives some maps;
-each is made a distribution over places, and its mean is a point. Where something is, and how far from where it is to be, are then a
-few numbers from the first step of training on. Without them, on some tasks, half of a training passed before any action was learnt
-(docs/worlds.md, "Ideas tried").
+The spatial softmax of Levine et al. 2016 (arXiv 1504.00702, section 5.1). A convolution sees every frame by itself and gives some
+maps; each is made a distribution over places, and its mean is a point. Where something is, and how far from where it is to be, are
+then a few numbers from the first step of training on. Without them, on some tasks, half of a training passed before any action was
+learnt (docs/worlds.md, "Ideas tried").
 
 Axes: f scenes, s frames of each, c channels, k points, rows y and columns x.
 """
@@ -43,15 +43,15 @@ class Keypoints(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (f, s, c, y, x), the newest first -> what their points tell (f, told)."""
-        scenes = len(frames)
-        points = rearrange(self.points(self.find(self.see(frames.flatten(0, 1)))), "(f s) k e -> f s (k e)", f=scenes)
+        points = rearrange(self.points(self.find(self.see(frames.flatten(0, 1)))), "(f s) k e -> f s (k e)", s=frames.shape[1])
         told = torch.cat([points[:, :1], points[:, 1:] - points[:, :-1]], 1)
         return self.tell(told.flatten(1).to(frames.dtype))
 
     def points(self, maps: Tensor) -> Tensor:
         """Maps (n, k, y, x) -> where each is high (n, k, 2), row and column, in float32; see `middles`.
 
-        All maps have one strength before they are sharpened, that of unit variance: a map with nothing in it has its point in the middle.
+        All maps have one strength before they are sharpened, that of unit variance. A map with nothing in it has its point in the
+        middle.
         """
         strength = maps.flatten(2).float()
         strength = F.normalize(strength, dim=-1) * strength.shape[-1] ** 0.5

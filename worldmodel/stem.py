@@ -9,9 +9,10 @@ maps it saw on the way in are used again on the way out:
     trunk's hidden states -> the coarsest map -> finer maps, with those seen on the way in -> what changed since the frame before
 
 The tokens have no place of their own: each is a linear map of the whole coarsest map (one-dimensional tokens, TiTok, arXiv
-2406.07550) and of where things are in the frames (`keypoints.py`). Hidden states also scale and shift what is painted (FiLM, arXiv 1709.07871), so that an action can move something wherever
-it is. And they attend to places of the finest map, whose keys are waves of its rows and columns (Fourier features, arXiv
-2006.10739): where something is to be painted is then a few numbers, not a picture of it, and is learnt from fewer examples.
+2406.07550) and of where things are in the frames (`keypoints.py`). Hidden states also scale and shift what is painted (FiLM, arXiv
+1709.07871), so that an action can move something wherever it is. And they attend to places of the finest map, whose keys are waves
+of its rows and columns (Fourier features, arXiv 2006.10739): where something is to be painted is then a few numbers, not a picture of
+it, and is learnt from fewer examples.
 
 Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
 map.

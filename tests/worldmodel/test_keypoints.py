@@ -72,6 +72,11 @@ def test_a_stem_tells_where_things_are_in_all_that_a_frame_is_seen_beside() -> N
     assert (one - stem(z.flip(0), Beside(other, torch.ones(2, 1, dtype=torch.bool)))[0]).abs().max() > 1e-3, "the frame itself"
 
 
+def test_no_frame_at_all_tells_nothing() -> None:
+    """A batch of text alone."""
+    assert keypoints()(torch.zeros(0, 3, 2, 8, 8)).shape == (0, 6)
+
+
 def test_a_stem_without_keypoints_has_no_weights_for_them() -> None:
     stem = Stem(StemConfig(tokens=2, references=1, width=8, widest=16, keypoints=0), (8, 8), 4, 16)
     assert stem.keypoints is None
