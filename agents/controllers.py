@@ -54,12 +54,17 @@ class GuidedConfig:
 
     search: CEMConfig = field(default_factory=lambda: CEMConfig(horizon=4, num_samples=16, iterations=1))
     """The search, no further ahead than the model proposes; mean and spread are the proposal's, so its `std` is not used."""
+    spread: float = 1.0
+    """How wide it searches, in standard deviations of the proposal. What the model says of a candidate is wrong by something, and the
+    wider the search, the more the best of its candidates owes to that."""
     replan_every: int = 2
     """Model steps of a plan that are carried out before the next plan."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise UserError(f"guided.replan_every is {self.replan_every}, must be at least 1")
+        if not self.spread > 0:
+            raise UserError(f"guided.spread is {self.spread}, must be positive")
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
         return PolicyController(_proposals(config, parts, name), config.policy, mpc.problems_at_once)
     objective = make_objective(config.objective, parts.codec, parts.actor)
     if name == "guided":
-        proposals = _proposals(config, parts, name, config.guided.search.horizon)
+        proposals = _proposals(config, parts, name, config.guided.search.horizon, config.guided.spread)
         search = replace(config.guided.search, horizon=proposals.horizon)
         mpc = replace(mpc, replan_every=config.guided.replan_every)
         return MPCController(_simulator(config, parts, name), CEM(search, bounds), objective, mpc, proposals)
@@ -185,10 +190,10 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     return MPCController(_simulator(config, parts, name), make_planner(settings, bounds), objective, mpc)
 
 
-def _proposals(config: EvaluateConfig, parts: Parts, name: Name, horizon: int | None = None) -> Proposals:
+def _proposals(config: EvaluateConfig, parts: Parts, name: Name, horizon: int | None = None, spread: float = 1.0) -> Proposals:
     if parts.actor is None:
         raise UserError(f"controller {name} needs a model that puts out actions, and this one was not taught to")
-    return Proposals(parts.actor, parts.codec, parts.bounds, config.mpc.context, parts.goal_steps, parts.device, horizon)
+    return Proposals(parts.actor, parts.codec, parts.bounds, config.mpc.context, parts.goal_steps, parts.device, horizon, spread)
 
 
 def _simulator(config: EvaluateConfig, parts: Parts, name: Name) -> Simulator:

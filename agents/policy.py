@@ -40,6 +40,7 @@ class Proposals:
             its first frame.
         device: where codec and actor lie.
         horizon: model steps that are wanted of each proposal, at most the actor's; None: all.
+        spread: what the actor's standard deviations are multiplied by.
 
     Attributes:
         horizon: model steps of a proposal.
@@ -54,8 +55,9 @@ class Proposals:
         goal_steps: int | None = None,
         device: torch.device | str = "cpu",
         horizon: int | None = None,
+        spread: float = 1.0,
     ) -> None:
-        self.horizon = min(horizon or actor.horizon, actor.horizon)
+        self.horizon, self.spread = min(horizon or actor.horizon, actor.horizon), spread
         self.actor, self.codec, self.bounds, self.context, self.device = actor, codec, bounds, context, device
         self.goal_steps = goal_steps
         self._goals: Tensor | None = None
@@ -89,7 +91,7 @@ class Proposals:
             steps.to(self.device),
         )
         mean, std = mean[:, : self.horizon], std[:, : self.horizon]
-        return self.bounds.clamp(mean.float().cpu()), std.float().cpu()
+        return self.bounds.clamp(mean.float().cpu()), self.spread * std.float().cpu()
 
 
 class PolicyController:

@@ -124,11 +124,12 @@ def test_other_numbers_of_candidates_change_nothing_else():
 
 
 def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_proposals():
-    config = EvaluateConfig(planner=CEMConfig(horizon=5), guided=GuidedConfig(CEMConfig(num_samples=7), replan_every=2))
+    config = EvaluateConfig(planner=CEMConfig(horizon=5), guided=GuidedConfig(CEMConfig(num_samples=7), 0.25, 2))
     made = make_controllers(config, parts(actor=PointActor(horizon=3)), ["cem", "mppi", "copy_last_frame", "guided"])
     assert made["cem"].planner.config == made["copy_last_frame"].planner.config == CEMConfig(horizon=5)
     assert made["mppi"].planner.config == MPPIConfig()
     assert made["guided"].planner.config == CEMConfig(horizon=3, num_samples=7)
+    assert made["guided"].proposals.spread == 0.25
     assert made["guided"].config.replan_every == 2 and made["cem"].config.replan_every == 4
 
 
@@ -253,6 +254,8 @@ def test_negative_numbers_are_refused():
         EvaluateConfig(streams=0)
     with pytest.raises(UserError, match=r"guided.replan_every is 0"):
         GuidedConfig(replan_every=0)
+    with pytest.raises(UserError, match=r"guided.spread is 0.0"):
+        GuidedConfig(spread=0.0)
 
 
 def test_executing_more_than_is_planned_is_refused():

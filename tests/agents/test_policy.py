@@ -85,6 +85,12 @@ def test_only_the_first_steps_of_a_proposal_are_told_where_fewer_are_wanted(want
         assert torch.equal(first, all_steps[:, :told])
 
 
+def test_a_search_can_be_narrower_than_the_actor_is_unsure():
+    (mean, std), (same, narrow) = proposals(PointActor(4))(walked(0)), proposals(PointActor(4), spread=0.5)(walked(0))
+    assert torch.equal(mean, same)
+    assert torch.equal(narrow, 0.5 * std)
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(UserError, match=r"policy.replan_every is 0"):
         PolicyConfig(0)
