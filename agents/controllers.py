@@ -38,12 +38,14 @@ Name = Literal[
     "mppi",
     "random_shooting",
     "oracle",
+    "oracle_guided",
     "oracle_true_distance",
 ]
 """Controllers. random, random_held: actions drawn without looking, each or one for a whole segment. copy_last_frame: the search in a
 world that stands still. learned_shuffled_actions: the search in the model that is told another candidate's actions. policy: what the
 model itself would do. guided: a small search around that in the model. cem, mppi, random_shooting: search in the model alone.
-oracle: the search in the true simulator. oracle_true_distance: the same with the true distance as cost."""
+oracle: the search in the true simulator; oracle_guided: the guided one there. oracle_true_distance: the search with the true distance as
+cost."""
 
 SEARCHES: dict[str, type[PlannerConfig]] = {"cem": CEMConfig, "mppi": MPPIConfig, "random_shooting": RandomShootingConfig}
 
@@ -181,7 +183,7 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     if name == "policy":
         return PolicyController(_proposals(config, parts, name), config.policy, mpc.problems_at_once)
     objective = make_objective(config.objective, parts.codec, parts.actor)
-    if name == "guided":
+    if name in ("guided", "oracle_guided"):
         proposals = _proposals(config, parts, name, config.guided.search.horizon, config.guided.spread)
         search = replace(config.guided.search, horizon=proposals.horizon)
         mpc = replace(mpc, replan_every=config.guided.replan_every)
@@ -199,7 +201,7 @@ def _proposals(config: EvaluateConfig, parts: Parts, name: Name, horizon: int | 
 def _simulator(config: EvaluateConfig, parts: Parts, name: Name) -> Simulator:
     if name == "copy_last_frame":
         return CopyLastFrame(parts.codec, parts.device)
-    if name == "oracle":
+    if name in ("oracle", "oracle_guided"):
         return OracleSimulator(parts.workers, parts.codec, parts.device)
     if parts.dynamics is None:
         raise ValueError(f"controller {name} needs the model's dynamics")

@@ -62,8 +62,8 @@ class EvaluateVerbConfig:
     """Flow steps per frame and form of the actions."""
     controller: tuple[Name, ...] = ()
     """Controllers to run: policy (what the model itself would do), guided (a small search around that), cem, mppi, random_shooting
-    (search in the model alone), oracle, oracle_true_distance (search in the true simulator), and the controls random, random_held,
-    copy_last_frame, learned_shuffled_actions; by default all that the model and the task allow but the rarer ones."""
+    (search in the model alone), oracle, oracle_guided, oracle_true_distance (search in the true simulator), and the controls random,
+    random_held, copy_last_frame, learned_shuffled_actions; by default all that the model and the task allow but the rarer ones."""
     candidates: tuple[int, ...] = ()
     """Numbers of candidates, as in 4 16 64: guided and the search run once with each, too, and success is drawn against seconds per
     plan."""

@@ -28,6 +28,7 @@ from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
 from worldmodel.agents.objective import GoalCost
+from worldmodel.agents.oracle import OracleSimulator
 from worldmodel.agents.policy import PolicyConfig
 from worldmodel.agents.random_shooting import RandomShootingConfig
 from worldmodel.errors import UserError
@@ -73,11 +74,11 @@ def test_planning_solves_what_controls_do_not(planner):
 
 def test_policy_and_guided_search_go_straight_to_the_goal():
     config = EvaluateConfig()
-    names = ["policy", "guided", "cem", "mppi", "random_shooting", "learned_shuffled_actions", "oracle_true_distance"]
+    names = ["policy", "guided", "cem", "mppi", "random_shooting", "learned_shuffled_actions", "oracle_true_distance", "oracle_guided"]
     controllers = make_controllers(config, parts(), names)
     scores = {score.name: score for score in evaluate(far_manifest(), controllers, PointWorkers(), config, progress=False)}
     assert list(scores) == names
-    for name in ("policy", "guided"):
+    for name in ("policy", "guided", "oracle_guided"):
         assert scores[name].success_rate == scores[name].held_rate == 1
         assert max(scores[name].streams[0].steps_to_success) <= 7  # 0.7 away at 0.1 a step, met at 0.15
     assert max(scores["policy"].final_distance) < 0.01
@@ -130,6 +131,9 @@ def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_propos
     assert made["mppi"].planner.config == MPPIConfig()
     assert made["guided"].planner.config == CEMConfig(horizon=3, num_samples=7)
     assert made["guided"].proposals.spread == 0.25
+    true = make_controllers(config, parts(actor=PointActor(horizon=3)), ["oracle_guided"])["oracle_guided"]
+    assert true.planner.config == made["guided"].planner.config and true.proposals.spread == 0.25
+    assert isinstance(true.simulator, OracleSimulator)
     assert made["guided"].config.replan_every == 2 and made["cem"].config.replan_every == 4
 
 
