@@ -44,8 +44,8 @@ Name = Literal[
 """Controllers. random, random_held: actions drawn without looking, each or one for a whole segment. copy_last_frame: the search in a
 world that stands still. learned_shuffled_actions: the search in the model that is told another candidate's actions. policy: what the
 model itself would do. guided: a small search around that in the model. cem, mppi, random_shooting: search in the model alone.
-oracle: the search in the true simulator; oracle_guided: the guided one there. oracle_true_distance: the search with the true distance as
-cost."""
+oracle: the search in the true simulator. oracle_guided: the guided one there. oracle_true_distance: the search with the true distance
+as cost."""
 
 SEARCHES: dict[str, type[PlannerConfig]] = {"cem": CEMConfig, "mppi": MPPIConfig, "random_shooting": RandomShootingConfig}
 

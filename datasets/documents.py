@@ -146,17 +146,17 @@ def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], af
     return (*(Frame(pixels, predict=False) for pixels in now), *actions, Frame(after, predict=True))
 
 
-def goal_document(now: Sequence[np.ndarray], goal: np.ndarray | str, steps: int, actions: NextActions) -> Document:
-    """Which actions lead to a goal: frames up to now and the goal are given, the number of steps and the actions are learnt.
+def goal_document(now: np.ndarray, goal: np.ndarray | str, steps: int, actions: NextActions) -> Document:
+    """Which actions lead to a goal: the frame of now and the goal are given, the number of steps and the actions are learnt.
 
     The goal is what the same episode came to later (hindsight, arXiv 1707.01495; goal-conditioned imitation, arXiv 1906.05838). One
     step away it is inverse dynamics.
 
     Args:
-        now: uint8 (H, W, 3) each, the newest last.
+        now: uint8 (H, W, 3).
         goal: its frame, uint8 (H, W, 3), or a sentence that is true of it.
         steps: environment steps from now to the goal.
         actions: of the next model steps.
     """
     shown = Text(goal, predict=False) if isinstance(goal, str) else Frame(goal, predict=False)
-    return (*(Frame(pixels, predict=False) for pixels in now), shown, Steps(steps), actions)
+    return (Frame(now, predict=False), shown, Steps(steps), actions)

@@ -1,8 +1,12 @@
 """Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
 
-A place is an episode and a time in it, in recorded steps. All frames of a goal document may be moved by the same few pixels at random
-(`shift`), so that a model that is trained for long does not learn episodes by heart; actions are the same wherever the picture lies.
-What stands still then stands elsewhere in each document, and must be told from what moves: a short training does not get that far.
+A place is an episode and a time in it, in recorded steps. Goals are asked of one frame: from what came before a model tells the next
+actions better than from the goal, since recorded actions resemble each other from step to step, and when it acts itself it goes on
+with whatever it did (causal confusion, arXiv 1905.11979; measured in docs/worlds.md, "Ideas tried").
+
+All frames of a goal document may be moved by the same few pixels at random (`shift`), so that a model that is trained for long does
+not learn episodes by heart; actions are the same wherever the picture lies. What stands still then stands elsewhere in each document,
+and must be told from what moves: a short training does not get that far.
 """
 
 from collections.abc import Sequence
@@ -136,13 +140,12 @@ class GoalSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
+        """[Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
         sampler, store = self._sampler, self._sampler.store
         episode, t, left = sampler.place(item)
         steps = int(rng.integers(1, min(max(1, self._reach // sampler.recorded), left) + 1))
-        now, asked = sampler.now(episode, t, rng), sampler.answers(episode, t, steps)
+        now, asked = store.frame(episode, t), sampler.answers(episode, t, steps)
         caption = store.caption(episode, t + steps) if self._said else ""
         if caption:
-            return goal_document(sampler.moved(now, rng), caption, steps * sampler.recorded, asked)
-        *now, goal = sampler.moved([*now, store.frame(episode, t + steps)], rng)
-        return goal_document(now, goal, steps * sampler.recorded, asked)
+            return goal_document(*sampler.moved([now], rng), caption, steps * sampler.recorded, asked)
+        return goal_document(*sampler.moved([now, store.frame(episode, t + steps)], rng), steps * sampler.recorded, asked)

@@ -1,6 +1,6 @@
 """What the model says of the way to a goal: how many steps it takes, and which actions come next.
 
-Both are read off one short document, as in training (`goal_document`): the frames up to now and the goal, then the number of steps,
+Both are read off one short document, as in training (`goal_document`): the frame of now and the goal, then the number of steps,
 then the actions. A model that sees frames beside those before them takes one frame's room for it.
 
 Axes: b problems, t history frames, l latent tokens, c channels, h model steps, a action numbers, m pairs of frames.
@@ -37,7 +37,7 @@ class Acting:
         """The next actions towards a goal.
 
         Args:
-            frames: (b, t, l, c) latents of the history; the newest two are looked at.
+            frames: (b, t, l, c) latents of the history; the newest is looked at.
             actions: (b, t - 1, a) between them; not looked at.
             goal: (b, l, c) latents of the goals' frames, or b sentences.
             steps: (b,) environment steps that are left.
@@ -48,7 +48,7 @@ class Acting:
         means, spreads = [], []
         for start in range(0, len(frames), self.at_once):
             here = slice(start, start + self.at_once)
-            session, last = self._ask(frames[here], goal[here])
+            session, last = self._ask(frames[here, -1], goal[here])
             ids = self.tokenizer.steps_id + steps[here].round().long().clamp(0, STEP_COUNTS - 1).to(self.model.device)[:, None]
             count = TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))
             hidden = session.feed([last, count, QuestionPiece(len(ids))], keep=0)[-1][:, 0]
@@ -63,18 +63,18 @@ class Acting:
         found = []
         for start in range(0, len(frames), self.at_once):
             here = slice(start, start + self.at_once)
-            session, last = self._ask(frames[here, None], goal[here])
+            session, last = self._ask(frames[here], goal[here])
             logits = self.model.logits(session.feed([last], keep=0)[0][:, -1])
             chances = logits[:, self.tokenizer.steps_id : self.tokenizer.steps_id + STEP_COUNTS].softmax(-1)
             found.append(chances @ torch.arange(STEP_COUNTS, dtype=chances.dtype, device=chances.device))
         return torch.cat(found)
 
     def _ask(self, frames: Tensor, goal: Tensor | Sequence[str]) -> tuple[Session, Piece]:
-        """A session that has read frames (b, t, l, c) and goals, up to the piece behind which the number of steps comes."""
+        """A session that has read frames (b, l, c) and goals, up to the piece behind which the number of steps comes."""
         b, device, tokens = len(frames), self.model.device, self.model.config.frame_tokens
-        newest = [frame.to(device) for frame in frames[:, -2:].unbind(1)]
+        frames = frames.to(device)
         boi, eoi = (token_piece(token, b, device) for token in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
-        shown = [*newest, goal.to(device)] if isinstance(goal, Tensor) else newest
+        shown = [frames, goal.to(device)] if isinstance(goal, Tensor) else [frames]
         if self.model.config.references:  # those before enter beside the last one
             pieces: list[Piece] = [boi, FramePiece(shown[-1], 1.0, tuple(reversed(shown[:-1]))), eoi]
         else:

@@ -307,9 +307,9 @@ def _document(here: dict[str, np.ndarray], batch: PackedBatch, tokenizer: Tokeni
                 continue
             segments.append(Action(batch.actions[here["action_id"][i]].cpu().numpy(), ""))
         elif frame[i] >= 0 and frame[i] != frame[i - 1]:
-            for index in reversed(batch.reference[frame[i]].tolist()):
+            for index in (place for place in reversed(batch.reference[frame[i]].tolist()) if place >= 0):
                 pixels = batch.given[index].cpu().numpy()
-                if index >= 0 and not any(isinstance(s, Frame) and np.array_equal(s.pixels, pixels) for s in segments):
+                if not any(isinstance(s, Frame) and np.array_equal(s.pixels, pixels) for s in segments):
                     segments.append(Frame(pixels, predict=False))
             segments.append(Frame(batch.frames[frame[i]].cpu().numpy(), not bool(batch.clean[frame[i]])))
     end_text()

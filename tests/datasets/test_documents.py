@@ -93,11 +93,11 @@ def test_a_transition_and_a_goal_are_one_stretch_asked_in_two_directions() -> No
     assert (first, second) == tuple(actions)
     assert [frame.predict for frame in (*now, after)] == [False, False, True]
     asked = NextActions(ACTIONS, 4)
-    *shown, steps, question = goal_document(FRAMES[:2], FRAMES[2], 2, asked)
-    assert [frame.predict for frame in shown] == [False] * 3 and steps == Steps(2, predict=True) and question is asked
-    for found in ((*now, after), shown):
-        assert all(np.array_equal(frame.pixels, pixels) for frame, pixels in zip(found, FRAMES, strict=True))
-    assert goal_document(FRAMES[:1], "at the top", 2, asked)[1] == Text("at the top", predict=False)
+    *shown, steps, question = goal_document(FRAMES[1], FRAMES[2], 2, asked)
+    assert [frame.predict for frame in shown] == [False] * 2 and steps == Steps(2, predict=True) and question is asked
+    for found, pictures in (((*now, after), FRAMES), (shown, FRAMES[1:])):
+        assert all(np.array_equal(frame.pixels, pixels) for frame, pixels in zip(found, pictures, strict=True))
+    assert goal_document(FRAMES[0], "at the top", 2, asked)[1] == Text("at the top", predict=False)
 
 
 def test_next_actions_and_steps_are_checked() -> None:

@@ -25,10 +25,10 @@ def problems(model: WorldModel, b: int, t: int) -> tuple[Tensor, Tensor]:
     return latents[:, :t], latents[:, t]
 
 
-def packed(model: WorldModel, before: int, goal: str | None, steps: int) -> PackedBatch:
+def packed(model: WorldModel, goal: str | None, steps: int) -> PackedBatch:
     """The document of a goal (None: a frame) as it is trained on, every picture another."""
-    pictures = [toys.picture(np.random.default_rng(i)) for i in range(before + 1)]
-    document = goal_document(pictures[:before], goal or pictures[before], steps, NextActions(np.zeros((2, 2), np.float32), 4))
+    now, other = (toys.picture(np.random.default_rng(i)) for i in range(2))
+    document = goal_document(now, goal or other, steps, NextActions(np.zeros((2, 2), np.float32), 4))
     config = replace(toys.PACKING, references=model.config.references)
     return toys.pack([document], config=config, grid=model.config.grid)
 
@@ -56,9 +56,9 @@ def test_actions_are_those_of_the_packed_document(make: Callable[..., WorldModel
     mean, spread = acting.propose(frames, torch.zeros(3, history - 1, 2), SENTENCES if said else goals, steps)
     assert mean.shape == spread.shape == (3, acting.horizon, 2) and acting.horizon == model.config.action_horizon
     for i in range(3):
-        newest = list(frames[i, -2:])
-        batch = packed(model, len(newest), SENTENCES[i] if said else None, int(steps[i].round()))
-        hidden = hidden_of(model, batch, newest if said else [*newest, goals[i]])
+        now = frames[i, -1]
+        batch = packed(model, SENTENCES[i] if said else None, int(steps[i].round()))
+        hidden = hidden_of(model, batch, [now] if said else [now, goals[i]])
         expected, logarithm = model.next_actions(hidden[batch.question_positions])
         torch.testing.assert_close(mean[i], expected[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(spread[i], logarithm[0].exp(), atol=1e-5, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_the_number_of_steps_is_the_mean_of_what_the_packed_document_predicts(ma
     model.text_out.weight.mul_(3)  # so that some numbers are likelier than others
     frames, goals = problems(model, 3, 1)
     found = Acting(model, toys.tokenizer(), at_once=2).steps_to_go(frames[:, 0], goals)
-    batch = packed(model, 1, None, 9)
+    batch = packed(model, None, 9)
     place = batch.predicted_positions
     assert batch.text_target.flatten()[place].tolist() == [toys.tokenizer().steps_id + 9]
     for i in range(3):

@@ -87,7 +87,7 @@ def test_what_was_packed_comes_back(references: int) -> None:
     rng = np.random.default_rng(0)
     config = replace(toys.PACKING, references=references, text_action_share=0.0)
     transition, goal, spoken = toys.transition(rng, 2), toys.goal(rng, 7, known=3), toys.goal(rng, 2, said=True)
-    alone = toys.goal(rng, 1, before=1)
+    alone = toys.goal(rng, 1)
     batch = toys.pack([transition, goal], [spoken, alone], config=config)
     before, now, *actions, after = transition
     expected = [(*actions, before, now, after) if references else transition, goal, spoken, alone]
@@ -95,8 +95,8 @@ def test_what_was_packed_comes_back(references: int) -> None:
     assert [[plain(segment) for segment in document] for document in found] == [
         [plain(segment) for segment in document] for document in expected
     ]
-    assert len(batch.frames) == (4 if references else 3 + 3 + 2 + 2)
-    assert len(batch.given) == (2 + 2 + 1 + 1 if references else 0) and len(batch.pictures) == 10
+    assert len(batch.frames) == (4 if references else 3 + 2 + 1 + 2)
+    assert len(batch.given) == (2 + 1 + 1 if references else 0) and len(batch.pictures) == 8
 
 
 def plain(segment: Segment) -> tuple:
@@ -117,7 +117,7 @@ def plain(segment: Segment) -> tuple:
 def test_next_actions_of_several_lengths_and_widths_are_padded_and_too_wide_ones_refused() -> None:
     def goal(h: int, d: int, known: int) -> Document:
         picture = toys.picture(np.random.default_rng(0))
-        return goal_document([picture], picture, 3, NextActions(np.full((h, d), 7, np.float32), known))
+        return goal_document(picture, picture, 3, NextActions(np.full((h, d), 7, np.float32), known))
 
     batch = toys.pack([goal(1, 2, 2), goal(3, 1, 2)])
     assert batch.answers.tolist() == [[[7, 7], [0, 0], [0, 0]], [[7, 0], [7, 0], [7, 0]]]

@@ -18,7 +18,7 @@ def test_the_error_of_said_actions_is_that_of_the_known_numbers() -> None:
     model.action_out.weight.zero_()
     model.action_out.bias.copy_(torch.tensor([0.5] * 8 + [-1.0] * 8))
     answers = np.array([[0.5, 1.5], [-0.5, 0.25], [9, 9]], np.float32)
-    document = goal_document([toys.picture(np.random.default_rng(0))], "a red disc", 2, NextActions(answers, 4))
+    document = goal_document(toys.picture(np.random.default_rng(0)), "a red disc", 2, NextActions(answers, 4))
     batch = toys.pack([document])
     square, surprise = model.action_error(batch, torch.randn(96, 32))
     assert square.item() == pytest.approx(0 + 1 + 1 + 0.0625)
@@ -37,8 +37,8 @@ def test_a_number_of_steps_counts_as_several_words() -> None:
     answers = NextActions(np.zeros((3, 2), np.float32), 6)
     picture, other = toys.picture(rng), toys.picture(rng)
     documents = [
-        goal_document([picture], "a red disc", 2, answers),
-        goal_document([picture], other, 5, answers),
+        goal_document(picture, "a red disc", 2, answers),
+        goal_document(picture, other, 5, answers),
         text_document("a red disc"),
     ]
     batch, plain, weighed = toys.pack(documents), toys.model(), toys.model(steps_weight=4.0)

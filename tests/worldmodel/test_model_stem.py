@@ -17,7 +17,7 @@ def test_a_frame_is_seen_beside_those_before_it_and_no_other(older: bool) -> Non
     """What it is seen beside changes the frame and what follows it, not what is before; a given frame that is not there does not."""
     model, rng = toys.stem_model(), np.random.default_rng(0)
     config = replace(toys.PACKING, references=2, text_action_share=0.0)
-    batch = toys.pack([toys.transition(rng), toys.goal(rng, before=1)], config=config, grid=model.config.grid)
+    batch = toys.pack([toys.transition(rng), toys.goal(rng)], config=config, grid=model.config.grid)
     assert batch.reference.tolist() == [[1, 0], [2, -1]]
     z = toys.random_latents(5, grid=toys.MAP)
     frames, given, t = z[:2], z[2:].clone(), torch.tensor([0.3, 1.0])

@@ -69,14 +69,19 @@ def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 
 
 def test_a_goal_takes_the_room_of_one_frame_where_frames_are_seen_beside_others() -> None:
-    before, now, goal = pictures(3)
-    document = goal_document([before, now], goal, 5, NextActions(np.ones((3, 2), np.float32), 4))
+    now, goal = pictures(2)
+    document = goal_document(now, goal, 5, NextActions(np.ones((3, 2), np.float32), 4))
     apart, folded = (tokens_of(document, references) for references in (0, 2))
-    assert (len(apart), len(folded)) == (3 * FRAME + 2, FRAME + 2)
-    assert same(apart.frames, [before, now, goal]) and apart.given == [] and apart.references == [()] * 3
+    assert (len(apart), len(folded)) == (2 * FRAME + 2, FRAME + 2)
+    assert same(apart.frames, [now, goal]) and apart.given == [] and apart.references == [()] * 2
     assert same(folded.frames, [goal]) and folded.clean == [True]
-    assert same([folded.given[i] for i in folded.references[0]], [now, before])  # the newest first
-    assert len(folded.given) == 2
+    assert same(folded.given, [now]) and folded.references == [(0,)]
+
+
+def test_a_frame_is_seen_beside_the_newest_first() -> None:
+    before, now, after = pictures(3)
+    folded = tokens_of(transition_document([before, now], [toys.action(np.random.default_rng(0))], after), 2)
+    assert same([folded.given[i] for i in folded.references[0]], [now, before]) and len(folded.given) == 2
 
 
 def test_one_reference_is_the_newest_frame() -> None:
@@ -95,7 +100,7 @@ def test_a_frame_that_something_is_said_about_keeps_its_room() -> None:
         (caption_document(a, "a red disc"), [a], [()]),
         (instruction_document(a, "move right", b), [a, b], [(), (0,)]),
         (change_document(Clip(np.stack([a, b]), np.zeros((1, 2), np.float32), [""], 0, 0, changes=["it moves"])), [b], [(0,)]),
-        (goal_document([a, b], "a red disc", 5, NextActions(np.ones((3, 2), np.float32), 4)), [b], [(0,)]),
+        (goal_document(a, "a red disc", 5, NextActions(np.ones((3, 2), np.float32), 4)), [a], [()]),
     ):
         tokens = tokens_of(document, 2)
         assert same(tokens.frames, frames) and tokens.references == references
@@ -130,7 +135,7 @@ def test_the_end_of_the_goal_says_how_many_steps_it_is_away_and_then_actions_are
 
 
 def test_a_spoken_goal_is_read_before_the_number_of_steps() -> None:
-    document = goal_document(pictures(2), "a red disc", 9, NextActions(np.ones((3, 2), np.float32), 6))
+    document = goal_document(pictures(1)[0], "a red disc", 9, NextActions(np.ones((3, 2), np.float32), 6))
     tokens, words = tokens_of(document, 2), toys.tokenizer().encode("a red disc")
     assert tokens.token_id[FRAME:] == [*words, toys.tokenizer().steps_id + 9, toys.tokenizer().pad_id]
     assert tokens.predicted[FRAME:] == [False] * len(words) + [True, False]

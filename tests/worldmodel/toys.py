@@ -91,11 +91,10 @@ def transition(rng: np.random.Generator, steps: int = 2, before: int = 2) -> Doc
     return transition_document([picture(rng) for _ in range(before)], [action(rng) for _ in range(steps)], picture(rng))
 
 
-def goal(rng: np.random.Generator, steps: int = 5, before: int = 2, said: bool = False, known: int = 4) -> Document:
-    """`before` given frames, a goal that many steps away, three model steps of two numbers, of which so many are known."""
+def goal(rng: np.random.Generator, steps: int = 5, said: bool = False, known: int = 4) -> Document:
+    """A frame, a goal that many steps away, three model steps of two numbers, of which so many are known."""
     asked = NextActions(rng.uniform(-1, 1, (3, 2)).astype(np.float32), known)
-    now = [picture(rng) for _ in range(before)]
-    return goal_document(now, sentence(rng) if said else picture(rng), steps, asked)
+    return goal_document(picture(rng), sentence(rng) if said else picture(rng), steps, asked)
 
 
 def sentence(rng: np.random.Generator) -> str:
@@ -143,7 +142,7 @@ class Hindsight:
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         before, steps = int(rng.integers(1, 3)), int(rng.integers(1, 4))
-        return transition(rng, steps, before) if item % 3 == 0 else goal(rng, steps, before, said=item % 3 == 1, known=2 * steps)
+        return transition(rng, steps, before) if item % 3 == 0 else goal(rng, steps, said=item % 3 == 1, known=2 * steps)
 
 
 class Drawings:

@@ -36,7 +36,7 @@ class Goals(toys.Sentences):
         return 3
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        now = [toys.picture(np.random.default_rng(item))]
+        now = toys.picture(np.random.default_rng(item))
         return goal_document(now, "a red disc", 5, NextActions(np.full((3, 2), 0.5 + item, np.float32), 4))
 
 
