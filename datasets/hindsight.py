@@ -1,8 +1,8 @@
 """Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
 
-A place is an episode and a time in it, in recorded steps. Goals are asked of one frame: from what came before a model tells the next
-actions better than from the goal, since recorded actions resemble each other from step to step, and when it acts itself it goes on
-with whatever it did (causal confusion, arXiv 1905.11979; measured in docs/worlds.md, "Ideas tried").
+A place is an episode and a time in it, in recorded steps. Goals are asked of one frame: recorded actions resemble each other from
+step to step, so that what came before tells the next ones, too, and a model that has learnt that may, when it acts itself, go on with
+whatever it did (causal confusion, arXiv 1905.11979; what was measured: docs/worlds.md, "Ideas tried").
 
 All frames of a goal document may be moved by the same few pixels at random (`shift`), so that a model that is trained for long does
 not learn episodes by heart; actions are the same wherever the picture lies. What stands still then stands elsewhere in each document,

@@ -1,4 +1,4 @@
-"""The convolution that the stem is made of."""
+"""The convolution that the stem and its keypoints are made of."""
 
 import torch.nn.functional as F
 from einops import rearrange
