@@ -147,5 +147,6 @@ class GoalSource:
         now, asked = store.frame(episode, t), sampler.answers(episode, t, steps)
         caption = store.caption(episode, t + steps) if self._said else ""
         if caption:
-            return goal_document(*sampler.moved([now], rng), caption, steps * sampler.recorded, asked)
-        return goal_document(*sampler.moved([now, store.frame(episode, t + steps)], rng), steps * sampler.recorded, asked)
+            return goal_document(sampler.moved([now], rng)[0], caption, steps * sampler.recorded, asked)
+        now, goal = sampler.moved([now, store.frame(episode, t + steps)], rng)
+        return goal_document(now, goal, steps * sampler.recorded, asked)

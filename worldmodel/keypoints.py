@@ -50,7 +50,8 @@ class Keypoints(nn.Module):
     def points(self, maps: Tensor) -> Tensor:
         """Maps (n, k, y, x) -> where each is high (n, k, 2), row and column, in float32; see `middles`.
 
-        All maps have one strength before they are sharpened, a mean square of one. A map with nothing in it has its point in the middle.
+        All maps have one strength before they are sharpened, a mean square of 1. A map with nothing in it has its point in the
+        middle.
         """
         strength = maps.flatten(2).float()
         strength = F.normalize(strength, dim=-1) * strength.shape[-1] ** 0.5
