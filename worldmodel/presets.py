@@ -54,14 +54,15 @@ def tiny() -> Preset:
     What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
     seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
     latents this small, yet of 4,096 numbers that show a few things each says where they are as soon as a little noise is gone.
+    Recorded actions are mostly noise, and at three times these rates some are not learnt at all (docs/worlds.md, "Ideas tried").
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
         steps=2400,
         packing=PackingConfig(rows=4, length=152, lanes=2, text_action_share=0.05),
         optimizer="muon",
-        lr=3e-3,
-        muon_lr=0.03,
+        lr=1e-3,
+        muon_lr=0.01,
         warmup_steps=20,
         final_lr_share=0.02,
         weight_decay=0.01,
