@@ -22,12 +22,12 @@ gymnasium.register("worldmodel/Ant-v0", "worldmodel.envs.ant:Ant", max_episode_s
 
 
 def task_ids() -> list[str]:
-    """The gymnasium ids of the tasks of this suite, sorted. `make_task` makes environments of other packages too."""
+    """Return the gymnasium ids of the tasks of this suite, sorted. `make_task` makes environments of other packages too."""
     return sorted(env_id for env_id in gymnasium.registry if env_id.startswith("worldmodel/"))
 
 
 def full_id(name: str) -> str:
-    """The gymnasium id of a task that is named short, e.g. `PushT` for worldmodel/PushT-v0; any other name as it is."""
+    """Return the gymnasium id of a short task name, e.g. worldmodel/PushT-v0 for `PushT`; any other name is returned unchanged."""
     own = f"worldmodel/{name}-v0"
     return own if own in gymnasium.registry else name
 
@@ -63,7 +63,7 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
 
 
 def task_of_data(env_id: str, **kwargs: Any) -> "Task":
-    """As `make_task`, of an id that stands in a file: a module that only the file names is not imported.
+    """Build a task as `make_task` does, from an id read from a file: a module that only the file names is not imported.
 
     Raises:
         UserError: as `make_task`, and for such a module.

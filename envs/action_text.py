@@ -64,7 +64,7 @@ def _words(axis: ActionAxis, value: float) -> str:
 
 @functools.cache
 def coarse_actions(axes: tuple[ActionAxis, ...]) -> tuple[tuple[str, np.ndarray], ...]:
-    """Words and action (a,) for standing still and for a full action along each axis, both ways: 1 + 2a of them."""
+    """Return words and action (a,) for standing still and for a full action along each axis, both ways: 1 + 2a of them."""
     actions = [np.zeros(len(axes))]
     actions += [sign * FULL * row for row in np.eye(len(axes)) for sign in (-1.0, 1.0)]
     return tuple((describe_action(action, axes, "words"), action) for action in actions)

@@ -135,7 +135,7 @@ class ExternalTask(BaseTask):
     # ---------------------------------------------------------------- Actions
 
     def _axes(self, size: int) -> tuple[ActionAxis, ...]:
-        """Names, words and keys for each component of the action."""
+        """Choose names, words and keys for each component of the action."""
         names = [f"choice {i}" for i in range(size)] if self._discrete else self._world.action_names(size)
         axes = []
         for i, name in enumerate(names):
@@ -147,7 +147,7 @@ class ExternalTask(BaseTask):
         return tuple(axes)
 
     def _own_action(self, action: np.ndarray) -> Any:
-        """An action (a,) in [-1, 1] as the environment takes it."""
+        """Convert an action (a,) in [-1, 1] to the form that the environment takes."""
         if self._discrete:
             return int(np.argmax(action)) + int(self._world.action_space.start)  # type: ignore[attr-defined]
         share, dtype = (action.reshape(self._low.shape) + 1) / 2, np.dtype(self._world.action_space.dtype)
@@ -158,7 +158,7 @@ class ExternalTask(BaseTask):
     # ---------------------------------------------------------------- What is measured at the start
 
     def _measure(self) -> bool:
-        """Whether a restored state goes on exactly as the original did.
+        """Test whether a restored state goes on exactly as the original did.
 
         One world plays; another one, reset with the same number and then led elsewhere, is set to the state in the
         middle and repeats the rest. States, observations and ends must be equal to the bit; rewards too, from the
@@ -192,7 +192,7 @@ class ExternalTask(BaseTask):
         return True
 
     def _trip(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The start and the goal that belong to a seed: before and after GOAL_STEPS slowly changing random actions."""
+        """Make the start and the goal of a seed: before and after GOAL_STEPS slowly changing random actions."""
         rng = np.random.default_rng(seed)
         self._trial_seed = seed
         self._trial.reset(seed)
@@ -242,7 +242,7 @@ class ExternalTask(BaseTask):
         return self._observation(), self._reward, self._world.terminated, self._world.ended and self._world.truncated, self.info()
 
     def advance(self, action: np.ndarray) -> None:
-        """The physics of `step` alone: draws nothing. Raises the same errors."""
+        """Do the physics of `step` alone: draws nothing. Raises the same errors."""
         self._reward = self._world.step(self._own_action(self._checked_action(action)))
         self._frames.clear()
 
@@ -252,7 +252,7 @@ class ExternalTask(BaseTask):
         return self._world.ended
 
     def proprio(self) -> np.ndarray:
-        """What the environment observes, each number as sign(x) log(1 + |x|), float32 (p,)."""
+        """Return what the environment observes, each number as sign(x) log(1 + |x|), float32 (p,)."""
         observed = self._world.observation
         proprio = np.sign(observed) * np.log1p(np.abs(observed))
         noise = float(self.variation["sensor.proprio_noise"])
@@ -274,7 +274,7 @@ class ExternalTask(BaseTask):
     # ---------------------------------------------------------------- States and pictures
 
     def get_state(self) -> np.ndarray:
-        """The state, float64 (n,)."""
+        """Return the state, float64 (n,)."""
         return self._world.state()
 
     def set_state(self, state: np.ndarray) -> None:
@@ -290,18 +290,18 @@ class ExternalTask(BaseTask):
         return checked_state(state, len(self._world.state()))
 
     def position_of(self, state: np.ndarray) -> np.ndarray:
-        """The configuration inside a state: qpos (nq,), or all of it when this is no MuJoCo environment."""
+        """Return the configuration inside a state: qpos (nq,), or all of it when this is no MuJoCo environment."""
         return self._world.position_of(state)
 
     def render(self, camera: str | None = None) -> np.ndarray:
-        """The current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
+        """Render the current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
         camera = self._checked_camera(camera or self.camera)
         if camera not in self._frames:
             self._frames[camera] = self._seen(self._world.draw(camera), self.get_state())
         return self._frames[camera].copy()
 
     def render_state(self, state: np.ndarray, camera: str | None = None) -> np.ndarray:
-        """The frame of any state of this episode's layout, uint8 (H, W, 3). The current state stays."""
+        """Render the frame of any state of this episode's layout, uint8 (H, W, 3). The current state stays."""
         state = self._checked(state)
         return self._seen(self._world.draw(self._checked_camera(camera or self.camera), state), state)
 
@@ -312,16 +312,16 @@ class ExternalTask(BaseTask):
     # ---------------------------------------------------------------- Goals and true variables
 
     def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
-        """Root mean square of the difference of two configurations; velocities do not count."""
+        """Compute the root mean square of the difference of two configurations; velocities do not count."""
         difference = self._world.difference(self.position_of(state), self.position_of(goal_state))
         return float(np.sqrt(np.mean(np.square(difference))))
 
     def features(self, state: np.ndarray | None = None) -> np.ndarray:
-        """The configuration, each number scaled to about [-1, 1], float32 (f,)."""
+        """Return the configuration, each number scaled to about [-1, 1], float32 (f,)."""
         return self._world.features_of(self.position_of(self.get_state() if state is None else state)).astype(np.float32)
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """There is none.
+        """Raise an error: environments of other packages have no demonstrator.
 
         Raises:
             UserError: always.
@@ -338,26 +338,26 @@ class ExternalTask(BaseTask):
         return language.Facts(self.env_id, self.coordinates, self._world.position_of(state), self._world.speed_of(state))
 
     def captions(self, state: np.ndarray | None = None) -> list[str]:
-        """Several phrasings of what is true of a state; the first is `caption`."""
+        """Write several phrasings of what is true of a state; the first is `caption`."""
         return language.captions(self._facts(state), self.attributes)
 
     def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
-        """Several phrasings of the instruction to reach a goal (the current one by default)."""
+        """Write several phrasings of the instruction to reach a goal (the current one by default)."""
         return language.goals(self._facts(self._goal_state if goal_state is None else goal_state), self.attributes)
 
     def describe_change(self, before: np.ndarray, after: np.ndarray) -> str:
-        """What changed from one state to another, as a sentence."""
+        """Describe what changed from one state to another, as a sentence."""
         return language.change(self._facts(before), self._facts(after))
 
     def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
-        """(question, answer) pairs about a state: attributes, relations and, where states can be restored, "what if"."""
+        """Make (question, answer) pairs about a state: attributes, relations and, where states can be restored, "what if"."""
         state = self.get_state() if state is None else state
         facts = self._facts(state)
         pairs = make_questions(rng, self.attributes, language.truth(facts)) + language.relations(rng, facts)
         return [*pairs, self.what_if(rng, state)] if self.restorable else pairs
 
     def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
-        """One (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance."""
+        """Choose one (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance."""
         facts = [self._facts(state) for state in states]
 
         def others(i: int) -> list[tuple[str, str]]:
@@ -368,7 +368,7 @@ class ExternalTask(BaseTask):
         return question_track(rng, self.attributes, [language.truth(each) for each in facts], frozenset(), others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
-        """What a coarse action, held for two steps, would change: asked and answered by trying it out.
+        """Ask what a coarse action, held for two steps, would change, and answer by trying it out.
 
         Raises:
             UserError: if this is no MuJoCo environment.
@@ -385,7 +385,7 @@ class ExternalTask(BaseTask):
 
 
 def _action_bounds(env_id: str, space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action; for a choice among n, of n scores.
+    """Return the lowest and highest action; for a choice among n, of n scores.
 
     Raises:
         UserError: if actions are neither a choice nor bounded numbers.

@@ -145,7 +145,7 @@ class Ant(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor, walls, marks, a sun, the ant with its servos, a camera on the ceiling and one behind the ant."""
+        """Add the floor, walls, marks, a sun, the ant with its servos, a camera on the ceiling and one behind the ant."""
         spec.option.timestep = 0.01
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
         quality = spec.visual.quality
@@ -157,12 +157,12 @@ class Ant(MujocoTask):
         add_ant(spec)
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
-        """Joint angles for hips and knees."""
+        """Return the joint angles for hips and knees."""
         hips = LEG_SIDES * HIP_RANGE * action[:4]
         return np.concatenate([hips, KNEE_SIGNS * (KNEE_MIDDLE - KNEE_RANGE * action[4:])])
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write colours, patterns, marks, light, camera, masses, servos and friction into the model."""
+        """Write colors, patterns, marks, light, camera, masses, servos and friction into the model."""
         model = self.model
         number = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         legs, walls = WALL_COLORS[str(values["leg.color"])], WALL_COLORS[str(values["wall.color"])]
@@ -193,7 +193,7 @@ class Ant(MujocoTask):
         model.geom_friction[:, 0] = number["floor.friction"]
 
     def _place_marks(self, count: int, layout: int) -> None:
-        """The first `count` marks at places and in pale colours that the number `layout` decides."""
+        """Put the first `count` marks at places and in pale colors that the number `layout` decides."""
         draws = np.random.default_rng(layout).random((MARKS, 3))
         colors = list(OBJECT_COLORS.values())
         for i, (x, y, hue) in enumerate(draws):
@@ -203,7 +203,7 @@ class Ant(MujocoTask):
             mark.rgba[3] = float(i < count)
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """A uniform place and heading; on four feet, with hips up to 20 degrees and knees up to 9 from the stance."""
+        """Sample a uniform place and heading; on four feet, with hips up to 20 degrees and knees up to 9 from the stance."""
         x, y, yaw = *rng.uniform(-ROOM, ROOM, 2), rng.uniform(-np.pi, np.pi)
         knee = KNEE_MIDDLE + rng.uniform(-0.15, 0.15)
         position = np.empty(self.model.nq)
@@ -213,7 +213,7 @@ class Ant(MujocoTask):
         return position
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Outside the walls, in the floor, or with a joint beyond its limits."""
+        """Report an ant outside the walls, in the floor, or with a joint beyond its limits."""
         x, y, z = position[:3]
         if max(abs(x), abs(y)) > ARENA - TORSO_RADIUS + CONTACT_DEPTH:
             return f"the ant would be outside the arena at x={x:.3f}, y={y:.3f}"
@@ -230,20 +230,20 @@ class Ant(MujocoTask):
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Place, height, axes, joints, then velocities; see the class."""
+        """Return place, height, axes, joints, then velocities; see the class."""
         axes = rotation_of(position)
         joints, speeds = velocity[HIPS - 1], velocity[KNEES - 1]
         moving = [velocity[:3] / 2, velocity[3:6] / 4, LEG_SIDES * joints / 8, -KNEE_SIGNS * speeds / 8]
         return np.concatenate([position[:2] / ARENA, position[2:3], axes[:, 0], axes[:, 2], joints_of(position), *moving])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Place and height, heading, how upright it is, joints in units of the action."""
+        """Return place and height, heading, how upright the ant is, and joints in units of the action."""
         axes = rotation_of(position)
         body = [position[0] / ARENA, position[1] / ARENA, position[2], axes[0, 0], axes[1, 0], axes[2, 2]]
         return np.clip(np.concatenate([body, joints_of(position)]), -1.1, 1.1)
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colours; thirds of the arena; the nearest of four headings."""
+        """Return colors; thirds of the arena; the nearest of four headings."""
         x, y = position[:2]
         ahead, left = rotation_of(position)[:2, 0]
         if abs(ahead) > abs(left):
@@ -259,7 +259,7 @@ class Ant(MujocoTask):
         }
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "a red ant with slate legs on the left, far from the camera, facing right"."""
+        """Write e.g. "a red ant with slate legs on the left, far from the camera, facing right"."""
         ant = f"{with_article(phrases['color'])} with {phrases['legs']}"
         return [
             f"{ant} {phrases['side']}, {phrases['depth']}, {phrases['facing']}",
@@ -269,7 +269,7 @@ class Ant(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "walk until the red ant is on the left, far from the camera"; how it stands there does not matter."""
+        """Write e.g. "walk until the red ant is on the left, far from the camera"; how it stands there does not matter."""
         return [
             f"walk until the {phrases['color']} is {phrases['side']}, {phrases['depth']}",
             f"the ant should be {phrases['side']} and {phrases['depth']}",
@@ -277,7 +277,7 @@ class Ant(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Which way the ant walked and turned; while it stays, what its leg did that moved most."""
+        """Describe which way the ant walked and turned; while it stays, what its leg did that moved most."""
         right, away = (after - before)[:2]
         words = direction_words(right, away, threshold=0.1).replace("up", "away from the camera").replace("down", "towards the camera")
         turn = heading_of(after) - heading_of(before)
@@ -298,7 +298,7 @@ class Ant(MujocoTask):
         return int((legs_of(position)[1][:, 2] < LEG_RADIUS + FOOT_CLEARANCE).sum())
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """How many feet touch the floor, and which of two feet is nearer or further to the right."""
+        """Ask how many feet touch the floor, and which of two feet is nearer or further to the right."""
         feet, down = legs_of(position)[1], self._feet_down(position)
         one, other = rng.permutation(4)[:2]
         word, answer = [
@@ -313,11 +313,11 @@ class Ant(MujocoTask):
         ]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean over the place, seen from above."""
+        """Compute the Euclidean distance of the places, seen from above."""
         return float(np.hypot(*(position[:2] - goal[:2])))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Trots straight to the goal at a cadence of its own; it need not turn to do so."""
+        """Make a policy that trots straight to the goal at a cadence of its own; the ant need not turn to do so."""
         cadence, phase = CADENCE * float(rng.uniform(0.93, 1.07)), float(rng.uniform(0.0, 2 * np.pi))
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:

@@ -34,7 +34,7 @@ _TILE_REPEATS, _TILE_SHADE = 4, 221
 
 
 def add_arena(spec: mujoco.MjSpec) -> None:
-    """Floor with its patterns, bounds, walls, the ground around them, and marks on the floor."""
+    """Add the floor with its patterns, bounds, walls, the ground around them, and marks on the floor."""
     plane, box, cylinder = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{kind}")) for kind in ("PLANE", "BOX", "CYLINDER"))
     world, look = spec.worldbody, {"contype": 0, "conaffinity": 0}
     for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
@@ -54,7 +54,7 @@ def add_arena(spec: mujoco.MjSpec) -> None:
 
 
 def add_ant(spec: mujoco.MjSpec) -> None:
-    """The asset's body and legs with a head, servos (hips, then knees, in the order of `LEGS`) and a camera that follows."""
+    """Add the asset's body and legs with a head, servos (hips, then knees, in the order of `LEGS`) and a camera that follows."""
     asset = importlib.resources.files("gymnasium") / "envs/mujoco/assets/ant.xml"
     ant = mujoco.MjSpec.from_file(str(asset))
     for thing in [*ant.lights, *ant.actuators, *ant.cameras, *ant.materials, *ant.textures, ant.geom("floor")]:
@@ -81,13 +81,13 @@ def add_ant(spec: mujoco.MjSpec) -> None:
 
 
 def heading_of(position: np.ndarray) -> float:
-    """The direction in which the ant faces, rad counterclockwise from the right of the picture, from qpos (15,)."""
+    """Return the direction in which the ant faces, rad counterclockwise from the right of the picture, from qpos (15,)."""
     ahead = rotation_of(position)[:, 0]
     return float(np.arctan2(ahead[1], ahead[0]))
 
 
 def legs_of(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the knees (4, 3) and of the feet (4, 3), in the order of `LEGS`, from qpos (15,)."""
+    """Return the centers of the knees (4, 3) and of the feet (4, 3), in the order of `LEGS`, from qpos (15,)."""
     angles = LEG_ANGLES + position[HIPS]
     knees = HIP_REACH * _level(LEG_ANGLES) + THIGH * _level(angles)
     drop = KNEE_SIGNS * position[KNEES]
@@ -98,18 +98,18 @@ def legs_of(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _level(angles: np.ndarray) -> np.ndarray:
-    """Horizontal unit vectors (n, 3) at angles (n,)."""
+    """Return horizontal unit vectors (n, 3) at angles (n,)."""
     return np.stack([np.cos(angles), np.sin(angles), np.zeros(len(angles))], axis=1)
 
 
 def joints_of(position: np.ndarray) -> np.ndarray:
-    """Hips and knees (8,) in units of the action."""
+    """Return hips and knees (8,) in units of the action."""
     knees = (KNEE_MIDDLE - KNEE_SIGNS * position[KNEES]) / KNEE_RANGE
     return np.concatenate([LEG_SIDES * position[HIPS] / HIP_RANGE, knees])
 
 
 def rotation_of(position: np.ndarray) -> np.ndarray:
-    """The torso's axes as columns (3, 3)."""
+    """Return the torso's axes as columns (3, 3)."""
     matrix = np.empty(9)
     mujoco.mju_quat2Mat(matrix, position[3:7] / max(float(np.linalg.norm(position[3:7])), 1e-9))
     return matrix.reshape(3, 3)

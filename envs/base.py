@@ -87,7 +87,7 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
         return {"pixels": self.render(), "proprio": self.proprio()}
 
     def info(self) -> dict[str, Any]:
-        """The `info` of `step` for the current state; draws nothing."""
+        """Return the `info` of `step` for the current state; draws nothing."""
         state = self.get_state()
         return {
             "state": state,
@@ -100,33 +100,33 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
         }
 
     def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
-        """Whether `state` is within `success_threshold` of `goal_state`."""
+        """Test whether `state` is within `success_threshold` of `goal_state`."""
         return self.goal_distance(state, goal_state) <= self.success_threshold
 
     # ---------------------------------------------------------------- For a kind of task to define
 
     def render(self, camera: str | None = None) -> np.ndarray:
-        """The current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
+        """Render the current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
         raise NotImplementedError
 
     def proprio(self) -> np.ndarray:
-        """What the body feels now, float32 (p,)."""
+        """Return what the body feels now, float32 (p,)."""
         raise NotImplementedError
 
     def get_state(self) -> np.ndarray:
-        """The state, float64 (n,)."""
+        """Return the state, float64 (n,)."""
         raise NotImplementedError
 
     def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
-        """Distance of two states (n,) in the units of `success_threshold`; velocities do not count."""
+        """Measure the distance of two states (n,) in the units of `success_threshold`; velocities do not count."""
         raise NotImplementedError
 
     def features(self, state: np.ndarray | None = None) -> np.ndarray:
-        """The physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
+        """Return the physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
         raise NotImplementedError
 
     def captions(self, state: np.ndarray | None = None) -> list[str]:
-        """Several phrasings of what is true of a state; the first is `caption`."""
+        """Write several phrasings of what is true of a state; the first is `caption`."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- Text
@@ -137,11 +137,11 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
         return {name: tuple(attribute.phrases) for name, attribute in self.attributes.items()}
 
     def caption(self, state: np.ndarray | None = None) -> str:
-        """A sentence that is true of a state (of the current one by default)."""
+        """Write a sentence that is true of a state (of the current one by default)."""
         return self.captions(state)[0]
 
     def caption_attributes(self, text: str) -> dict[str, str]:
-        """Attribute -> value as `text` says; what it does not mention is absent."""
+        """Read attribute -> value from `text`; what it does not mention is absent."""
         return read_attributes(text, self.attributes)
 
     @property
@@ -150,7 +150,7 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
         return tuple(axis.name for axis in self.action_axes)
 
     def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
-        """The action (a,) as text.
+        """Write the action (a,) as text.
 
         Args:
             action: Components in [-1, 1].
@@ -171,7 +171,7 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
 
 
 def checked_state(state: np.ndarray, size: int) -> np.ndarray:
-    """A copy of a state, float64 (size,).
+    """Copy a state, float64 (size,), after checking it.
 
     Raises:
         UserError: if it has another shape or is not finite.

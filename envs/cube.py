@@ -111,7 +111,7 @@ class Cube(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Table with walls, gripper, cubes on free joints, lamp and three cameras."""
+        """Add the table with walls, gripper, cubes on free joints, lamp and three cameras."""
         option = spec.option
         option.timestep, option.iterations, option.impratio = 0.01, 20, 5.0
         option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -125,7 +125,7 @@ class Cube(MujocoTask):
             cube.add_geom(name=f"cube{i}", type=box, size=[EDGE[2] / 2] * 3, mass=0.1, contype=1, conaffinity=3)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write colours, cubes, lamp and camera into the model."""
+        """Write colors, cubes, lamp and camera into the model."""
         model = self.model
         half, mass = float(values["cube.size"]) / 2, float(values["cube.mass"])
         for i, color in enumerate(str(values["cube.colors"]).split("-")):
@@ -174,18 +174,18 @@ class Cube(MujocoTask):
 
     @property
     def _colors(self) -> list[str]:
-        """Of the cubes in use."""
+        """Colors of the cubes in use."""
         return str(self.variation["cube.colors"]).split("-")[: self._count]
 
     def _cubes(self, position: np.ndarray) -> np.ndarray:
-        """Centres (k, 3) of the cubes in use."""
+        """Return the centers (k, 3) of the cubes in use."""
         return position[5:].reshape(CUBES, 7)[: self._count, :3]
 
     def _held(self, position: np.ndarray) -> int | None:
         return held_cube(position[:3], position[3:5], self._cubes(position), self._half)
 
     def _below(self, position: np.ndarray) -> dict[int, int]:
-        """Cube -> the cube that it lies on."""
+        """Map each cube to the cube that it lies on."""
         cubes, edge, below = self._cubes(position).tolist(), 2 * self._half, {}
         for (i, (x, y, z)), (j, other) in itertools.permutations(enumerate(cubes), 2):
             if abs(z - other[2] - edge) < CONTACT_DEPTH and math.hypot(x - other[0], y - other[1]) < OVERLAP * edge:
@@ -194,7 +194,7 @@ class Cube(MujocoTask):
         return {i: j for i, j in below.items() if i != held}
 
     def make_state(self, position: np.ndarray) -> np.ndarray:
-        """The full state (n,) at rest; fingers around a cube squeeze it, others keep their place."""
+        """Make the full state (n,) at rest; fingers around a cube squeeze it, others keep their place."""
         mujoco.mj_resetData(self.model, self._scratch)
         self._scratch.qpos[:] = position
         held = self._held(np.asarray(position)) is not None
@@ -204,13 +204,13 @@ class Cube(MujocoTask):
         return state
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
-        """Velocities of the hand and of the targets of both fingers."""
+        """Return the velocities of the hand and of the targets of both fingers."""
         return np.array([*(self._number("gripper.speed") * action[:3]), CLOSING_RATE * action[3], CLOSING_RATE * action[3]])
 
     # ---------------------------------------------------------------- Starts and goals
 
     def _rest(self, hand: np.ndarray, cubes: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """A configuration with an open hand (3,), the cubes (k, 3) in use and their turns (k,) about the vertical."""
+        """Make a configuration with an open hand (3,), the cubes (k, 3) in use and their turns (k,) about the vertical."""
         free = np.zeros((CUBES, 7))
         free[:, :4] = [0.0, 0.0, UNUSED_HEIGHT, 1.0]
         free[: len(cubes), :3] = cubes
@@ -218,14 +218,14 @@ class Cube(MujocoTask):
         return np.concatenate([hand, [0.0, 0.0], free.ravel()])
 
     def _free_place(self, rng: np.random.Generator, others: np.ndarray) -> np.ndarray:
-        """A place (3,) on the table that is apart from other cubes (m, 3)."""
+        """Sample a place (3,) on the table that is apart from other cubes (m, 3)."""
         while True:
             place = rng.uniform(-SAMPLED, SAMPLED)
             if (np.abs(others[:, :2] - place) > APART).any(axis=1).all():
                 return np.array([*place, self._half])
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Cubes apart on the table, sometimes one on another or one in the gripper; the hand is somewhere above them."""
+        """Sample cubes apart on the table, sometimes one on another or one in the gripper; the hand is somewhere above them."""
         half, cubes = self._half, np.empty((0, 3))
         for _ in range(self._count):
             cubes = np.vstack([cubes, self._free_place(rng, cubes)])
@@ -241,7 +241,7 @@ class Cube(MujocoTask):
         return position
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """The start with one cube elsewhere, on the table or on another cube, and the hand empty and out of the way."""
+        """Move one cube of the start elsewhere, on the table or on another cube; the hand ends empty and out of the way."""
         cubes, below, held = self._cubes(start), self._below(start), self._held(start)
         free = [i for i in range(len(cubes)) if i not in below.values()] if held is None else [held]
         quats = start[5:].reshape(CUBES, 7)[: len(cubes), 3:]
@@ -261,7 +261,7 @@ class Cube(MujocoTask):
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """A cube beside or under the table or inside another, or the gripper out of its reach."""
+        """Report a cube next to the table, below it or inside another cube, and a gripper out of its reach."""
         cubes, half = self._cubes(position), self._half
         for color, (x, y, z) in zip(self._colors, cubes, strict=True):
             if abs(x) > TABLE[0] - half + CONTACT_DEPTH or abs(y) > TABLE[1] - half + CONTACT_DEPTH:
@@ -276,23 +276,23 @@ class Cube(MujocoTask):
         return None
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean distance of the cube that is farthest from its goal, in metres."""
+        """Compute the Euclidean distance of the cube that is farthest from its goal, in meters."""
         return float(np.linalg.norm(self._cubes(position) - self._cubes(goal), axis=1).max())
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Hand and fingers, and their velocities in units of a full action."""
+        """Return hand and fingers, and their velocities in units of a full action."""
         speeds = np.array([self._number("gripper.speed")] * 3 + [CLOSING_RATE] * 2)
         return np.concatenate([_scaled(position[:3]), 2 * position[3:5] / OPENING - 1, velocity[:5] / speeds])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Hand, closing and the centres of the cubes; an unused cube is at (0, 0, -1)."""
+        """Return hand, closing and the centers of the cubes; an unused cube is at (0, 0, -1)."""
         cubes = np.tile([0.0, 0.0, -1.0], (CUBES, 1))
         cubes[: self._count] = _scaled(self._cubes(position))
         closing = 2 * position[3:5].mean() / OPENING - 1
         return np.clip([*_scaled(position[:3]), closing, *cubes.ravel()], -1.1, 1.1)
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Picks and places one cube after the other, at a speed and a height of its own."""
+        """Make a policy that picks and places one cube after the other, at a speed and a height of its own."""
         speed, hover = float(rng.uniform(0.75, 1.0)), float(rng.uniform(0.012, 0.025))
         closing_at = 1 + self.model.nq + self.model.nv
 
@@ -318,28 +318,28 @@ class Cube(MujocoTask):
         )
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Number of cubes, the topmost stacked cube, the leftmost cube, what is held, and the third where the hand is."""
+        """Return number of cubes, the topmost stacked cube, the leftmost cube, what is held, and the third where the hand is."""
         return cube_language.truth(self._scene(position))
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "three cubes, no cube is stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
+        """Write e.g. "three cubes, no cube is stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
         return cube_language.captions(self._scene(position), phrases)
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "put the red cube at the back left, the blue cube on top of the green cube, ..."."""
+        """Write e.g. "put the red cube at the back left, the blue cube on top of the green cube, ..."."""
         return cube_language.goals(self._scene(position), phrases)
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Where the gripper and each cube went, and whether the fingers opened or closed."""
+        """Describe where the gripper and each cube went, and whether the fingers opened or closed."""
         return cube_language.change(self._scene(before), self._scene(after))
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Which of two things is farther to a side, in random order."""
+        """Ask which of two things is farther to a side, in random order."""
         return cube_language.relations(rng, self._scene(position))
 
 
 def _scaled(points: np.ndarray) -> np.ndarray:
-    """Points (..., 3) over the table with all that can be reached in [-1, 1]."""
+    """Scale points (..., 3) over the table so that all that can be reached is in [-1, 1]."""
     return (points - [0.0, 0.0, 0.11]) / [0.27, 0.2, 0.12]
 
 

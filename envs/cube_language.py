@@ -65,7 +65,7 @@ class Scene:
 
 
 def truth(scene: Scene) -> dict[str, str]:
-    """Number of cubes, the topmost stacked cube, the leftmost cube, what is held, and the third where the hand is."""
+    """Return number of cubes, the topmost stacked cube, the leftmost cube, what is held, and the third where the hand is."""
     x, third = scene.hand[0], SAMPLED[0] / 3
     return {
         "count": COUNTS[len(scene.cubes) - 1],
@@ -77,7 +77,7 @@ def truth(scene: Scene) -> dict[str, str]:
 
 
 def captions(scene: Scene, phrases: Mapping[str, str]) -> list[str]:
-    """E.g. "three cubes, no cube is stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
+    """Write e.g. "three cubes, no cube is stacked, the leftmost cube is red, the gripper is empty above the left of the table"."""
     count, stacked, leftmost, held, hand = (phrases[name] for name in ATTRIBUTES)
     return [
         f"{count}, {stacked}, {leftmost}, {held} {hand}",
@@ -88,7 +88,7 @@ def captions(scene: Scene, phrases: Mapping[str, str]) -> list[str]:
 
 
 def goals(scene: Scene, phrases: Mapping[str, str]) -> list[str]:
-    """E.g. "put the red cube at the back left, the blue cube on top of the green cube, ..."."""
+    """Write e.g. "put the red cube at the back left, the blue cube on top of the green cube, ..."."""
     aim = phrases["stacked"] if scene.below else phrases["leftmost"]
     return [
         f"put {_places(scene, verb='')}",
@@ -98,7 +98,7 @@ def goals(scene: Scene, phrases: Mapping[str, str]) -> list[str]:
 
 
 def _arrangement(scene: Scene) -> str:
-    """Where each cube is, seen from the next one; where it is on the table when it is the only one."""
+    """Say where each cube is, seen from the next one; where it is on the table when it is the only one."""
     if len(scene.cubes) == 1:
         return _places(scene)
     parts = []
@@ -117,7 +117,7 @@ def _arrangement(scene: Scene) -> str:
 
 
 def _places(scene: Scene, verb: str = " is") -> str:
-    """Where each cube is: in the gripper, on another cube, or in which ninth of the table."""
+    """Say where each cube is: in the gripper, on another cube, or in which ninth of the table."""
     parts = []
     for i, (color, place) in enumerate(zip(scene.colors, scene.cubes, strict=True)):
         if i in scene.below:
@@ -129,7 +129,7 @@ def _places(scene: Scene, verb: str = " is") -> str:
 
 
 def _place_words(place: np.ndarray) -> str:
-    """A ninth of the table: "at the back left", "in the center"."""
+    """Name a ninth of the table: "at the back left", "in the center"."""
     x, y = place[:2] / SAMPLED
     side = "left" if x < -1 / 3 else "right" if x > 1 / 3 else ""
     depth = "front" if y < -1 / 3 else "back" if y > 1 / 3 else ""
@@ -137,7 +137,7 @@ def _place_words(place: np.ndarray) -> str:
 
 
 def change(before: Scene, after: Scene) -> str:
-    """Where the gripper and each cube went, and whether the fingers opened or closed."""
+    """Describe where the gripper and each cube went, and whether the fingers opened or closed."""
     parts = []
     way = _way_words(after.hand - before.hand)
     if way:
@@ -155,13 +155,13 @@ def change(before: Scene, after: Scene) -> str:
 
 
 def _way_words(way: np.ndarray) -> str:
-    """A displacement (3,) as words: "left", "right and up"; "" when no part of it is worth a word."""
+    """Write a displacement (3,) as words: "left", "right and up"; "" when no part of it is worth a word."""
     words = (("left", "right"), ("closer", "away"), ("down", "up"))
     return " and ".join(pair[int(value > 0)] for pair, value in zip(words, way, strict=True) if abs(value) > MOVED)
 
 
 def relations(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str]]:
-    """Which of two things is farther to a side, in random order: the names are as likely the one way as the other."""
+    """Ask which of two things is farther to a side, in random order: the names are as likely the one way as the other."""
     things = [(f"the {color} cube", place) for color, place in zip(scene.colors, scene.cubes, strict=True)]
     things.append(("the gripper", scene.hand))
     pairs = []

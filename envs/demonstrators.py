@@ -9,7 +9,7 @@ from worldmodel.envs.contract import Policy, Task
 
 
 def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: float) -> np.ndarray:
-    """The velocity command that goes straight to a target and slows down near it.
+    """Compute the velocity command that goes straight to a target and slows down near it.
 
     Args:
         position: (a,) now.
@@ -26,7 +26,7 @@ def move_towards(position: np.ndarray, target: np.ndarray, reach: float, speed: 
 
 
 def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_slack: float, clearance: float) -> np.ndarray:
-    """The next way point (2,) towards a goal, in two rooms that a wall at x = 0 with one door divides.
+    """Return the next way point (2,) toward a goal, in two rooms that a wall at x = 0 with one door divides.
 
     Args:
         position: (2,) now.
@@ -47,7 +47,7 @@ def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_sla
 
 
 def solves(task: Task, policy_of: Callable[[np.random.Generator], Policy], seed: int, options: dict[str, Any] | None = None) -> bool:
-    """Whether a policy reaches the goal of `reset(seed, options)` within `task.max_episode_steps`.
+    """Test whether a policy reaches the goal of `reset(seed, options)` within `task.max_episode_steps`.
 
     No frame is drawn after the reset, so the policy must not look at `obs["pixels"]`.
     """

@@ -39,7 +39,7 @@ METAWORLD_STEPS = 500
 
 
 def knows(env_id: str) -> bool:
-    """Whether an environment of another package has this id; imports the packages that may register it.
+    """Test whether an environment of another package has this id; imports the packages that may register it.
 
     Raises:
         UserError: if the package that the id belongs to is not installed, cannot be imported, or does not register it.
@@ -111,14 +111,14 @@ def _load(name: str) -> None:
 
 
 def time_limit(env_id: str) -> int | None:
-    """The steps of an episode that the id is registered with, if any."""
+    """Return the steps of an episode that the id is registered with, if any."""
     if env_id.startswith(_METAWORLD):
         return METAWORLD_STEPS
     return gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps  # of `package.module:Name-v0` the name is registered
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """The environment itself, without time limit and checks.
+    """Build the environment itself, without time limit and checks.
 
     Args:
         env_id: An id that `knows` knows.

@@ -28,12 +28,12 @@ class Facts:
     speed: np.ndarray | None
 
     def value(self, coordinate: tuple[str, int, int]) -> float:
-        """The coordinate's value."""
+        """Return the coordinate's value."""
         return float(self.position[coordinate[1]])
 
 
 def attributes_of_world(coordinates: Sequence[tuple[str, int, int]], has_speed: bool) -> dict[str, Attribute]:
-    """The side of zero of each coordinate and, where velocities are known, how fast everything moves."""
+    """Name the side of zero of each coordinate and, where velocities are known, how fast everything moves."""
     attributes = {
         name: Attribute(
             {side: f"coordinate {name} {side}" for side in (ABOVE, AT_MOST)},
@@ -49,7 +49,7 @@ def attributes_of_world(coordinates: Sequence[tuple[str, int, int]], has_speed: 
 
 
 def truth(facts: Facts) -> dict[str, str]:
-    """The true value of every attribute."""
+    """Return the true value of every attribute."""
     values = {each[0]: ABOVE if facts.value(each) > 0 else AT_MOST for each in facts.coordinates}
     if facts.speed is not None:
         speed = float(np.sqrt(np.mean(np.square(facts.speed)))) if facts.speed.size else 0.0
@@ -58,13 +58,13 @@ def truth(facts: Facts) -> dict[str, str]:
 
 
 def _phrases(facts: Facts, attributes: Mapping[str, Attribute]) -> tuple[str, str]:
-    """How it moves, and where the coordinates are."""
+    """Phrase how the world moves, and where the coordinates are."""
     phrases = {name: attributes[name].phrases[value] for name, value in truth(facts).items()}
     return phrases.pop(MOTION, "at one moment"), " and ".join(phrases.values()) or "no coordinates"
 
 
 def captions(facts: Facts, attributes: Mapping[str, Attribute]) -> list[str]:
-    """Three phrasings of what is true; each mentions every attribute."""
+    """Write three phrasings of what is true; each mentions every attribute."""
     motion, places = _phrases(facts, attributes)
     return [
         f"a frame of {facts.env_id}, {motion}, with {places}",
@@ -74,13 +74,13 @@ def captions(facts: Facts, attributes: Mapping[str, Attribute]) -> list[str]:
 
 
 def goals(facts: Facts, attributes: Mapping[str, Attribute]) -> list[str]:
-    """Three phrasings of the instruction to reach a configuration."""
+    """Write three phrasings of the instruction to reach a configuration."""
     _, places = _phrases(facts, attributes)
     return [f"reach the goal with {places}", f"bring {facts.env_id} to a state with {places}", f"move until you see {places}"]
 
 
 def change(before: Facts, after: Facts) -> str:
-    """Which coordinate changed most, and in which direction."""
+    """Describe which coordinate changed most, and in which direction."""
     changes = [after.value(each) - before.value(each) for each in before.coordinates]
     if not changes or max(map(abs, changes)) < CHANGED:
         return "nothing changed much"
@@ -89,7 +89,7 @@ def change(before: Facts, after: Facts) -> str:
 
 
 def relations(rng: np.random.Generator, facts: Facts) -> list[tuple[str, str]]:
-    """A yes/no question that is asked one way or the other way round with equal probability.
+    """Ask a yes/no question, one way or the other way round with equal probability.
 
     Which of two coordinates is larger; or, when there is but one, whether it is above or below a number.
     """

@@ -42,7 +42,7 @@ class World:
     can_restore = False
 
     def __init__(self, env: gymnasium.Env[Any, Any], size: int, fast: bool) -> None:
-        """Args: the environment, the side of its pictures in pixels, and whether they are drawn fast."""
+        """Take the environment, the side of its pictures in pixels, and whether they are drawn fast."""
         self.env, self.size, self.fast = env, size, fast
         with quiet():
             self.action_space, self.observation_space = env.action_space, env.observation_space
@@ -51,7 +51,7 @@ class World:
 
     @property
     def ended(self) -> bool:
-        """Whether it cannot go on."""
+        """Whether the environment cannot go on."""
         return (self.terminated or self.truncated) and not self.can_restore
 
     def reset(self, seed: int) -> None:
@@ -73,7 +73,7 @@ class World:
         return float(reward)
 
     def _layers(self) -> list[Any]:
-        """The environment and what it wraps, outermost first."""
+        """List the environment and what it wraps, outermost first."""
         layers: list[Any] = [self.env.unwrapped]
         for layer in layers:
             for inner in (attribute(layer, name) for name in _INNER):
@@ -87,7 +87,7 @@ class World:
         return np.nan_to_num(np.concatenate([*numbers, *pictures] or [np.zeros(1)]))
 
     def state(self) -> np.ndarray:
-        """What there is to know of the world, float64 (n,)."""
+        """Return what there is to know of the world, float64 (n,)."""
         return self.observation.copy()
 
     def restore(self, state: np.ndarray) -> None:
@@ -99,7 +99,7 @@ class World:
         raise UserError(f"{self.name} cannot be set to a state, so planning in it is not possible; collecting and training are")
 
     def draw(self, camera: str, state: np.ndarray | None = None) -> np.ndarray:
-        """The picture of the current state, or of another one where the world can restore it; uint8 (size, size, 3)."""
+        """Draw the picture of the current state, or of another one where the world can restore it; uint8 (size, size, 3)."""
         if state is not None:
             self.restore(state)
         try:
@@ -120,11 +120,11 @@ class World:
         return (DEFAULT_CAMERA,)
 
     def position_of(self, state: np.ndarray) -> np.ndarray:
-        """The configuration inside a state."""
+        """Return the configuration inside a state."""
         return np.asarray(state)
 
     def speed_of(self, state: np.ndarray) -> np.ndarray | None:
-        """The velocities inside a state, when it has them."""
+        """Return the velocities inside a state, when it has them."""
         return None
 
     @property
@@ -133,15 +133,15 @@ class World:
         return [(f"observation {i}", i, i) for i in range(self._spoken)]
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """What leads from one configuration to another, a vector."""
+        """Compute what leads from one configuration to another, a vector."""
         return np.asarray(b) - np.asarray(a)
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """The configuration, each number squeezed into [-1, 1]."""
+        """Return the configuration, each number squeezed into [-1, 1]."""
         return np.tanh(position)
 
     def action_names(self, size: int) -> list[str]:
-        """A name for each component of the action."""
+        """Name each component of the action."""
         return [f"action {i}" for i in range(size)]
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class MujocoWorld(World):
         self._observe()
 
     def _observe(self) -> None:
-        """The observation of a restored state, of environments that can be asked; otherwise the last one stays."""
+        """Update the observation of a restored state, if the environment can be asked; otherwise the last one stays."""
         for layer in self._layers()[:2]:
             for name in ("_get_obs", "compute_observation"):
                 ask = attribute(layer, name)
@@ -236,7 +236,7 @@ class MujocoWorld(World):
         self._middle = np.median(self._scratch.geom_xpos, axis=0)  # of the model at rest
 
     def _free_camera(self) -> mujoco.MjvCamera:
-        """The free camera as the environment sets it up: from where it looks, at what, perhaps following a body."""
+        """Return the free camera as the environment sets it up: from where it looks, at what, perhaps following a body."""
         camera = mujoco.MjvCamera()
         mujoco.mjv_defaultFreeCamera(self.model, camera)
         renderer = next((layer.mujoco_renderer for layer in self._layers() if hasattr(layer, "mujoco_renderer")), None)
@@ -282,7 +282,7 @@ class MujocoWorld(World):
         return found
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """As a velocity over one second, (nv,): turns of hinges, balls and free bodies by the shorter way."""
+        """Compute the difference as a velocity over one second, (nv,): turns of hinges, balls and free bodies by the shorter way."""
         difference = np.zeros(self.model.nv)
         mujoco.mj_differentiatePos(self.model, difference, 1.0, np.array(a, np.float64), np.array(b, np.float64))
         for j in range(self.model.njnt):
@@ -291,7 +291,7 @@ class MujocoWorld(World):
         return difference
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Joints with limits by their range, other hinges by half a turn, everything else squeezed; |.| <= 1.1."""
+        """Scale joints with limits by their range, other hinges by half a turn, everything else squeezed; |.| <= 1.1."""
         features = np.tanh(np.asarray(position, np.float64) / 5)
         for j in range(self.model.njnt):
             i, (low, high) = int(self.model.jnt_qposadr[j]), self.model.jnt_range[j]
@@ -308,7 +308,7 @@ class MujocoWorld(World):
         return names if len(names) == size and all(names) and len(set(names)) == size else super().action_names(size)
 
     def _driven(self, actuator: int) -> str:
-        """The name of the joint that an actuator drives, if it drives one."""
+        """Return the name of the joint that an actuator drives, if it drives one."""
         is_joint = int(self.model.actuator_trntype[actuator]) == int(mujoco.mjtTrn.mjTRN_JOINT)
         return self.model.joint(int(self.model.actuator_trnid[actuator, 0])).name if is_joint else ""
 
@@ -320,7 +320,7 @@ class MujocoWorld(World):
 
 
 def open_world(env: gymnasium.Env[Any, Any], size: int, fast: bool) -> World:
-    """The world of an environment: with its physics when it is MuJoCo's."""
+    """Open the world of an environment: with its physics when it is MuJoCo's."""
     world = World(env, size, fast)
     try:
         find_physics(world._layers())
@@ -330,7 +330,7 @@ def open_world(env: gymnasium.Env[Any, Any], size: int, fast: bool) -> World:
 
 
 def find_physics(layers: list[Any]) -> tuple[mujoco.MjModel, mujoco.MjData]:
-    """MuJoCo's model and data inside an environment.
+    """Find MuJoCo's model and data inside an environment.
 
     Raises:
         LookupError: if there are none.
@@ -344,7 +344,7 @@ def find_physics(layers: list[Any]) -> tuple[mujoco.MjModel, mujoco.MjData]:
 
 
 def attribute(thing: Any, name: str) -> Any:
-    """An attribute that an environment may have, or None: also where asking for it raises."""
+    """Return an attribute that an environment may have, or None: also where asking for it raises."""
     try:
         return getattr(thing, name, None)
     except Exception:  # a property raises whatever its author liked
@@ -353,24 +353,24 @@ def attribute(thing: Any, name: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings that other packages give about themselves at every step."""
+    """Silence the warnings that other packages give about themselves at every step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def plain(name: str) -> str:
-    """A name as words of small letters and digits."""
+    """Write a name as words of small letters and digits."""
     return " ".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
 
 
 def wrapped(angle: Any) -> Any:
-    """An angle in [-pi, pi)."""
+    """Wrap an angle to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _parts(space: spaces.Space[Any], value: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """An observation as float64 vectors: its numbers, and glimpses (GLIMPSE x GLIMPSE, in [0, 1]) of its pictures."""
+    """Split an observation into float64 vectors: its numbers, and glimpses (GLIMPSE x GLIMPSE, in [0, 1]) of its pictures."""
     inner: list[tuple[spaces.Space[Any], Any]] = []
     if isinstance(space, spaces.Dict):
         inner = [(each, value[key]) for key, each in space.items()]

@@ -20,7 +20,7 @@ WHITE = {np.dtype(np.bool_): 1, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65
 
 
 def as_picture(frame: Any, name: str) -> np.ndarray:
-    """What an environment draws as uint8 (H, W, 3).
+    """Convert what an environment draws to uint8 (H, W, 3).
 
     Args:
         frame: (H, W), (H, W, C) or (C, H, W) with C of `CHANNELS`: floats from 0 to 1, bool, 16 bits, or integers from 0 to 255.
@@ -57,7 +57,7 @@ def _as_bytes(picture: np.ndarray, name: str) -> np.ndarray:
 
 
 def glimpses(space: spaces.Space[Any], value: Any) -> np.ndarray | None:
-    """A picture among the observations as grey float64 (n * GLIMPSE * GLIMPSE,) in [0, 1], n of a stack; None if it is no picture.
+    """Shrink an observed picture to gray float64 (n * GLIMPSE * GLIMPSE,) in [0, 1], n of a stack; None if it is no picture.
 
     Pictures are boxes of bytes from 0 to 255, (H, W), or those and floats from 0 to 1 or 255, (H, W, C) or (C, H, W) with C of
     `CHANNELS`, or a stack of n of these. A stack of four grey ones, (4, H, W), is blended into one.
@@ -75,12 +75,12 @@ def glimpses(space: spaces.Space[Any], value: Any) -> np.ndarray | None:
 
 
 def _whites(space: spaces.Box) -> tuple[float, ...]:
-    """The brightest values that a box of this type may have as a picture."""
+    """Return the brightest values that a box of this type may have as a picture."""
     return (255.0,) if space.dtype == np.uint8 else () if len(space.shape) == 2 else (1.0, 255.0)
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Where the channels of pictures of this shape are, from the end; None if they cannot be pictures. Of (H, W) no matter where."""
+    """Find the channel axis of pictures of this shape, from the end; None if they cannot be pictures. Of (H, W) no matter where."""
     if len(shape) not in (2, 3, 4):
         return None
     first, height, width = (1, *shape)[-3:]

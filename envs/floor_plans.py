@@ -74,7 +74,7 @@ class Piece:
     """Where its front looks: 0 east, 1 north, 2 west, 3 south."""
 
     def parts(self) -> list[tuple[np.ndarray, np.ndarray, float]]:
-        """Centre (3,), half sizes (3,) and shade of every box."""
+        """Return the center (3,), half sizes (3,) and shade of every box."""
         x0, x1, y0, y1 = self.rect
         center, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
         boxes = []
@@ -111,13 +111,13 @@ class Plan:
     """(p,) heights of the pieces."""
 
     def room_of(self, x: float, y: float) -> int:
-        """Index of the room that holds a point; of the nearest one for a point outside."""
+        """Return the index of the room that holds a point; of the nearest one for a point outside."""
         rooms = self.rooms
         outside = np.maximum(np.maximum(rooms[:, 0] - x, x - rooms[:, 1]), np.maximum(rooms[:, 2] - y, y - rooms[:, 3]))
         return int(outside.argmin())
 
     def clearances(self, x: float, y: float) -> np.ndarray:
-        """Distance (w + p,) of a point to every wall and piece; 0 inside."""
+        """Compute the distance (w + p,) of a point to every wall and piece; 0 inside."""
         solids = self.solids
         dx = np.maximum(np.maximum(solids[:, 0] - x, x - solids[:, 1]), 0.0)
         dy = np.maximum(np.maximum(solids[:, 2] - y, y - solids[:, 3]), 0.0)
@@ -126,7 +126,7 @@ class Plan:
 
 @lru_cache(maxsize=64)
 def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
-    """The floor plan of a number; equal numbers give equal rooms, whatever the doors' width and the furniture.
+    """Make the floor plan of a number; equal numbers give equal rooms, whatever the doors' width and the furniture.
 
     Args:
         layout: Any number from 0.
@@ -180,7 +180,7 @@ def _split(rng: np.random.Generator, count: int) -> list[Rect]:
 
 
 def _joined_rooms(rng: np.random.Generator, count: int) -> tuple[list[Rect], list[Link]]:
-    """Rooms and doors by which each is reached from each; cut anew where walls too short for a door leave one alone."""
+    """Cut rooms, and doors by which each is reached from each; cut anew where walls too short for a door leave one alone."""
     while True:
         rooms = _split(rng, count)
         links, joined = _links(rng, rooms)
@@ -189,7 +189,7 @@ def _joined_rooms(rng: np.random.Generator, count: int) -> tuple[list[Rect], lis
 
 
 def _links(rng: np.random.Generator, rooms: list[Rect]) -> tuple[list[Link], bool]:
-    """Doors that join as many rooms as can be joined, and some more; whether they join all."""
+    """Choose doors that join as many rooms as can be joined, and some more; also return whether they join all."""
     margin = MAX_DOOR / 2 + 2 * WALL
     shared: list[tuple[int, int, bool, float, float, float]] = []
     for i, a in enumerate(rooms):
@@ -222,7 +222,7 @@ def _opening(link: Link, width: float) -> Rect:
 
 
 def _walls_of(room: Rect, doors: list[Rect]) -> list[Rect]:
-    """The four sides of a room, inside its rectangle, without the openings."""
+    """Return the four sides of a room, inside its rectangle, without the openings."""
     x0, x1, y0, y1 = room
     walls = []
     for side in ((x0, x1, y1 - WALL, y1), (x0, x1, y0, y0 + WALL), (x0, x0 + WALL, y0, y1), (x1 - WALL, x1, y0, y1)):
@@ -240,13 +240,13 @@ def _is_along(door: Rect, axis: int) -> bool:
 
 
 def _distance(a: Rect, b: Rect) -> float:
-    """Between two rectangles; negative when they overlap, 0 when they touch."""
+    """Compute the distance between two rectangles; negative when they overlap, 0 when they touch."""
     dx, dy = max(a[0] - b[1], b[0] - a[1]), max(a[2] - b[3], b[2] - a[3])
     return max(dx, dy) if dx < 0 or dy < 0 else float(np.hypot(dx, dy))
 
 
 def _furnish(rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int, ...], doors: list[Rect], colors: int) -> list[Piece]:
-    """Pieces along the walls, some free-standing, so that no way is blocked."""
+    """Put pieces along the walls, and some free-standing, so that no way is blocked."""
     pieces: list[Piece] = []
     parts = 0
     for attempt in range(8 * MAX_PIECES):
@@ -270,7 +270,7 @@ def _furnish(rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int
 
 
 def _spot(rng: np.random.Generator, room: Rect, kind: str, free: bool) -> tuple[Rect, int]:
-    """A rectangle for a piece: its back at a random wall, often in a corner, or anywhere."""
+    """Sample a rectangle for a piece: its back at a random wall, often in a corner, or anywhere."""
     width, depth, *_ = KINDS[kind]
     front = int(rng.integers(4))
     size_x, size_y = (depth, width) if front % 2 == 0 else (width, depth)

@@ -48,7 +48,7 @@ class View:
 
 @lru_cache(maxsize=256)
 def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
-    """What is in view from a place.
+    """Compute what is in view from a place.
 
     Casts RAYS rays along the floor, evenly spaced in the picture. A piece is seen in a column when part of its height shows
     above all pieces before it (taken as solid) and lies between the upper and the lower edge of the picture.
@@ -82,7 +82,7 @@ def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
 
 @lru_cache(maxsize=64)
 def _columns(eye: Eye) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rays and the edges of the picture.
+    """Return the rays and the edges of the picture.
 
     Returns:
         Bearing of every ray (RAYS,), from a little beyond the left edge to a little beyond the right one.
@@ -104,7 +104,7 @@ def _sorted(seen: list[Seen]) -> tuple[Seen, ...]:
 
 
 def _cast(rects: np.ndarray, x: float, y: float, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave rectangles, (n, rays) each; infinite where they miss or start inside."""
+    """Compute where rays enter and leave rectangles, (n, rays) each; infinite where they miss or start inside."""
     inverse_x, inverse_y = 1.0 / (np.cos(angles) + 1e-12), 1.0 / (np.sin(angles) + 1e-12)
     ax, bx = (rects[:, 0:1] - x) * inverse_x, (rects[:, 1:2] - x) * inverse_x
     ay, by = (rects[:, 2:3] - y) * inverse_y, (rects[:, 3:4] - y) * inverse_y

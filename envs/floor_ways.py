@@ -22,7 +22,7 @@ class Ground:
     """Indices of the free cells."""
 
     def cell_of(self, x: float, y: float) -> int:
-        """The free cell nearest to a point."""
+        """Return the free cell nearest to a point."""
         column, row = (int(np.clip((value + HALF) / CELL, 0, CELLS - 1)) for value in (x, y))
         cell = row * CELLS + column
         if self.free[cell]:
@@ -31,18 +31,18 @@ class Ground:
         return int(self.cells[((rows - row) ** 2 + (columns - column) ** 2).argmin()])
 
     def steps_from(self, cell: int) -> np.ndarray:
-        """Cells (CELLS * CELLS,) to walk, east, west, north or south, from a cell; -1 where there is no way."""
+        """Return the cells (CELLS * CELLS,) to walk, east, west, north or south, from a cell; -1 where there is no way."""
         return _flood(self.free, cell)
 
     def sees(self, start: np.ndarray, end: np.ndarray) -> bool:
-        """Whether the straight way between two points (2,) is free."""
+        """Test whether the straight way between two points (2,) is free."""
         count = int(np.hypot(*(end - start)) / (CELL / 2)) + 2
         points = start + np.linspace(0, 1, count)[:, None] * (end - start)
         index = np.clip(((points + HALF) / CELL).astype(int), 0, CELLS - 1)
         return bool(self.free[index[:, 1] * CELLS + index[:, 0]].all())
 
     def way(self, start: np.ndarray, goal: np.ndarray) -> list[np.ndarray]:
-        """Corners (2,) of a short way from one point to another; the last one is the goal."""
+        """Find the corners (2,) of a short way from one point to another; the last one is the goal."""
         steps = self.steps_from(self.cell_of(*goal))
         cell = self.cell_of(*start)
         cells = [cell]
@@ -63,14 +63,14 @@ _NEIGHBOURS = np.array([1, -1, CELLS, -CELLS])
 
 
 def place_of(cell: int) -> np.ndarray:
-    """Centre (2,) of a cell."""
+    """Return the center (2,) of a cell."""
     row, column = divmod(cell, CELLS)
     return np.array([column + 0.5, row + 0.5]) * CELL - HALF
 
 
 @lru_cache(maxsize=64)
 def ground_of(plan: Plan, clearance: float) -> Ground:
-    """The cells whose centre keeps `clearance` from all walls and pieces, without pockets that no door reaches."""
+    """Find the cells whose center keeps `clearance` from all walls and pieces, without pockets that no door reaches."""
     free = np.ones((CELLS, CELLS), bool)
     centers = (np.arange(CELLS) + 0.5) * CELL - HALF
     bounds = plan.solids + clearance * np.array([-1, 1, -1, 1])
@@ -89,7 +89,7 @@ def ground_of(plan: Plan, clearance: float) -> Ground:
 
 
 def _flood(free: np.ndarray, cell: int) -> np.ndarray:
-    """Breadth-first steps from a cell over the free ones, -1 elsewhere. The border of the grid is never free."""
+    """Count breadth-first steps from a cell over the free ones, -1 elsewhere. The border of the grid is never free."""
     steps = np.where(free, -1, -2)
     front, level = np.array([cell]), 0
     while front.size:

@@ -23,7 +23,7 @@ strong joints, slippery and rough floors.
 
 
 def trot(phase: float, direction: np.ndarray, turn: float = 0.0) -> np.ndarray:
-    """Where hips and knees should be at one moment of a trot.
+    """Compute where hips and knees should be at one moment of a trot.
 
     A hip moves its foot along a circle, so a diagonal pair can push along one line only: the two lines cross at
     right angles, and how far each pair swings decides the direction of the walk. No turn is needed to go sideways.

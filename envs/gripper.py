@@ -39,7 +39,7 @@ _DEPTH = 0.014
 
 
 def add_table(spec: mujoco.MjSpec) -> None:
-    """A table with walls, objects behind it, a lamp, and the cameras `front` and `top`."""
+    """Add a table with walls, objects behind it, a lamp, and the cameras `front` and `top`."""
     spec.visual.headlight.ambient, spec.visual.map.znear, spec.stat.extent = [0.58] * 3, 0.02, EXTENT
     plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
     look = {"contype": 0, "conaffinity": 0}
@@ -69,7 +69,7 @@ def add_table(spec: mujoco.MjSpec) -> None:
 
 
 def add_gripper(spec: mujoco.MjSpec) -> None:
-    """Three slides with velocity servos (x, y, z), two fingers with position servos, in that order of joints; camera `wrist`.
+    """Add joints in this order, x, y, z slides with velocity servos and two fingers with position servos; and the camera `wrist`.
 
     The fingers' targets are activations, so part of the physics state. Geoms: `shadow`, `rod`, `palm`, `left`, `right`;
     they touch what has bit 2 in its `conaffinity`. The gripper has no weight.
@@ -98,7 +98,7 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
 
 
 def held_cube(hand: np.ndarray, fingers: np.ndarray, cubes: np.ndarray, half: float) -> int | None:
-    """Index of the cube between the fingers, with both touching it; None when there is none.
+    """Return the index of the cube between the fingers, with both touching it; None when there is none.
 
     Args:
         hand: x, y, z of the tips (3,).
@@ -133,7 +133,7 @@ class Mover:
         self.half, self.reach, self.speed, self.hover = half, reach, speed, hover
 
     def act(self, hand: np.ndarray, fingers: np.ndarray, closing: float, cubes: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """The next action, float32 (4,).
+        """Choose the next action, float32 (4,).
 
         Args:
             hand: x, y, z of the tips (3,).
@@ -153,7 +153,7 @@ class Mover:
         return self._fetch(hand, cubes, chosen[0])
 
     def _around(self, hand: np.ndarray, cubes: np.ndarray) -> int | None:
-        """The cube that the fingers reach around, touched or not."""
+        """Return the cube that the fingers reach around, touched or not."""
         gaps = np.abs(cubes - hand - [0.0, 0.0, PAD[2]])
         inside = np.flatnonzero((gaps < [OPENING, self.half, PAD[2] + self.half]).all(axis=1))
         return int(inside[0]) if inside.size else None
@@ -195,7 +195,7 @@ class Mover:
 
 
 def _top(cubes: np.ndarray, start: np.ndarray, end: np.ndarray, carried: int | None, half: float) -> float:
-    """Height of the highest cube that the hand may pass over on its way."""
+    """Return the height of the highest cube that the hand may pass over on its way."""
     low, high = np.minimum(start, end)[:2] - 4 * half, np.maximum(start, end)[:2] + 4 * half
     passed = ((cubes[:, :2] > low) & (cubes[:, :2] < high)).all(axis=1)
     if carried is not None:
@@ -204,7 +204,7 @@ def _top(cubes: np.ndarray, start: np.ndarray, end: np.ndarray, carried: int | N
 
 
 def _next_cube(cubes: np.ndarray, goals: np.ndarray, half: float, held: int | None) -> tuple[int, np.ndarray] | None:
-    """Which cube to move now and where to; None when all are in place. A cube in the way is put aside."""
+    """Choose which cube to move now and where to; None when all are in place. A cube in the way is put aside."""
     far = np.linalg.norm(cubes - goals, axis=1)
     wrong = [i for i in np.argsort(goals[:, 2], kind="stable") if far[i] > 0.02 or i == held and far[i] > 0.008]
     if held in wrong:
@@ -226,7 +226,7 @@ def _next_cube(cubes: np.ndarray, goals: np.ndarray, half: float, held: int | No
 
 
 def _blockers(cubes: np.ndarray, place: np.ndarray, i: int, half: float, above: bool) -> list[int]:
-    """The cubes other than i that keep it from being put at a place, fingers around it; or only those above the place."""
+    """List the cubes other than i that keep it from being put at a place, fingers around it; or only those above the place."""
     gaps = np.abs(cubes - place)[:, :2]
     near = np.hypot(*gaps.T) < 2.2 * half if above else (gaps < [2 * half + 3 * PAD[0], 2.2 * half]).all(axis=1)
     high = cubes[:, 2] > place[2] + half * (1.0 if above else -1.0)
@@ -234,7 +234,7 @@ def _blockers(cubes: np.ndarray, place: np.ndarray, i: int, half: float, above: 
 
 
 def _free_place(cubes: np.ndarray, goals: np.ndarray, i: int, half: float) -> np.ndarray:
-    """A place on the table far from every other cube and from every goal."""
+    """Find a place on the table far from every other cube and from every goal."""
     places = np.array([[x, y, half] for x in np.linspace(-0.19, 0.19, 5) for y in np.linspace(-0.12, 0.12, 3)])
     taken: Sequence[np.ndarray] = [*np.delete(cubes, i, axis=0), *goals]
     gaps = np.min([np.hypot(*(places - other)[:, :2].T) for other in taken], axis=0)

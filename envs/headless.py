@@ -11,7 +11,7 @@ from worldmodel.errors import UserError
 
 
 def choose_backend() -> str:
-    """The GL backend to use: `MUJOCO_GL` if set; else glfw on a display, egl without one, osmesa without EGL.
+    """Choose the GL backend: `MUJOCO_GL` if set; else glfw on a display, egl without one, osmesa without EGL.
 
     The choice is written to `MUJOCO_GL`, so that mujoco and worker processes make the same one.
     """
@@ -23,7 +23,7 @@ def choose_backend() -> str:
 
 
 def no_rendering(error: Exception) -> UserError:
-    """The one message for every way in which OpenGL can be missing."""
+    """Make the one message for every way in which OpenGL can be missing."""
     return UserError(
         f"cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}): install a headless OpenGL "
         "with `apt-get install libosmesa6 libegl1 libgl1-mesa-dri` and set MUJOCO_GL=egl or MUJOCO_GL=osmesa"

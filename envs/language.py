@@ -51,12 +51,12 @@ class Attribute:
 
 
 def with_article(word: str) -> str:
-    """The word after "a" or "an"."""
+    """Return the word after "a" or "an"."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def read_attributes(text: str, attributes: Mapping[str, Attribute]) -> dict[str, str]:
-    """Attribute -> value for every attribute that `text` mentions; the first mention counts.
+    """Read attribute -> value for every attribute that `text` mentions; the first mention counts.
 
     The text may come from a model, so nothing is ever an error: what is not found is absent.
     """
@@ -70,7 +70,7 @@ def read_attributes(text: str, attributes: Mapping[str, Attribute]) -> dict[str,
 
 
 def make_questions(rng: np.random.Generator, attributes: Mapping[str, Attribute], truth: Mapping[str, str]) -> list[tuple[str, str]]:
-    """An open and a yes/no question per attribute with the true answers, in the order of the attributes.
+    """Make an open and a yes/no question per attribute with the true answers, in the order of the attributes.
 
     The phrase of a yes/no question is the true one with probability 1/2, else one of the wrong ones.
     """
@@ -94,7 +94,7 @@ def question_track(
     sampled: Set[str],
     others: Callable[[int], list[tuple[str, str]]],
 ) -> list[tuple[str, str]]:
-    """One (question, answer) per state of an episode; who sees the questions alone scores chance on yes and no.
+    """Choose one (question, answer) per state of an episode; who sees the questions alone scores chance on yes and no.
 
     About a third are open, a third yes/no, the rest come from `others`. A yes/no question about something that
     changes in the episode is asked of two states, once for a yes and once for a no; where no second state is found an
@@ -146,7 +146,7 @@ def question_track(
 
 
 def direction_words(right: float, up: float, threshold: float) -> str:
-    """A displacement in the picture as words: "left", "up and right"; "" when both parts are below the threshold."""
+    """Write a displacement in the picture as words: "left", "up and right"; "" when both parts are below the threshold."""
     vertical = "" if abs(up) < threshold else "up" if up > 0 else "down"
     horizontal = "" if abs(right) < threshold else "right" if right > 0 else "left"
     return " and ".join(word for word in (vertical, horizontal) if word)

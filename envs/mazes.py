@@ -32,7 +32,7 @@ class Maze:
         return len(self.up)
 
     def ways_out(self, cell: Cell) -> list[str]:
-        """The open directions of a cell, in the order of `DIRECTIONS`."""
+        """List the open directions of a cell, in the order of `DIRECTIONS`."""
         i, j = cell
         is_open = {
             "left": i > 0 and self.right[i - 1, j],
@@ -45,7 +45,7 @@ class Maze:
 
 @lru_cache(maxsize=256)
 def make_maze(number: int, openness: float, size: int) -> Maze:
-    """The maze with a number: a random spanning tree, of whose walls a share is taken away again.
+    """Make the maze with a number: a random spanning tree, of whose walls a share is taken away again.
 
     Args:
         number: Any whole number from 0; decides the tree and the order in which walls go.
@@ -78,7 +78,7 @@ def make_maze(number: int, openness: float, size: int) -> Maze:
 
 
 def path_lengths(maze: Maze, goal: Cell) -> np.ndarray:
-    """Number of steps from cell to cell on the shortest path to `goal`, int (n, n), indexed [column, row]."""
+    """Count the steps from cell to cell on the shortest path to `goal`, int (n, n), indexed [column, row]."""
     lengths = np.full((maze.size, maze.size), -1)
     lengths[goal] = 0
     queue = deque([goal])
@@ -93,29 +93,29 @@ def path_lengths(maze: Maze, goal: Cell) -> np.ndarray:
 
 
 def next_step(maze: Maze, lengths: np.ndarray, cell: Cell) -> Cell:
-    """The step from a cell to the next one on the shortest path, given the `path_lengths` (n, n) to its end."""
+    """Return the step from a cell to the next one on the shortest path, given the `path_lengths` (n, n) to its end."""
     steps = [DIRECTIONS[way] for way in maze.ways_out(cell)]
     return min(steps, key=lambda step: lengths[cell[0] + step[0], cell[1] + step[1]])
 
 
 def cell_of(point: np.ndarray, size: int) -> Cell:
-    """The cell that holds a point (2,); points outside belong to the nearest cell."""
+    """Return the cell that holds a point (2,); points outside belong to the nearest cell."""
     i, j = np.clip(np.floor((point + 1.0) * (size / 2)), 0, size - 1)
     return int(i), int(j)
 
 
 def centre_of(cell: Cell, size: int) -> np.ndarray:
-    """The middle (2,) of a cell."""
+    """Return the middle (2,) of a cell."""
     return (np.array(cell) + 0.5) * (2 / size) - 1.0
 
 
 def max_walls(size: int) -> int:
-    """The largest number of boxes that `wall_boxes` returns."""
+    """Return the largest number of boxes that `wall_boxes` returns."""
     return 2 * (size - 1) * ((size + 1) // 2)
 
 
 def wall_boxes(maze: Maze, half: float) -> np.ndarray:
-    """The inner walls as boxes (k, 4): x and y of the centre, half the width, half the height.
+    """Return the inner walls as boxes (k, 4): x and y of the center, half the width, half the height.
 
     Walls in one line that touch are one box, so that nothing catches on a seam.
 

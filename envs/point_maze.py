@@ -115,7 +115,7 @@ class PointMaze(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor, rim, walls and marks in reserve, ball on two slides, a lamp, cameras above."""
+        """Add the floor, rim, walls and marks in reserve, ball on two slides, a lamp, cameras above."""
         spec.option.timestep = 0.005
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -153,7 +153,7 @@ class PointMaze(MujocoTask):
         world.add_camera(name="tilted", pos=[0, -1.75, 2.4], xyaxes=[1, 0, 0, 0, 0.82, 0.57], fovy=48)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write maze, ball, colours, marks, light and camera into the model."""
+        """Write maze, ball, colors, marks, light and camera into the model."""
         model = self.model
         self._apply_ball(values)
         wall = WALL_COLORS[str(values["wall.color"])]
@@ -191,7 +191,7 @@ class PointMaze(MujocoTask):
         model.body("ball").mass[:] = float(values["ball.mass"])
 
     def _apply_floor(self, values: dict[str, Value]) -> None:
-        """Colour and pattern; marks of several sizes, laid out by the number of the maze."""
+        """Set the floor's color and pattern, and marks of several sizes, laid out by the number of the maze."""
         model = self.model
         model.geom("floor").rgba[:3] = FLOOR_COLORS[str(values["floor.color"])]
         model.geom("floor").matid[:] = material_of(model, str(values["floor.pattern"]))
@@ -216,16 +216,16 @@ class PointMaze(MujocoTask):
         return self._maze_of(self.variation)
 
     def _place_in(self, cell: Cell, rng: np.random.Generator) -> np.ndarray:
-        """A random point (2,) in a cell that is clear of walls on all sides."""
+        """Sample a point (2,) in a cell that is clear of walls on all sides."""
         slack = CELL_HALF - WALL_HALF - self._number("ball.radius")
         return centre_of(cell, CELLS) + rng.uniform(-slack, slack, size=2)
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Any cell; in it, any point that is clear of walls on all sides."""
+        """Sample any cell; in it, any point that is clear of walls on all sides."""
         return self._place_in((int(rng.integers(CELLS)), int(rng.integers(CELLS))), rng)
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """Like a start, in one of the cells that are at least `MIN_PATH` steps away on the shortest path."""
+        """Sample a goal like a start, in one of the cells that are at least `MIN_PATH` steps away on the shortest path."""
         far = np.argwhere(path_lengths(self.maze, cell_of(start, CELLS)) >= MIN_PATH)
         for _ in range(MAX_GOAL_TRIES):
             column, row = far[int(rng.integers(len(far)))]
@@ -235,7 +235,7 @@ class PointMaze(MujocoTask):
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Outside the arena, or inside a wall."""
+        """Report a ball outside the arena or inside a wall."""
         x, y = position
         radius = self._number("ball.radius") - CONTACT_DEPTH
         if max(abs(x), abs(y)) > 1.0 - radius:
@@ -247,15 +247,15 @@ class PointMaze(MujocoTask):
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Position, and velocity in units of a full action."""
+        """Return position, and velocity in units of a full action."""
         return np.concatenate([position, velocity / self._number("ball.speed")])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Position of the ball."""
+        """Return the position of the ball."""
         return position.copy()
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colour; row and column of the cell that holds the ball's centre; how that cell is open."""
+        """Return color; row and column of the cell that holds the ball's center; how that cell is open."""
         column, row = cell = cell_of(position, CELLS)
         ways = self.maze.ways_out(cell)
         straight = ways in (["left", "right"], ["down", "up"])
@@ -263,7 +263,7 @@ class PointMaze(MujocoTask):
         return {"color": str(self.variation["ball.color"]), "row": ROWS[row], "column": COLUMNS[column], "place": place}
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "a red ball in a dead end, in the top row and in the second column"."""
+        """Write e.g. "a red ball in a dead end, in the top row and in the second column"."""
         ball, place = f"{with_article(phrases['color'])} ball", phrases["place"]
         ways = self.maze.ways_out(cell_of(position, CELLS))
         return [
@@ -274,7 +274,7 @@ class PointMaze(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "bring the red ball to the cell in the top row and in the second column"."""
+        """Write e.g. "bring the red ball to the cell in the top row and in the second column"."""
         return [
             f"bring the {phrases['color']} ball to the cell {phrases['row']} and {phrases['column']}",
             f"find a way through the maze until the ball is {phrases['row']}, {phrases['column']}, {phrases['place']}",
@@ -282,7 +282,7 @@ class PointMaze(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Which way the ball moved, and what kind of cell it entered."""
+        """Describe which way the ball moved, and what kind of cell it entered."""
         right, up = after - before
         words = direction_words(right, up, threshold=0.03)
         if not words:
@@ -292,7 +292,7 @@ class PointMaze(MujocoTask):
         return f"the ball moved {words} into another cell, {with_article(self.attributes_of(after)['place'])}"
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Ways out, path length, counts.
+        """Ask about ways out, path length and counts.
 
         Whether the asked way is open is decided by a coin, and so is whether "open" or "blocked" is asked. At a
         crossing, where nothing is blocked, this is not asked.
@@ -315,11 +315,11 @@ class PointMaze(MujocoTask):
         return pairs
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean, through walls."""
+        """Compute the Euclidean distance, through walls."""
         return float(np.hypot(*(position - goal)))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Takes the shortest path from cell to cell, at a speed of its own and on a side of its own: some brush walls."""
+        """Make a policy that takes the shortest path, at a speed and on a side of the cells of its own: some brush walls."""
         speed, side = float(rng.uniform(0.8, 1.0)), np.clip(rng.uniform(-1.5, 1.5, size=2), -1.0, 1.0)
         lengths: dict[Cell, np.ndarray] = {}  # goal cell -> path lengths to it
 
@@ -340,7 +340,7 @@ class PointMaze(MujocoTask):
 
 
 def _next_target(position: np.ndarray, halt: np.ndarray, step: Cell, side: np.ndarray, slack: float) -> np.ndarray:
-    """The point (2,) to roll to.
+    """Choose the point (2,) to roll to.
 
     Args:
         position: The ball (2,).
@@ -359,7 +359,7 @@ def _next_target(position: np.ndarray, halt: np.ndarray, step: Cell, side: np.nd
 
 
 def _ways_text(ways: list[str]) -> str:
-    """E.g. "the ways left, down and up"."""
+    """Write e.g. "the ways left, down and up"."""
     if len(ways) == 1:
         return f"the way {ways[0]} alone"
     return f"the ways {', '.join(ways[:-1])} and {ways[-1]}"

@@ -39,30 +39,30 @@ _LENGTHS = np.arange(0.02, 0.61, 0.02)
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:
-    """Angles in [-pi, pi)."""
+    """Wrap angles to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def to_world(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (n, 2) of the block's frame in the arena's, for one pose (3,)."""
+    """Transform points (n, 2) of the block's frame to the arena's, for one pose (3,)."""
     cos, sin = np.cos(pose[2]), np.sin(pose[2])
     return points @ np.array([[cos, sin], [-sin, cos]]) + pose[:2]
 
 
 def to_block(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (n, 2) of the arena in the block's frame."""
+    """Transform points (n, 2) of the arena to the block's frame."""
     cos, sin = np.cos(pose[2]), np.sin(pose[2])
     return (points - pose[:2]) @ np.array([[cos, -sin], [sin, cos]])
 
 
 def gaps(points: np.ndarray, size: float) -> np.ndarray:
-    """Distance (n, 2) of points (n, 2) in the block's frame to its bar and to its stem; 0 inside."""
+    """Compute the distance (n, 2) of points (n, 2) in the block's frame to its bar and to its stem; 0 inside."""
     outside = np.abs(points[:, None] - size * BOXES[:, :2]) - size * BOXES[:, 2:]
     return np.linalg.norm(np.maximum(outside, 0.0), axis=-1)
 
 
 def contacts(size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 2) along the outline of a block, with the directions (n, 2) that point away from it."""
+    """Return points (n, 2) along the outline of a block, with the directions (n, 2) that point away from it."""
     points, normals = [], []
     for start, end in zip(OUTLINE, np.roll(OUTLINE, -1, axis=0), strict=True):
         along = (end - start) / np.linalg.norm(end - start)
@@ -89,7 +89,7 @@ class Pusher:
         return points[free], normals[free]
 
     def pushed(self, pose: np.ndarray, index: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Poses (n, m, 3) after the disc has followed contacts `index` (n,) inwards for `lengths` (m,).
+        """Compute the poses (n, m, 3) after the disc has followed contacts `index` (n,) inward for `lengths` (m,).
 
         The floor's friction makes the block move along the force: this is exact for slow pushes.
         """
@@ -106,14 +106,14 @@ class Pusher:
         return np.stack([x, y, pose[2] + turn], axis=-1)
 
     def reach(self, poses: np.ndarray) -> np.ndarray:
-        """The largest |x| or |y| of the block's corners, (...), in poses (..., 3)."""
+        """Compute the largest |x| or |y| of the block's corners, (...), in poses (..., 3)."""
         cos, sin = np.cos(poses[..., 2, None]), np.sin(poses[..., 2, None])
         x, y = self.size * CORNERS.T
         across = np.abs(poses[..., 0, None] + cos * x - sin * y).max(axis=-1)
         return np.asarray(np.maximum(across, np.abs(poses[..., 1, None] + sin * x + cos * y).max(axis=-1)))
 
     def ways(self, pose: np.ndarray, start: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shortest ways of the disc around the block.
+        """Find the shortest ways of the disc around the block.
 
         Args:
             pose: (3,) of the block.
@@ -142,7 +142,7 @@ class Pusher:
         return length[count:], everywhere[first[count:]]
 
     def crosses(self, segments: np.ndarray) -> np.ndarray:
-        """Whether the disc on straight segments (n, 2 ends, 2) of the block's frame meets the block, bool (n,)."""
+        """Test whether the disc on straight segments (n, 2 ends, 2) of the block's frame meets the block, bool (n,)."""
         start = segments[:, None, 0] - self.size * BOXES[:, :2]
         step = segments[:, None, 1] - segments[:, None, 0]
         half = self.size * BOXES[:, 2:] + self.radius + MARGIN
@@ -153,7 +153,7 @@ class Pusher:
 
 
 def pose_error(poses: np.ndarray, goal: np.ndarray, tolerance: tuple[float, float]) -> np.ndarray:
-    """Root of the squared errors of place and angle in their tolerances, (...), of poses (..., 3)."""
+    """Compute the root of the squared errors of place and angle in their tolerances, (...), of poses (..., 3)."""
     away = np.linalg.norm(poses[..., :2] - goal[:2], axis=-1) / tolerance[0]
     return np.hypot(away, wrap(poses[..., 2] - goal[2]) / tolerance[1])
 
@@ -170,7 +170,7 @@ class PushPlan:
         self._trust = np.ones(len(pusher.contacts[0]))
 
     def target(self, pose: np.ndarray, disc: np.ndarray, goal: np.ndarray, step: float) -> np.ndarray:
-        """Where the disc should be after the next step, (2,).
+        """Choose where the disc should be after the next step, (2,).
 
         Args:
             pose: (3,) of the block.
@@ -211,13 +211,13 @@ class PushPlan:
         return first[0]
 
     def _best_length(self, pose: np.ndarray, goal: np.ndarray, contact: int) -> float:
-        """How far to push a contact; 0 when that does not help."""
+        """Choose how far to push a contact; 0 when that does not help."""
         errors = pose_error(self._pusher.pushed(pose, np.array([contact]), _LENGTHS)[0], goal, self._tolerance)
         best = int(np.argmin(errors))
         return float(_LENGTHS[best]) if errors[best] < pose_error(pose, goal, self._tolerance) - 0.02 else 0.0
 
     def _choose(self, pose: np.ndarray, disc: np.ndarray, goal: np.ndarray) -> int | None:
-        """One of the contacts that bring the block closest to its goal in the time that they take."""
+        """Choose one of the contacts that bring the block closest to its goal in the time that they take."""
         points, normals = self._pusher.contacts
         poses = self._pusher.pushed(pose, np.arange(len(points)), _LENGTHS)
         errors = pose_error(poses, goal, self._tolerance)
@@ -240,7 +240,7 @@ class PushPlan:
         return bool(self._pusher.crosses(np.repeat(to_block(pose, disc[None])[None], 2, axis=1))[0])
 
     def _away(self, pose: np.ndarray, disc: np.ndarray, step: float) -> np.ndarray:
-        """A step away from the parts of the block that are near."""
+        """Step away from the parts of the block that are near."""
         size, body = self._pusher.size, to_block(pose, disc[None])[0]
         centers, halves = size * BOXES[:, :2], size * BOXES[:, 2:]
         apart = body - centers - np.clip(body - centers, -halves, halves)  # from the nearest points of bar and stem

@@ -122,7 +122,7 @@ class PushT(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor with marks, walls, block on two slides and a hinge, disc on two slides, cameras."""
+        """Add the floor with marks, walls, block on two slides and a hinge, disc on two slides, cameras."""
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -164,7 +164,7 @@ class PushT(MujocoTask):
         world.add_camera(name="tilted", pos=[0, -2.1, 2.2], xyaxes=[1, 0, 0, 0, 0.74, 0.673], fovy=50)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write colours, sizes, friction, the floor, the light and the cameras into the model."""
+        """Write colors, sizes, friction, the floor, the light and the cameras into the model."""
         model = self.model
         floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
         model.geom("floor").rgba[:3] = floor
@@ -209,15 +209,15 @@ class PushT(MujocoTask):
         return Pusher(self._number("block.size"), self._number("pusher.radius"))
 
     def _gap(self, position: np.ndarray) -> float:
-        """Distance of the disc's centre to the block, 0 inside."""
+        """Compute the distance of the disc's center to the block, 0 inside."""
         return float(gaps(to_block(position[:3], position[None, 3:]), self._number("block.size")).min())
 
     def _reach(self, position: np.ndarray) -> float:
-        """The largest |x| or |y| of the block's corners."""
+        """Compute the largest |x| or |y| of the block's corners."""
         return float(self._pusher().reach(position[:3]))
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Any angle, with room for the disc between block and walls; the disc anywhere clear of the block."""
+        """Sample any angle, with room for the disc between block and walls; the disc anywhere clear of the block."""
         radius = self._number("pusher.radius")
         while True:
             pose = np.array([*rng.uniform(-0.55, 0.55, size=2), rng.uniform(-np.pi, np.pi)])
@@ -226,7 +226,7 @@ class PushT(MujocoTask):
                 return position
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Block or disc outside the arena, or the disc inside the block."""
+        """Report a block or disc outside the arena, or the disc inside the block."""
         x, y, _, disc_x, disc_y = position
         radius = self._number("pusher.radius")
         if self._reach(position) > 1.0 + CONTACT_DEPTH:
@@ -238,16 +238,16 @@ class PushT(MujocoTask):
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Position of the disc, and its velocity in units of a full action."""
+        """Return the position of the disc, and its velocity in units of a full action."""
         return np.concatenate([position[3:], velocity[3:] / self._number("pusher.speed")])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Place of the block, cos and sin of its angle, place of the disc."""
+        """Return the place of the block, cos and sin of its angle, and the place of the disc."""
         x, y, angle = position[:3]
         return np.array([x, y, np.cos(angle), np.sin(angle), *position[3:]])
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colours; where the block's centre is; the nearest of 8 directions; the disc's side, by the larger offset."""
+        """Return colors; where the block's center is; the nearest of 8 directions; the disc's side, by the larger offset."""
         x, y, angle, *disc = position
         row, column = (int(y < THIRD) + int(y < -THIRD), int(x > -THIRD) + int(x > THIRD))
         right, up = disc[0] - x, disc[1] - y
@@ -261,7 +261,7 @@ class PushT(MujocoTask):
         }
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "a red T-block in the top left, its stem pointing down, and a slate disc left of the block"."""
+        """Write e.g. "a red T-block in the top left, its stem pointing down, and a slate disc left of the block"."""
         block, disc = f"{with_article(phrases['color'])} T-block", f"{with_article(phrases['pusher_color'])} disc"
         return [
             f"{block} {phrases['place']}, its stem {phrases['stem']}, and {disc} {phrases['side']}",
@@ -271,7 +271,7 @@ class PushT(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "push the red T-block until it is in the top left, its stem pointing down"; the disc does not count."""
+        """Write e.g. "push the red T-block until it is in the top left, its stem pointing down"; the disc does not count."""
         return [
             f"push the {phrases['color']} T-block until it is {phrases['place']}, its stem {phrases['stem']}",
             f"the {phrases['color']} T-block should be {phrases['place']} with its stem {phrases['stem']}",
@@ -279,7 +279,7 @@ class PushT(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Which way the disc moved, which way the block moved and turned."""
+        """Describe which way the disc moved, which way the block moved and turned."""
         block_x, block_y, turn, disc_x, disc_y = after - before
         disc, block = direction_words(disc_x, disc_y, threshold=0.03), direction_words(block_x, block_y, threshold=0.02)
         turn = wrap(turn)
@@ -289,7 +289,7 @@ class PushT(MujocoTask):
         return f"{moved} and the block {' and '.join(changes) or 'did not move'}"
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Touch, height and the ends of the block, each question and its opposite equally likely; and a count of marks."""
+        """Ask about touch, height and the ends of the block, each question and its opposite equally likely; and a count of marks."""
         size = self._number("block.size")
         disc = to_block(position[:3], position[None, 3:])
         to_bar, to_end = gaps(disc, size)[0, 0], np.hypot(*(disc[0] - size * CORNERS[[2, 3]].mean(axis=0)))
@@ -313,12 +313,12 @@ class PushT(MujocoTask):
         return [(question, "yes" if answer else "no"), ("how many marks are on the floor?", _NUMBERS[marks])]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """The larger of the block's errors of place and angle, in their tolerances."""
+        """Return the larger of the block's errors of place and angle, in their tolerances."""
         away, turn = np.hypot(*(position - goal)[:2]), abs(wrap(position[2] - goal[2]))
         return float(max(away / PLACE_TOLERANCE, turn / ANGLE_TOLERANCE))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Pushes where that helps most, goes around the block to the next place, at a speed of its own."""
+        """Make a policy that pushes where that helps most, then goes around the block to the next place, at a speed of its own."""
         speed = float(rng.uniform(0.75, 1.0))
         lag = (1.0 - np.exp(-VELOCITY_GAIN * self.step_seconds)) / VELOCITY_GAIN
         plan = PushPlan(self._pusher(), (PLACE_TOLERANCE, ANGLE_TOLERANCE), rng)
@@ -335,7 +335,7 @@ class PushT(MujocoTask):
 
 
 def marks_of(layout: int) -> np.ndarray:
-    """Places (n, 2) of the marks on the floor in a layout; none in layout 0, one to five in the others."""
+    """Return places (n, 2) of the marks on the floor in a layout; none in layout 0, one to five in the others."""
     if layout == 0:
         return np.empty((0, 2))
     rng = np.random.default_rng(layout)

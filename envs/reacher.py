@@ -78,7 +78,7 @@ class Reacher(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor, shoulder, two links drawn as flat bars with round ends, camera above."""
+        """Add the floor, shoulder, two links drawn as flat bars with round ends, camera above."""
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -115,7 +115,7 @@ class Reacher(MujocoTask):
         add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write colours, lengths, the light and the camera into the model; masses stay as they are."""
+        """Write colors, lengths, the light and the camera into the model; masses stay as they are."""
         model = self.model
         arm, joint = OBJECT_COLORS[str(values["arm.color"])], WALL_COLORS[str(values["joint.color"])]
         thickness = float(values["arm.thickness"])
@@ -139,29 +139,29 @@ class Reacher(MujocoTask):
         model.camera("top").fovy[:] = float(values["camera.extent"])
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Uniform angles, the elbow clear of its limits."""
+        """Sample uniform angles, the elbow clear of its limits."""
         return np.array([rng.uniform(-np.pi, np.pi), rng.uniform(-1.0, 1.0) * (ELBOW_LIMIT - 0.1)])
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Cos and sin of the shoulder, scaled elbow, velocities in units of a full action."""
+        """Return cos and sin of the shoulder, scaled elbow, velocities in units of a full action."""
         shoulder, elbow = position
         angles = [np.cos(shoulder), np.sin(shoulder), elbow / ELBOW_LIMIT]
         return np.concatenate([angles, velocity / float(self.variation["arm.speed"])])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Cos and sin of both angles, place of the hand."""
+        """Return cos and sin of both angles, and the place of the hand."""
         shoulder, elbow = position
         angles = [np.cos(shoulder), np.sin(shoulder), np.cos(elbow), np.sin(elbow)]
         return np.concatenate([angles, self.hand_of(position)])
 
     def hand_of(self, position: np.ndarray) -> np.ndarray:
-        """Place of the hand (2,) in arena units, from the two angles (2,)."""
+        """Compute the place of the hand (2,) in arena units, from the two angles (2,)."""
         lengths = np.array([self.variation["arm.upper_length"], self.variation["arm.forearm_length"]], float)
         directions = np.cumsum(position)
         return np.array([lengths @ np.cos(directions), lengths @ np.sin(directions)])
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colour; how far the elbow is bent (0.7 and 1.7 rad divide); the quadrant of the hand."""
+        """Return color; how far the elbow is bent (0.7 and 1.7 rad divide); the quadrant of the hand."""
         bend = abs(position[1])
         x, y = self.hand_of(position)
         return {
@@ -171,13 +171,13 @@ class Reacher(MujocoTask):
         }
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """The elbow beyond its limits."""
+        """Report an elbow beyond its limits."""
         if abs(position[1]) > ELBOW_LIMIT + 0.1:
             return f"the elbow cannot bend to {position[1]:.3f} rad, its limits are -{ELBOW_LIMIT} and {ELBOW_LIMIT}"
         return None
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "a blue arm, bent, with its hand in the upper left"."""
+        """Write e.g. "a blue arm, bent, with its hand in the upper left"."""
         arm = f"{with_article(phrases['color'])} arm"
         return [
             f"{arm}, {phrases['elbow']}, with its hand {phrases['hand']}",
@@ -186,7 +186,7 @@ class Reacher(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "the hand should be in the upper left and the arm bent"."""
+        """Write e.g. "the hand should be in the upper left and the arm bent"."""
         return [
             f"the hand should be {phrases['hand']} and the {phrases['color']} arm {phrases['elbow']}",
             f"turn the arm until it is {phrases['elbow']} with its hand {phrases['hand']}",
@@ -194,7 +194,7 @@ class Reacher(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Which way the hand moved, and whether the elbow opened or closed."""
+        """Describe which way the hand moved, and whether the elbow opened or closed."""
         right, up = self.hand_of(after) - self.hand_of(before)
         words = direction_words(right, up, threshold=0.04)
         bend = abs(after[1]) - abs(before[1])
@@ -202,18 +202,18 @@ class Reacher(MujocoTask):
         return hand + ("" if abs(bend) < 0.1 else " and the arm bent more" if bend > 0 else " and the arm straightened")
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Where the hand is, seen from the elbow: each question and its opposite are equally likely."""
+        """Ask where the hand is, seen from the elbow: each question and its opposite are equally likely."""
         elbow = float(self.variation["arm.upper_length"]) * np.array([np.cos(position[0]), np.sin(position[0])])
         x, y = self.hand_of(position) - elbow
         word, answer = [("left of", x < 0), ("right of", x >= 0), ("above", y > 0), ("below", y <= 0)][int(rng.integers(4))]
         return [(f"is the hand {word} the elbow?", "yes" if answer else "no"), ("how many joints does the arm have?", "two")]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean over the angles in rad."""
+        """Compute the Euclidean distance over the angles in rad."""
         return float(np.linalg.norm(_turn(position, goal)))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Turns both joints straight to the goal, the shoulder the short way, at a speed of its own."""
+        """Make a policy that turns both joints straight to the goal, the shoulder the short way, at a speed of its own."""
         speed = float(rng.uniform(0.7, 1.0))
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:
@@ -224,7 +224,7 @@ class Reacher(MujocoTask):
 
 
 def _turn(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """The angles (2,) from a pose to a goal: the shoulder's in [-pi, pi); the elbow cannot turn round."""
+    """Compute the angles (2,) from a pose to a goal: the shoulder's in [-pi, pi); the elbow cannot turn round."""
     turn = goal - position
     turn[0] = (turn[0] + np.pi) % (2 * np.pi) - np.pi
     return turn

@@ -26,7 +26,7 @@ def apply_fast_preset(spec: mujoco.MjSpec, multisampling: int) -> None:
 
 
 def apply_full_preset(spec: mujoco.MjSpec) -> None:
-    """MuJoCo's stock quality, in place, before the scene is compiled; a scene without a lamp gets one from above."""
+    """Set MuJoCo's stock quality, in place, before the scene is compiled; a scene without a lamp gets one from above."""
     stock = mujoco.MjSpec().visual
     for name in ("shadowsize", "offsamples", "numslices", "numstacks", "numquads"):
         setattr(spec.visual.quality, name, getattr(stock.quality, name))
@@ -51,7 +51,7 @@ def _make_gl_context(size: int) -> Any:
 
 
 def _egl_context() -> Callable[[], int | None] | None:
-    """What tells the address of this thread's current context; None with another backend."""
+    """Return a function that gives the address of this thread's current EGL context; None with another backend."""
     if choose_backend() != "egl":
         return None
     from OpenGL.platform import PLATFORM  # type: ignore[import-untyped]
@@ -108,7 +108,7 @@ class Renderer:
         mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
 
     def render(self, data: mujoco.MjData, camera: str | mujoco.MjvCamera) -> np.ndarray:
-        """A new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date, through a named or a free camera."""
+        """Draw a new uint8 (H, W, 3) picture of `data`, whose body poses must be up to date, through a named or a free camera."""
         if isinstance(camera, str):
             self._camera.fixedcamid = self._model.camera(camera).id
             camera = self._camera

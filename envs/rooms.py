@@ -103,7 +103,7 @@ class Rooms(MujocoTask):
     # ---------------------------------------------------------------- Scene
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Pools of walls, floors and furniture, which `apply_variation` puts in place; the body; two lights."""
+        """Add pools of walls, floors and furniture, which `apply_variation` puts in place; the body; two lights."""
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -121,7 +121,7 @@ class Rooms(MujocoTask):
             )
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Put the pools where the floor plan says; write colours, lights, the eye and the body into the model."""
+        """Put the pools where the floor plan says; write colors, lights, the eye and the body into the model."""
         model, numbers = self.model, {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         self.plan = _plan_of(values)
         furnish(model, self.plan, values)
@@ -143,7 +143,7 @@ class Rooms(MujocoTask):
         model.geom("sky").rgba[:3] = SKY_COLORS[str(values["sky.color"])]
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
-        """Velocities in the frame of the world, for a command in that of the body as it is now."""
+        """Compute velocities in the frame of the world, for a command in that of the body as it is now."""
         speed, yaw = self._number("body.speed"), data.qpos[2]
         cos, sin = np.cos(yaw), np.sin(yaw)
         forward, left, turn = action
@@ -155,12 +155,12 @@ class Rooms(MujocoTask):
         return ground_of(self.plan, RADIUS + 0.05)
 
     def pose_of(self, state: np.ndarray) -> tuple[float, float, float]:
-        """The true pose in a full state (n,): x east and y north of the middle in metres, yaw from east in [-pi, pi) rad."""
+        """Return the true pose in a full state (n,): x east and y north of the middle in meters, yaw from east in [-pi, pi) rad."""
         x, y, yaw = (float(value) for value in self.position_of(state))
         return x, y, float(_short_way(yaw))
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Uniform over the places that the body reaches and the headings that do not look at something very near."""
+        """Sample uniformly from the places that the body reaches and the headings that do not look at something very near."""
         ground = self._ground()
         while True:
             place = place_of(int(ground.cells[int(rng.integers(len(ground.cells)))])) + rng.uniform(-0.5, 0.5, 2) * CELL
@@ -171,7 +171,7 @@ class Rooms(MujocoTask):
                 return np.array([*place, yaw])
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """At least 2 m from the start and at most 11 m of way."""
+        """Sample a goal at least 2 m from the start and at most 11 m of way."""
         ground = self._ground()
         steps = ground.steps_from(ground.cell_of(*start[:2]))
         for _ in range(MAX_GOAL_TRIES):
@@ -182,7 +182,7 @@ class Rooms(MujocoTask):
         raise UserError(f"found no goal that can be reached from the start {start.tolist()}")
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Outside the flat, or inside a wall or a piece of furniture."""
+        """Report a body outside the flat, or inside a wall or a piece of furniture."""
         x, y = position[:2]
         if max(abs(x), abs(y)) > HALF:
             return f"the body would be outside the flat at x={x:.3f}, y={y:.3f}"
@@ -194,44 +194,44 @@ class Rooms(MujocoTask):
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Velocities in the frame of the body, in units of a full action."""
+        """Return velocities in the frame of the body, in units of a full action."""
         cos, sin = np.cos(position[2]), np.sin(position[2])
         forward, left = cos * velocity[0] + sin * velocity[1], cos * velocity[1] - sin * velocity[0]
         return np.array([forward, left, 0.0]) / self._number("body.speed") + np.array([0.0, 0.0, velocity[2] / TURN_SPEED])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Place in units of half the flat; cos and sin of the heading."""
+        """Return the place in units of half the flat, and cos and sin of the heading."""
         return np.array([position[0] / HALF, position[1] / HALF, np.cos(position[2]), np.sin(position[2])])
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """The larger one of the distance / 0.5 m and the angle / 0.35 rad."""
+        """Return the larger one of the distance / 0.5 m and the angle / 0.35 rad."""
         return float(max(np.hypot(*(goal - position)[:2]) / PLACE_TOLERANCE, abs(_short_way(goal[2] - position[2])) / TURN_TOLERANCE))
 
     # ---------------------------------------------------------------- Language
 
     def view_of(self, position: np.ndarray) -> View:
-        """What the eye sees from a configuration (3,)."""
+        """Compute what the eye sees from a configuration (3,)."""
         return look(self.plan, *(float(value) for value in position), self.eye)
 
     def _name(self, piece: int) -> str:
-        """E.g. "red sofa"."""
+        """Name a piece, e.g. "red sofa"."""
         return f"{list(OBJECT_COLORS)[self.plan.pieces[piece].color]} {self.plan.pieces[piece].kind}"
 
     def _room(self, position: np.ndarray) -> str:
         return list(ROOM_COLORS)[self.plan.colors[self.plan.room_of(position[0], position[1])]]
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colour of the room; the nearest point of the compass; what the middle of the picture meets first."""
+        """Return color of the room; the nearest point of the compass; what the middle of the picture meets first."""
         kind, index = self.view_of(position).ahead
         ahead = {"piece": "", "door": "doorway", "wall": "wall"}[kind] or self.plan.pieces[index].kind
         return {"room": self._room(position), "facing": COMPASS[round(position[2] / (np.pi / 2)) % 4], "ahead": ahead}
 
     def _ahead(self, phrase: str, view: View) -> str:
-        """The phrase of what is ahead, with an article and the colour of a piece."""
+        """Phrase what is ahead, with an article and the color of a piece."""
         return with_article(phrase) if view.ahead[0] != "piece" else with_article(f"{self._name(view.ahead[1]).split()[0]} {phrase}")
 
     def _sides(self, view: View) -> list[str]:
-        """What is in view beside what is ahead, from left to right: at most two pieces and a doorway on either side."""
+        """Phrase what is in view to the sides, from left to right: at most two pieces and a doorway on either side."""
         said = [(each, self._name(each.index)) for each in view.pieces if ("piece", each.index) != view.ahead]
         said = sorted(said, key=lambda pair: pair[0].distance)[:2]
         said += [(each, "doorway") for each in view.doors if ("door", each.index) != view.ahead][:1]
@@ -239,7 +239,7 @@ class Rooms(MujocoTask):
         return [f"{with_article(name)} on the {_side(each)}" for each, name in said]
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "in the green room, facing north; a red sofa straight ahead, a blue shelf on the right"."""
+        """Write e.g. "in the green room, facing north; a red sofa straight ahead, a blue shelf on the right"."""
         view = self.view_of(position)
         ahead, sides = self._ahead(phrases["ahead"], view), self._sides(view)
         listed = ", ".join([ahead, *sides])
@@ -252,7 +252,7 @@ class Rooms(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "stop in the green room, facing north, with a red sofa straight ahead"."""
+        """Write e.g. "stop in the green room, facing north, with a red sofa straight ahead"."""
         view = self.view_of(position)
         ahead = self._ahead(phrases["ahead"], view)
         return [
@@ -262,7 +262,7 @@ class Rooms(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """How the body moved in its own frame, and into which room; what it touches when it stayed."""
+        """Describe how the body moved in its own frame, and into which room; what it touches when it stayed."""
         cos, sin, (dx, dy, _) = np.cos(before[2]), np.sin(before[2]), after - before
         forward, left, turn = cos * dx + sin * dy, cos * dy - sin * dx, after[2] - before[2]
         words = [
@@ -280,7 +280,7 @@ class Rooms(MujocoTask):
         return "you " + " and ".join(parts or ["did not move"]) + (f", touching {what}" if gaps[nearest] < TOUCH else "")
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Counts, sides and distances of what is certainly in view; each question and its opposite are equally likely."""
+        """Ask for counts, sides and distances of what is certainly in view; each question and its opposite are equally likely."""
         view, pairs = self.view_of(position), [("how many rooms does the flat have?", str(len(self.plan.rooms)))]
         if view.complete:
             pairs.append(("how many pieces of furniture are in view?", str(len(view.pieces))))
@@ -305,7 +305,7 @@ class Rooms(MujocoTask):
     # ---------------------------------------------------------------- Demonstrator
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Walks a short way, looking where it goes, and turns at its end; at a speed of its own."""
+        """Make a policy that walks a short way, looking where it goes, and turns at its end; at a speed of its own."""
         speed = float(rng.uniform(0.75, 1.0))
         corners: list[np.ndarray] = []
         last: np.ndarray | None = None
@@ -338,7 +338,7 @@ def _plan_of(values: dict[str, Value]) -> Plan:
 
 
 def _short_way(angle: float) -> float:
-    """The same angle in [-pi, pi)."""
+    """Return the same angle in [-pi, pi)."""
     return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
 

@@ -34,7 +34,7 @@ MARKER_Z = 2.2
 
 
 def add_flat(spec: mujoco.MjSpec) -> None:
-    """Pools of walls, floors and furniture, which `furnish` puts in place, and the sky."""
+    """Add pools of walls, floors and furniture, which `furnish` puts in place, and the sky."""
     _add_materials(spec)
     box, look = int(mujoco.mjtGeom.mjGEOM_BOX), {"contype": 0, "conaffinity": 0}
     world = spec.worldbody
@@ -50,7 +50,7 @@ def add_flat(spec: mujoco.MjSpec) -> None:
 
 
 def _add_materials(spec: mujoco.MjSpec) -> None:
-    """A checker board and planks, in shades that the colour of the floor tints."""
+    """Add a checker board and planks, in shades that the color of the floor tints."""
     plank = np.full((32, 32), 255)
     plank[:, 16:] = 236
     plank[:, [0, 16]] = 205
@@ -62,7 +62,7 @@ def _add_materials(spec: mujoco.MjSpec) -> None:
 
 
 def add_body(spec: mujoco.MjSpec) -> None:
-    """Two slides and a hinge; a hull to touch with; a disc with an arrow for the map; the eye."""
+    """Add two slides and a hinge; a hull to touch with; a disc with an arrow for the map; the eye."""
     body = spec.worldbody.add_body(name="body")
     look = {"contype": 0, "conaffinity": 0, "mass": 0.0}
     slide, hinge = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
@@ -93,7 +93,7 @@ def add_body(spec: mujoco.MjSpec) -> None:
 
 
 def furnish(model: mujoco.MjModel, plan: Plan, values: dict[str, Value]) -> None:
-    """Walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
+    """Place walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
     height, wash = float(values["wall.height"]), float(values["wall.wash"])
     room_colors = [np.array(list(ROOM_COLORS.values())[color]) * (1 - wash) + wash for color in plan.colors]
     floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
@@ -126,13 +126,13 @@ def furnish(model: mujoco.MjModel, plan: Plan, values: dict[str, Value]) -> None
 
 
 def _upright(rect: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and half sizes of the box over a rectangle."""
+    """Return center and half sizes of the box over a rectangle."""
     x0, x1, y0, y1 = rect
     return np.array([x0 + x1, y0 + y1, low + high]) / 2, np.array([x1 - x0, y1 - y0, high - low]) / 2
 
 
 def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Coloured panels on the inner faces of walls: centre, half sizes and colour of each."""
+    """Lay out colored panels on the inner faces of walls: center, half sizes and color of each."""
     rng = np.random.default_rng([layout, 1])
     walls = [i for i in rng.permutation(len(plan.walls)) if np.ptp(plan.walls[i][:2]) > 1 or np.ptp(plan.walls[i][2:]) > 1]
     boxes = []

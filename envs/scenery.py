@@ -11,7 +11,7 @@ PLAIN = "plain"
 
 
 def add_pattern(spec: mujoco.MjSpec, name: str, shades: np.ndarray, **material: Any) -> None:
-    """A texture and a material of the same name, in shades of white that the colour of a geom tints.
+    """Add a texture and a material of the same name, in shades of white that the color of a geom tints.
 
     Args:
         spec: The scene.
@@ -26,12 +26,12 @@ def add_pattern(spec: mujoco.MjSpec, name: str, shades: np.ndarray, **material: 
 
 
 def material_of(model: mujoco.MjModel, pattern: str) -> int:
-    """The id of a pattern's material for `geom_matid`; -1 for "plain"."""
+    """Return the id of a pattern's material for `geom_matid`; -1 for "plain"."""
     return -1 if pattern == PLAIN else int(model.material(pattern).id)
 
 
 def add_servo(spec: mujoco.MjSpec, joint: str, bias: Sequence[float], gain: float = 1.0) -> mujoco.MjsActuator:
-    """An actuator of the same name as its joint, whose force is `gain` * control + `bias` . (1, place, velocity)."""
+    """Add an actuator of the same name as its joint, whose force is `gain` * control + `bias` . (1, place, velocity)."""
     servo = spec.add_actuator(name=joint, target=joint, trntype=int(mujoco.mjtTrn.mjTRN_JOINT))
     servo.gainprm[0] = gain
     servo.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)

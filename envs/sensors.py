@@ -6,7 +6,7 @@ import numpy as np
 
 
 def noisy_frame(frame: np.ndarray, deviation: float, state: np.ndarray) -> np.ndarray:
-    """A frame uint8 (H, W, 3) with Gaussian noise on every channel.
+    """Add Gaussian noise to every channel of a frame uint8 (H, W, 3).
 
     Args:
         frame: What a perfect camera would take.
@@ -18,7 +18,7 @@ def noisy_frame(frame: np.ndarray, deviation: float, state: np.ndarray) -> np.nd
 
 
 def noisy_proprio(proprio: np.ndarray, deviation: float, state: np.ndarray) -> np.ndarray:
-    """Proprioception (p,) with Gaussian noise of the given standard deviation, decided by the state (n,)."""
+    """Add Gaussian noise to proprioception (p,), of the given standard deviation, decided by the state (n,)."""
     return proprio + deviation * _generator(state).standard_normal(proprio.shape)
 
 

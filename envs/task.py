@@ -103,7 +103,7 @@ class MujocoTask(BaseTask):
         return float(self.model.opt.timestep * self.frame_skip)
 
     def _number(self, factor: str) -> float:
-        """The value of a factor in this episode."""
+        """Return the value of a factor in this episode."""
         return float(self.variation[factor])
 
     # ---------------------------------------------------------------- For a task to define
@@ -113,7 +113,7 @@ class MujocoTask(BaseTask):
         raise NotImplementedError
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
-        """The actuators' control (nu,) for an action (a,), held for one environment step. By default the action."""
+        """Return the actuators' control (nu,) for an action (a,), held for one environment step. By default the action."""
         return action
 
     def apply_variation(self, values: dict[str, Value]) -> None:
@@ -121,11 +121,11 @@ class MujocoTask(BaseTask):
         raise NotImplementedError
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """A random reachable configuration, float64 (nq,)."""
+        """Sample a reachable configuration, float64 (nq,)."""
         raise NotImplementedError
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """A goal configuration (nq,) that can be reached from the configuration `start` (nq,).
+        """Sample a goal configuration (nq,) that can be reached from the configuration `start` (nq,).
 
         By default any that is at least `min_goal_distance` away.
         """
@@ -136,46 +136,46 @@ class MujocoTask(BaseTask):
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
+        """Say why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
 
         What contacts do is possible: a body may lie a few millimetres deep in another.
         """
         return None
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """What the body feels, (p,), from qpos (nq,) and qvel (nv,)."""
+        """Return what the body feels, (p,), from qpos (nq,) and qvel (nv,)."""
         raise NotImplementedError
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """The variables a picture shows, (f,), about [-1, 1], from qpos (nq,)."""
+        """Return the variables a picture shows, (f,), about [-1, 1], from qpos (nq,)."""
         raise NotImplementedError
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """The true value of every attribute, from qpos (nq,) and `self.variation`."""
+        """Return the true value of every attribute, from qpos (nq,) and `self.variation`."""
         raise NotImplementedError
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """At least three phrasings of a caption, from the phrase of every attribute and qpos (nq,)."""
+        """Write at least three phrasings of a caption, from the phrase of every attribute and qpos (nq,)."""
         raise NotImplementedError
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """At least three phrasings of the instruction to reach a configuration qpos (nq,)."""
+        """Write at least three phrasings of the instruction to reach a configuration qpos (nq,)."""
         raise NotImplementedError
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """What changed between two configurations (nq,), as a sentence, e.g. "the disc moved left"."""
+        """Describe what changed between two configurations (nq,), as a sentence, e.g. "the disc moved left"."""
         raise NotImplementedError
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Questions beyond the attributes: counts, relations. By construction, as many answers are yes as no."""
+        """Ask questions beyond the attributes: counts, relations. By construction, as many answers are yes as no."""
         return []
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Distance of two configurations (nq,) in the units of `success_threshold`."""
+        """Measure the distance of two configurations (nq,) in the units of `success_threshold`."""
         raise NotImplementedError
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """A scripted policy that reaches `info["goal_state"]` by looking at `info["state"]`."""
+        """Make a scripted policy that reaches `info["goal_state"]` by looking at `info["state"]`."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- Episodes
@@ -209,7 +209,7 @@ class MujocoTask(BaseTask):
         return self._observation(), self.info()
 
     def _given(self, options: Mapping[str, Any], name: str) -> np.ndarray | None:
-        """The state that an option of `reset` holds, checked."""
+        """Return the state that an option of `reset` holds, checked."""
         if options.get(name) is None:
             return None
         state = self._checked(options[name])
@@ -233,7 +233,7 @@ class MujocoTask(BaseTask):
         return self._observation(), reward, info["success"], False, info
 
     def advance(self, action: np.ndarray) -> None:
-        """The physics of `step` alone: renders nothing. Raises the same errors."""
+        """Do the physics of `step` alone: renders nothing. Raises the same errors."""
         self._advance(self.data, self._checked_action(action))
         self._frames.clear()
 
@@ -243,7 +243,7 @@ class MujocoTask(BaseTask):
         _update_poses(self.model, data)
 
     def proprio(self) -> np.ndarray:
-        """What the body feels now, float32 (p,)."""
+        """Return what the body feels now, float32 (p,)."""
         proprio = self.proprio_of(self.data.qpos, self.data.qvel)
         noise = float(self.variation.get("sensor.proprio_noise", 0.0))
         if noise:
@@ -253,7 +253,7 @@ class MujocoTask(BaseTask):
     # ---------------------------------------------------------------- State
 
     def get_state(self) -> np.ndarray:
-        """The full physics state, float64 (n,). It does not hold the factors of variation."""
+        """Return the full physics state, float64 (n,). It does not hold the factors of variation."""
         state = np.empty(self._state_size)
         mujoco.mj_getState(self.model, self.data, state, STATE)
         return state
@@ -268,7 +268,7 @@ class MujocoTask(BaseTask):
         self._frames.clear()
 
     def make_state(self, position: np.ndarray) -> np.ndarray:
-        """The full state (n,) at rest in the configuration `position` (nq,)."""
+        """Make the full state (n,) at rest in the configuration `position` (nq,)."""
         mujoco.mj_resetData(self.model, self._scratch)
         self._scratch.qpos[:] = position
         state = np.empty(self._state_size)
@@ -276,7 +276,7 @@ class MujocoTask(BaseTask):
         return state
 
     def position_of(self, state: np.ndarray) -> np.ndarray:
-        """The configuration qpos (nq,) inside a full state (n,), whose first number is the time."""
+        """Return the configuration qpos (nq,) inside a full state (n,), whose first number is the time."""
         return np.asarray(state)[1 : 1 + self.model.nq]
 
     def _checked(self, state: np.ndarray) -> np.ndarray:
@@ -289,14 +289,14 @@ class MujocoTask(BaseTask):
     # ---------------------------------------------------------------- Pictures
 
     def render(self, camera: str | None = None) -> np.ndarray:
-        """The current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
+        """Render the current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
         camera = self._checked_camera(camera or self.camera)
         if camera not in self._frames:
             self._frames[camera] = self._draw(self.data, camera)
         return self._frames[camera].copy()
 
     def render_state(self, state: np.ndarray, camera: str | None = None) -> np.ndarray:
-        """The frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
+        """Render the frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
         self._restore(self._scratch, state)
         return self._draw(self._scratch, self._checked_camera(camera or self.camera))
 
@@ -320,11 +320,11 @@ class MujocoTask(BaseTask):
     # ---------------------------------------------------------------- Goals and true variables
 
     def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
-        """Distance of two full states (n,) in the units of `success_threshold`; velocities do not count."""
+        """Measure the distance of two full states (n,) in the units of `success_threshold`; velocities do not count."""
         return float(self.distance_between(self.position_of(state), self.position_of(goal_state)))
 
     def features(self, state: np.ndarray | None = None) -> np.ndarray:
-        """The physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
+        """Return the physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
         return self.features_of(self._position(state)).astype(np.float32)
 
     def _position(self, state: np.ndarray | None) -> np.ndarray:
@@ -333,17 +333,17 @@ class MujocoTask(BaseTask):
     # ---------------------------------------------------------------- Language
 
     def captions(self, state: np.ndarray | None = None) -> list[str]:
-        """Several phrasings of what is true of a state; the first is `caption`."""
+        """Write several phrasings of what is true of a state; the first is `caption`."""
         position = self._position(state)
         return self.captions_of(self._phrases(position), position)
 
     def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
-        """Several phrasings of the instruction to reach a goal (the current one by default)."""
+        """Write several phrasings of the instruction to reach a goal (the current one by default)."""
         position = self.position_of(self._goal_state if goal_state is None else goal_state)
         return self.goals_of(self._phrases(position), position)
 
     def describe_change(self, before: np.ndarray, after: np.ndarray) -> str:
-        """What changed from one full state (n,) to another, as a sentence."""
+        """Describe what changed from one full state (n,) to another, as a sentence."""
         return self.change_of(self.position_of(before), self.position_of(after))
 
     def _phrases(self, position: np.ndarray) -> dict[str, str]:
@@ -351,14 +351,14 @@ class MujocoTask(BaseTask):
         return {name: self.attributes[name].phrases[value] for name, value in truth.items()}
 
     def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
-        """(question, answer) pairs about a state: attributes, relations, and what an action would do."""
+        """Make (question, answer) pairs about a state: attributes, relations, and what an action would do."""
         state = self.get_state() if state is None else state
         position = self.position_of(state)
         pairs = make_questions(rng, self.attributes, self.attributes_of(position))
         return [*pairs, *self.relation_questions(rng, position), self.what_if(rng, state)]
 
     def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
-        """One (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance.
+        """Choose one (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance.
 
         A yes/no question is asked of two states, of which one answers yes and the other no.
         """
@@ -372,7 +372,7 @@ class MujocoTask(BaseTask):
         return question_track(rng, self.attributes, truths, self.sampled, others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
-        """What a coarse action, held for two steps, would change: asked and answered by simulating it."""
+        """Ask what a coarse action, held for two steps, would change, and answer by simulating it."""
         text, action = coarse_actions(self.action_axes)[int(rng.integers(1 + 2 * len(self.action_axes)))]
         self._restore(self._scratch, state)
         before = self._scratch.qpos.copy()

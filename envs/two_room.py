@@ -82,7 +82,7 @@ class TwoRoom(MujocoTask):
     }
 
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Floor, bounds, wall with a door, disc on two slides, camera above."""
+        """Add the floor, bounds, wall with a door, disc on two slides, camera above."""
         spec.option.timestep = 0.01
         spec.option.gravity = [0.0, 0.0, 0.0]
         spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
@@ -119,12 +119,12 @@ class TwoRoom(MujocoTask):
 
     @staticmethod
     def _add_shadow(body: Any, name: str, pos: list[float], **geom: Any) -> None:
-        """A dark copy on the floor, a little below and to the right: cheaper than a shadow map, and flat."""
+        """Add a dark copy on the floor, a little below and to the right: cheaper than a shadow map, and flat."""
         pos = [pos[0] + SHADOW, pos[1] - SHADOW, -0.425]
         body.add_geom(name=f"{name}_shadow", pos=pos, contype=0, conaffinity=0, **geom)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write colours, sizes, the door, the light and the camera into the model."""
+        """Write colors, sizes, the door, the light and the camera into the model."""
         model = self.model
         floor = np.array(FLOOR_COLORS[str(values["floor.color"])])
         model.geom_rgba[:, :3] = floor * SHADOW_SHADE
@@ -150,7 +150,7 @@ class TwoRoom(MujocoTask):
         model.camera("top").fovy[:] = float(values["camera.extent"])
 
     def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Uniform over the points where the disc touches no wall."""
+        """Sample uniformly from the points where the disc touches no wall."""
         radius = self._number("disc.radius")
         while True:
             point = rng.uniform(-1.0 + radius, 1.0 - radius, size=2)
@@ -159,22 +159,22 @@ class TwoRoom(MujocoTask):
                 return point
 
     def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Position, and velocity in units of a full action."""
+        """Return position, and velocity in units of a full action."""
         return np.concatenate([position, velocity / self._number("disc.speed")])
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Position of the disc."""
+        """Return the position of the disc."""
         return position.copy()
 
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Colour; room ("door" within a radius of the wall's plane); third of the height."""
+        """Return color; room ("door" within a radius of the wall's plane); third of the height."""
         x, y = position
         room = "door" if abs(x) < self._number("disc.radius") else "left" if x < 0 else "right"
         height = "top" if y > 1 / 3 else "bottom" if y < -1 / 3 else "middle"
         return {"color": str(self.variation["disc.color"]), "room": room, "height": height}
 
     def impossible(self, position: np.ndarray) -> str | None:
-        """Outside the arena, or inside the wall."""
+        """Report a disc outside the arena, or inside the wall."""
         x, y = position
         limit = 1.0 - self._number("disc.radius") + CONTACT_DEPTH
         if max(abs(x), abs(y)) > limit:
@@ -186,7 +186,7 @@ class TwoRoom(MujocoTask):
         return None
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "a red disc in the left room, near the top"."""
+        """Write e.g. "a red disc in the left room, near the top"."""
         disc = f"{with_article(phrases['color'])} disc"
         return [
             f"{disc} {phrases['room']}, {phrases['height']}",
@@ -196,7 +196,7 @@ class TwoRoom(MujocoTask):
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """E.g. "bring the red disc to the left room, near the top"; the words of the place are the caption's."""
+        """Write e.g. "bring the red disc to the left room, near the top"; the words of the place are the caption's."""
         return [
             f"the {phrases['color']} disc should be {phrases['room']}, {phrases['height']}",
             f"move the {phrases['color']} disc until it is {phrases['room']}, {phrases['height']}",
@@ -204,7 +204,7 @@ class TwoRoom(MujocoTask):
         ]
 
     def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Which way the disc moved, and whether it changed rooms."""
+        """Describe which way the disc moved, and whether it changed rooms."""
         right, up = after - before
         words = direction_words(right, up, threshold=0.03)
         if not words:
@@ -214,7 +214,7 @@ class TwoRoom(MujocoTask):
         return f"the disc moved {words}{entered[rooms[1]] if rooms[0] != rooms[1] else ''}"
 
     def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Where the door is, seen from the disc: each question and its opposite are equally likely."""
+        """Ask where the door is, seen from the disc: each question and its opposite are equally likely."""
         above = position[1] > self._number("door.position")
         asked = rng.random() < 0.5
         word, answer = ("higher", above) if asked else ("lower", not above)
@@ -222,11 +222,11 @@ class TwoRoom(MujocoTask):
         return [(f"is the disc {word} than the middle of the door?", "yes" if answer else "no"), rooms[int(rng.integers(2))]]
 
     def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean."""
+        """Compute the Euclidean distance of the disc's positions."""
         return float(np.hypot(*(position - goal)))
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Goes straight, by way of the door where the rooms differ, at a cruising speed of its own."""
+        """Make a policy that goes straight, by way of the door where the rooms differ, at a cruising speed of its own."""
         speed = float(rng.uniform(0.7, 1.0))
 
         def policy(obs: Observation, info: dict[str, Any]) -> np.ndarray:

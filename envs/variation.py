@@ -32,7 +32,7 @@ class Factor:
     """Sampled at every reset, asked for or not, unless it is set by hand: the layout of a procedural world."""
 
     def sample(self, rng: np.random.Generator) -> Value:
-        """A uniform draw."""
+        """Sample a value uniformly."""
         if self.choices:
             return self.choices[int(rng.integers(len(self.choices)))]
         if self.integer:
@@ -63,7 +63,7 @@ def resolve(
     values: Mapping[str, Any],
     rng: np.random.Generator,
 ) -> dict[str, Value]:
-    """The value of every factor for one episode.
+    """Choose the value of every factor for one episode.
 
     Args:
         factors: All factors of the task by name.
