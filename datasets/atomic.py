@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
-    """Writes `data` to `path`; after a crash at any moment the old content or the new one is there.
+    """Write `data` to `path`; after a crash at any moment the old content or the new one is there.
 
     A file that is there keeps its mode; a link is replaced, not followed.
 
@@ -63,7 +63,7 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
 
 
 def sync_and_rename(temporary: Path, path: Path) -> None:
-    """Flushes a finished file or folder to the disk, gives it its name (and the mode of the file there), and flushes the folder."""
+    """Flush a finished file or folder to the disk, give it its name (and the mode of the file there), and flush the folder."""
     _sync(temporary)
     _keep_mode(temporary, path)
     temporary.replace(path)
@@ -79,7 +79,7 @@ def _sync(path: Path) -> None:
 
 
 def _keep_mode(temporary: Path, path: Path) -> None:
-    """Gives a new file the mode of the file that it replaces: what only its owner may read stays so."""
+    """Give a new file the mode of the file that it replaces: what only its owner may read stays so."""
     with contextlib.suppress(FileNotFoundError):
         before = path.lstat()
         if stat.S_ISREG(before.st_mode):
@@ -87,12 +87,12 @@ def _keep_mode(temporary: Path, path: Path) -> None:
 
 
 def temporary_beside(path: Path, ending: str = ".tmp") -> Path:
-    """A hidden name in the folder of `path` that is not there and cannot be foretold."""
+    """Make up a hidden name in the folder of `path` that is not there and cannot be foretold."""
     return path.with_name(f".{_stem(path)}.{secrets.token_hex(8)}{ending}")
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name is one of `temporary_beside`; of a process that lives or was killed."""
+    """Test whether a name is one of `temporary_beside`; of a process that lives or was killed."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -105,12 +105,12 @@ def _stem(path: Path) -> str:
 
 
 def _create(path: Path) -> int:
-    """Makes a file that is not there yet, opened to be read and written."""
+    """Make a file that is not there yet, opened to be read and written."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def lock(descriptor: int, wait: bool = False) -> bool | None:
-    """Locks an open file or folder until it is closed.
+    """Lock an open file or folder until it is closed.
 
     Returns:
         Whether it is locked now; False: another process holds it; None: its file system knows no locks.
@@ -161,18 +161,18 @@ class Temporary:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     def rename(self) -> None:
-        """Gives it its name, on the disk for good; a file that has that name is replaced, and so is an empty folder."""
+        """Give the temporary file its name, on the disk for good; a file that has that name is replaced, and so is an empty folder."""
         sync_and_rename(self.path, self.target)
 
     def discard(self) -> None:
-        """Removes what has not been renamed; must be called at the end."""
+        """Remove what has not been renamed; must be called at the end."""
         _remove(self.path)
         os.close(self._descriptor)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterator[Path]:
-    """The name of a `Temporary` to write to, which becomes `path` when the block ends well; else nothing is left."""
+    """Yield the name of a `Temporary` to write to, which becomes `path` when the block ends well; else nothing is left."""
     temporary = Temporary(path, folder, ending)
     try:
         yield temporary.path
@@ -182,7 +182,7 @@ def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterato
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes have left of a file; UserError where another process is still at it."""
+    """Remove what killed processes have left of a file; UserError where another process is still at it."""
     mine = re.compile(re.escape(f".{_stem(path)}.") + r"[0-9a-f]{16}\.tmp(\.\w+)?")
     for found in [each for each in path.parent.iterdir() if mine.fullmatch(each.name)]:
         try:
@@ -211,7 +211,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, link: bool = True) -> Iterator[None]:
-    """Makes a folder, and holds it until the block or the process ends; whoever holds it may remove it.
+    """Make a folder, and hold it until the block or the process ends; whoever holds it may remove it.
 
     A file system without locks holds nothing, which is said.
 
@@ -260,7 +260,7 @@ class BlackHoleFile(io.FileIO):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Writes all of `data`, or nothing once a write has failed."""
+        """Write all of `data`, or nothing once a write has failed."""
         view = memoryview(data).cast("B")
         written = 0
         try:
@@ -271,7 +271,7 @@ class BlackHoleFile(io.FileIO):
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
-        """Changes the size, or does nothing once a write has failed."""
+        """Change the size, or do nothing once a write has failed."""
         try:
             return super().truncate(size)
         except OSError as error:

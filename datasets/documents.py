@@ -31,7 +31,7 @@ class Frame:
     predict: bool
 
     def __post_init__(self) -> None:
-        """Raises ValueError when the pixels are not uint8 (H, W, 3)."""
+        """Raise ValueError when the pixels are not uint8 (H, W, 3)."""
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
             raise ValueError(f"a frame is uint8 (H, W, 3), got {self.pixels.dtype} {self.pixels.shape}")
 
@@ -56,7 +56,7 @@ class Steps:
     predict: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError when the count is negative."""
+        """Raise ValueError when the count is negative."""
         if self.count < 0:
             raise ValueError(f"a number of steps is at least 0, got {self.count}")
 
@@ -68,10 +68,10 @@ class NextActions:
     vectors: np.ndarray
     """float32 (h, d), h model steps of d = action block * action size numbers."""
     known: int
-    """How many of the numbers, read row by row, are known; the others are not learnt."""
+    """How many of the numbers, read row by row, are known; the others are not learned."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError when there are no h x d numbers, or more are known than there are."""
+        """Raise ValueError when there are no h x d numbers, or more are known than there are."""
         if self.vectors.ndim != 2 or not 0 <= self.known <= self.vectors.size:
             raise ValueError(f"next actions are (h, d) with at most as many known, got {self.vectors.shape} and {self.known}")
 
@@ -81,32 +81,32 @@ Document = tuple[Segment, ...]
 
 
 def text_document(text: str) -> Document:
-    """Text to be continued."""
+    """Make a document of text to be continued."""
     return (Text(text),)
 
 
 def caption_document(frame: np.ndarray, caption: str) -> Document:
-    """Picture to text: a frame (uint8, H W 3) is given, its caption is learnt."""
+    """Make a document of picture to text: a frame (uint8, H W 3) is given, its caption is learned."""
     return (Frame(frame, predict=False), Text(caption))
 
 
 def image_document(caption: str, frame: np.ndarray) -> Document:
-    """Text to picture: a caption is given, its frame (uint8, H W 3) is learnt."""
+    """Make a document of text to picture: a caption is given, its frame (uint8, H W 3) is learned."""
     return (Text(caption, predict=False), Frame(frame, predict=True))
 
 
 def question_document(frame: np.ndarray, question: str, answer: str) -> Document:
-    """A frame (uint8, H W 3) and a question are given, the answer is learnt."""
+    """Make a document of a question: a frame (uint8, H W 3) and the question are given, the answer is learned."""
     return (Frame(frame, predict=False), Text(question, predict=False), Text(answer))
 
 
 def video_document(clip: Clip) -> Document:
-    """Frames alone, t + 1 of them, all learnt."""
+    """Make a document of frames alone, t + 1 of them, all learned."""
     return tuple(Frame(pixels, predict=True) for pixels in clip.frames)
 
 
 def action_video_document(clip: Clip) -> Document:
-    """Frame, action, frame, action, ..., frame: t + 1 frames, all learnt, and the t actions between them."""
+    """Make a document of frame, action, frame, action, ..., frame: t + 1 frames, all learned, and the t actions between them."""
     segments: list[Segment] = [Frame(clip.frames[0], predict=True)]
     words = clip.action_words or [""] * len(clip.actions)
     for vector, text, said, pixels in zip(clip.actions, clip.action_texts, words, clip.frames[1:], strict=True):
@@ -115,7 +115,7 @@ def action_video_document(clip: Clip) -> Document:
 
 
 def change_document(clip: Clip) -> Document:
-    """What happened: the first and the last frame of a clip are given, what changed in between is learnt.
+    """Make a document of what happened: the first and last frame of a clip are given, what changed in between is learned.
 
     The sentences of the clip's steps stand one after the other; one that repeats the sentence before it is left out.
     """
@@ -125,16 +125,18 @@ def change_document(clip: Clip) -> Document:
 
 
 def instruction_document(frame: np.ndarray, instruction: str, goal: np.ndarray) -> Document:
-    """The picture an instruction asks for: a frame and the instruction are given, the frame that fulfils it is learnt (uint8, H W 3).
+    """Make a document of what an instruction asks for: frame and instruction are given, the frame that fulfills it is learned.
+
+    Frames are uint8 (H, W, 3).
 
     This is what a planner that is told its goal in words lacks: its costs compare frames, so the words must become the frame to reach,
-    in this very scene. (A video with all its actions does not need the instruction, so nothing would be learnt of it there.)
+    in this very scene. (A video with all its actions does not need the instruction, so nothing would be learned of it there.)
     """
     return (Frame(frame, predict=False), Text(instruction, predict=False), Frame(goal, predict=True))
 
 
 def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], after: np.ndarray) -> Document:
-    """What comes of some actions: frames up to now and actions are given, the frame after all of them is learnt.
+    """Make a document of what comes of some actions: frames up to now and actions are given, the frame after them is learned.
 
     With several actions it is a jump: the frames between are neither shown nor predicted.
 
@@ -147,7 +149,7 @@ def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], af
 
 
 def goal_document(now: np.ndarray, goal: np.ndarray | str, steps: int, actions: NextActions) -> Document:
-    """Which actions lead to a goal: the frame of now and the goal are given, the number of steps and the actions are learnt.
+    """Make a document of the way to a goal: current and goal frame are given, the number of steps and the actions are learned.
 
     The goal is what the same episode came to later (hindsight, arXiv 1707.01495; goal-conditioned imitation, arXiv 1906.05838). One
     step away it is inverse dynamics.

@@ -40,12 +40,12 @@ class Drawn:
     """Passes over the source."""
 
 
-HEADERS = ("source", "kind", "items", "asked", "drawn", "epochs", "licence")
+HEADERS = ("source", "kind", "items", "asked", "drawn", "epochs", "license")
 """Of the columns of `as_rows`."""
 
 
 def drawn(parts: Sequence[Part], mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
-    """What the first documents of a mixture are.
+    """Count documents and tokens of each source among the first documents of a mixture.
 
     Args:
         parts: whose sources the mixture draws from.
@@ -80,7 +80,7 @@ def drawn(parts: Sequence[Part], mixture: Mixture, documents: int, measure: Call
 
 
 def as_rows(table: Sequence[Drawn]) -> list[list[str]]:
-    """Cells to print, a row per source."""
+    """Return the cells to print, a row per source."""
     return [
         [each.source, each.kind, f"{each.items:,}", f"{each.asked:.2%}", f"{each.share:.2%}", f"{each.epochs:.3g}", each.licence]
         for each in table
@@ -88,7 +88,7 @@ def as_rows(table: Sequence[Drawn]) -> list[list[str]]:
 
 
 def as_text(table: Sequence[Drawn], shares: str = "drawn") -> str:
-    """The rows as a table of plain text, `shares` above those drawn; the last column stands to the left."""
+    """Write the rows as a table of plain text, `shares` above those drawn; the last column stands to the left."""
     rows = [[shares if name == "drawn" else name for name in HEADERS], *as_rows(table)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
     left = {0, 1, len(HEADERS) - 1}

@@ -29,12 +29,12 @@ SLOWEST, FASTEST = 2.0, 8.0
 
 
 def frame_rate_for(frames: int) -> float:
-    """Frames per second at which this many can be followed: as slow as `SHORTEST` asks for, within bounds."""
+    """Compute frames per second at which this many can be followed: as slow as `SHORTEST` asks for, within bounds."""
     return min(FASTEST, max(SLOWEST, frames / SHORTEST))
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, hold: float = 0.0) -> None:
-    """Writes a film whole or not at all; its file says that worldmodel made it.
+    """Write a film whole or not at all; its file says that worldmodel made it.
 
     Args:
         path: ends in .mp4 (H.264) or .gif.
@@ -63,7 +63,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, hold: float
 
 
 def _held(frames: Iterable[np.ndarray], times: int) -> Iterator[np.ndarray]:
-    """The frames, the last one so many times more."""
+    """Yield the frames, the last one so many times more."""
     last = None
     for last in frames:
         yield last
@@ -76,7 +76,7 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
 
 
 def labelled(rows: Sequence[np.ndarray], labels: Sequence[Sequence[str]], least_width: int = 384) -> np.ndarray:
-    """Films below each other, each with a line of text above it: uint8 (t, height, width, 3) with even sides.
+    """Put films below each other, each with a line of text above it: uint8 (t, height, width, 3) with even sides.
 
     Args:
         rows: uint8 (t, h, w, 3) each, of equal length.
@@ -102,14 +102,14 @@ def labelled(rows: Sequence[np.ndarray], labels: Sequence[Sequence[str]], least_
 
 
 def _line(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> np.ndarray:
-    """A text on white: uint8 (STRIP, width, 3)."""
+    """Draw a text on white: uint8 (STRIP, width, 3)."""
     strip = Image.new("RGB", (width, STRIP), "white")
     ImageDraw.Draw(strip).text((MARGIN, 1), text, "black", font)
     return np.asarray(strip)
 
 
 def captioned(pictures: Sequence[np.ndarray], captions: Sequence[str], least_width: int = 256) -> Image.Image:
-    """Pictures beside each other, enlarged, each with its caption below.
+    """Put pictures next to each other, enlarged, each with its caption below.
 
     Args:
         pictures: uint8 (h, w, 3) each, of one size.

@@ -1,7 +1,7 @@
 """Sources that ask a stretch of an episode in both directions: what comes of these actions, and which actions lead there.
 
 A place is an episode and a time in it, in recorded steps. Goals are asked of one frame: recorded actions resemble each other from
-step to step, so that what came before tells the next ones, too, and a model that has learnt that may, when it acts itself, go on with
+step to step, so that what came before tells the next ones, too, and a model that has learned that may, when it acts itself, go on with
 whatever it did (causal confusion, arXiv 1905.11979; what was measured: docs/worlds.md, "Ideas tried").
 
 All frames of a goal document may be moved by the same few pixels at random (`shift`), so that a model that is trained for long does
@@ -47,23 +47,23 @@ class StepSampler:
         return len(self._windows)
 
     def place(self, item: int) -> tuple[int, int, int]:
-        """(episode, time, recorded steps left) of an item, 0 <= item < len."""
+        """Return (episode, time, recorded steps left) of an item, 0 <= item < len."""
         episode, t = self._windows.place(item)
         return episode, t, int(self.store.lengths[episode]) - t
 
     def now(self, episode: int, t: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """The frame one model step before, if there is one and it is not left out, and the frame at t."""
+        """Read the frame one model step before, if there is one and it is not left out, and the frame at t."""
         times = [t - self.block, t] if t >= self.block and rng.random() >= SHARE_ALONE else [t]
         return [self.store.frame(episode, time) for time in times]
 
     def actions(self, episode: int, t: int, count: int) -> list[Action]:
-        """The actions of `count` model steps from t on, given."""
+        """Return the actions of `count` model steps from t on, given."""
         clip = self.store.clip(episode, t * self.recorded, count, self.block * self.recorded)
         words = clip.action_words or [""] * count
         return [Action(vector, text, said) for vector, text, said in zip(clip.actions, clip.action_texts, words, strict=True)]
 
     def answers(self, episode: int, t: int, known: int) -> NextActions:
-        """The actions of `horizon` model steps from t on; only those of the first `known` recorded steps are learnt."""
+        """Return the actions of `horizon` model steps from t on; only those of the first `known` recorded steps are learned."""
         first = int(self.store.offsets[episode]) - episode + t  # of the rows of actions
         known = min(known, self.horizon * self.block)
         rows = self.store.rows("actions", first, first + known)
@@ -72,7 +72,7 @@ class StepSampler:
         return NextActions(padded.reshape(self.horizon, -1), rows.size)
 
     def moved(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-        """Frames (H, W, 3), all moved by the same random pixels; what comes in at an edge repeats it (DrQ, arXiv 2004.13649)."""
+        """Move frames (H, W, 3), all by the same random pixels; what comes in at an edge repeats it (DrQ, arXiv 2004.13649)."""
         if not self.shift:
             return list(frames)
         down, right = rng.integers(-self.shift, self.shift + 1, 2)
@@ -99,7 +99,7 @@ class TransitionSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Frame, Action..., Frame] from a place on."""
+        """Make [Frame, Frame, Action..., Frame] from a place on."""
         sampler = self._sampler
         episode, t, left = sampler.place(item)
         most = min(sampler.horizon, left // sampler.block)
@@ -140,7 +140,7 @@ class GoalSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
+        """Make [Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
         sampler, store = self._sampler, self._sampler.store
         episode, t, left = sampler.place(item)
         steps = int(rng.integers(1, min(max(1, self._reach // sampler.recorded), left) + 1))

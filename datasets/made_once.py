@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def made_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
-    """The folder, made now unless it is there; other processes that ask meanwhile wait and share it.
+    """Return the folder, made now unless it is there; other processes that ask meanwhile wait and share it.
 
     Args:
         folder: the folder. A damaged one (`is_whole` says no) is replaced.
@@ -60,7 +60,7 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Waits for a lock that ends with the process; its file stays, since removing it would let two in."""
+    """Wait for a lock that ends with the process; its file stays, since removing it would let two in."""
     held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         if lock(held, wait=True) is None:

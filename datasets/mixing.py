@@ -54,7 +54,7 @@ class MixConfig:
 
 
 def show(config: MixConfig) -> str:
-    """Writes the page, and returns what is to be printed.
+    """Write the page, and return what is to be printed.
 
     Raises:
         UserError: the mixture cannot be opened, or the page cannot be written.
@@ -78,14 +78,14 @@ def show(config: MixConfig) -> str:
 
 
 def sample(part: Part, documents: int, seed: int) -> Iterator[Document]:
-    """Documents of different items of a source, at most as many as it has."""
+    """Draw documents of different items of a source, at most as many as it has."""
     length = len(part.source)
     for j in range(min(documents, length)):
         yield part.source.document(shuffled(j, length, seed), np.random.default_rng([seed, j]))
 
 
 def number_frames(samples: dict[str, list[Document]]) -> dict[str, list[Numbered]]:
-    """Gives each frame a number, by which text and page speak of it."""
+    """Give each frame a number, by which text and page speak of it."""
     number = 0
     numbered: dict[str, list[Numbered]] = {}
     for name, documents in samples.items():
@@ -98,7 +98,7 @@ def number_frames(samples: dict[str, list[Document]]) -> dict[str, list[Numbered
 
 
 def in_words(numbered: Numbered) -> str:
-    """A document in one line: what is given and what is learnt."""
+    """Write a document in one line: what is given and what is learned."""
     numbers = iter(numbered.frames)
     said = []
     learns = None
@@ -118,14 +118,14 @@ def in_words(numbered: Numbered) -> str:
                 said.append(f"({numbers_of or 'action without text'}{words and f' = {words}'})")
                 continue
         if predict != learns:
-            said.append("learnt:" if predict else "given:")
+            said.append("learned:" if predict else "given:")
             learns = predict
         said.append(text)
     return " ".join(said)
 
 
 def measure_of(config: MixConfig) -> tuple[Callable[[Document], int], str]:
-    """How many tokens a document has, and what that number is made of, in words.
+    """Choose how the length of a document is counted, and what that number is made of, in words.
 
     Raises:
         UserError: the tokenizer cannot be read.

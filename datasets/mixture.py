@@ -84,41 +84,41 @@ class Mixture:
         return float(self.probabilities @ self.mean_lengths)
 
     def draw(self, i: int) -> Draw:
-        """Where document i comes from, 0 <= i; reads nothing."""
+        """Return where document i comes from, 0 <= i; reads nothing."""
         k, number = self._turn_of(i)
         epoch, place = divmod(number, len(self.sources[k]))
         return Draw(k, epoch, shuffled(place, len(self.sources[k]), self._key(_PASS, k, epoch)))
 
     def document(self, i: int) -> Document:
-        """Document i, 0 <= i."""
+        """Read document i, 0 <= i."""
         draw = self.draw(i)
         return self.sources[draw.source].document(draw.item, self._rng(_DOCUMENT, i))
 
     def source_name(self, i: int) -> str:
-        """The source that document i comes from."""
+        """Return the source that document i comes from."""
         return self.sources[self._turn_of(i)[0]].name
 
     def iter_from(self, start: int) -> Iterator[Document]:
-        """Documents start, start + 1, ... without end."""
+        """Yield documents start, start + 1, ... without end."""
         return map(self.document, itertools.count(start))
 
     def counts(self, start: int, stop: int) -> dict[str, int]:
-        """How many of the documents start .. stop - 1 come from each source, by name; draws none of them."""
+        """Count how many of the documents start .. stop - 1 come from each source, by name; draws none of them."""
         before, after = self._counts(start), self._counts(stop)
         return {source.name: after[k] - before[k] for k, source in enumerate(self.sources)}
 
     def epochs(self, stop: int) -> dict[str, float]:
-        """How often the first `stop` documents go through each source, by name."""
+        """Compute how often the first `stop` documents go through each source, by name."""
         counts = self._counts(stop)
         return {source.name: counts[k] / len(source) for k, source in enumerate(self.sources)}
 
     def _turn_of(self, i: int) -> tuple[int, int]:
-        """Source of document i (an index), and how many documents it gave before in turn."""
+        """Return the source of document i (an index), and how many documents it gave before in turn."""
         window, place = divmod(i, WINDOW)
         return self._turn(window * WINDOW + shuffled(place, WINDOW, self._key(_ORDER, window)))
 
     def _turn(self, n: int) -> tuple[int, int]:
-        """Whose turn it is (an index), and how many turns it had before.
+        """Return whose turn it is (an index), and how many turns it had before.
 
         Each source in order takes its share of what those before it left: of n + phase turns the whole part of rate * turns.
         """
@@ -130,7 +130,7 @@ class Mixture:
         return len(self._rates), n
 
     def _counts(self, stop: int) -> list[int]:
-        """Documents of each source among the first `stop`."""
+        """Count the documents of each source among the first `stop`."""
         window, rest = divmod(stop, WINDOW)
         left, counts = window * WINDOW, []
         for rate, phase in zip(self._rates, self._phases, strict=True):
@@ -143,7 +143,7 @@ class Mixture:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019  a run that logs asks for the same window again and again
     def _window(self, window: int) -> list[int]:
-        """Sources of the documents of a window (indices)."""
+        """List the sources of the documents of a window (indices)."""
         return [self._turn_of(i)[0] for i in range(window * WINDOW, (window + 1) * WINDOW)]
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  a mixture lives as long as its run

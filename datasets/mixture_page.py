@@ -1,4 +1,4 @@
-"""One self-contained HTML page with samples of every source of a mixture: what is given and what is learnt, as pictures and text."""
+"""One self-contained HTML page with samples of every source of a mixture: what is given and what is learned, as pictures and text."""
 
 import base64
 import html
@@ -50,7 +50,7 @@ class Numbered:
 
 
 def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered]], note: str) -> str:
-    """The page.
+    """Write the page of a mixture.
 
     Args:
         table: what was drawn of each source.
@@ -58,7 +58,7 @@ def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered
         note: what the reader must know to read the table.
     """
     links = "".join(f"<a href='#{i}'>{html.escape(each.source)}</a>" for i, each in enumerate(table))
-    keys = "<span class='key given'>given to the model</span><span class='key learnt'>learnt: the loss is here</span>"
+    keys = "<span class='key given'>given to the model</span><span class='key learnt'>learned: the loss is here</span>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADERS)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in as_rows(table))
     sections = "\n".join(_section(i, each, samples[each.source]) for i, each in enumerate(table))
@@ -73,7 +73,7 @@ def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered
 
 def _section(number: int, drawn: Drawn, samples: Sequence[Numbered]) -> str:
     share = f"{drawn.asked:.2%} of the tokens asked for, {drawn.share:.2%} drawn"
-    facts = f"{drawn.kind}, {drawn.items:,} items, {share}; licence: {drawn.licence}"
+    facts = f"{drawn.kind}, {drawn.items:,} items, {share}; license: {drawn.licence}"
     documents = "".join(f"<div class='document'>{_document(each)}</div>" for each in samples)
     title = f"<h2 id='{number}'>{html.escape(drawn.source)}</h2><div class='note'>{html.escape(facts)}</div>"
     return f"<section>{title}<div class='documents'>{documents}</div></section>"
@@ -104,7 +104,7 @@ def _words(segment: Text | Action | Steps | NextActions) -> str:
 
 
 def counted(text: str) -> list[str]:
-    """Texts of a block of actions, repeated ones once with their number."""
+    """List the texts of a block of actions, repeated ones once with their number."""
     groups = [(each.removeprefix("action: "), len(list(group))) for each, group in itertools.groupby(text.split("; "))]
     return [f"{each} ×{count}" if count > 1 else each for each, count in groups]
 

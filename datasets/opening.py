@@ -34,7 +34,7 @@ class Opened:
 
 
 def open_stores(paths: Sequence[Path], entries: Sequence[Entry]) -> list[EpisodeStore]:
-    """The given files and those that entries name, each once; kept in memory when all of them are small.
+    """Open the given files and those that entries name, each once; kept in memory when all of them are small.
 
     Raises:
         UserError: a file cannot be read, there is none although an entry needs one, or their frames differ in size.
@@ -68,7 +68,7 @@ def choose_episodes(
     action_block: int,
     seed: int,
 ) -> list[Training]:
-    """What may be trained on of each file, and which of its episodes keep their actions.
+    """Choose what may be trained on of each file, and which of its episodes keep their actions.
 
     Args:
         stores: the files.
@@ -93,13 +93,13 @@ def choose_episodes(
 
 
 def files_of(entry: Entry, trainings: Sequence[Training]) -> list[Training]:
-    """The files that an entry may draw from."""
+    """List the files that an entry may draw from."""
     named = {path.resolve() for path in entry.files}
     return [each for each in trainings if not named or each.store.path.resolve() in named]
 
 
 def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entry]:
-    """The entries that there is data for; logs what is left out.
+    """List the entries that there is data for; logs what is left out.
 
     Raises:
         UserError: there is none for an entry that was asked for, that is, has a `where`.
@@ -141,7 +141,7 @@ def open_entry(
     unseen: Sequence[Sequence[int]] = (),
     shift: int = 0,
 ) -> Opened:
-    """Opens one source.
+    """Open one source.
 
     Args:
         entry: what is asked for.
@@ -184,7 +184,7 @@ def open_entry(
 
 
 def _unseen(kept: Training, entry: Entry, action_block: int) -> Source | None:
-    """The documents of a file's held-out episodes; None where these give none, being too few or too short."""
+    """Open the documents of a file's held-out episodes; None where these give none, being too few or too short."""
     if not kept.episodes or lacks(kept, entry.kind):
         return None
     try:

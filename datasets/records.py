@@ -8,7 +8,7 @@ DEEPEST = 100
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value.
+    """Parse a JSON value.
 
     Raises:
         ValueError: it is damaged, nested deeper than `DEEPEST` levels, or holds a number of too many digits.
@@ -24,7 +24,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Refuses a value of lists and dictionaries that later code, which calls itself for each level, could not follow.
+    """Refuse a value of lists and dictionaries that later code, which calls itself for each level, could not follow.
 
     Raises:
         ValueError: it is nested deeper than `DEEPEST` levels.
@@ -39,6 +39,6 @@ def check_depth(value: Any) -> None:
 
 
 def shortened(value: Any, most: int = 100) -> str:
-    """A value for a message: as Python writes it, its end left out where that is long."""
+    """Shorten a value for a message: as Python writes it, its end left out where that is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."

@@ -44,7 +44,7 @@ class Training:
 
 
 def lacks(training: Training, kind: str) -> str | None:
-    """What a file lacks to give documents of a kind, in words; None if it can give them."""
+    """Say what a file lacks to give documents of a kind, in words; None if it can give them."""
     store = training.store
     if kind in ACTION_KINDS and not store.has_actions:
         return "actions"
@@ -57,7 +57,7 @@ def lacks(training: Training, kind: str) -> str | None:
 
 
 def episode_source(training: Training, entry: Entry, action_block: int, shift: int = 0) -> Source | None:
-    """The documents of one file; None when its episodes are all on the other side of `with_actions`.
+    """Open the documents of one file; None when its episodes are all on the other side of `with_actions`.
 
     `shift` is in pixels, see `MixtureConfig`.
     """
@@ -91,7 +91,7 @@ def episode_source(training: Training, entry: Entry, action_block: int, shift: i
 
 
 def share_actions(entries: Sequence[Entry], share: float) -> list[Entry]:
-    """The same mixture with actions in a share of its video tokens, while these (all documents of frames in time) stay as many.
+    """Return the mixture with actions in a share of its video tokens, while these (all documents of frames in time) stay as many.
 
     Args:
         entries: of the mixture.
@@ -115,7 +115,7 @@ def share_actions(entries: Sequence[Entry], share: float) -> list[Entry]:
 
 
 def keep_actions(store: EpisodeStore, episodes: Sequence[int], share: float, steps: int, seed: int) -> list[int]:
-    """A seeded choice of the episodes that keep their actions; the choice for a share holds those for smaller ones.
+    """Choose the episodes that keep their actions by a seed; the choice for a share holds those for smaller ones.
 
     Args:
         store: the episode file.

@@ -8,7 +8,7 @@ _WORD = (1 << 64) - 1
 
 
 def shuffled(place: int, length: int, key: int) -> int:
-    """Where a seeded permutation of 0 .. length - 1 sends `place`.
+    """Compute where a seeded permutation of 0 .. length - 1 sends `place`.
 
     A Feistel network over the next even number of bits is a bijection; walking on until the result is below
     `length` keeps it one (cycle walking: Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
@@ -36,7 +36,7 @@ def shuffled(place: int, length: int, key: int) -> int:
 
 
 def shuffled_many(places: np.ndarray, length: int, key: int) -> np.ndarray:
-    """`shuffled` of many places at once: int64 (n,) -> int64 (n,)."""
+    """Apply `shuffled` to many places at once: int64 (n,) -> int64 (n,)."""
     half = max(1, ((length - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     keys = _round_keys(key)
@@ -62,5 +62,5 @@ def _hash(value: int) -> int:
 
 
 def seeded_key(*numbers: int) -> int:
-    """A key for `shuffled` from several numbers."""
+    """Make a key for `shuffled` from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -37,11 +37,11 @@ class Source(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of items: a pass over the source (an epoch) gives each of them once."""
+        """Return the number of items: a pass over the source (an epoch) gives each of them once."""
         ...
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """The document of an item, 0 <= item < len; what is random about it comes from `rng` and nothing else."""
+        """Make the document of an item, 0 <= item < len; what is random about it comes from `rng` and nothing else."""
         ...
 
 
@@ -62,7 +62,7 @@ class JoinedSource:
         return int(self._stops[-1])
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """A document of the part that the item lies in."""
+        """Make a document of the part that the item lies in."""
         which, place = _find(self._stops, item)
         return self.parts[which].document(place, rng)
 
@@ -102,21 +102,21 @@ class ClipSampler:
             )
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Return the number of windows."""
         return int(self._stops[-1])
 
     def place(self, place: int) -> tuple[int, int]:
-        """(episode, first recorded step) of window `place`, 0 <= place < len."""
+        """Return (episode, first recorded step) of window `place`, 0 <= place < len."""
         which, start = _find(self._stops, place)
         return int(self.episodes[which]), start
 
     def clip(self, place: int) -> Clip:
-        """Window `place`, 0 <= place < len."""
+        """Read window `place`, 0 <= place < len."""
         episode, start = self.place(place)
         return self.store.clip(episode, start * self.store.action_block, self.length, self.action_block)
 
     def draw(self, rng: np.random.Generator) -> Clip:
-        """Any window, all equally likely."""
+        """Draw any window, all equally likely."""
         return self.clip(int(rng.integers(len(self))))
 
 
@@ -131,7 +131,7 @@ class VideoSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Frame, ...] of a clip."""
+        """Make [Frame, Frame, ...] of a clip."""
         return video_document(self._sampler.clip(item))
 
 
@@ -139,7 +139,7 @@ class ActionVideoSource(VideoSource):
     """Frames with the actions between them."""
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Action, Frame, ...] of a clip."""
+        """Make [Frame, Action, Frame, ...] of a clip."""
         return action_video_document(self._sampler.clip(item))
 
 
@@ -154,7 +154,7 @@ class ChangeSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Frame, Text] of a step; where no change was recorded, that of another step drawn with `rng`."""
+        """Make [Frame, Frame, Text] of a step; where no change was recorded, that of another step drawn with `rng`."""
         sampler = self._sampler
         return change_document(
             _with_text(sampler.clip, item, len(self), rng, lambda clip: [clip.changes[0].strip("; ")], sampler.store)
@@ -172,16 +172,16 @@ class FrameSampler:
         self._stops = np.cumsum(store.lengths[self.episodes] + 1)
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return int(self._stops[-1])
 
     def place(self, place: int) -> tuple[int, int]:
-        """(episode, frame) of frame `place`, 0 <= place < len."""
+        """Return (episode, frame) of frame `place`, 0 <= place < len."""
         which, t = _find(self._stops, place)
         return int(self.episodes[which]), t
 
     def caption(self, place: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        """Frame `place` (uint8, H W 3) and its caption; where that is empty, those of another frame drawn with `rng`."""
+        """Read frame `place` (uint8, H W 3) and its caption; where that is empty, those of another frame drawn with `rng`."""
 
         def read(place: int) -> tuple[tuple[int, int], str]:
             at = self.place(place)
@@ -202,7 +202,7 @@ class CaptionSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text] of a frame."""
+        """Make [Frame, Text] of a frame."""
         frame, caption = self._sampler.caption(item, rng)
         return caption_document(frame, caption)
 
@@ -211,7 +211,7 @@ class CaptionedImageSource(CaptionSource):
     """Captions and a frame each is true of: text to picture."""
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Text, Frame] of a frame."""
+        """Make [Text, Frame] of a frame."""
         frame, caption = self._sampler.caption(item, rng)
         return image_document(caption, frame)
 
@@ -227,7 +227,7 @@ class QuestionSource:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text, Text] of a frame; where nothing was asked, that of another frame drawn with `rng`."""
+        """Make [Frame, Text, Text] of a frame; where nothing was asked, that of another frame drawn with `rng`."""
         store = self._sampler.store
 
         def read(place: int) -> tuple[tuple[int, int], tuple[str, str]]:
@@ -242,7 +242,7 @@ class InstructionSource:
     """A frame, the instruction of its episode, and the first frame that fulfils it; of the episodes that succeed.
 
     Raises:
-        UserError: no episode has an instruction and comes to fulfil it.
+        UserError: no episode has an instruction and comes to fulfill it.
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "instruction") -> None:
@@ -251,14 +251,14 @@ class InstructionSource:
         self._reached = dict(first_successes(store, episodes))
         self._episodes = list(self._reached)
         if not self._episodes:
-            raise UserError(f"{store.path}: none of {len(episodes)} episodes has an instruction that it comes to fulfil")
+            raise UserError(f"{store.path}: none of {len(episodes)} episodes has an instruction that it comes to fulfill")
         self._stops = np.cumsum(list(self._reached.values()))
 
     def __len__(self) -> int:
         return int(self._stops[-1])
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text, Frame] of a frame before the goal is reached."""
+        """Make [Frame, Text, Frame] of a frame before the goal is reached."""
         which, t = _find(self._stops, item)
         i = self._episodes[which]
         goal = self._store.frame(i, self._reached[i])
@@ -266,7 +266,7 @@ class InstructionSource:
 
 
 def first_successes(store: EpisodeStore, episodes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(episode, frame at which it first succeeds) of those with an instruction that do so after their first frame."""
+    """List (episode, frame at which it first succeeds) of those with an instruction that do so after their first frame."""
     success = store.column("success")
     for i in episodes:
         of_episode = success[store.offsets[i] : store.offsets[i] + store.lengths[i] + 1]
@@ -275,7 +275,7 @@ def first_successes(store: EpisodeStore, episodes: Sequence[int]) -> Iterator[tu
 
 
 def _find(stops: np.ndarray, place: int) -> tuple[int, int]:
-    """Which span holds a place, and where in it: span k ends before `stops[k]`."""
+    """Find which span holds a place, and where in it: span k ends before `stops[k]`."""
     which = int(np.searchsorted(stops, place, side="right"))
     return which, place - (int(stops[which - 1]) if which > 0 else 0)
 
@@ -283,7 +283,7 @@ def _find(stops: np.ndarray, place: int) -> tuple[int, int]:
 def _with_text(
     read: Callable[[int], T], place: int, length: int, rng: np.random.Generator, texts: Callable[[T], list[str]], store: EpisodeStore
 ) -> T:
-    """What is read at `place`, or, while one of its texts is empty, at others drawn with `rng`."""
+    """Read what is at `place`, or, while one of its texts is empty, at others drawn with `rng`."""
     for _ in range(MOST_WITHOUT_TEXT):
         found = read(place)
         if all(texts(found)):

@@ -127,11 +127,11 @@ class MixtureConfig:
             raise UserError(f"the recipe {self.recipe} has its own weights; leave out the share of {self.set_by_hand()[0]}")
 
     def set_by_hand(self) -> list[str]:
-        """Names of the shares that differ from their defaults."""
+        """List the names of the shares that differ from their defaults."""
         return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
 
     def entries(self) -> list[Entry]:
-        """The sources that are asked for, with weights above 0 and all that is to be known of them.
+        """List the sources that are asked for, with weights above 0 and all that is to be known of them.
 
         Raises:
             UserError: there is none, or the recipe cannot be read.
@@ -172,11 +172,11 @@ class Pictures:
         return sum(map(len, self.parts))
 
     def image(self, i: int) -> np.ndarray:
-        """Picture i: uint8 (size, size, 3)."""
+        """Read picture i: uint8 (size, size, 3)."""
         return self.pair(i)[0]
 
     def pair(self, i: int) -> tuple[np.ndarray, str]:
-        """Picture i and its caption."""
+        """Read picture i and its caption."""
         for part in self.parts:
             if i < len(part):
                 return part.pair(i)
@@ -194,7 +194,7 @@ class StandardData:
     held_out_episodes: list[list[int]]
     """Per store."""
     parts: list[Part] = field(repr=False)
-    """Training sources with their kinds, licences and weights."""
+    """Training sources with their kinds, licenses and weights."""
     corpora: list[Corpus] = field(repr=False)
     held_out_texts: list[str] = field(repr=False)
     """A sample of the corpora's held-out pieces."""
@@ -205,26 +205,26 @@ class StandardData:
     """The same sources made of held-out episodes, texts and pictures; one that has too few of them is left out."""
 
     def held_out_sources(self) -> list[tuple[Source, float]]:
-        """Sources of what is never trained on, with the weights of their namesakes."""
+        """List the sources of what is never trained on, with the weights of their namesakes."""
         return [(part.source, part.weight) for part in self.held_out_parts]
 
     def sources(self) -> list[tuple[Source, float]]:
-        """Training sources with their shares of the tokens, for a `Mixture`."""
+        """List the training sources with their shares of the tokens, for a `Mixture`."""
         return [(part.source, part.weight) for part in self.parts]
 
     def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
-        """What the first documents of a mixture of `sources()` are; see `worldmodel.datasets.drawn`."""
+        """Count documents and tokens of each source among the first documents of a mixture of `sources()`; see `drawn`."""
         return drawn(self.parts, mixture, documents, measure)
 
     def description(self) -> list[dict[str, Any]]:
-        """What was opened, as JSON values, for the card of what is trained on it."""
+        """Describe what was opened, as JSON values, for the card of what is trained on it."""
         return [
             {"source": part.source.name, "kind": part.kind, "weight": part.weight, "licence": part.licence, "items": len(part.source)}
             for part in self.parts
         ]
 
     def tokenizer_texts(self, per_store: int = 2000) -> list[str]:
-        """Texts to train a tokenizer on: samples of the corpora, of the pictures' captions and of the tasks' language.
+        """Collect texts to train a tokenizer on: samples of the corpora, of the pictures' captions and of the tasks' language.
 
         Args:
             per_store: about how many frames of each episode file give their texts.
@@ -297,7 +297,7 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
 
 
 def _sample(texts: Sequence[str], characters: float, most: int | None = None) -> list[str]:
-    """Texts in a shuffled order, until `characters` of them or `most` texts are read."""
+    """Read texts in a shuffled order, until `characters` of them or `most` texts are read."""
     sample: list[str] = []
     for place in range(len(texts) if most is None else min(len(texts), most)):
         if characters <= 0:

@@ -35,7 +35,7 @@ class DamagedVideo(Exception):
 
 
 def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[np.ndarray]:
-    """All frames of a video, in order of display, each exactly once: uint8 (H, W, 3).
+    """Decode all frames of a video, in order of display, each exactly once: uint8 (H, W, 3).
 
     Args:
         path: a file of one of `CONTAINERS`, whatever its name.
@@ -74,7 +74,7 @@ def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[n
 
 
 def _input(path: Path) -> list[str]:
-    """Arguments of ffmpeg for a film; "file:" because a colon in the name is no protocol.
+    """Make the arguments of ffmpeg for a film; "file:" because a colon in the name is no protocol.
 
     Only formats that hold the film itself are opened: a playlist or a script would have other files read, or fetched.
     """
@@ -82,7 +82,7 @@ def _input(path: Path) -> list[str]:
 
 
 def _cut_off(path: Path) -> bool:
-    """True for an mp4 file whose last box ends beyond the file: ffmpeg may leave out its frames without a word."""
+    """Test whether an mp4 file's last box ends beyond the file: ffmpeg may leave out its frames without a word."""
     length = path.stat().st_size
     with path.open("rb") as file:
         if file.read(8)[4:] != b"ftyp":
@@ -108,7 +108,7 @@ def _filters(size: int, fit: Fit) -> str:
 
 
 def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
-    """The next picture, or None where the stream ends (in the middle of a picture too: ffmpeg was cut off)."""
+    """Read the next picture, or None where the stream ends (in the middle of a picture too: ffmpeg was cut off)."""
     header = [pipe.readline() for _ in range(3)]
     if header[0].strip() != b"P6" or not header[2]:
         return None
@@ -118,7 +118,7 @@ def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
 
 
 def fit_image(image: Image.Image, size: int | None, fit: Fit = "crop") -> np.ndarray:
-    """A picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
+    """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
 
     Raises:
         ValueError: its pixels are floating-point numbers.
@@ -132,14 +132,14 @@ def fit_image(image: Image.Image, size: int | None, fit: Fit = "crop") -> np.nda
 
 
 def encode_png(frame: np.ndarray) -> bytes:
-    """A frame, uint8 (H, W, 3), as a PNG file."""
+    """Encode a frame, uint8 (H, W, 3), as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "png")
     return file.getvalue()
 
 
 def frame_rate(path: Path) -> float | None:
-    """Frames per second that a video file claims; None when it claims nothing or cannot be read."""
+    """Read the frames per second that a video file claims; None when it claims nothing or cannot be read."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", *_input(path)]  # no output: it only describes
     said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
     found = re.search(r"Video: .*?(\d+(?:\.\d+)?) fps", said)
@@ -147,7 +147,7 @@ def frame_rate(path: Path) -> float | None:
 
 
 def fps_of(store: EpisodeStore) -> float:
-    """Recorded steps per second that an episode file states, else 10."""
+    """Return the recorded steps per second that an episode file states, else 10."""
     return float(store.meta.get("fps") or DEFAULT_FPS)
 
 
@@ -169,7 +169,7 @@ class VideoWriter:
         self._log: IO[bytes] | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Appends uint8 (H, W, 3), of the size of the first one.
+        """Append uint8 (H, W, 3), of the size of the first one.
 
         Raises:
             UserError: ffmpeg gave up (no room on the disk, ...).
@@ -187,7 +187,7 @@ class VideoWriter:
         command += ["-s", f"{width}x{height}", "-r", f"{self.fps:g}", "-i", "-", "-an", "-bf", "0", "-g", str(self.keyframe_every)]
         if self.crf == LOSSLESS:
             command += ["-c:v", "libx264rgb", "-qp", "0"]
-        else:  # subsampled colour, which every player takes, needs even sizes
+        else:  # subsampled color, which every player takes, needs even sizes
             pixels = "yuv444p" if height % 2 or width % 2 else "yuv420p"
             command += ["-c:v", "libx264", "-crf", str(self.crf), "-pix_fmt", pixels]
         command += ["-metadata", f"comment={self.comment}"] if self.comment else []
@@ -204,7 +204,7 @@ class VideoWriter:
         return UserError(f"cannot write {self.path}: ffmpeg stopped ({reason}); make room or choose another place")
 
     def close(self) -> None:
-        """Ends the file.
+        """End the file.
 
         Raises:
             UserError: ffmpeg could not write all of it.
@@ -229,7 +229,7 @@ class VideoWriter:
             self.abandon()
 
     def abandon(self) -> None:
-        """Stops, if it was not closed; what has been written is of no use."""
+        """Stop, if it was not closed; what has been written is of no use."""
         process, self._process = self._process, None
         if process is not None and self._log is not None:
             process.kill()

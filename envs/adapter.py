@@ -40,7 +40,7 @@ class ExternalTask(BaseTask):
 
     ## Observation Space
     `pixels` uint8 (H, W, 3) and `proprio` float32 (p,): what the environment observes as one vector, each number x
-    as sign(x) log(1 + |x|), cut at 3; pictures in it as glimpses of 8 x 8 grey pixels.
+    as sign(x) log(1 + |x|), cut at 3; pictures in it as glimpses of 8 x 8 gray pixels.
 
     ## Rewards and Episode End
     Reward and `terminated` are the environment's. After its end, MuJoCo's physics goes on when it is stepped
@@ -51,7 +51,7 @@ class ExternalTask(BaseTask):
     The state is the whole physics of MuJoCo (mjSTATE_INTEGRATION); of other environments what they observe. An
     environment has no goals of our kind, so a goal is the state that 25 slowly changing random actions reach from
     the start. The distance is the root mean square of the difference of two configurations (turns by the shorter
-    way; radians and metres count alike). `success_threshold` is a quarter of the distance that goals have on
+    way; radians and meters count alike). `success_threshold` is a quarter of the distance that goals have on
     average, measured over four fixed seeds.
 
     An episode's start, layout and own goal follow from the factor `episode.seed`, a new one at every reset.

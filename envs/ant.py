@@ -43,11 +43,11 @@ THIRD = 0.8
 STIFFNESS, DAMPING = 250.0, 8.0
 """Torque of the servos per angle and per angular velocity, N m; the stance sags by 1 to 2 degrees under the weight."""
 CONTACT_DEPTH = 0.08
-"""How deep a contact may press the ant into the floor or a wall, in metres."""
+"""How deep a contact may press the ant into the floor or a wall, in meters."""
 JOINT_SLACK = 1.5
 """Where a joint may be when something presses against its soft limits, in units of its range."""
 FOOT_CLEARANCE = 0.03
-"""Height of a foot above the floor from which it does not touch, in metres."""
+"""Height of a foot above the floor from which it does not touch, in meters."""
 LIGHT_ZENITH = np.radians(35.0)
 CAMERA_DISTANCE = 16.0
 COUNTS = ("no foot", "one foot", "two feet", "three feet", "four feet")
@@ -83,7 +83,7 @@ class Ant(MujocoTask):
     the action, linear (m/s) and angular velocity / (2, 4), joint velocities / 8.
 
     ## Rewards
-    The negative distance of the torso to the goal's place in metres, seen from above.
+    The negative distance of the torso to the goal's place in meters, seen from above.
 
     ## Episode End
     Terminated within 0.4 m of the goal; truncated after 150 steps of 0.05 s.
@@ -126,18 +126,18 @@ class Ant(MujocoTask):
         ),
     }
     factors = {
-        "torso.color": Factor("colour of torso and head", "red", tuple(OBJECT_COLORS)),
-        "leg.color": Factor("colour of the legs", "slate", tuple(WALL_COLORS)),
-        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "torso.color": Factor("color of torso and head", "red", tuple(OBJECT_COLORS)),
+        "leg.color": Factor("color of the legs", "slate", tuple(WALL_COLORS)),
+        "floor.color": Factor("color of the floor", "cream", tuple(FLOOR_COLORS)),
         "floor.pattern": Factor("pattern of the floor", "plain", ("plain", "checker", "stripes")),
-        "wall.color": Factor("colour of the walls", "teal", tuple(WALL_COLORS)),
-        "background.color": Factor("colour of the ground beyond the walls", "gray", tuple(FLOOR_COLORS)),
+        "wall.color": Factor("color of the walls", "teal", tuple(WALL_COLORS)),
+        "background.color": Factor("color of the ground beyond the walls", "gray", tuple(FLOOR_COLORS)),
         "marks.number": Factor("number of flat marks painted on the floor", 2.0, low=0, high=MARKS, integer=True),
-        "marks.layout": Factor("which places and colours the marks have", 0.0, low=0, high=9999, integer=True),
+        "marks.layout": Factor("which places and colors the marks have", 0.0, low=0, high=9999, integer=True),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "light.direction": Factor("where the light comes from, rad counterclockwise from the right", 2.0, low=-3.1, high=3.1),
         "camera.elevation": Factor("angle of the camera's view below the horizontal, rad", 1.0, low=0.85, high=1.25),
-        "camera.extent": Factor("height of the picture at the arena's centre, metres", 7.6, low=7.4, high=8.6),
+        "camera.extent": Factor("height of the picture at the arena's center, meters", 7.6, low=7.4, high=8.6),
         "torso.mass": Factor("mass of the torso in kg", TORSO_MASS, low=2.5, high=6.0),
         "joint.strength": Factor("stiffness of the servos, 1 = 250 N m / rad", 1.0, low=0.7, high=1.4),
         "floor.friction": Factor("friction of the floor", 1.0, low=0.6, high=1.4),

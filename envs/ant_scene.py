@@ -11,11 +11,11 @@ from worldmodel.envs.scenery import add_pattern, add_servo
 PREFIX = "ant_"
 """Of the names that come from the asset."""
 ARENA = 3.5
-"""Half the side of the arena in metres."""
+"""Half the side of the arena in meters."""
 MARKS = 4
 TORSO_RADIUS, LEG_RADIUS = 0.25, 0.08
 HIP_REACH, THIGH, SHIN = 0.2 * 2**0.5, 0.2 * 2**0.5, 0.4 * 2**0.5
-"""From the torso's centre to the hip, from there to the knee, from there to the centre of the foot, in metres."""
+"""From the torso's center to the hip, from there to the knee, from there to the center of the foot, in meters."""
 HIP_RANGE = np.radians(30.0)
 KNEE_MIDDLE, KNEE_RANGE = np.radians(50.0), np.radians(20.0)
 """How far a shin hangs below the horizontal: in the stance, and the range about it."""
@@ -40,7 +40,7 @@ def add_arena(spec: mujoco.MjSpec) -> None:
     for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
         dark = np.kron(cells, np.ones((32, 32))) > 0
         add_pattern(spec, name, np.where(dark, _TILE_SHADE, 255), texrepeat=[_TILE_REPEATS, _TILE_REPEATS])
-    # Touched: the floor and four planes that look inwards. Seen: the floor, walls of 0.3 m and the ground.
+    # Touched: the floor and four planes that look inward. Seen: the floor, walls of 0.3 m and the ground.
     world.add_geom(name="floor", type=plane, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
     world.add_geom(name="ground", type=plane, size=[40, 40, 1], pos=[0, 0, -0.05], **look)
     for name, x, y in (("left", -1, 0), ("right", 1, 0), ("far", 0, 1), ("near", 0, -1)):

@@ -1,4 +1,4 @@
-"""Cube: pick coloured cubes with a gripper and place them on a table or on each other."""
+"""Cube: pick colored cubes with a gripper and place them on a table or on each other."""
 
 import itertools
 import math
@@ -46,11 +46,11 @@ _GRIPPER_GEOMS = ("rod", "palm", "left", "right")
 
 
 class Cube(MujocoTask):
-    """A gripper on a gantry that picks and places coloured cubes, which it holds by friction alone.
+    """A gripper on a gantry that picks and places colored cubes, which it holds by friction alone.
 
     ## Description
     A table of 0.53 m x 0.39 m with walls at its edges carries one to three cubes (factor `cube.count`) of different
-    colours. In the goal one of them was moved to another place on the table, or put on top of another cube. In about one
+    colors. In the goal one of them was moved to another place on the table, or put on top of another cube. In about one
     start of eight a cube is in the gripper. Unused cubes are hidden and touch nothing; their part of the state means nothing.
 
     ## Action Space
@@ -62,7 +62,7 @@ class Cube(MujocoTask):
     velocities divided by those of a full action.
 
     ## Rewards
-    The negative distance in metres of the cube that is farthest from its goal place. The gripper and the way the
+    The negative distance in meters of the cube that is farthest from its goal place. The gripper and the way the
     cubes are turned do not count.
 
     ## Episode End
@@ -92,20 +92,20 @@ class Cube(MujocoTask):
     factors = {
         "cube.count": Factor("number of cubes", 3, low=1, high=CUBES, integer=True),
         "cube.colors": Factor(
-            "colours of the cubes", "red-green-blue", tuple("-".join(c) for c in itertools.permutations(CUBE_COLORS, CUBES))
+            "colors of the cubes", "red-green-blue", tuple("-".join(c) for c in itertools.permutations(CUBE_COLORS, CUBES))
         ),
-        "cube.size": Factor("edge of a cube in metres", EDGE[1], low=EDGE[0], high=EDGE[2]),
+        "cube.size": Factor("edge of a cube in meters", EDGE[1], low=EDGE[0], high=EDGE[2]),
         "cube.mass": Factor("mass of a cube in kilograms", 0.1, low=0.05, high=0.25),
         "cube.friction": Factor("friction between cubes and table", 0.6, low=0.3, high=1.2),
-        "gripper.color": Factor("colour of the gripper", "slate", tuple(WALL_COLORS)),
-        "gripper.speed": Factor("speed of a full action in metres per second", 0.45, low=0.35, high=0.5),
-        "table.color": Factor("colour of the table", "cream", tuple(FLOOR_COLORS)),
+        "gripper.color": Factor("color of the gripper", "slate", tuple(WALL_COLORS)),
+        "gripper.speed": Factor("speed of a full action in meters per second", 0.45, low=0.35, high=0.5),
+        "table.color": Factor("color of the table", "cream", tuple(FLOOR_COLORS)),
         "table.texture": Factor("pattern of the table", "plain", ("plain", "checker", "gradient")),
-        "background.color": Factor("colour behind the table", "sky", tuple(FLOOR_COLORS)),
+        "background.color": Factor("color behind the table", "sky", tuple(FLOOR_COLORS)),
         "light.brightness": Factor("brightness of the lamp", 0.45, low=0.25, high=0.6),
         "light.azimuth": Factor("where the lamp hangs, in degrees from the right", -60.0, low=-160.0, high=-20.0),
         "camera.azimuth": Factor("turn of the front camera about the table in degrees", 0.0, low=-15.0, high=15.0),
-        "camera.distance": Factor("distance of the front camera from the table in metres", 0.8, low=0.76, high=0.9),
+        "camera.distance": Factor("distance of the front camera from the table in meters", 0.8, low=0.76, high=0.9),
         "distractor.count": Factor("number of objects behind the table's wall", 0, low=0, high=len(DISTRACTORS), integer=True),
         **SENSOR_FACTORS,
     }

@@ -41,7 +41,7 @@ ATTRIBUTES = {
 OVERLAP = 0.7
 """Cubes whose middles are nearer to each other than this share of an edge, seen from above, are one over the other."""
 MOVED, CLOSED = 0.01, 0.006
-"""Least displacement, and least closing of the fingers, that is worth a word, in metres."""
+"""Least displacement, and least closing of the fingers, that is worth a word, in meters."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Scene:
     hand: np.ndarray
     """x, y, z of the finger tips (3,)."""
     closing: float
-    """How far the fingers are closed, in metres."""
+    """How far the fingers are closed, in meters."""
     cubes: np.ndarray
-    """Centres (k, 3) of the cubes in use."""
+    """Centers (k, 3) of the cubes in use."""
     colors: list[str]
     """Of the cubes."""
     edge: float
-    """Of a cube, in metres."""
+    """Of a cube, in meters."""
     held: int | None
     """The cube in the gripper."""
     below: Mapping[int, int]

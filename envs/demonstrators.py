@@ -31,7 +31,7 @@ def through_door(position: np.ndarray, goal: np.ndarray, door_y: float, door_sla
     Args:
         position: (2,) now.
         goal: (2,) wanted in the end.
-        door_y: Height of the door's centre.
+        door_y: Height of the door's center.
         door_slack: Distance from `door_y` within which the body fits through.
         clearance: Distance from the wall's plane at which the body is clear of it.
     """

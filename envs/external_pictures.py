@@ -12,9 +12,9 @@ from PIL import Image
 from worldmodel.errors import UserError
 
 CHANNELS = (1, 3, 4)
-"""Grey, colour, colour with transparency, which is left out."""
+"""Gray, color, color with transparency, which is left out."""
 GLIMPSE = 8
-"""Pictures among the observations are reduced to this many pixels a side, grey; smaller ones are numbers like any others."""
+"""Pictures among the observations are reduced to this many pixels a side, gray; smaller ones are numbers like any others."""
 WHITE = {np.dtype(np.bool_): 1, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 """The brightest value of pictures of these types; of floats it is 1, of all other integers 255."""
 
@@ -60,7 +60,7 @@ def glimpses(space: spaces.Space[Any], value: Any) -> np.ndarray | None:
     """Shrink an observed picture to gray float64 (n * GLIMPSE * GLIMPSE,) in [0, 1], n of a stack; None if it is no picture.
 
     Pictures are boxes of bytes from 0 to 255, (H, W), or those and floats from 0 to 1 or 255, (H, W, C) or (C, H, W) with C of
-    `CHANNELS`, or a stack of n of these. A stack of four grey ones, (4, H, W), is blended into one.
+    `CHANNELS`, or a stack of n of these. A stack of four gray ones, (4, H, W), is blended into one.
     """
     if not isinstance(space, spaces.Box) or (channels := _channel_axis(space.shape)) is None:
         return None

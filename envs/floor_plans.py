@@ -1,6 +1,6 @@
 """Floor plans of the Rooms task: rooms, doors and furniture as a pure function of a number.
 
-All lengths are metres. A rectangle is (x0, x1, y0, y1); north is +y. Heights are measured from the floor.
+All lengths are meters. A rectangle is (x0, x1, y0, y1); north is +y. Heights are measured from the floor.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Piece:
 
     kind: str
     color: int
-    """Index of its colour, unique among the pieces of its kind."""
+    """Index of its color, unique among the pieces of its kind."""
     room: int
     rect: tuple[float, float, float, float]
     height: float
@@ -94,7 +94,7 @@ class Plan:
     rooms: np.ndarray
     """(r, 4) rectangles that tile the floor."""
     colors: tuple[int, ...]
-    """Index of the colour of each room's walls; all differ."""
+    """Index of the color of each room's walls; all differ."""
     walls: np.ndarray
     """(w, 4) rectangles, solid."""
     wall_rooms: tuple[int, ...]
@@ -132,7 +132,7 @@ def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
         layout: Any number from 0.
         pieces: Wanted pieces of furniture, at most MAX_PIECES; fewer where the rooms are full.
         door_width: Up to MAX_DOOR.
-        colors: How many colours there are, for rooms and for furniture alike; piece and room of equal index never meet.
+        colors: How many colors there are, for rooms and for furniture alike; piece and room of equal index never meet.
     """
     rng = np.random.default_rng(layout)
     count = int(rng.integers(3, MAX_ROOMS + 1))
@@ -162,7 +162,7 @@ def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
 
 Rect = tuple[float, float, float, float]
 Link = tuple[int, int, bool, float, float]
-"""Two rooms, whether the wall between them runs along x, its coordinate across, and the door's centre along it."""
+"""Two rooms, whether the wall between them runs along x, its coordinate across, and the door's center along it."""
 
 
 def _split(rng: np.random.Generator, count: int) -> list[Rect]:

@@ -17,7 +17,7 @@ class Eye:
 
     height: float
     pitch: float
-    """rad, positive upwards."""
+    """rad, positive upward."""
     view: float
     """Angle of view in rad."""
 

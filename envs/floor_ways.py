@@ -8,13 +8,13 @@ import numpy as np
 from worldmodel.envs.floor_plans import HALF, Plan
 
 CELL = 0.1
-"""Side of a cell in metres."""
+"""Side of a cell in meters."""
 CELLS = round(2 * HALF / CELL)
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """Where the centre of a body may be, on a grid of CELL."""
+    """Where the center of a body may be, on a grid of CELL."""
 
     free: np.ndarray
     """bool (CELLS * CELLS,), row by row from the south-west; only the largest connected part."""

@@ -9,13 +9,13 @@ from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.scenery import add_servo
 
 REACH = np.array([[-0.235, -0.165, 0.006], [0.235, 0.165, 0.2]])
-"""Lowest and highest x, y and z of the finger tips, in metres."""
+"""Lowest and highest x, y and z of the finger tips, in meters."""
 OPENING = 0.048
 """How far each open finger is from the middle."""
 PAD = (0.006, 0.013, 0.026)
 """Half sizes of a finger, which stands on its tip."""
 CLOSING_RATE = 0.3
-"""Metres per second that a full `grip` moves each finger's target."""
+"""Meters per second that a full `grip` moves each finger's target."""
 VELOCITY_GAIN, FORCE_LIMIT = 120.0, 16.0
 LOAD = 3.0
 """Weight in newtons that the hand holds without sinking."""
@@ -23,13 +23,13 @@ FINGER_STIFFNESS, FINGER_DAMPING = 400.0, 15.0
 GRASP_DEPTH = 0.6
 """How far the tips reach below the middle of a cube that is grasped, in half cubes."""
 EXTENT = 1.0
-"""Size of the scene in metres: what is closer to a camera than 1/50 of it is not drawn."""
+"""Size of the scene in meters: what is closer to a camera than 1/50 of it is not drawn."""
 TABLE = np.array([0.265, 0.195])
 """Half the length and depth of the table between its walls."""
 SAMPLED = np.array([0.2, 0.13])
 """Half the length and depth of the area in which cubes start and end."""
 DISTRACTORS = ((-0.16, 0.018, (0.93, 0.60, 0.66)), (0.15, 0.024, (0.45, 0.72, 0.70)), (0.01, 0.014, (0.60, 0.52, 0.42)))
-"""x, half size and colour of the objects behind the table's wall."""
+"""x, half size and color of the objects behind the table's wall."""
 _AXES = (("x", [1, 0, 0]), ("y", [0, 1, 0]), ("z", [0, 0, 1]))
 _HELD_GAP = 0.003
 _NEAR, _AT = 0.02, 0.015
@@ -49,7 +49,7 @@ def add_table(spec: mujoco.MjSpec) -> None:
         texture.rgb1, texture.rgb2 = [1.0] * 3, [0.8] * 3
         material = spec.add_material(name=name, specular=0.0, texrepeat=[4, 3] if name == "checker" else [1, 1])
         material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
-    # Touched: the plane of the table and four planes that look inwards.
+    # Touched: the plane of the table and four planes that look inward.
     ground = {"type": plane, "size": [1, 1, 1], "contype": 0, "conaffinity": 1, "friction": [0.1, 0.002, 0.0001], "group": 3}
     world.add_geom(name="ground", pos=[0, 0, 0], **ground)
     for name, x, y in (("left_wall", -1, 0), ("right_wall", 1, 0), ("back_wall", 0, 1), ("front_wall", 0, -1)):
@@ -103,7 +103,7 @@ def held_cube(hand: np.ndarray, fingers: np.ndarray, cubes: np.ndarray, half: fl
     Args:
         hand: x, y, z of the tips (3,).
         fingers: How far each finger is closed (2,).
-        cubes: Centres (k, 3).
+        cubes: Centers (k, 3).
         half: Half the edge of a cube.
     """
     hand_x, hand_y, hand_z = hand.tolist()
@@ -139,7 +139,7 @@ class Mover:
             hand: x, y, z of the tips (3,).
             fingers: How far each finger is closed (2,).
             closing: The fingers' target, 0 to `OPENING`.
-            cubes: Centres (k, 3).
+            cubes: Centers (k, 3).
             goals: Where they belong (k, 3).
         """
         held = held_cube(hand, fingers, cubes, self.half)

@@ -19,7 +19,7 @@ WINDING = 0.7
 
 @dataclass(frozen=True)
 class Maze:
-    """Which neighbouring cells are joined."""
+    """Which neighboring cells are joined."""
 
     right: np.ndarray
     """bool (n - 1, n): [i, j] is True where cell (i, j) is open to (i + 1, j)."""

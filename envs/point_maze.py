@@ -25,7 +25,7 @@ MIN_PATH = 3
 CONTACT_DEPTH = 0.02
 """How deep a contact may press the ball into a wall."""
 STIFF = [0.01, 1.0]
-"""Time constant and damping of contacts: the ball gives way by some millimetres only."""
+"""Time constant and damping of contacts: the ball gives way by some millimeters only."""
 VELOCITY_GAIN = 15.0
 """Force per velocity error: a ball of mass 1 follows the command within 1/15 s, a heavy one later."""
 AMBIENT = 0.6
@@ -100,13 +100,13 @@ class PointMaze(MujocoTask):
     factors = {
         "maze.layout": Factor("number of the maze", 0.0, low=0, high=99_999, integer=True, per_episode=True),
         "maze.openness": Factor("share of the inner walls that is taken away", 0.1, low=0.0, high=0.5),
-        "ball.color": Factor("colour of the ball", "red", tuple(OBJECT_COLORS)),
+        "ball.color": Factor("color of the ball", "red", tuple(OBJECT_COLORS)),
         "ball.radius": Factor("radius of the ball", 0.1, low=0.085, high=0.115),
         "ball.mass": Factor("mass of the ball; a heavy one gains speed slowly", 1.0, low=0.5, high=2.5),
         "ball.speed": Factor("speed of a full action, per second", 1.5, low=1.1, high=2.0),
-        "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
+        "wall.color": Factor("color of the walls", "slate", tuple(WALL_COLORS)),
         "wall.friction": Factor("friction between ball and walls", 0.1, low=0.0, high=0.5),
-        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "floor.color": Factor("color of the floor", "cream", tuple(FLOOR_COLORS)),
         "floor.pattern": Factor("pattern of the floor", "plain", PATTERNS),
         "marks.count": Factor("number of pale marks painted on the floor", 0.0, low=0, high=MAX_MARKS, integer=True),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),

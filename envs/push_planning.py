@@ -1,6 +1,6 @@
 """How a disc pushes a T-shaped block: the block's outline, what a push does to it, and ways around it.
 
-Everything is in the plane. A pose is (x, y, angle); the block's own frame has its origin at the block's centre of
+Everything is in the plane. A pose is (x, y, angle); the block's own frame has its origin at the block's center of
 mass, and its stem points to -y. Lengths of the block are those of size 1 times its size.
 """
 
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 BOXES = np.array([[0.0, 0.7 / 6, 0.28, 0.08], [0.0, 0.7 / 6 - 0.28, 0.08, 0.20]])
-"""Bar and stem in the block's frame at size 1: centre x, centre y, half width, half height."""
+"""Bar and stem in the block's frame at size 1: center x, center y, half width, half height."""
 TURNING_RADIUS = 0.18
 """Floor friction against turning acts on this lever arm, at size 1."""
 MARGIN = 0.02

@@ -50,7 +50,7 @@ class PushT(MujocoTask):
     """A disc pushes a T-shaped block to a pose.
 
     ## Description
-    The arena is [-1, 1] x [-1, 1] with walls. The block's pose is the place of its centre of mass and its angle,
+    The arena is [-1, 1] x [-1, 1] with walls. The block's pose is the place of its center of mass and its angle,
     0 where the stem points down. It slides with viscous friction on the floor, without a preferred direction, so
     that it follows the force of a push and stops within 0.1 s of it. Start and goal have any angle and leave the disc
     room on all sides; they are at least 3 units of the distance below apart.
@@ -63,7 +63,7 @@ class PushT(MujocoTask):
     `pixels`; `proprio` = x, y of the disc, and its velocities divided by the speed of a full action.
 
     ## Rewards
-    The negative distance of the block to its goal pose: the larger of the distance of the centres / 0.1 and the angle
+    The negative distance of the block to its goal pose: the larger of the distance of the centers / 0.1 and the angle
     between them / (pi / 9). The goal picture shows the disc somewhere; it may be anywhere.
 
     ## Episode End
@@ -105,17 +105,17 @@ class PushT(MujocoTask):
         ),
     }
     factors = {
-        "block.color": Factor("colour of the block", "red", tuple(OBJECT_COLORS)),
+        "block.color": Factor("color of the block", "red", tuple(OBJECT_COLORS)),
         "block.size": Factor("size of the block; its bar is 0.56 long at size 1", 1.0, low=0.85, high=1.15),
         "block.friction": Factor("force that slides the block at speed 1", 4.0, low=2.0, high=8.0),
-        "pusher.color": Factor("colour of the disc", "slate", tuple(WALL_COLORS)),
+        "pusher.color": Factor("color of the disc", "slate", tuple(WALL_COLORS)),
         "pusher.radius": Factor("radius of the disc", 0.08, low=0.065, high=0.095),
         "pusher.speed": Factor("speed of a full action, per second", 1.0, low=0.8, high=1.3),
-        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "floor.color": Factor("color of the floor", "cream", tuple(FLOOR_COLORS)),
         "floor.pattern": Factor("pattern of the floor", "plain", ("plain", "checker", "stripes")),
         "floor.marks": Factor("number of a layout of flat marks on the floor; 0: no marks", 0.0, low=0, high=9999, integer=True),
-        "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
-        "background.color": Factor("colour outside the walls", "gray", tuple(FLOOR_COLORS)),
+        "wall.color": Factor("color of the walls", "slate", tuple(WALL_COLORS)),
+        "background.color": Factor("color outside the walls", "gray", tuple(FLOOR_COLORS)),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.3, low=2.2, high=2.6),
         **SENSOR_FACTORS,
@@ -133,7 +133,7 @@ class PushT(MujocoTask):
         for name, dark in (("checker", rows ^ columns), ("stripes", rows)):
             add_pattern(spec, name, np.where(dark, 226, 255))
         world = spec.worldbody
-        # Touched: four planes that look inwards. Seen: walls, and the floor on a ground that shows outside.
+        # Touched: four planes that look inward. Seen: walls, and the floor on a ground that shows outside.
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
             world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], condim=1, group=3)
             half = [0.03 + abs(y), 0.03 + abs(x), HEIGHT]
@@ -142,7 +142,7 @@ class PushT(MujocoTask):
         for i in range(MARKS):
             world.add_geom(name=f"mark_{i}", type=cylinder, size=[MARK_RADIUS, 0.002, 0], pos=[0, 0, -HEIGHT - 0.005], **look)
         world.add_geom(name="ground", type=box, size=[8, 8, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
-        # The rims are the shape that is touched; plates of the bright colour lie on top of them.
+        # The rims are the shape that is touched; plates of the bright color lie on top of them.
         block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
         # MuJoCo's collision bounds stay as compiled, so everything starts at its largest.
         for i, (x, y, *half) in enumerate(self.factors["block.size"].high * BOXES):

@@ -65,13 +65,13 @@ class Reacher(MujocoTask):
         ),
     }
     factors = {
-        "arm.color": Factor("colour of both links", "blue", tuple(OBJECT_COLORS)),
+        "arm.color": Factor("color of both links", "blue", tuple(OBJECT_COLORS)),
         "arm.thickness": Factor("half the width of the upper arm", 0.1, low=0.07, high=0.12),
         "arm.upper_length": Factor("length of the upper arm", 0.55, low=0.45, high=0.6),
         "arm.forearm_length": Factor("length of the forearm", 0.45, low=0.35, high=0.5),
         "arm.speed": Factor("speed of a full action, rad per second", 2.0, low=1.4, high=2.6),
-        "joint.color": Factor("colour of shoulder, elbow and hand", "slate", tuple(WALL_COLORS)),
-        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
+        "joint.color": Factor("color of shoulder, elbow and hand", "slate", tuple(WALL_COLORS)),
+        "floor.color": Factor("color of the floor", "cream", tuple(FLOOR_COLORS)),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.3, low=2.3, high=2.8),
         **SENSOR_FACTORS,

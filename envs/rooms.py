@@ -24,7 +24,7 @@ CLEARANCE = 0.03
 TURN_SPEED = 2.0
 """Yaw rate of a full action, rad per second."""
 PLACE_TOLERANCE, TURN_TOLERANCE = 0.5, 0.35
-"""Metres and radians that count as a distance of 1."""
+"""Meters and radians that count as a distance of 1."""
 MAX_WALK = 11.0
 """Longest way from start to goal, walked along the axes."""
 MIN_VIEW = 0.8
@@ -38,9 +38,9 @@ class Rooms(MujocoTask):
     """A walker with a camera in a furnished flat of three to six rooms, whose plan is new in every episode.
 
     ## Description
-    The flat is 8 m x 8 m. Every room has walls of its own colour and is reached through doors. The body is an upright
+    The flat is 8 m x 8 m. Every room has walls of its own color and is reached through doors. The body is an upright
     cylinder that slides along walls and furniture. Start and goal are poses, place and heading, at least 2 m apart, with a way
-    of at most 11 m between them. `pose_of` tells the true pose, for trajectory errors in metres and radians.
+    of at most 11 m between them. `pose_of` tells the true pose, for trajectory errors in meters and radians.
 
     ## Action Space
     `dx` forward, `dy` to the left, `dyaw` counterclockwise in [-1, 1], in the frame of the body at the beginning of the step:
@@ -51,7 +51,7 @@ class Rooms(MujocoTask):
     a full action: odometry, not the pose.
 
     ## Rewards
-    The negative distance of the pose to the goal's: the larger one of metres / 0.5 and radians / 0.35.
+    The negative distance of the pose to the goal's: the larger one of meters / 0.5 and radians / 0.35.
 
     ## Episode End
     Terminated at a distance of 1, that is within 0.5 m and 0.35 rad (20 degrees) of the goal; truncated after 150 steps.
@@ -84,18 +84,18 @@ class Rooms(MujocoTask):
         "furniture.pieces": Factor("pieces of furniture, where there is room", 12.0, low=5, high=MAX_PIECES, integer=True),
         "door.width": Factor("width of the doors", 1.1, low=0.95, high=1.3),
         "wall.height": Factor("height of the walls", 1.5, low=1.2, high=1.9),
-        "wall.wash": Factor("how much white is in the colours of the walls", 0.0, low=0.0, high=0.4),
+        "wall.wash": Factor("how much white is in the colors of the walls", 0.0, low=0.0, high=0.4),
         "wall.pictures": Factor("pictures on the walls, which nobody mentions", 3.0, low=0, high=MAX_PICTURES, integer=True),
-        "floor.color": Factor("colour of the floors", "cream", tuple(FLOOR_COLORS)),
+        "floor.color": Factor("color of the floors", "cream", tuple(FLOOR_COLORS)),
         "floor.pattern": Factor("pattern of the floors", "checker", PATTERNS),
         "sky.color": Factor("what is above the walls", "day", tuple(SKY_COLORS)),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
-        "light.warmth": Factor("colour of the light, from blue to yellow", 0.0, low=-1.0, high=1.0),
+        "light.warmth": Factor("color of the light, from blue to yellow", 0.0, low=-1.0, high=1.0),
         "light.direction": Factor("where the sun stands, rad from east", 0.9, low=0.3, high=1.3),
         "camera.height": Factor("height of the eye", 0.65, low=0.55, high=0.8),
         "camera.pitch": Factor("how far the eye looks up, degrees", -6.0, low=-14.0, high=2.0),
         "camera.view": Factor("angle of view, degrees", 84.0, low=76.0, high=92.0),
-        "body.speed": Factor("speed of a full action, metres per second", 1.6, low=1.3, high=2.0),
+        "body.speed": Factor("speed of a full action, meters per second", 1.6, low=1.3, high=2.0),
         "body.lag": Factor("time in which the velocity follows the command, seconds", 0.06, low=0.04, high=0.2),
         **SENSOR_FACTORS,
     }

@@ -1,4 +1,4 @@
-"""Parts that the scenes of several tasks are built from: patterns that a colour tints, and servos of joints."""
+"""Parts that the scenes of several tasks are built from: patterns that a color tints, and servos of joints."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -138,7 +138,7 @@ class MujocoTask(BaseTask):
     def impossible(self, position: np.ndarray) -> str | None:
         """Say why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
 
-        What contacts do is possible: a body may lie a few millimetres deep in another.
+        What contacts do is possible: a body may lie a few millimeters deep in another.
         """
         return None
 

@@ -69,12 +69,12 @@ class TwoRoom(MujocoTask):
         ),
     }
     factors = {
-        "disc.color": Factor("colour of the disc", "red", tuple(OBJECT_COLORS)),
+        "disc.color": Factor("color of the disc", "red", tuple(OBJECT_COLORS)),
         "disc.radius": Factor("radius of the disc", 0.14, low=0.10, high=0.17),
         "disc.speed": Factor("speed of a full action, per second", 1.5, low=1.0, high=2.0),
-        "floor.color": Factor("colour of the floor", "cream", tuple(FLOOR_COLORS)),
-        "wall.color": Factor("colour of the walls", "slate", tuple(WALL_COLORS)),
-        "door.position": Factor("y of the door's centre", 0.0, low=-0.6, high=0.6),
+        "floor.color": Factor("color of the floor", "cream", tuple(FLOOR_COLORS)),
+        "wall.color": Factor("color of the walls", "slate", tuple(WALL_COLORS)),
+        "door.position": Factor("y of the door's center", 0.0, low=-0.6, high=0.6),
         "door.width": Factor("width of the door", 0.5, low=0.42, high=0.7),
         "light.brightness": Factor("brightness of the light", 1.0, low=0.7, high=1.0),
         "camera.extent": Factor("height of the picture in arena units", 2.2, low=2.1, high=2.6),
@@ -90,14 +90,14 @@ class TwoRoom(MujocoTask):
         cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
         look = {"contype": 0, "conaffinity": 0}
         world = spec.worldbody
-        # Touched: the wall and four planes that look inwards. Compiled at the largest extent that a factor can give them:
+        # Touched: the wall and four planes that look inward. Compiled at the largest extent that a factor can give them:
         # MuJoCo looks for contacts within the bounds it has compiled.
         for name, y in (("wall_top", 0.1), ("wall_bottom", -0.1)):
             world.add_geom(name=name, type=box, size=[WALL_HALF, 0.9, 0.3], pos=[0, y, 0])
             self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.9, 0.01], pos=[0, y, 0])
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
             world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
-        # Seen: the floor lies on its own shade, and that on a ground in the colour of the walls. This is the
+        # Seen: the floor lies on its own shade, and that on a ground in the color of the walls. This is the
         # order of drawing, so that the rasteriser skips what is hidden.
         for name, shift, half, z in (
             ("floor", SHADOW / 2, 1.0 - SHADOW / 2, -0.44),
@@ -180,7 +180,7 @@ class TwoRoom(MujocoTask):
         if max(abs(x), abs(y)) > limit:
             return f"the disc would be outside the arena at x={x:.3f}, y={y:.3f}"
         to_edge = self._number("door.width") / 2 - abs(y - self._number("door.position"))
-        gap = np.hypot(max(abs(x) - WALL_HALF, 0.0), max(to_edge, 0.0))  # from the centre to the nearest piece of wall
+        gap = np.hypot(max(abs(x) - WALL_HALF, 0.0), max(to_edge, 0.0))  # from the center to the nearest piece of wall
         if gap < self._number("disc.radius") - CONTACT_DEPTH:
             return f"the disc would be inside the wall at x={x:.3f}, y={y:.3f}"
         return None

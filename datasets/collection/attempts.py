@@ -34,22 +34,22 @@ class LeftOut:
     """What went wrong, in one line."""
 
     def to_bytes(self) -> bytes:
-        """The content of its mark."""
+        """Return the content of the episode's mark."""
         return json.dumps(asdict(self)).encode()
 
 
 def left_out_path(folder: Path, episode: int) -> Path:
-    """Where the mark of an episode that is left out lies, beside the parts of the others."""
+    """Return the path of the mark of an episode that is left out, in the folder with the parts of the others."""
     return folder / PATTERN.replace("*", f"{episode:06d}")
 
 
 def save_left_out(folder: Path, left_out: LeftOut) -> None:
-    """Marks an episode as left out; OSError when the disk is full."""
+    """Mark an episode as left out; OSError when the disk is full."""
     write_atomic(left_out_path(folder, left_out.episode), left_out.to_bytes())
 
 
 def load_left_out(folder: Path, episode: int) -> LeftOut | None:
-    """The mark of an episode; None when it has none that can be read."""
+    """Load the mark of an episode; None when it has none that can be read."""
     try:
         mark = LeftOut(**parse_json(left_out_path(folder, episode).read_text()))
     except (FileNotFoundError, TypeError, ValueError):
@@ -58,7 +58,7 @@ def load_left_out(folder: Path, episode: int) -> LeftOut | None:
 
 
 def remove_left_out(folder: Path) -> None:
-    """Removes all marks."""
+    """Remove all marks."""
     for mark in folder.glob(PATTERN):
         mark.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ class Player:
         self.task = open_task(config)
 
     def first_look(self) -> dict[str, Any]:
-        """Facts about the task, from the first reset that works; UserError as `recording.first_look`, or when none of a few does."""
+        """Collect facts about the task from the first reset that works; UserError as `recording.first_look`, or if none of a few works."""
         said = ""
         for seed in range(FIRST_LOOKS):
             try:
@@ -88,7 +88,7 @@ class Player:
         raise UserError(f"{self._config.env} fails at every reset, tried {FIRST_LOOKS} times, the last time with {said}")
 
     def record(self, index: int) -> Episode | LeftOut:
-        """Episode `index`, or why there is none: then the task, which may be broken, is made anew."""
+        """Record episode `index`, or return why there is none: then the task, which may be broken, is made anew."""
         try:
             return record_episode(self.task, self._config, index)
         except MemoryError:  # the machine's fault, not the episode's
@@ -104,7 +104,7 @@ class Player:
         self.task = open_task(self._config)
 
     def close(self) -> None:
-        """Frees the task."""
+        """Free the task."""
         self.task.close()
 
 

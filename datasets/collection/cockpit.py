@@ -52,7 +52,7 @@ class Cockpit:
         return self._always or bool(self._held or self._tapped or self._said)
 
     def tick(self) -> None:
-        """One action, `step_seconds` of the world."""
+        """Do one action, `step_seconds` of the world."""
         action = self._next_action()
         try:
             self.drive.step(action)
@@ -77,7 +77,7 @@ class Cockpit:
     # ---------------------------------------------------------------- Commands
 
     def obey(self, message: Any) -> None:
-        """Does what the page asks for; a mistake becomes its note."""
+        """Do what the page asks for; a mistake becomes its note."""
         commands = {
             "keys": self._press,
             "say": self._queue,
@@ -102,7 +102,7 @@ class Cockpit:
         self._note, self._failed = note, failed
 
     def release(self) -> None:
-        """Lets go of everything, as when the page is closed."""
+        """Let go of everything, as when the page is closed."""
         self._held, self._tapped, self._little = set(), set(), False
         self._said.clear()
 
@@ -133,7 +133,7 @@ class Cockpit:
         self._say("; ".join(part for part in parts if part))
 
     def keep(self) -> int | None:
-        """Puts what was recorded on the disk and returns its number in the file; None when there was nothing."""
+        """Put what was recorded on the disk and return its number in the file; None when there was nothing."""
         episode = self.drive.episode()
         if episode is None:
             return None
@@ -176,7 +176,7 @@ class Cockpit:
     # ---------------------------------------------------------------- What the page shows
 
     def _set_scene(self) -> None:
-        """Shows a new episode."""
+        """Show a new episode."""
         info = self.drive.info
         if self.view is not self.drive.task:
             self.view.reset(options={"state": info["state"], "goal_state": info["goal_state"], "variation_values": info["variation"]})
@@ -194,7 +194,7 @@ class Cockpit:
             self.view.set_state(self.drive.info["state"])
 
     def about(self) -> dict[str, Any]:
-        """What stays the same: the task, its keys, its cameras."""
+        """Return what stays the same: the task, its keys, its cameras."""
         task = self.drive.task
         return {
             "about": {
@@ -211,7 +211,7 @@ class Cockpit:
         }
 
     def status(self) -> dict[str, Any]:
-        """What changes; the pictures are data URLs."""
+        """Return what changes; the pictures are data URLs."""
         drive = self.drive
         return {
             "step": drive.steps,
@@ -235,7 +235,7 @@ class Cockpit:
 
 
 def as_url(frame: np.ndarray) -> str:
-    """A frame uint8 (H, W, 3) as a JPEG in a data URL."""
+    """Encode a frame uint8 (H, W, 3) as a JPEG in a data URL."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "jpeg", quality=92, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -63,7 +63,7 @@ class CollectResult:
 
 
 def collect(config: CollectConfig) -> CollectResult:
-    """Records the episodes that are missing and writes the file.
+    """Record the episodes that are missing and write the file.
 
     Raises:
         UserError: unknown task or factor; the file exists with other arguments; another process collects it;
@@ -103,12 +103,12 @@ class _Merger:
         self._error: UserError | None = None
 
     def begin(self, meta: dict[str, Any]) -> None:
-        """Takes the meta data of the file."""
+        """Take the meta data of the file."""
         self._writer.meta.update(meta)
         self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
 
     def add(self, episode: int) -> None:
-        """Notes that a part is there, or that there will be none, and appends the parts whose turn has come."""
+        """Note that a part is there, or that there will be none, and append the parts whose turn has come."""
         self._there.add(episode)
         while self._next in self._there and self._error is None:
             left_out = load_left_out(self._parts, self._next)
@@ -128,7 +128,7 @@ class _Merger:
         self._coverage.add(episode)
 
     def _refuse_failure(self) -> None:
-        """Ends the collection when most of its episodes so far fail; those that failed are tried again when it goes on."""
+        """End the collection when most of its episodes so far fail; those that failed are tried again when it goes on."""
         if self._next >= min(FIRST, self._episodes) and 2 * len(self._left_out) > self._next:
             remove_left_out(self._parts)
             raise UserError(
@@ -137,7 +137,7 @@ class _Merger:
             )
 
     def finish(self) -> None:
-        """Completes the meta data; raises what went wrong."""
+        """Complete the meta data; raise what went wrong."""
         if self._error is not None:
             raise self._error
         assert self._next == self._episodes, "every episode has been appended"
@@ -159,7 +159,7 @@ def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectRe
 
 
 def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> int:
-    """Records the missing episodes and appends all of them to the file; returns how many were recorded."""
+    """Record the missing episodes and append all of them to the file; return how many were recorded."""
     there = sorted(set(range(config.episodes)) - set(missing))
     with (
         _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
@@ -191,7 +191,7 @@ def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPo
 
 @contextlib.contextmanager
 def _own_parts(config: CollectConfig) -> Iterator[Path]:
-    """The folder of parts, locked for this process and checked to belong to the same arguments."""
+    """Make the folder of parts, locked for this process and checked to belong to the same arguments."""
     parts = _parts_of(config)
     with locked_folder(parts, link=False):
         try:
@@ -209,14 +209,14 @@ def _parts_of(config: CollectConfig) -> Path:
 
 
 def _remove(parts: Path) -> None:
-    """Removes the folder, the episodes first: it tells what they are for as long as there are any."""
+    """Remove the folder, the episodes first: it says what they are for as long as there are any."""
     for part in parts.glob(PATTERN):
         part.unlink()
     shutil.rmtree(parts, ignore_errors=True)
 
 
 def _remove_leftovers(config: CollectConfig) -> None:
-    """Removes the parts of a file that is complete: a collection was killed before it could."""
+    """Remove the parts of a file that is complete: a collection was killed before it could."""
     parts = _parts_of(config)
     if not parts.exists():
         return
@@ -226,7 +226,7 @@ def _remove_leftovers(config: CollectConfig) -> None:
 
 
 def _claim(parts: Path, config: CollectConfig) -> None:
-    """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
+    """Mark the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
     try:
         for leftover in parts.iterdir():
             if is_leftover(leftover.name):
@@ -246,7 +246,7 @@ def _claim(parts: Path, config: CollectConfig) -> None:
 
 
 def _recipe_of(parts: Path) -> Any:
-    """The arguments that a folder of parts is for; None when it does not tell."""
+    """Read the arguments that a folder of parts is for; None when it does not say."""
     try:
         return parse_json((parts / RECIPE).read_text())
     except (FileNotFoundError, ValueError):
@@ -258,7 +258,7 @@ def _has_episodes(parts: Path) -> bool:
 
 
 def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
-    """Raises UserError unless `found` is what this configuration would record."""
+    """Raise UserError unless `found` is what this configuration would record."""
     if not isinstance(found, dict) or "env" not in found:
         raise UserError(f"{path} was not made by `worldmodel collect`; choose another --out")
     different = [name for name, value in config.recipe().items() if found.get(name) != value]
@@ -269,7 +269,7 @@ def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
 
 
 def _is_whole(part: Path) -> bool:
-    """True when a part can be read; one that cannot (the power failed) is removed, to be recorded again."""
+    """Test whether a part can be read; one that cannot (the power failed) is removed, to be recorded again."""
     if not part.exists():
         return False
     try:

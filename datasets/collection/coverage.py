@@ -37,7 +37,7 @@ class Coverage:
         self._frames = 0
 
     def add(self, episode: Episode) -> None:
-        """Counts one episode."""
+        """Count one episode."""
         features = _bins(episode.features)
         _count(self._features, features)
         if features.shape[1] > 1:
@@ -53,7 +53,7 @@ class Coverage:
         self._frames += len(episode.frames)
 
     def report(self) -> dict[str, Any]:
-        """The counts and the shares that were visited, as JSON values."""
+        """Return the counts and the shares that were visited, as JSON values."""
         episodes, reached = (sum(numbers) for numbers in zip(*self._policies.values(), strict=True))
         report: dict[str, Any] = {
             "episodes": episodes,
@@ -74,13 +74,13 @@ class Coverage:
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """Bin of each value of [-1, 1], int64; what is no number counts as 0."""
+    """Compute the bin of each value of [-1, 1], int64; what is no number counts as 0."""
     inside = np.clip(np.nan_to_num(values.astype(np.float64)), -1.0, 1.0)
     return np.minimum(((inside + 1.0) * (BINS / 2)).astype(np.int64), BINS - 1)
 
 
 def _count(counts: np.ndarray, bins: np.ndarray) -> None:
-    """Adds the bins (rows, n) to the histograms (n, BINS)."""
+    """Add the bins (rows, n) to the histograms (n, BINS)."""
     n = len(counts)
     counts += np.bincount((bins + np.arange(n) * BINS).ravel(), minlength=n * BINS).reshape(n, BINS)
 
@@ -102,7 +102,7 @@ def _histograms(names: Any, rows: Any) -> dict[str, Any]:
 
 
 def coverage_table(report: Mapping[str, Any], bars: str = BARS) -> str:
-    """A report of `Coverage` as text: one line per feature, action component and factor, with a bar per bin.
+    """Write a report of `Coverage` as text: one line per feature, action component and factor, with a bar per bin.
 
     Args:
         report: from `Coverage.report`, or `meta["coverage"]` of a file.
@@ -129,6 +129,6 @@ def _rows(histograms: Mapping[str, Any], bars: str) -> list[tuple[str, str, str]
 
 
 def _sparkline(counts: Sequence[int], bars: str) -> str:
-    """One character per bin, higher for more; a blank for none."""
+    """Draw one character per bin, higher for more; a blank for none."""
     top = max(max(counts), 1)
     return "".join(bars[min(count * len(bars) // top, len(bars) - 1)] if count else " " for count in counts)

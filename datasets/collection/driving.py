@@ -57,7 +57,7 @@ class Drive:
         self.begin()
 
     def begin(self) -> None:
-        """Starts the next episode; what was driven so far is forgotten."""
+        """Start the next episode; what was driven so far is forgotten."""
         self._number += 1
         self._rng = np.random.default_rng([self._seed, self._number])
         self._reset_seed = int(self._rng.integers(MAX_SEED))
@@ -71,7 +71,7 @@ class Drive:
         self.forget()
 
     def step(self, action: np.ndarray) -> None:
-        """Applies an action (a,) in [-1, 1]; UserError when it is none."""
+        """Apply an action (a,) in [-1, 1]; UserError when it is none."""
         self.obs, _, _, _, self.info = self.task.step(action)
         self.steps += 1
         if self.reached is None and self.info["success"]:
@@ -80,11 +80,11 @@ class Drive:
             self._recorder.add(np.asarray(action)[None], self.obs, self.info)
 
     def forget(self) -> None:
-        """Throws the recorded steps away; the recording goes on from the present state."""
+        """Throw the recorded steps away; the recording goes on from the present state."""
         self._recorder = Recorder(self.task, self.obs, self.info)
 
     def record(self, on: bool) -> None:
-        """Turns the recording on, from the present state, or off; what was recorded is forgotten."""
+        """Turn the recording on, from the present state, or off; what was recorded is forgotten."""
         self.recording = on
         self.forget()
 
@@ -99,7 +99,7 @@ class Drive:
         return len(self._recorder)
 
     def episode(self) -> Episode | None:
-        """What was recorded; None before the first action."""
+        """Return what was recorded; None before the first action."""
         if not self.recorded:
             return None
         episode = self._recorder.episode(self._rng, self._reset_seed, self._policy)
@@ -160,25 +160,25 @@ class DriveFile:
         return sorted(int(path.stem.removeprefix("episode_")) for path in self.parts.glob(PATTERN))
 
     def __len__(self) -> int:
-        """Episodes in the file and in parts."""
+        """Return the number of episodes in the file and in parts."""
         return max([self.saved, *(number + 1 for number in self._numbers())])
 
     def keep(self, episode: Episode) -> None:
-        """Adds an episode; it is on the disk when this returns. UserError when the disk is full."""
+        """Add an episode; it is on the disk when this returns. UserError when the disk is full."""
         try:
             save_part(part_path(self.parts, len(self)), episode)
         except OSError as error:
             raise UserError(f"cannot write to {self.parts}: {error.strerror}; make room and try again") from error
 
     def undo(self) -> bool:
-        """Removes the last episode that was added, unless it is in the file already; returns whether one was."""
+        """Remove the last episode that was added, unless it is in the file already; return whether one was."""
         numbers = self._numbers()
         if numbers:
             part_path(self.parts, numbers[-1]).unlink()
         return bool(numbers)
 
     def merge(self) -> int:
-        """Moves all parts into the file, which is there whole, old or new, at any moment; returns their number."""
+        """Move all parts into the file, which is there whole, old or new, at any moment; return their number."""
         numbers = self._numbers()
         if numbers:
             merged = self.parts / "merged.h5"

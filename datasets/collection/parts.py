@@ -24,17 +24,17 @@ _FAST = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_c
 
 
 def part_path(folder: Path, index: int) -> Path:
-    """Where episode `index` of a collection lies until all are there."""
+    """Return where episode `index` of a collection lies until all are there."""
     return folder / PATTERN.replace("*", f"{index:06d}")
 
 
 def save_part(path: Path, episode: Episode, durable: bool = True) -> None:
-    """Writes one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
+    """Write one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
     write_atomic(path, part_bytes(episode), durable)
 
 
 def part_bytes(episode: Episode) -> bytes:
-    """The content of the part of one episode."""
+    """Return the content of the part of one episode."""
     arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAY_FIELDS}
     arrays |= {f"views/{camera}": np.ascontiguousarray(view) for camera, view in episode.views.items()}
     record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
@@ -45,7 +45,7 @@ def part_bytes(episode: Episode) -> bytes:
 
 
 def load_part(path: Path) -> Episode:
-    """Reads one episode.
+    """Read one episode.
 
     Raises:
         ValueError: the file is no whole part, or one of another version.

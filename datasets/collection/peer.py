@@ -29,12 +29,12 @@ PEER_ENVS = 8
 
 
 def peer_installed() -> bool:
-    """Whether the peer can be measured here."""
+    """Test whether the peer can be measured here."""
     return importlib.util.find_spec("stable_worldmodel") is not None
 
 
 def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
-    """Frames per second into a file: ours with `config`, and the peer's with as many episodes and random actions."""
+    """Measure frames per second into a file: ours with `config`, and the peer's with as many episodes and random actions."""
     import stable_worldmodel as swm
 
     size = config.image_size
@@ -56,7 +56,7 @@ def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
 
 
 def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tuple[Any, float]]:
-    """The frames and actions of an episode file in the peer's formats, by its own writers; nothing where it is not installed.
+    """Write the frames and actions of an episode file in the peer's formats, by its own writers; nothing where it is not installed.
 
     Args:
         path: our file.
@@ -85,7 +85,7 @@ def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tu
 
 
 def _peer_episodes(store: EpisodeStore) -> Iterator[dict[str, list[np.ndarray]]]:
-    """Episodes as the peer keeps them: as many actions as frames, the last one of no effect."""
+    """Make episodes as the peer keeps them: as many actions as frames, the last one of no effect."""
     for i in range(len(store)):
         episode = store.episode(i)
         actions = np.concatenate([episode.actions, np.zeros_like(episode.actions[:1])])

@@ -54,19 +54,19 @@ def check_policies(shares: Mapping[str, float]) -> None:
 
 
 def policy_file(name: str) -> Path:
-    """The file of a policy `sb3:<file>`."""
+    """Return the file of a policy `sb3:<file>`."""
     return Path(name.removeprefix(SB3))
 
 
 def draw_policy(shares: Mapping[str, float], rng: np.random.Generator) -> str:
-    """The name of one policy; the order of `shares` does not matter."""
+    """Draw the name of one policy; the order of `shares` does not matter."""
     names = sorted(shares)
     weights = np.array([shares[name] for name in names], np.float64)
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
 def make_policy(name: str, task: "Task", rng: np.random.Generator, noise: float) -> "Policy":
-    """A policy for one episode.
+    """Make a policy for one episode.
 
     Args:
         name: One of `POLICIES`, or `sb3:<file>`.
@@ -99,7 +99,7 @@ def make_policy(name: str, task: "Task", rng: np.random.Generator, noise: float)
 
 
 def _smooth(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, correlation: float = 0.9) -> "Policy":
-    """First-order autoregressive noise of standard deviation 0.6 of half the range, cut at the bounds."""
+    """Make first-order autoregressive noise of standard deviation 0.6 of half the range, cut at the bounds."""
     centre, half = (high + low) / 2, (high - low) / 2
     value = rng.normal(size=low.shape)
 

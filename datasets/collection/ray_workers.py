@@ -39,7 +39,7 @@ class RayWorker:
         prepare_process(config)
 
     def start(self) -> Reply:
-        """Makes the task and draws its first frame; facts about it."""
+        """Make the task, draw its first frame, and return facts about it."""
         try:
             self._player = Player(self._config)
             return "done", self._player.first_look()
@@ -47,7 +47,7 @@ class RayWorker:
             return "refused", str(error)
 
     def record(self, index: int) -> Reply:
-        """The part of one episode, and its number of frames; of one that failed its mark, and 0."""
+        """Record one episode: return its part and its number of frames; of one that failed its mark, and 0."""
         try:
             episode = self._player.record(index)
         except UserError as error:
@@ -58,7 +58,7 @@ class RayWorker:
 
 
 def check_reachable(address: str) -> None:
-    """Looks whether anybody listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
+    """Check that something listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
 
     Raises:
         UserError: nobody does, or it is no address.
@@ -106,7 +106,7 @@ class RayPool:
         self._actors = [remote.remote(config) for _ in range(max(1, min(count, room)))]
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Waits until every actor has drawn a frame; returns facts about the task for the meta data."""
+        """Wait until every actor has drawn a frame; return facts about the task for the meta data."""
         first, *others = self._actors
         facts = self._start([first])[0]
         self._start(others)
@@ -134,7 +134,7 @@ class RayPool:
         return value
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Records these episodes in any order; yields (episode, its number of frames) as each part is written.
+        """Record these episodes in any order; yield (episode, its number of frames) as each part is written.
 
         An episode that fails has no frames, and a mark in place of a part.
         """

@@ -26,7 +26,7 @@ NOT_IN_RECIPE = ("out", "workers", "start_timeout", "ray", "ray_address")
 
 
 def available_cores() -> int:
-    """Cores that this process may use: a batch system may give it a few of many."""
+    """Count the cores that this process may use: a batch system may give it a few of many."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -73,7 +73,7 @@ class CollectConfig:
     """Address of the Ray cluster; by default one of this machine's own is started."""
 
     def __post_init__(self) -> None:
-        """Raises UserError when a number is out of range or a policy is not there."""
+        """Raise UserError when a number is out of range or a policy is not there."""
         object.__setattr__(self, "env", full_id(self.env))
         check_policies(self.shares)
         for name in ("episodes", "workers", "image_size", "max_steps", "action_block"):
@@ -98,11 +98,11 @@ class CollectConfig:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Who plays."""
+        """Share of the episodes that each policy plays."""
         return dict(self.policies or DEFAULT_POLICIES)
 
     def recipe(self) -> dict[str, Any]:
-        """Everything the content of the file depends on, as JSON values."""
+        """Return everything the content of the file depends on, as JSON values."""
         files = {name: _digest(policy_file(name)) for name in self.shares if name.startswith(SB3)}
         settings = asdict(self) | {"package_version": __version__, "policies": self.shares, "policy_files": files}
         settings |= {"variation": list(self.variation), "cameras": list(self.cameras)}
@@ -110,7 +110,7 @@ class CollectConfig:
 
 
 def _digest(path: Path) -> str:
-    """What tells one file of weights from another."""
+    """Compute a digest that tells one file of weights from another."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -140,16 +140,16 @@ class Recorder:
             frames.append(self._task.render(camera))
 
     def add(self, actions: np.ndarray, obs: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-        """Adds one recorded step: the actions (k, a) of a block, and what the task, now in its last state, shows."""
+        """Add one recorded step: the actions (k, a) of a block, and what the task, now in its last state, shows."""
         self._blocks.append(np.asarray(actions, np.float32))
         self._look(obs, info)
 
     def __len__(self) -> int:
-        """Recorded steps so far."""
+        """Return the number of steps recorded so far."""
         return len(self._blocks)
 
     def episode(self, rng: np.random.Generator, seed: int, policy: str) -> Episode:
-        """The episode, put into words.
+        """Make the episode, put into words.
 
         Args:
             rng: source of all choices among phrasings and questions.
@@ -183,7 +183,7 @@ class Recorder:
 
 
 def as_the_task_says(config: CollectConfig) -> CollectConfig:
-    """The same with the policies that the task is best recorded with, where none are asked for."""
+    """Fill in the policies that the task is best recorded with, where none are asked for."""
     if config.policies:
         return config
     task = make_task(config.env, image_size=config.image_size)
@@ -194,7 +194,7 @@ def as_the_task_says(config: CollectConfig) -> CollectConfig:
 
 
 def open_task(config: CollectConfig) -> "Task":
-    """The task of a collection.
+    """Make the task of a collection.
 
     Raises:
         UserError: no such task; a camera that it does not have.
@@ -209,7 +209,7 @@ def open_task(config: CollectConfig) -> "Task":
 
 
 def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
-    """Draws a first frame and makes every policy once, so that what cannot work fails at the start.
+    """Draw a first frame and make every policy once, so that what cannot work fails at the start.
 
     Returns:
         Facts about the task for the meta data, as JSON values.
@@ -239,7 +239,7 @@ def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, 
 
 
 def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
-    """Plays `config.max_steps` actions, on through success, and returns what was seen.
+    """Play `config.max_steps` actions, on through success, and return the recorded episode.
 
     Within an action block nothing is drawn: a policy acts on the fresh proprioception and info, and on the pixels
     of the block's first state. The episode is shorter only if the environment cannot go on (`task.finished`); it then
@@ -285,12 +285,12 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
 
 
 def reset_seed(seed: int, index: int) -> int:
-    """What the task is reset with for episode `index` of a collection with this seed."""
+    """Derive the seed that the task is reset with for episode `index` of a collection with this seed."""
     return int(np.random.default_rng([seed, index]).integers(MAX_SEED))
 
 
 def reset_options(variation: tuple[str, ...]) -> dict[str, Any]:
-    """The `options` of a task's `reset` that sample these factors of variation."""
+    """Make the `options` of a task's `reset` that sample these factors of variation."""
     if not variation:
         return {}
     return {"variation": "all" if variation == ("all",) else list(variation)}

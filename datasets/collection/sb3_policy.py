@@ -54,9 +54,9 @@ Range = tuple[float, float, str]
 
 
 def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
-    """The policy of a file, acting as it did while it was trained: with its own exploration noise, drawn from `rng`.
+    """Load the policy of a file, to act as it did while it was trained: with its own exploration noise, drawn from `rng`.
 
-    A policy of generalised state-dependent exploration, and TD3's, act without noise.
+    A policy of generalized state-dependent exploration, and TD3's, act without noise.
 
     Args:
         path: .zip that `model.save` of PPO, A2C, SAC, TD3 or DDPG wrote.
@@ -92,7 +92,7 @@ def sb3_policy(path: Path, task: "Task", rng: np.random.Generator) -> "Policy":
 
 
 def _tensors(obs: "Observation", sees: str) -> Any:
-    """The observation as a batch of one; pictures with channels first."""
+    """Convert the observation to a batch of one; pictures with channels first."""
     tensors = {
         "pixels": torch.from_numpy(np.ascontiguousarray(obs["pixels"].transpose(2, 0, 1)))[None],
         "proprio": torch.from_numpy(np.asarray(obs["proprio"], np.float32))[None],
@@ -101,7 +101,7 @@ def _tensors(obs: "Observation", sees: str) -> Any:
 
 
 def _distribution(policy: Any, tensors: Any, noisy: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean and standard deviation (a,) of the action, before any tanh of SAC; None for no noise."""
+    """Compute mean and standard deviation (a,) of the action, before any tanh of SAC; None for no noise."""
     if isinstance(policy, sac.SACPolicy):
         mean, log_deviation, _ = policy.actor.get_action_dist_params(tensors)
         return _row(mean), _row(log_deviation.exp()) if noisy else None
@@ -126,7 +126,7 @@ def _load(
     bounds: tuple[tuple[float, ...], tuple[float, ...]],
     ranges: tuple[tuple[str, Range], ...],
 ) -> tuple[BasePolicy, str, bool]:
-    """Policy, what it sees, and whether it has noise of its own; kept, as each episode asks for it again."""
+    """Load the policy, what it observes, and whether it has noise of its own; kept, as each episode asks for it again."""
     data, weights = _read(path)
     family, sees = _family(path, weights), _sees(weights)
     _refuse_normalised(path, data, family)
@@ -155,14 +155,14 @@ def _range_of(box: spaces.Box) -> Range:
 
 
 def _range_in_words(low: object, high: object, dtype: object) -> Range | None:
-    """The range of a Box whose bounds are texts such as "[-3. -3.]" or "-3.0"; None when these hold no numbers."""
+    """Read the range of a Box whose bounds are texts such as "[-3. -3.]" or "-3.0"; None when these hold no numbers."""
     lows, highs = ([float(number) for number in _NUMBER.findall(str(text))] for text in (low, high))
     return (min(lows), max(highs), str(dtype)) if lows and highs else None
 
 
 def _refuse_normalised(path: Path, data: dict[str, Any], family: str) -> None:
-    """Refuse a policy of normalised observations, whose means and deviations are in no file that can be read without unpickling."""
-    # Algorithms that learn from a buffer keep the observation before the last one here, others only what a normalised one was.
+    """Refuse a policy of normalized observations, whose means and deviations are in no file that can be read without unpickling."""
+    # Algorithms that learn from a buffer keep the observation before the last one here, others only what a normalized one was.
     known = family == "actor-critic" and data.get("_last_original_obs") is not None
     folders = (path.parent, path.with_suffix(""))  # the second is where RL Zoo puts them
     statistics = [item for folder in folders for item in sorted(folder.glob("*.pkl")) if "norm" in item.name.lower()]
@@ -199,7 +199,7 @@ def _told(numbers: Range | None) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Weights]:
-    """The JSON, whose pickled values stay what they are, text; and the weights."""
+    """Read the JSON, whose pickled values stay what they are, text; and the weights."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
@@ -234,7 +234,7 @@ def _sees(weights: Weights) -> str:
 
 
 def _options(data: dict[str, Any], weights: Weights, family: str) -> dict[str, Any]:
-    """The arguments of the policy's constructor that the file tells in plain text or by the shapes of its weights."""
+    """Collect the arguments of the policy's constructor that the file gives in plain text or by the shapes of its weights."""
     given = data.get("policy_kwargs")
     given = given if isinstance(given, dict) else {}
     options: dict[str, Any] = {}
@@ -260,7 +260,7 @@ def _options(data: dict[str, Any], weights: Weights, family: str) -> dict[str, A
 
 
 def _widths(weights: Weights, prefix: str) -> list[int]:
-    """Outputs of each linear layer `<prefix>.<number>.weight`, in their order."""
+    """Return the outputs of each linear layer `<prefix>.<number>.weight`, in their order."""
     layers = [(int(match.group(1)), weight) for name, weight in weights.items() if (match := _layer(prefix, name))]
     return [int(weight.shape[0]) for _, weight in sorted(layers, key=lambda layer: layer[0])]
 

@@ -49,7 +49,7 @@ def interleave(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
 
 
 def drawing_rates(env_id: str, image_size: int, seconds: float, repeats: int) -> dict[str, Rates]:
-    """Frames per second of physics and drawing, nothing else, in one process.
+    """Measure frames per second of physics and drawing, nothing else, in one process.
 
     `fast` is the preset that every task uses, `full` the same scene with MuJoCo's stock quality and a lamp.
     """
@@ -73,7 +73,7 @@ def drawing_rates(env_id: str, image_size: int, seconds: float, repeats: int) ->
 
 
 def collecting_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
-    """Frames per second of `collect`, from its start to the finished file, beside a bare loop of `step`.
+    """Measure frames per second of `collect`, from its start to the finished file, next to a bare loop of `step`.
 
     `bare` starts as many processes, plays as many episodes of as many random actions with the same resets, and
     keeps nothing. The start of the processes counts on both sides.
@@ -92,7 +92,7 @@ def _renamed(config: CollectConfig, out: Path) -> CollectConfig:
 
 
 def bare_rate(config: CollectConfig) -> float:
-    """Frames per second of `reset` and `step` alone, in `config.workers` processes."""
+    """Measure frames per second of `reset` and `step` alone, in `config.workers` processes."""
     start = time.perf_counter()
     shares = [len(range(worker, config.episodes, config.workers)) for worker in range(config.workers)]
     processes = [get_context("spawn").Process(target=_bare_loop, args=(config, share)) for share in shares]

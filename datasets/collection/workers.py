@@ -50,7 +50,7 @@ class WorkerPool:
                 self._stage[ours] = "starting"
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Waits until every worker has drawn a frame; returns facts about the task for the meta data."""
+        """Wait until every worker has drawn a frame; return facts about the task for the meta data."""
         facts: dict[str, Any] = {}
         waiting = set(self._processes)
         deadline = time.monotonic() + self._config.start_timeout
@@ -68,7 +68,7 @@ class WorkerPool:
         return facts
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Records these episodes in any order; yields (episode, its number of frames) as each part is written.
+        """Record these episodes in any order; yield (episode, its number of frames) as each part is written.
 
         An episode that fails has no frames, and a mark in place of a part.
         """
@@ -134,7 +134,7 @@ class WorkerPool:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the block ends; processes that start within never hear of it: their parent ends them."""
+    """Hold Ctrl-C back until the block ends; processes that start within never hear of it: their parent ends them."""
     resource_tracker.ensure_running()  # it lifts the block when it starts, with the first process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -144,7 +144,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
-    """Main function of a worker process."""
+    """Run a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_process(config)
     with contextlib.suppress(ConnectionError):  # the collection is gone: there is nobody to report to

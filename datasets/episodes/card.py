@@ -31,7 +31,7 @@ HOW = {
 
 
 def write_card(path: Path) -> Path:
-    """Writes the data card `<stem>.md` beside an episode file and returns its path.
+    """Write the data card `<stem>.md` next to an episode file and return its path.
 
     Raises:
         UserError: the file is missing, damaged or not an episode file; the page that is there is no data card of it.
@@ -50,7 +50,7 @@ def _title(path: Path) -> str:
 
 
 def card(store: EpisodeStore) -> str:
-    """The data card of an episode file, in Markdown."""
+    """Write the data card of an episode file, in Markdown."""
     known = dict(facts(store))
     statistics = column_statistics(store)
     what = [(name, text) for name, text in known.items() if name not in (*HOW, "file", "licence")]
@@ -76,12 +76,12 @@ def card(store: EpisodeStore) -> str:
 
 
 def _section(title: str, *paragraphs: str) -> list[str]:
-    """Nothing when there is nothing to say."""
+    """Return the lines of a section; nothing when there is nothing to say."""
     return [f"## {title}", *paragraphs] if all(paragraphs) else []
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Markdown of a table with a row of headers; nothing when there are headers alone."""
+    """Write a table with a row of headers in Markdown; nothing when there are headers alone."""
     if len(rows) < 2:
         return ""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -89,7 +89,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _examples(store: EpisodeStore) -> str:
-    """What is said about the first step of the first episode."""
+    """Say what is recorded of the first step of the first episode."""
     question, answer = store.question(0, 0)
     said = {
         "caption": store.caption(0, 0),

@@ -50,7 +50,7 @@ class Column:
 
 
 def locate(file: h5py.File) -> dict[str, Column]:
-    """Finds the chunks of all columns.
+    """Find the chunks of all columns.
 
     Raises:
         ValueError: a column is coded in a way that no episode file is.
@@ -60,7 +60,7 @@ def locate(file: h5py.File) -> dict[str, Column]:
 
 
 def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Names and data sets in a file, also of one cut off (`visititems` would look at the index of every column)."""
+    """List names and data sets in a file, also of one cut off (`visititems` would look at the index of every column)."""
     for name in group:
         item = group[name]
         if isinstance(item, h5py.Dataset):
@@ -70,7 +70,7 @@ def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
 
 
 def locate_column(dataset: h5py.Dataset) -> Column:
-    """Finds the chunks of one column; raises as `locate`."""
+    """Find the chunks of one column; raises as `locate`."""
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if dataset.chunks is None or filters not in ([], [ZSTD_FILTER], [FLETCHER32_FILTER]):
@@ -112,20 +112,20 @@ class ColumnReader:
         self._memory: dict[str, np.ndarray] = {}
 
     def close(self) -> None:
-        """Closes the file; what is in memory stays readable."""
+        """Close the file; what is in memory stays readable."""
         self._finalizer()
         self._fd = -1
 
     def num_rows(self, name: str) -> int:
-        """Rows of a column; of a text column its texts."""
+        """Count the rows of a column; of a text column its texts."""
         return self.columns[name if name in self.columns else f"{name}/end"].num_rows
 
     def row_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a row of a column of numbers or pictures."""
+        """Return the shape of a row of a column of numbers or pictures."""
         return self.columns[name].row_shape if name in self.columns else self.picture_shape
 
     def dtype(self, name: str) -> np.dtype:
-        """Type of a column of numbers or pictures."""
+        """Return the type of a column of numbers or pictures."""
         return self.columns[name].dtype if name in self.columns else np.dtype(np.uint8)
 
     @property
@@ -134,7 +134,7 @@ class ColumnReader:
         return sorted({name.split("/")[1] for name in self.columns if name.startswith(f"{VIEWS}/")})
 
     def load(self) -> None:
-        """Decodes all columns and keeps them in memory, pictures too."""
+        """Decode all columns and keep them in memory, pictures too."""
         for name in self.columns:
             if not is_picture(name) or self.storage != "jpeg":
                 self._memory[name] = self._whole(name)
@@ -143,7 +143,7 @@ class ColumnReader:
                 self._memory[pictures] = self.rows(pictures, 0, self.num_rows(pictures))
 
     def rows(self, name: str, start: int, stop: int, step: int = 1, out: np.ndarray | None = None) -> np.ndarray:
-        """Every `step`-th row of start <= row < stop, into `out` (C-contiguous) where it is given."""
+        """Read every `step`-th row of start <= row < stop, into `out` (C-contiguous) where it is given."""
         if out is None:
             out = self._empty(name, len(range(start, stop, step)))
         kept = self.kept(name)
@@ -160,7 +160,7 @@ class ColumnReader:
         return out
 
     def windows(self, name: str, starts: np.ndarray, step: int, out: np.ndarray) -> None:
-        """Several windows: out[i] (count, ...) is every `step`-th row from starts[i] on. Read front to back.
+        """Read several windows: out[i] (count, ...) is every `step`-th row from starts[i] on. Read front to back.
 
         Windows that lie in one uncompressed chunk, most of them, are one system call each and nothing else.
         """
@@ -185,7 +185,7 @@ class ColumnReader:
                 raise self._damaged(name)
 
     def kept(self, name: str) -> np.ndarray | None:
-        """A column that is in memory or small enough to be from now on; not to be written to."""
+        """Return a column that is in memory or small enough to be from now on; not to be written to."""
         if name not in self._memory and (not is_picture(name) or name.endswith("/end")):
             column = self.columns[name]
             if column.num_rows * column.row_bytes <= KEEP_BYTES:
@@ -196,7 +196,7 @@ class ColumnReader:
         return np.empty((num_rows, *self.row_shape(name)), self.dtype(name))
 
     def scattered(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Rows of any numbers, in the order asked."""
+        """Read rows of any numbers, in the order asked."""
         kept = self.kept(name)
         if kept is not None:
             return kept[rows]
@@ -213,7 +213,7 @@ class ColumnReader:
         return found
 
     def texts(self, name: str, start: int, stop: int) -> list[str]:
-        """Texts start <= row < stop of a text column."""
+        """Read texts start <= row < stop of a text column."""
         bounds = self._bounds(name, start, stop)
         data = self.rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
         try:
@@ -222,7 +222,7 @@ class ColumnReader:
             raise self._damaged(name) from error
 
     def _bounds(self, name: str, start: int, stop: int) -> list[int]:
-        """Where texts or JPEGs start, and where the last one stops."""
+        """Find where texts or JPEGs start, and where the last one stops."""
         ends: list[int] = self.rows(f"{name}/end", max(start - 1, 0), stop).tolist()
         bounds = ends if start > 0 else [0, *ends]
         if bounds[0] < 0 or bounds[-1] > self.num_rows(f"{name}/bytes") or bounds != sorted(bounds):
@@ -267,7 +267,7 @@ class ColumnReader:
             done += rows
 
     def _whole(self, name: str) -> np.ndarray:
-        """A whole column of numbers, its checksums verified."""
+        """Read a whole column of numbers, its checksums verified."""
         column = self.columns[name]
         rows = np.empty((column.num_rows, *column.row_shape), column.dtype)
         for chunk in range(len(column.offsets)):
@@ -276,7 +276,7 @@ class ColumnReader:
         return rows
 
     def _chunk(self, name: str, chunk: int) -> np.ndarray:
-        """The rows of a chunk, its checksum verified; the last chunk is filled up with anything."""
+        """Read the rows of a chunk, its checksum verified; the last chunk is filled up with anything."""
         column = self.columns[name]
         place, size = int(column.offsets[chunk]), int(column.sizes[chunk])
         content = column.rows_per_chunk * column.row_bytes
@@ -304,19 +304,19 @@ class ColumnReader:
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
-    """This thread's own: one must not be used by two at a time."""
+    """Return this thread's own decompressor: one must not be used by two at a time."""
     if not hasattr(_threads, "decompressor"):
         _threads.decompressor = zstandard.ZstdDecompressor()
     return _threads.decompressor
 
 
 def fletcher32(data: bytes) -> int:
-    """The checksum HDF5's filter of this name appends to a chunk."""
+    """Compute the checksum HDF5's filter of this name appends to a chunk."""
     words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.uint64)
     first, second = int(words.sum()), int(np.dot(words, np.arange(len(words), 0, -1, dtype=np.uint64)))
     return _folded(second) << 16 | _folded(first)
 
 
 def _folded(total: int) -> int:
-    """Modulo 65535, as folding the carries back leaves it: 65535 stands for 0 unless all was 0."""
+    """Reduce modulo 65535, as folding the carries back leaves it: 65535 stands for 0 unless all was 0."""
     return (total - 1) % 65535 + 1 if total else 0

@@ -64,40 +64,40 @@ class ClipDataset:
             )
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Return the number of windows."""
         return int(self._stops[-1]) if len(self._stops) else 0
 
     def place(self, i: int) -> tuple[int, int, int]:
-        """(file, episode, environment step of the first frame) of window i."""
+        """Return (file, episode, environment step of the first frame) of window i."""
         which, start = self._locate(np.array([i]))
         file = int(self._file[which[0]])
         return file, int(self._episode[which[0]]), int(start[0]) * self.stores[file].action_block
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        """Window i."""
+        """Read window i."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"clip {i} asked of {len(self)}")
         return {name: rows[0] for name, rows in self.batch([i % len(self)]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
-        """Some windows, each a part of the arrays of `batch`; what a DataLoader calls."""
+        """Read some windows, each a part of the arrays of `batch`; what a DataLoader calls."""
         batch = self.batch(indices)
         return [{name: rows[place] for name, rows in batch.items()} for place in range(len(indices))]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Some windows in one array each, `frames` (b, t+1, H, W, 3): nothing is copied after it was read."""
+        """Read some windows into one array each, `frames` (b, t+1, H, W, 3): nothing is copied after it was read."""
         which, start = self._locate(np.asarray(indices, np.int64))
         files, rows = self._file[which], self._first_row[which] + start
         action_rows = rows - self._episode[which]
         return {name: self._read(name, files, action_rows if name == "actions" else rows) for name in self.columns}
 
     def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions among the chosen episodes, and recorded steps of the first frames."""
+        """Find positions among the chosen episodes, and recorded steps of the first frames."""
         which = np.searchsorted(self._stops, indices, side="right")
         return which, indices - np.where(which > 0, self._stops[which - 1], 0)
 
     def _read(self, name: str, files: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """A column of some windows (b, t+1, ...), or of actions (b, t, k*a), which start at these rows."""
+        """Read a column of some windows (b, t+1, ...), or of actions (b, t, k*a), which start at these rows."""
         row_shape, dtype = self._shapes[name]
         is_action = name == "actions"
         shape = (self.num_steps, self.action_block * row_shape[0]) if is_action else (self.num_steps + 1, *row_shape)
@@ -116,7 +116,7 @@ class ClipDataset:
 
 
 def _recorded_steps(store: EpisodeStore, action_block: int) -> int:
-    """Recorded steps in a model step."""
+    """Return the number of recorded steps in a model step."""
     if action_block % store.action_block:
         raise UserError(
             f"{store.path} was recorded in blocks of {store.action_block} actions; the action block of {action_block} must be a "
@@ -126,7 +126,7 @@ def _recorded_steps(store: EpisodeStore, action_block: int) -> int:
 
 
 def _same_shapes(stores: list[EpisodeStore], columns: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of a row of each column, the same in all files (of actions: of one environment action)."""
+    """Return shape and type of a row of each column, the same in all files (of actions: of one environment action)."""
     shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     if not stores:
         raise UserError("no episode file to take clips from; give at least one")
@@ -142,7 +142,7 @@ def _same_shapes(stores: list[EpisodeStore], columns: Sequence[str]) -> dict[str
 
 
 def _chosen(stores: list[EpisodeStore], episodes: Sequence[int] | Sequence[Sequence[int]] | None) -> list[np.ndarray]:
-    """Numbers of the episodes to use of each file."""
+    """Return the numbers of the episodes to use of each file."""
     if episodes is None:
         return [np.arange(len(store)) for store in stores]
     several = len(episodes) > 0 and not isinstance(episodes[0], int | np.integer)

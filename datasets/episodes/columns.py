@@ -52,13 +52,13 @@ class ColumnWriter:
         return tuple(self._dataset.shape[1:])
 
     def add(self, rows: np.ndarray) -> None:
-        """Adds rows, still in memory."""
+        """Add rows, still in memory."""
         if len(rows):
             self._pending.append(rows)
             self.num_rows += len(rows)
 
     def write(self, all_rows: bool = False) -> None:
-        """Writes the chunks that are full, or all that was added."""
+        """Write the chunks that are full, or all that was added."""
         pending = self.num_rows - self._written
         full = pending if all_rows or self._in_place else pending - pending % self._per_chunk
         if full == 0:
@@ -83,7 +83,7 @@ class ColumnWriter:
 
 
 def create_column(file: h5py.File, name: str, rows: np.ndarray, storage: str, texts: int = 1) -> ColumnWriter:
-    """A new, empty column for such rows.
+    """Create a new, empty column for such rows.
 
     Args:
         file: where to make it.

@@ -34,7 +34,7 @@ OF_THE_WHOLE = ("recipe", "coverage", "merged_from", "split", "repaired_from")
 
 
 def merge(paths: Sequence[Path], out: Path) -> int:
-    """Puts the episodes of several files into one, in the order given, and returns how many there are.
+    """Put the episodes of several files into one, in the order given, and return how many there are.
 
     An episode that is there twice, bit for bit, is kept once. The meta data on which the files agree stay; all those of
     each origin are kept in `meta["merged_from"]`. Frames stay coded as they are if all files code them alike; otherwise
@@ -72,7 +72,7 @@ def merge(paths: Sequence[Path], out: Path) -> int:
 
 
 def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) -> list[Path]:
-    """Divides a file by episode into `train.h5`, `validation.h5` and `test.h5`, and returns those it wrote.
+    """Divide a file by episode into `train.h5`, `validation.h5` and `test.h5`, and return those it wrote.
 
     Which episodes go where depends on the seed and their number alone; each keeps its place in the order. The parts have all
     episodes between them, and what is there twice, bit for bit, is in one part alone. A part whose share is 0 is not written. Where
@@ -113,7 +113,7 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
 
 
 def _is_part(path: Path, store: EpisodeStore, drawn: dict[str, Any]) -> bool:
-    """Whether a file is this part of this split of a file, with the same episodes; any other is left to be refused."""
+    """Test whether a file is this part of this split of a file, with the same episodes; any other is left to be refused."""
     if not path.exists():
         return False
     try:
@@ -144,7 +144,7 @@ class _Part(CopyingWriter):
 
 
 def _different(store: EpisodeStore) -> np.ndarray:
-    """Numbers the different episodes of a file, int64 (episodes,): equal ones have the same number.
+    """Assign numbers to the different episodes of a file, int64 (episodes,): equal ones have the same number.
 
     Whole episodes are read only where the last frame and the actions are equal already.
     """
@@ -165,7 +165,7 @@ def _different(store: EpisodeStore) -> np.ndarray:
 
 
 def _draw_parts(path: Path, episodes: int, shares: Sequence[float], seed: int) -> np.ndarray:
-    """The part of each episode, int64 (episodes,): shares as near as whole episodes allow, no part with a share empty."""
+    """Draw the part of each episode, int64 (episodes,): shares as near as whole episodes allow, no part with a share empty."""
     wanted = [number for number, share in enumerate(shares) if share > 0]
     if episodes < len(wanted):
         raise UserError(f"{path} has {episodes} different episodes; {len(wanted)} parts need one each, give fewer shares")
@@ -185,14 +185,14 @@ def _of_any_part(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shapes(store: EpisodeStore) -> dict[str, Any]:
-    """What the columns of a file have once, under the names a user knows."""
+    """Return what the columns of a file have once, under the names a user knows."""
     height, width = store.row_shape("frames")[:2]
     widths = {f"width of {name}": store.row_shape(name)[0] for name in ("actions", "proprio", "state", "features", "goal_state")}
     return {"frame size": f"{width} x {height} px", "additional cameras": ", ".join(store.cameras) or "none"} | widths
 
 
 def _refuse_difference(first: EpisodeStore, other: EpisodeStore) -> None:
-    """Raises UserError, naming the first thing in which two files differ that one file must have one of."""
+    """Raise UserError, naming the first thing in which two files differ that one file must have one of."""
     if first.path.resolve() == other.path.resolve():
         raise UserError(f"{first.path} is given twice; name each file once")
     pairs = {f"meta data {name}": (first.meta.get(name), other.meta.get(name)) for name in MUST_AGREE}
@@ -207,7 +207,7 @@ def _refuse_difference(first: EpisodeStore, other: EpisodeStore) -> None:
 
 
 def _digest(episode: Episode) -> bytes:
-    """Equal for episodes that are equal in every field: one that differs in its goal or questions alone is another one."""
+    """Compute a digest, equal for episodes that are equal in every field: another goal or question alone makes another one."""
     digest = hashlib.blake2b(digest_size=16)
     values = [(item.name, getattr(episode, item.name)) for item in fields(Episode) if item.name != "views"]
     for name, value in [*values, *sorted(episode.views.items())]:

@@ -55,7 +55,7 @@ class Episode:
     """Camera -> uint8 (T+1, H, W, 3): what additional cameras saw."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError when an array has the wrong type, or when lengths do not fit T actions."""
+        """Raise ValueError when an array has the wrong type, or when lengths do not fit T actions."""
         num_actions = len(self.actions)
         if num_actions < 1:
             raise ValueError("an episode needs at least one action, got none")
@@ -77,7 +77,7 @@ class Episode:
                 raise ValueError(f"episode.views[{camera!r}] is {view.dtype} {view.shape}, expected uint8 {self.frames.shape}")
 
     def __len__(self) -> int:
-        """T, the number of actions."""
+        """Return T, the number of actions."""
         return len(self.actions)
 
 
@@ -117,7 +117,7 @@ ACTION_TEXTS = ("action_texts", "action_words", "changes")
 
 
 def same_episode(first: Episode, second: Episode) -> bool:
-    """True when two episodes are equal bit for bit in every field."""
+    """Test whether two episodes are equal bit for bit in every field."""
     if first.views.keys() != second.views.keys():
         return False
     pairs = [(getattr(first, item.name), getattr(second, item.name)) for item in fields(Episode) if item.name != "views"]

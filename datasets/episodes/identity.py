@@ -17,7 +17,7 @@ DIGEST_BYTES = 8
 
 
 def identities(store: "EpisodeStore") -> list[str]:
-    """A digest of each episode, 16 hexadecimal digits: of its actions and physics states.
+    """Compute a digest of each episode, 16 hexadecimal digits: of its actions and physics states.
 
     Where there are no states, or they never change, its last frame tells episodes apart that were acted in alike. Texts, success and
     how pictures are coded do not count.
@@ -38,6 +38,6 @@ def _identity(store: "EpisodeStore", i: int) -> str:
 
 
 def chosen_share(names: list[str], share: float, seed: int) -> set[str]:
-    """A seeded choice of a share of different names, by what they are and not by their order; at least one, and one is left over."""
+    """Choose a share of different names by a seed, by what they are and not by their order; at least one, and one is left over."""
     order = sorted(set(names), key=lambda name: hashlib.blake2b(f"{seed} {name}".encode()).digest())
     return set(order[: min(max(1, round(share * len(order))), len(order) - 1)])

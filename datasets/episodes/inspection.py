@@ -27,7 +27,7 @@ MANY_VALUES = 8
 
 
 def describe(path: Path) -> str:
-    """The facts of an episode file as text for a terminal.
+    """Describe an episode file as text for a terminal.
 
     Raises:
         UserError: the file is missing, damaged or not an episode file.
@@ -44,7 +44,7 @@ def describe(path: Path) -> str:
 
 
 def facts(store: EpisodeStore) -> list[tuple[str, str]]:
-    """(name, sentence) of everything that holds for the file as a whole."""
+    """List (name, sentence) of everything that holds for the file as a whole."""
     meta, lengths = store.meta, store.lengths * store.action_block
     height, width = store.frames(np.zeros(1, np.int64)).shape[1:3]
     size = store.path.stat().st_size
@@ -74,13 +74,13 @@ def facts(store: EpisodeStore) -> list[tuple[str, str]]:
 
 
 def storage_name(store: EpisodeStore) -> str:
-    """How the frames are coded, in words."""
+    """Say how the frames are coded, in words."""
     words = {"lossless": "stored without loss", "raw": "stored uncompressed", "jpeg": "stored as JPEG"}
     return words[store.storage]
 
 
 def origin(meta: dict[str, Any]) -> str:
-    """Where the episodes come from, as far as the file tells."""
+    """Say where the episodes come from, as far as the file says."""
     said = []
     if "repaired_from" in meta:
         said.append(f"the whole episodes of {meta['repaired_from']['file']}, which was damaged")
@@ -102,7 +102,7 @@ OF_OUR_TASKS = "free (recorded in worldmodel)"
 
 
 def licence(meta: dict[str, Any]) -> str:
-    """What the file says about its licence, or what follows from how it was made."""
+    """Say what the file states about its license, or what follows from how it was made."""
     short = short_licence(meta)
     if short == OF_OUR_TASKS:
         return "none stated; recorded in a task of worldmodel, whose licence (MIT) asks nothing of what is recorded with it"
@@ -110,7 +110,7 @@ def licence(meta: dict[str, Any]) -> str:
 
 
 def short_licence(meta: dict[str, Any]) -> str:
-    """The same in the words of a table's cell."""
+    """Say the same as `licence` in the words of a table's cell."""
     said = str(meta.get("licence") or "unknown")
     if said != "unknown":
         return said
@@ -118,7 +118,7 @@ def short_licence(meta: dict[str, Any]) -> str:
 
 
 def factor_rows(store: EpisodeStore) -> list[Row]:
-    """(factor, values seen) of each factor of variation, over all episodes."""
+    """List (factor, values seen) of each factor of variation, over all episodes."""
     seen: dict[str, Counter[str]] = {}
     numbers: dict[str, list[float]] = {}
     for text in store.texts("variation"):
@@ -130,7 +130,7 @@ def factor_rows(store: EpisodeStore) -> list[Row]:
 
 
 def _values(counts: Counter[str], numbers: Sequence[float]) -> str:
-    """The values of one factor: the only one, a few with their shares, a range, or how many."""
+    """Write the values of one factor: the only one, a few with their shares, a range, or how many."""
     total = counts.total()
     if len(counts) == 1:
         return f"always {next(iter(counts))}"
@@ -142,7 +142,7 @@ def _values(counts: Counter[str], numbers: Sequence[float]) -> str:
 
 
 def column_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[Row]:
-    """A row for each column of the file; statistics over all its components, means of theirs for mean and std."""
+    """Make a row for each column of the file; statistics over all its components, means of theirs for mean and std."""
     rows: list[Row] = []
     with open_file(store.path) as file:
         for name, item in _columns(file):
@@ -162,7 +162,7 @@ def _columns(file: h5py.File) -> Iterable[tuple[str, h5py.Dataset | h5py.Group]]
 
 
 def component_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[Row]:
-    """A row for each component of `features` and `actions` that the file names."""
+    """Make a row for each component of `features` and `actions` that the file names."""
     rows: list[Row] = []
     for column, names in (("features", store.meta.get("feature_names", ())), ("actions", store.meta.get("action_names", ()))):
         found = statistics[column]

@@ -26,7 +26,7 @@ class Report:
 
 
 def check(path: Path) -> Report:
-    """Reads every chunk of every column: checksums, texts, JPEGs, and whether lengths and columns fit together.
+    """Read every chunk of every column: checksums, texts, JPEGs, and whether lengths and columns fit together.
 
     Raises:
         UserError: there is no such file.
@@ -51,7 +51,7 @@ def check(path: Path) -> Report:
 
 
 def repair(path: Path, out: Path | None = None) -> int:
-    """Saves every whole episode of a truncated or damaged file into a new one, and returns how many there are.
+    """Save every whole episode of a truncated or damaged file into a new one, and return how many there are.
 
     The damaged file stays as it is. JPEGs are copied as they are; an episode is saved only if all that belongs to it is
     confirmed by its checksums. The new file says in `meta["repaired_from"]` which episodes it has.
@@ -83,12 +83,12 @@ def repair(path: Path, out: Path | None = None) -> int:
 
 
 def repaired_path(path: Path) -> Path:
-    """Where the episodes of a damaged file are saved: `<stem>.repaired.h5` beside it."""
+    """Return where the episodes of a damaged file are saved: `<stem>.repaired.h5` next to it."""
     return path.with_name(f"{path.stem}.repaired.h5")
 
 
 def _episodes(store: VerifiedStore) -> Iterator[tuple[int, Episode | ValueError]]:
-    """Each episode, or why it cannot be read."""
+    """Yield each episode, or why it cannot be read."""
     for i in tqdm(range(len(store)), desc=store.path.name, unit="episode", disable=None):
         try:
             yield i, store.episode(i)

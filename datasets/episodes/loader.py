@@ -65,7 +65,7 @@ class ClipLoader:
         self._part: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def indices(self, i: int) -> np.ndarray:
-        """Numbers of the clips of batch i: int64 (b,)."""
+        """Return the numbers of the clips of batch i: int64 (b,)."""
         epoch, batch = divmod(i, self.batches_per_epoch)
         batches = max(1, PLACES_AT_ONCE // self.batch_size)
         first = batch // batches * batches
@@ -77,11 +77,11 @@ class ClipLoader:
         return part[(batch - first) * self.batch_size :][: self.batch_size]
 
     def batch(self, i: int) -> dict[str, np.ndarray]:
-        """Batch i, read now; see `ClipDataset.batch`."""
+        """Read batch i now; see `ClipDataset.batch`."""
         return self.dataset.batch(self.indices(i))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Batches `start` to `stop`; the threads end with the iterator."""
+        """Yield batches `start` to `stop`; the threads end with the iterator."""
         number = self.start
         if not self.workers:
             while self.stop is None or number < self.stop:

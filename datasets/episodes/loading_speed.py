@@ -30,7 +30,7 @@ FRAMES_IN_ORDER = 64
 
 
 def write_files(config: CollectConfig, folder: Path) -> dict[str, Path]:
-    """Records episodes, and keeps them in a file of each storage: storage -> file."""
+    """Record episodes, and keep them in a file of each storage: storage -> file."""
     files = {storage: folder / f"{storage}.h5" for storage in STORAGES}
     collect(CollectConfig(**{**vars(config), "out": files["lossless"], "storage": "lossless"}))
     with EpisodeStore(files["lossless"]) as store:
@@ -41,7 +41,7 @@ def write_files(config: CollectConfig, folder: Path) -> dict[str, Path]:
 
 
 def stored_bytes(path: Path) -> float:
-    """Bytes on the disk per frame: of the frame and the action, as they are coded."""
+    """Compute the bytes on the disk per frame: of the frame and the action, as they are coded."""
     with open_file(path) as file:
         columns = locate(file)
         wanted = [column.sizes.sum() for name, column in columns.items() if name.split("/")[0] in ("frames", "actions")]
@@ -49,7 +49,7 @@ def stored_bytes(path: Path) -> float:
 
 
 def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
-    """Ways to read one file, each a call that gives its clips per second; see `measure`.
+    """Return ways to read one file, each a call that gives its clips per second; see `measure`.
 
     `in order`: every frame of the file once, front to back, coded frames decoded by the same decoder; as many frames
     count as a clip. `read`: `os.read` in blocks of 8 MiB of the whole file, front to back, nothing decoded; as many bytes
@@ -65,7 +65,7 @@ def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[in
 
 
 def measure(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Rates]:
-    """`interleave`, after each side has run once."""
+    """Run `interleave`, after each side has run once."""
     for side in sides.values():
         side()
     return interleave(sides, repeats)
@@ -79,7 +79,7 @@ def _loader_rate(dataset: ClipDataset, clips: int, workers: int) -> float:
 
 
 def _in_order_rate(store: EpisodeStore) -> float:
-    """Frames per second."""
+    """Measure frames per second of reading in order."""
     start = time.perf_counter()
     for first in range(0, store.num_frames, FRAMES_IN_ORDER):
         count = min(FRAMES_IN_ORDER, store.num_frames - first)
@@ -88,7 +88,7 @@ def _in_order_rate(store: EpisodeStore) -> float:
 
 
 def _read_rate(path: Path) -> float:
-    """Bytes per second."""
+    """Measure bytes per second of reading."""
     descriptor, start = os.open(path, os.O_RDONLY), time.perf_counter()
     try:
         while os.read(descriptor, BLOCK_BYTES):

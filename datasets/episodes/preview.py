@@ -26,7 +26,7 @@ INK, SOFT = "#1d1f24", "#70757f"
 
 
 def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Path:
-    """Draws a contact sheet, or a film when `out` ends in .mp4 or .gif, and returns what was written.
+    """Draw a contact sheet, or a film when `out` ends in .mp4 or .gif, and return what was written.
 
     Args:
         path: the episode file.
@@ -45,7 +45,7 @@ def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Pat
 
 
 def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> None:
-    """Writes a PNG: a row for each episode, a column for each step, both evenly spread, the captions below the frames.
+    """Write a PNG: a row for each episode, a column for each step, both evenly spread, the captions below the frames.
 
     Args:
         path: the episode file.
@@ -78,7 +78,7 @@ def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> N
 
 
 def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_steps: int = 400) -> None:
-    """Writes an mp4 (H.264) or a GIF: several episodes in a grid, the step's number below each; one that ended stands still.
+    """Write an mp4 (H.264) or a GIF: several episodes in a grid, the step's number below each; one that ended stands still.
 
     Args:
         path: the episode file.
@@ -96,7 +96,7 @@ def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_st
 
 
 def _grids(store: EpisodeStore, chosen: np.ndarray, frames: int) -> Iterator[np.ndarray]:
-    """The pictures of a film of several episodes."""
+    """Yield the pictures of a film of several episodes."""
     font = ImageFont.load_default(FONT_SIZE)
     for start in range(0, frames, FRAMES_PER_READ):
         times = np.arange(start, min(start + FRAMES_PER_READ, frames))
@@ -106,12 +106,12 @@ def _grids(store: EpisodeStore, chosen: np.ndarray, frames: int) -> Iterator[np.
 
 
 def _read_held(store: EpisodeStore, i: int, times: np.ndarray) -> np.ndarray:
-    """Frames of an episode at these times, uint8 (len(times), H, W, 3); the last one goes on."""
+    """Read the frames of an episode at these times, uint8 (len(times), H, W, 3); the last one goes on."""
     return store.frames(store.frame_rows([i])[np.minimum(times, store.lengths[i])])
 
 
 def _grid(store: EpisodeStore, chosen: np.ndarray, frames: list[np.ndarray], t: int, font: Font) -> np.ndarray:
-    """One picture of the film: uint8 (height, width, 3) with even sides."""
+    """Draw one picture of the film: uint8 (height, width, 3) with even sides."""
     scale = _scale(store)
     height, width = (scale * side for side in frames[0].shape[:2])
     columns = int(np.ceil(np.sqrt(len(frames))))
@@ -133,7 +133,7 @@ def _title(store: EpisodeStore, i: int, policy: str) -> str:
 
 
 def _spread(length: int, most: int) -> np.ndarray:
-    """At most `most` of 0 ... length - 1, evenly, the first and the last with them."""
+    """Choose at most `most` of 0 ... length - 1, evenly, the first and the last with them."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
@@ -142,7 +142,7 @@ def _scale(store: EpisodeStore) -> int:
 
 
 def _wrapped(text: str, width: int, font: Font) -> list[str]:
-    """The text in lines that fit, `CAPTION_LINES` of them at most."""
+    """Break the text into lines that fit, `CAPTION_LINES` of them at most."""
     for per_line in range(max(8, int(2 * len(text) * width / max(1.0, font.getlength(text)))), 7, -1):  # letters differ in width
         lines = textwrap.wrap(text, per_line, max_lines=CAPTION_LINES, placeholder=" ...")
         if all(font.getlength(line) <= width for line in lines):

@@ -12,7 +12,7 @@ How pictures are kept (`storage`, an attribute of the file), and why:
                shaded scenes, random clips of 4 frames: at 64 px 16 frames take 20 % less room than 8 and are decoded
                0.75 times as fast; at 224 px 16 take 14 to 18 % less than 6 and are decoded 0.6 to 0.7 times as fast
     raw        uncompressed, chunks of about 1 MiB: most clips are one read straight to where they are wanted
-    jpeg       a JPEG per frame, laid out as a text column; lossy. Quality 95 with 4:2:0 colour
+    jpeg       a JPEG per frame, laid out as a text column; lossy. Quality 95 with 4:2:0 color
 
 Chunks are written once, in the order of the episodes, and what finds them lies in front of them: a file of which the
 end is missing still has its first episodes (columns of episodes are not compressed, so that they can grow in place).
@@ -55,7 +55,7 @@ NUMBERS = (*FRAME_COLUMNS, "actions", *EPISODE_COLUMNS)
 
 
 def damaged(path: Path, what: str) -> UserError:
-    """The error of a file of which something cannot be read."""
+    """Make the error of a file of which something cannot be read."""
     return UserError(f"{path} is damaged ({what}); {_saves(path)}")
 
 
@@ -64,7 +64,7 @@ def _saves(path: Path) -> str:
 
 
 def open_file(path: Path) -> h5py.File:
-    """Opens an episode file for reading.
+    """Open an episode file for reading.
 
     Raises:
         UserError: the file is missing, truncated, damaged, foreign, of another schema version or not whole.
@@ -92,7 +92,7 @@ def open_file(path: Path) -> h5py.File:
 
 
 def read_meta(file: h5py.File) -> dict[str, Any]:
-    """What the file says of itself.
+    """Read what the file says of itself.
 
     Raises:
         OSError, KeyError, ValueError: it cannot be read.
@@ -123,7 +123,7 @@ def _check(path: Path, file: h5py.File) -> None:
 
 
 def expected_rows(lengths: np.ndarray, cameras: list[str], storage: str) -> dict[str, int]:
-    """Number of rows of each column of a file whose episodes have these numbers of actions."""
+    """Return the number of rows of each column of a file whose episodes have these numbers of actions."""
     actions, episodes = int(lengths.sum()), len(lengths)
     frames = actions + episodes
     rows = dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
@@ -135,5 +135,5 @@ def expected_rows(lengths: np.ndarray, cameras: list[str], storage: str) -> dict
 
 
 def is_picture(name: str) -> bool:
-    """Whether a column holds frames, of the main camera or another one."""
+    """Test whether a column holds frames, of the main camera or another one."""
     return name == "frames" or name.startswith(f"{VIEWS}/")

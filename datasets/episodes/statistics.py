@@ -26,14 +26,14 @@ BINS = 4096
 
 
 def column_statistics(store: EpisodeStore, max_frames: int = 1024) -> dict[str, Statistics]:
-    """Range, mean, standard deviation and quantiles of each component of the numeric columns.
+    """Compute range, mean, standard deviation and quantiles of each component of the numeric columns.
 
     Args:
         store: the episode file.
         max_frames: number of frames that are looked at, evenly spread over the file.
 
     Returns:
-        column -> name -> float64 (n,), a number for each of the column's n components (the colours of `frames`, 0 to 255;
+        column -> name -> float64 (n,), a number for each of the column's n components (the colors of `frames`, 0 to 255;
         one of `success`, 0 or 1). The names are min, max, mean, std, q01, q50, q99, and count: how many values are numbers.
         NaN and infinities are left out; a component without any number has NaN everywhere.
 
@@ -47,7 +47,7 @@ def column_statistics(store: EpisodeStore, max_frames: int = 1024) -> dict[str, 
 
 
 def summarize(blocks: Callable[[], Iterator[np.ndarray]]) -> Statistics:
-    """Statistics of the rows (r, n) of all blocks; `blocks` is called twice and must give the same ones."""
+    """Compute statistics of the rows (r, n) of all blocks; `blocks` is called twice and must give the same ones."""
     count, mean, squares, low, high = (np.zeros(0) for _ in range(5))
     for number, block in enumerate(blocks()):
         if number == 0:
@@ -71,7 +71,7 @@ def summarize(blocks: Callable[[], Iterator[np.ndarray]]) -> Statistics:
 
 
 def _quantiles(blocks: Callable[[], Iterator[np.ndarray]], low: np.ndarray, high: np.ndarray, count: np.ndarray) -> Statistics:
-    """For each component the least edge of a bin below which at least that share of its values lies."""
+    """Find for each component the least edge of a bin below which at least that share of its values lies."""
     n = len(low)
     counts = np.zeros((n, BINS + 1), np.int64)
     width = np.where(high > low, (high - low) / BINS, 1.0)
@@ -89,14 +89,14 @@ def _quantiles(blocks: Callable[[], Iterator[np.ndarray]], low: np.ndarray, high
 
 
 def _frames(store: EpisodeStore, most: int) -> Iterator[np.ndarray]:
-    """Colours of the pixels of an even sample of frames, float64 (pixels, 3)."""
+    """Read the colors of the pixels of an even sample of frames, float64 (pixels, 3)."""
     rows = np.unique(np.linspace(0, store.num_frames - 1, min(most, store.num_frames)).astype(np.int64))
     for start in range(0, len(rows), FRAMES_PER_READ):
         yield store.frames(rows[start : start + FRAMES_PER_READ]).reshape(-1, 3).astype(np.float64)
 
 
 def _rows(store: EpisodeStore, name: str) -> Iterator[np.ndarray]:
-    """Rows of a numeric column in order, float64 (rows, n)."""
+    """Yield the rows of a numeric column in order, float64 (rows, n)."""
     with open_file(store.path) as file:
         column = file[name]
         for start in range(0, column.shape[0], ROWS_PER_READ):

@@ -43,7 +43,7 @@ class EpisodeStore:
             self._reader.load()
 
     def __len__(self) -> int:
-        """Number of episodes."""
+        """Return the number of episodes."""
         return len(self.lengths)
 
     @property
@@ -77,17 +77,17 @@ class EpisodeStore:
         return self.row_shape("actions")[0] > 0
 
     def has_text(self, name: str) -> bool:
-        """Whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
+        """Test whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
         if name not in TEXTS:
             raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
         return self._reader.num_rows(f"{name}/bytes") > 0
 
     def row_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a row of a column of numbers, e.g. (H, W, 3) of `frames`."""
+        """Return the shape of a row of a column of numbers, e.g. (H, W, 3) of `frames`."""
         return self._reader.row_shape(name)
 
     def episode(self, i: int) -> Episode:
-        """The whole of episode i."""
+        """Read the whole of episode i."""
         first, steps = self._first_row(i), int(self.lengths[i])
         frame_rows, action_rows = (first, first + steps + 1), (first - i, first - i + steps)
         columns: dict[str, Any] = {name: self._rows(name, *frame_rows) for name in FRAME_COLUMNS}
@@ -105,7 +105,7 @@ class EpisodeStore:
         )
 
     def clip(self, i: int, start: int, length: int, action_block: int = 1, texts: bool = True) -> Clip:
-        """A window of episode i: `length` model steps of `action_block` environment steps each.
+        """Read a window of episode i: `length` model steps of `action_block` environment steps each.
 
         Args:
             i: episode.
@@ -143,16 +143,16 @@ class EpisodeStore:
         )
 
     def _joined(self, name: str, start: int, stop: int, in_steps: int) -> list[str]:
-        """Texts of recorded steps, those of each model step joined; empty ones leave no trace."""
+        """Join the texts of recorded steps into those of each model step; empty ones leave no trace."""
         texts = self._texts(name, start, stop)
         return ["; ".join(filter(None, texts[t : t + in_steps])) for t in range(0, len(texts), in_steps)]
 
     def dtype(self, name: str) -> np.dtype:
-        """Type of a column of numbers or pictures."""
+        """Return the type of a column of numbers or pictures."""
         return self._reader.dtype(name)
 
     def windows(self, name: str, rows: np.ndarray, step: int, out: np.ndarray) -> None:
-        """Reads several windows of a column of numbers, `frames` or `views/<camera>`.
+        """Read several windows of a column of numbers, `frames` or `views/<camera>`.
 
         Args:
             name: the column; its rows are those of all episodes end to end (see `offsets`).
@@ -163,26 +163,26 @@ class EpisodeStore:
         self._reader.windows(name, rows, step, out)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start <= row < stop of a column of numbers, all episodes end to end."""
+        """Read rows start <= row < stop of a column of numbers, all episodes end to end."""
         return self._rows(name, start, stop)
 
     def frame(self, i: int, t: int) -> np.ndarray:
-        """Frame t of episode i: uint8 (H, W, 3)."""
+        """Read frame t of episode i: uint8 (H, W, 3)."""
         row = self._frame_row(i, t)
         return self._rows("frames", row, row + 1)[0]
 
     def caption(self, i: int, t: int) -> str:
-        """The sentence recorded with frame t of episode i."""
+        """Read the sentence recorded with frame t of episode i."""
         row = self._frame_row(i, t)
         return self._texts("captions", row, row + 1)[0]
 
     def question(self, i: int, t: int) -> tuple[str, str]:
-        """The question recorded with frame t of episode i, and its answer."""
+        """Read the question recorded with frame t of episode i, and its answer."""
         row = self._frame_row(i, t)
         return self._texts("questions", row, row + 1)[0], self._texts("answers", row, row + 1)[0]
 
     def view(self, i: int, camera: str) -> np.ndarray:
-        """What one of `cameras`, the additional ones, saw in episode i: uint8 (T+1, H, W, 3)."""
+        """Read what one of `cameras`, the additional ones, saw in episode i: uint8 (T+1, H, W, 3)."""
         if camera not in self.cameras:
             there = ", ".join(self.cameras) or "none"
             raise UserError(f"{self.path} has no additional camera {camera!r}; there are: {there}")
@@ -190,35 +190,35 @@ class EpisodeStore:
         return self._rows(f"{VIEWS}/{camera}", row, row + int(self.lengths[i]) + 1)
 
     def action_words(self, i: int, t: int) -> str:
-        """The action that leaves frame t of episode i, in coarse words."""
+        """Read the action that leaves frame t of episode i, in coarse words."""
         return self._action_text("action_words", i, t)
 
     def change(self, i: int, t: int) -> str:
-        """What changed from frame t to frame t + 1 of episode i, as a sentence."""
+        """Read what changed from frame t to frame t + 1 of episode i, as a sentence."""
         return self._action_text("changes", i, t)
 
     def goal_text(self, i: int) -> str:
-        """The goal of episode i as an instruction."""
+        """Read the goal of episode i as an instruction."""
         self._first_row(i)
         return self._texts("goal_text", i, i + 1)[0]
 
     def frame_rows(self, episodes: Iterable[int]) -> np.ndarray:
-        """Rows of all frames of some episodes, int64; see `frames` and `column`."""
+        """Return the rows of all frames of some episodes, int64; see `frames` and `column`."""
         spans = [np.arange(self.offsets[i], self.offsets[i] + self.lengths[i] + 1) for i in episodes]
         return np.concatenate(spans) if spans else np.zeros(0, np.int64)
 
     def frames(self, rows: np.ndarray) -> np.ndarray:
-        """Frames of any row numbers, in the order asked: uint8 (len(rows), H, W, 3)."""
+        """Read the frames of any row numbers, in the order asked: uint8 (len(rows), H, W, 3)."""
         return self._reader.scattered("frames", np.asarray(rows, np.int64))
 
     def column(self, name: str) -> np.ndarray:
-        """A whole numeric column (`features`, `state`, `actions`, ...), all episodes end to end."""
+        """Read a whole numeric column (`features`, `state`, `actions`, ...), all episodes end to end."""
         if name not in NUMBERS:
             raise ValueError(f"no column {name!r}; there are {', '.join(NUMBERS)}")
         return self._rows(name, 0, self._reader.num_rows(name))
 
     def texts(self, name: str) -> list[str]:
-        """A whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
+        """Read a whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
         if name not in TEXTS:
             raise ValueError(f"no text column {name!r}; there are {', '.join(TEXTS)}")
         return self._texts(name, 0, self._reader.num_rows(name))
@@ -229,7 +229,7 @@ class EpisodeStore:
         return identities(self)
 
     def split(self, seed: int, validation: float = 0.1) -> tuple[list[int], list[int]]:
-        """Episodes for training and for validation, disjoint, the same for the same seed.
+        """Split the episodes into training and validation, disjoint, the same for the same seed.
 
         Which they are depends on what happens in them and not on their places in the file; equal ones are on one side.
 
@@ -250,7 +250,7 @@ class EpisodeStore:
         return sides
 
     def close(self) -> None:
-        """Closes the file; a store kept in memory stays readable."""
+        """Close the file; a store kept in memory stays readable."""
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -287,7 +287,7 @@ class EpisodeStore:
 
 
 def _open(path: Path) -> tuple[ColumnReader, dict[str, Any]]:
-    """What reads the columns of a file, and its meta data."""
+    """Open what reads the columns of a file, and its meta data."""
     with open_file(path) as file:
         try:
             meta = read_meta(file)

@@ -53,11 +53,11 @@ class VerifiedReader(ColumnReader):
                     column.offsets[chunk] = -1  # counts as missing from now on
 
     def kept(self, name: str) -> np.ndarray | None:
-        """Nothing: one damaged chunk would take the whole column with it."""
+        """Return None: one damaged chunk would take the whole column with it."""
         return None
 
     def coded(self, name: str, start: int, stop: int) -> list[bytes]:
-        """The JPEGs of a column's pictures start <= row < stop, as they are in the file."""
+        """Read the JPEGs of a column's pictures start <= row < stop, as they are in the file."""
         bounds = self._bounds(name, start, stop)
         data = self.rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
         return [data[a - bounds[0] : b - bounds[0]] for a, b in zip(bounds, bounds[1:], strict=False)]
@@ -82,7 +82,7 @@ class VerifiedStore(EpisodeStore):
         self._reader = VerifiedReader(self.path, found.columns, found.storage, found.picture_shape)
 
     def coded_frames(self, i: int) -> dict[str, list[bytes]]:
-        """The JPEGs of episode i: column -> one for each frame; nothing where the pictures are no JPEGs."""
+        """Read the JPEGs of episode i: column -> one for each frame; nothing where the pictures are no JPEGs."""
         if self.storage != "jpeg":
             return {}
         first = self._first_row(i)
@@ -90,7 +90,7 @@ class VerifiedStore(EpisodeStore):
         return {name: self._reader.coded(name, first, first + int(self.lengths[i]) + 1) for name in names}
 
     def text_is_closed(self, name: str) -> bool:
-        """Whether the last text of a column ends where the column does."""
+        """Test whether the last text of a column ends where the column does."""
         rows = self._reader.num_rows(f"{name}/end")
         return bool(self._reader.rows(f"{name}/end", rows - 1, rows)[0] == self._reader.num_rows(f"{name}/bytes"))
 
@@ -118,7 +118,7 @@ class SalvagedStore(VerifiedStore):
         self.offsets = np.cumsum(self.lengths + 1) - self.lengths - 1
 
     def _known_lengths(self) -> np.ndarray:
-        """The lengths of the first episodes, up to the first chunk of them that is damaged."""
+        """Read the lengths of the first episodes, up to the first chunk of them that is damaged."""
         if "ep_len" not in self._reader.columns:
             raise _hopeless(self.path, "the lengths of its episodes are lost")
         column = self._reader.columns["ep_len"]
@@ -134,7 +134,7 @@ class CopyingWriter(EpisodeWriter):
     _coded: dict[str, list[bytes]] = {}
 
     def copy(self, store: VerifiedStore, i: int) -> None:
-        """Adds episode i of another file.
+        """Add episode i of another file.
 
         Raises:
             ValueError: the episode is damaged; nothing was added.
@@ -189,7 +189,7 @@ class _PaddedFile(io.RawIOBase):
 
 
 def _open_damaged(path: Path) -> h5py.File:
-    """Opens what there is of an episode file."""
+    """Open what there is of an episode file."""
     if not path.is_file():
         raise UserError(f"{path} is a folder: name an episode file in it" if path.is_dir() else f"{path}: no such file")
     with path.open("rb") as file:
@@ -211,7 +211,7 @@ def _hopeless(path: Path, why: str) -> UserError:
 
 
 def _meta_left(path: Path, file: h5py.File) -> dict[str, Any]:
-    """The meta data the file ended with, else those it began with."""
+    """Read the meta data the file ended with, else those it began with."""
     try:
         return read_meta(file)
     except UNREADABLE:
@@ -222,7 +222,7 @@ def _meta_left(path: Path, file: h5py.File) -> dict[str, Any]:
 
 
 def _locate_what_is_left(file: h5py.File) -> dict[str, Column]:
-    """All columns; a chunk of which the place is lost counts as missing."""
+    """Locate the chunks of all columns; a chunk of which the place is lost counts as missing."""
     columns: dict[str, Column] = {}
     groups: list[tuple[str, h5py.Group]] = [("", file)]
     while groups:  # HDF5's own visit would want the indices of all chunks
@@ -256,7 +256,7 @@ def _locate_left(dataset: h5py.Dataset) -> Column:
 
 
 def _locate_chunk(dataset: h5py.Dataset, chunk: int) -> tuple[int, int]:
-    """Place and bytes of a chunk, (-1, 0) when they are lost."""
+    """Find place and bytes of a chunk, (-1, 0) when they are lost."""
     first = (chunk * dataset.chunks[0], *(0 for _ in dataset.shape[1:]))
     try:
         found = dataset.id.get_chunk_info_by_coord(first)

@@ -101,7 +101,7 @@ class EpisodeWriter:
         self._num_rows = self._columns["success"].num_rows
 
     def append(self, episode: Episode) -> None:
-        """Adds one episode at the end."""
+        """Add one episode at the end."""
         if self._num_episodes == 0:
             self._set_meta()
         for name in (*FRAME_COLUMNS, "actions"):
@@ -127,13 +127,13 @@ class EpisodeWriter:
             self._write_pending()
 
     def _set_meta(self) -> None:
-        """What is known at the start lies at the start, where a file cut off keeps it."""
+        """Write what is known at the start to the start of the file, where a file cut off keeps it."""
         self._first_meta = json.dumps(self.meta, sort_keys=True)
         self._file.attrs["meta"] = np.bytes_(self._first_meta)
         self._last_meta = create_column(self._file, "meta", np.zeros(0, np.uint8), self.storage)
 
     def _cameras_of(self, episode: Episode) -> list[str]:
-        """The additional cameras in alphabetical order, as they are read back; the same in every episode."""
+        """Return the additional cameras in alphabetical order, as they are read back; the same in every episode."""
         cameras = sorted(episode.views)
         if self._cameras is None:
             self._cameras = cameras
@@ -227,7 +227,7 @@ def _holds_pictures(name: str) -> bool:
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode], meta: dict[str, Any], storage: Storage = "lossless") -> None:
-    """Writes an episode file whole or not at all; see `EpisodeWriter`."""
+    """Write an episode file whole or not at all; see `EpisodeWriter`."""
     with EpisodeWriter(path, meta, storage) as writer:
         for episode in episodes:
             writer.append(episode)

@@ -32,7 +32,7 @@ class Table:
 
 
 def load_table(path: Path) -> Table:
-    """Reads a table by its ending.
+    """Read a table by its ending.
 
     Raises:
         UnreadableTable: it is no table of finite numbers, or one that could be read in two ways.
@@ -95,7 +95,7 @@ def _as_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def _names_columns(cells: list[str]) -> bool:
-    """Whether each cell is a name, which begins with a letter; NaN and infinity are numbers, and damaged ones are no names."""
+    """Test whether each cell is a name, which begins with a letter; NaN and infinity are numbers, and damaged ones are no names."""
     return all(re.match(r"[#\s]*[^\W\d]", cell) and not _is_number(cell) for cell in cells)
 
 

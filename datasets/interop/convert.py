@@ -1,4 +1,4 @@
-"""From any data format into any other: formats are recognised by what is in the files, episodes pass through one at a time."""
+"""From any data format into any other: formats are recognized by what is in the files, episodes pass through one at a time."""
 
 import tempfile
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Conversion:
 
 
 def recognise(path: Path) -> Format:
-    """The format of a file or folder, by what is in it.
+    """Recognize the format of a file or folder, by what is in it.
 
     Raises:
         UserError: it is not there, or of no known format.
@@ -102,12 +102,12 @@ def convert(
     fit: Fit = "crop",
     fps: float | None = None,
 ) -> Conversion:
-    """Writes the episodes of `source`, whatever its format, as `target`, which appears whole or not at all.
+    """Write the episodes of `source`, whatever its format, as `target`, which appears whole or not at all.
 
     Into the format that it has already a file is written anew; an episode file can so change its `storage`.
 
     Args:
-        source: file or folder; its format is recognised.
+        source: file or folder; its format is recognized.
         target: file or folder to make.
         format: of the target; by default that of its name: `.h5` an episode file, `.npz` OGBench.
         storage: how an episode file keeps pictures.
@@ -161,7 +161,7 @@ def _read(source: Path, format: Format, size: int | None, fit: Fit, fps: float |
 
 
 def _store(episodes: Iterator[Episode], meta: dict[str, Any], target: Path, storage: Storage, done: Conversion) -> Conversion:
-    """Writes an episode file; returns what was done."""
+    """Write an episode file; return what was done."""
     count = frames = 0
     with EpisodeWriter(target, meta, storage=storage) as writer:
         for episode in episodes:
@@ -174,7 +174,7 @@ def _store(episodes: Iterator[Episode], meta: dict[str, Any], target: Path, stor
 
 
 def _write(source: Path, target: Path, format: Format, fps: float | None, done: Conversion) -> Conversion:
-    """Writes an episode file in another format; returns what was done in addition to what was before."""
+    """Write an episode file in another format; return what was done in addition to what was before."""
     with EpisodeStore(source) as store:
         lost = _without_place(store, format)
         if format == "lerobot":
@@ -190,7 +190,7 @@ def _write(source: Path, target: Path, format: Format, fps: float | None, done: 
 
 
 def _without_place(store: EpisodeStore, format: Format) -> set[str]:
-    """Columns with something in them that the format has no place for."""
+    """List columns with something in them that the format has no place for."""
     if format not in HAS_PLACE:
         return set()
     there = {name for name in ("proprio", "state", "features", "goal_state") if store.column(name).shape[1]}

@@ -42,7 +42,7 @@ class _Skip(Exception):
 
 
 def read(path: Path, size: int | None = None, fit: Fit = "crop", fps: float | None = None) -> tuple[Iterator[Episode], dict[str, Any]]:
-    """Episodes of a folder of videos, of a folder of folders of pictures, or of one video.
+    """Read episodes of a folder of videos, of a folder of folders of pictures, or of one video.
 
     What cannot be decoded is left out, warned of, and named with the reason in `meta["skipped"]`, which grows while the
     episodes are read.
@@ -67,7 +67,7 @@ def read(path: Path, size: int | None = None, fit: Fit = "crop", fps: float | No
 
 
 def kind_of(path: Path) -> Literal["mp4", "frames"]:
-    """`mp4` for a video or a folder of them, `frames` for pictures.
+    """Return `mp4` for a video or a folder of them, `frames` for pictures.
 
     Raises:
         UserError: it is neither.
@@ -83,7 +83,7 @@ def kind_of(path: Path) -> Literal["mp4", "frames"]:
 
 
 def _sources(path: Path) -> list[Path]:
-    """What holds an episode each: video files, or folders of pictures."""
+    """List what holds an episode each: video files, or folders of pictures."""
     if kind_of(path) == "mp4":
         return [path] if path.is_file() else _videos(path)
     return [path] if _pictures(path) else _folders(path)
@@ -102,7 +102,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _in_order(items: Iterable[Path]) -> list[Path]:
-    """Sorted as people number them, 2.png before 10.png; hidden ones are left out.
+    """Sort paths as people number them, 2.png before 10.png; hidden ones are left out.
 
     Names of one beginning and a decimal number, as time stamps are, are sorted by that: 0.25.png before 0.5.png. But in 1.5.png and
     1.10.png two whole numbers stand side by side: a number that is written out of its digits does not end in 0.
@@ -118,7 +118,7 @@ def _in_order(items: Iterable[Path]) -> list[Path]:
 
 
 def _decimal_numbers(stems: list[str]) -> list[float]:
-    """The decimal numbers that names end in; none unless all do, behind the same words, and it is clear that they are numbers."""
+    """Read the decimal numbers that names end in; none unless all do, behind the same words, and it is clear that they are numbers."""
     found = [re.fullmatch(r"(.*?)([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)", stem) for stem in stems]
     if not all(found) or len({match[1] for match in found if match}) != 1:
         return []
@@ -132,7 +132,7 @@ def _decimal_numbers(stems: list[str]) -> list[float]:
 
 
 def _beside(source: Path, ending: str) -> Path:
-    """Where the companion file of an episode lies: `a.mp4` -> `a.actions.npy`, folder `a` -> `a/actions.npy`."""
+    """Return where the companion file of an episode lies: `a.mp4` -> `a.actions.npy`, folder `a` -> `a/actions.npy`."""
     if source.is_dir():
         return source / ("captions.txt" if ending == ".txt" else ending.removeprefix("."))
     return source.with_name(source.stem + ending)
@@ -161,7 +161,7 @@ def _episodes(path: Path, sources: list[Path], size: int | None, fit: Fit, meta:
 
 
 def _read_source(source: Path, number: int, size: int | None, fit: Fit, with_actions: bool) -> Iterator[Episode]:
-    """The episodes of one video or one folder of pictures: one, or several when it is long.
+    """Read the episodes of one video or one folder of pictures: one, or several when it is long.
 
     Raises:
         _Skip: it cannot be used. A long one is decoded once more before its first part is given, so that nothing is given of one
@@ -187,7 +187,7 @@ def _count_frames(source: Path) -> int:
 
 
 def _piece(piece: list[np.ndarray], start: int, total: int, table: Table | None, lines: list[str], number: int) -> Episode:
-    """Frames start, start + 1, ... of the `total` ones of a source as an episode; its actions and lines are cut to them."""
+    """Make an episode of frames start, start + 1, ... of the `total` ones of a source; its actions and lines are cut to them."""
     if total < 2:
         raise _Skip(f"it has {total} frames, an episode needs two")
     if len({frame.shape for frame in piece}) > 1:
@@ -203,7 +203,7 @@ def _piece(piece: list[np.ndarray], start: int, total: int, table: Table | None,
 
 
 def _captions(lines: list[str], total: int) -> list[str]:
-    """A caption for each of `total` frames: a line each, or all lines for every one. Blank lines at the end may be too many.
+    """Make a caption for each of `total` frames: a line each, or all lines for every one. Blank lines at the end may be too many.
 
     Raises:
         _Skip: there are almost as many lines as frames, so that some of them are missing, or too many.
@@ -232,7 +232,7 @@ def _read_lines(source: Path) -> list[str]:
 
 
 def _read_actions(source: Path, needed: bool) -> Table | None:
-    """The actions beside a source; None when no source of the folder has any.
+    """Read the actions next to a source; None when no source of the folder has any.
 
     Raises:
         _Skip: there are none although others have some; they cannot be read.
@@ -247,7 +247,7 @@ def _read_actions(source: Path, needed: bool) -> Table | None:
 
 
 def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf: int = GOOD) -> None:
-    """Writes episode i as `<i>.mp4`, with its actions and captions beside it.
+    """Write episode i as `<i>.mp4`, with its actions and captions next to it.
 
     Args:
         store: the episodes.
@@ -269,7 +269,7 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
 
 
 def write_pictures(store: EpisodeStore, path: Path) -> None:
-    """Writes episode i as a folder `<i>` of PNG files, with its actions and captions; nothing is lost of these.
+    """Write episode i as a folder `<i>` of PNG files, with its actions and captions; nothing is lost of these.
 
     Raises:
         UserError: the folder exists or cannot be written.

@@ -14,7 +14,7 @@ from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.errors import UserError
 
 CHANNELS = (1, 3, 4)
-"""Grey, colour, colour with transparency."""
+"""Gray, color, color with transparency."""
 LEAST_SIDE = 8
 """Pixels: what is smaller is no picture."""
 END = object()
@@ -23,7 +23,7 @@ NOTES = ("source", "dropped", "skipped", "skipped_episodes")
 
 
 def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether rows of this shape and type are pictures: uint8, channels last, first, or none (grey)."""
+    """Test whether rows of this shape and type are pictures: uint8, channels last, first, or none (gray)."""
     if dtype != np.uint8 or len(shape) not in (2, 3):
         return False
     sides = shape if len(shape) == 2 else shape[:2] if shape[2] in CHANNELS else shape[1:] if shape[0] in CHANNELS else (0, 0)
@@ -31,12 +31,12 @@ def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def as_frames(pictures: np.ndarray) -> np.ndarray:
-    """Pictures of any layout that `is_picture` takes, (N, ...), as uint8 (N, H, W, 3); transparency is left out.
+    """Convert pictures of any layout that `is_picture` takes, (N, ...), to uint8 (N, H, W, 3); transparency is left out.
 
-    Where the channels are the last grey frames, as stacking wrappers hand them out, the newest of them is taken.
+    Where the channels are the last gray frames, as stacking wrappers hand them out, the newest of them is taken.
 
     Raises:
-        ValueError: channels come first and are four that are neither a stack nor colour with transparency.
+        ValueError: channels come first and are four that are neither a stack nor color with transparency.
     """
     first = pictures.ndim == 4 and pictures.shape[-1] not in CHANNELS
     if pictures.ndim == 3:
@@ -46,19 +46,19 @@ def as_frames(pictures: np.ndarray) -> np.ndarray:
     if _is_stack(pictures):
         pictures = pictures[..., -1:]
     elif first and pictures.shape[-1] == 4 and pictures[..., 3].min() < 255:
-        raise ValueError("its pictures have four channels, which are neither stacked frames nor colour with transparency")
+        raise ValueError("its pictures have four channels, which are neither stacked frames nor color with transparency")
     colour = np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
     return np.ascontiguousarray(colour)
 
 
 def _is_stack(pictures: np.ndarray) -> bool:
-    """Whether the channels of pictures (N, H, W, C) are frames that move on by one from row to row."""
+    """Test whether the channels of pictures (N, H, W, C) are frames that move on by one from row to row."""
     moves = pictures.shape[-1] > 1 and len(pictures) > 1
     return moves and all(np.array_equal(old[..., 1:], new[..., :-1]) for old, new in itertools.pairwise(pictures))
 
 
 def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
-    """Values (rows, ...) as (rows, width) of a type.
+    """Convert values (rows, ...) to (rows, width) of a type.
 
     Raises:
         ValueError: they are no plain numbers.
@@ -70,12 +70,12 @@ def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
 
 
 def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a column of actions (rows,) or (rows, 1) holds discrete ones: whole numbers."""
+    """Test whether a column of actions (rows,) or (rows, 1) holds discrete ones: whole numbers."""
     return dtype.kind in "iu" and shape[1:] in ((), (1,))
 
 
 def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
-    """Discrete actions in [0, choices), (T,), as float32 (T, choices).
+    """Convert discrete actions in [0, choices), (T,), to float32 (T, choices).
 
     Raises:
         ValueError: there is another number among them.
@@ -87,12 +87,12 @@ def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
 
 
 def action_names(size: int) -> list[str]:
-    """Names of the numbers of an action that has no names."""
+    """Name the numbers of an action that has no names."""
     return [f"a{i}" for i in range(size)]
 
 
 def exact_texts(actions: np.ndarray) -> list[str]:
-    """Actions (T, a) as texts to three decimals, as the tasks of this package write theirs; "" where a is 0."""
+    """Write actions (T, a) as texts to three decimals, as the tasks of this package write theirs; "" where a is 0."""
     names = action_names(actions.shape[1])
     pairs = [zip(names, row, strict=True) for row in actions.tolist()]
     texts = [", ".join(f"{name}={round(value, 3) + 0.0:+.3f}" for name, value in row) for row in pairs]
@@ -100,7 +100,7 @@ def exact_texts(actions: np.ndarray) -> list[str]:
 
 
 def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episode:
-    """An episode of what a foreign file knows: numbers that are missing have width 0, texts are empty.
+    """Make an episode of what a foreign file knows: numbers that are missing have width 0, texts are empty.
 
     Args:
         frames: uint8 (T+1, H, W, 3).
@@ -135,7 +135,7 @@ def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Ep
 
 @contextlib.contextmanager
 def explaining(path: Path, number: int) -> Iterator[None]:
-    """What goes wrong while an episode is read is told with its number.
+    """Raise what goes wrong while an episode is read as an error that names the episode's number.
 
     Raises:
         UserError: instead of the errors that damaged or unexpected data make readers raise.
@@ -152,7 +152,7 @@ def explaining(path: Path, number: int) -> Iterator[None]:
 
 
 def explained(path: Path, episodes: Iterator[Episode | None]) -> Iterator[Episode]:
-    """Episodes as they come, None for one that is left out, so that its number counts; see `explaining`."""
+    """Yield episodes as they come, None for one that is left out, so that its number counts; see `explaining`."""
     for number in itertools.count():
         with explaining(path, number):
             episode = next(episodes, END)
@@ -165,7 +165,7 @@ def explained(path: Path, episodes: Iterator[Episode | None]) -> Iterator[Episod
 def foreign_meta(
     layout: str, origin: str, action_size: int, dropped: Iterable[str], facts: dict[str, Any] | None = None, kept: object = None
 ) -> dict[str, Any]:
-    """Meta data of an episode file that is made from a foreign one.
+    """Make the meta data of an episode file that is made from a foreign one.
 
     Args:
         layout: name of the format.
@@ -190,7 +190,7 @@ def foreign_meta(
 
 
 def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
-    """The error for a data set in which nothing can be seen."""
+    """Make the error for a data set without pictures."""
     return UserError(
         f"{path} is a {layout} data set without pictures (it has {', '.join(sorted(found)) or 'no columns'}); "
         "record it with rendered frames, an episode file needs them"
@@ -199,7 +199,7 @@ def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
 
 @contextlib.contextmanager
 def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
-    """A place to write a file to, or an empty folder to fill, under a temporary name.
+    """Make a place to write a file to, or an empty folder to fill, under a temporary name.
 
     It gets its own name when the block ends well, otherwise nothing is left.
 
@@ -219,7 +219,7 @@ def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
-    """An HDF5 file to write, `settings` as h5py takes them.
+    """Open a new HDF5 file to write, `settings` as h5py takes them.
 
     Raises:
         OSError: the disk is full; HDF5 alone would end the process with a crash.
@@ -234,7 +234,7 @@ def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
 
 
 def import_parquet() -> tuple[Any, Any]:
-    """The modules `pyarrow` and `pyarrow.parquet`.
+    """Import the modules `pyarrow` and `pyarrow.parquet`.
 
     Raises:
         UserError: pyarrow is not installed.

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 def read(
     path: Path, size: int | None = None, fit: Fit = "crop", camera: str | None = None
 ) -> tuple[Iterator[Episode], dict[str, Any]]:
-    """Episodes of a LeRobotDataset folder, in its order; one episode at a time is kept in memory.
+    """Read episodes of a LeRobotDataset folder, in its order; one episode at a time is kept in memory.
 
     Features without a home (rewards, cameras of other sizes, ...) are named in `meta["dropped"]`; episodes that cannot be used in
     `meta["skipped"]`, which grows while the episodes are read.
@@ -93,7 +93,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def _cameras(path: Path, features: dict[str, dict[str, Any]], size: int | None, wanted: str | None) -> list[str]:
-    """The features that are pictures, the main one first; without `size` only those as large as it."""
+    """List the features that are pictures, the main one first; without `size` only those as large as it."""
     names = [name for name, feature in features.items() if feature["dtype"] in CAMERAS]
     names = [name for name in names if not features[name].get("info", {}).get("video.is_depth_map")]
     if not names:
@@ -108,7 +108,7 @@ def _cameras(path: Path, features: dict[str, dict[str, Any]], size: int | None, 
 
 
 def _choices(path: Path, action: dict[str, Any]) -> int:
-    """Of how many discrete actions, whole numbers, an action is one; 0: it is a vector, or there is none."""
+    """Count the discrete actions, whole numbers, of which an action is one; 0: it is a vector, or there is none."""
     if not str(action.get("dtype")).startswith(("int", "uint")) or int(np.prod(action["shape"])) != 1:
         return 0
     _, parquet = import_parquet()
@@ -118,7 +118,7 @@ def _choices(path: Path, action: dict[str, Any]) -> int:
 
 
 def _licence(path: Path) -> str:
-    """What the card of the dataset says."""
+    """Read the license from the card of the dataset."""
     card = path / "README.md"
     said = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = re.search(r"^license:\s*(\S+)", said, re.MULTILINE)
@@ -158,7 +158,7 @@ def _episodes(
         for frames in videos.values():
             frames.close()
     if not given:
-        raise UserError(f"{path} has no episode of two rows or more; nothing can be learnt from it")
+        raise UserError(f"{path} has no episode of two rows or more; nothing can be learned from it")
 
 
 def _episode(
@@ -216,7 +216,7 @@ def _tables(path: Path, part: str) -> list[Path]:
 
 
 def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
-    """A dictionary per episode, in order; statistics are left out."""
+    """Yield a dictionary per episode, in order; statistics are left out."""
     _, parquet = import_parquet()
     for file in _tables(path, "meta/episodes"):
         with parquet.ParquetFile(file) as table:
@@ -226,7 +226,7 @@ def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_tasks(path: Path) -> dict[int, str]:
-    """Instruction of each task number; the text is the index of a pandas table, whose column has no fixed name."""
+    """Read the instruction of each task number; the text is the index of a pandas table, whose column has no fixed name."""
     _, parquet = import_parquet()
     try:
         table = parquet.read_table(path / "meta" / "tasks.parquet").to_pydict()
@@ -252,7 +252,7 @@ class _Rows:
                     yield batch.to_pydict()
 
     def take(self, length: int, episode: int) -> dict[str, list[Any]]:
-        """The next `length` rows, all of this episode."""
+        """Take the next `length` rows, all of this episode."""
         while len(self._rest["episode_index"]) < length:
             batch = next(self._batches, None)
             if batch is None:
@@ -276,7 +276,7 @@ class _Frames:
         self._place = 0
 
     def take(self, facts: dict[str, Any], length: int) -> np.ndarray:
-        """The frames of an episode, uint8 (length, H, W, 3)."""
+        """Read the frames of an episode, uint8 (length, H, W, 3)."""
         fact = {key: facts[f"videos/{self.name}/{key}"] for key in ("chunk_index", "file_index", "from_timestamp")}
         numbers = {"chunk_index": int(fact["chunk_index"]), "file_index": int(fact["file_index"])}
         name = self.info["video_path"].format(video_key=self.name, **numbers)
@@ -301,13 +301,13 @@ class _Frames:
         return np.stack(taken)
 
     def close(self) -> None:
-        """Stops the decoder."""
+        """Stop the decoder."""
         if hasattr(self._frames, "close"):
             self._frames.close()
 
 
 def _decode_images(images: list[dict[str, Any]], size: int | None, fit: Fit) -> np.ndarray:
-    """Encoded pictures, as Hugging Face `datasets` keeps them in a column."""
+    """Decode encoded pictures, as Hugging Face `datasets` keeps them in a column."""
     try:
         return np.stack([fit_image(open_picture(io.BytesIO(image["bytes"])), size, fit) for image in images])
     except (OSError, SyntaxError, TypeError, ValueError) as error:

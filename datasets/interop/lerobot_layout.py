@@ -30,7 +30,7 @@ COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "in
 
 
 def features(store: EpisodeStore, fps: float, pictures: str) -> dict[str, dict[str, Any]]:
-    """What is in a row, as LeRobot describes it; columns of width 0 and empty texts are left out."""
+    """Describe what is in a row, as LeRobot does; columns of width 0 and empty texts are left out."""
     first = store.episode(0)
     height, width = first.frames.shape[1:3]
     camera: dict[str, Any] = {"dtype": pictures, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
@@ -60,13 +60,13 @@ def features(store: EpisodeStore, fps: float, pictures: str) -> dict[str, dict[s
 
 
 def _names(store: EpisodeStore, column: str, size: int) -> list[str] | None:
-    """Names of the numbers in a column, when the file has as many as there are."""
+    """Return names of the numbers in a column, when the file has as many as there are."""
     names = store.meta.get({"features": "feature_names", "actions": "action_names"}.get(column, ""), [])
     return list(names) if len(names) == size else None
 
 
 def columns(episode: Episode, features: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The rows of an episode, T + 1 of each column; what an action column lacks is filled in."""
+    """Return the rows of an episode, T + 1 of each column; what an action column lacks is filled in."""
     columns: dict[str, Any] = {}
     for name in features:
         field = NUMBERS.get(name, name)
@@ -79,14 +79,14 @@ def columns(episode: Episode, features: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def plain(column: Any) -> Any:
-    """A column as pyarrow takes it: lists of rows, single numbers where a row has one."""
+    """Convert a column to what pyarrow takes: lists of rows, single numbers where a row has one."""
     if not isinstance(column, np.ndarray):
         return column
     return column.reshape(-1) if column.ndim == 1 or column.shape[1] == 1 else list(column)
 
 
 def arrow_type(arrow: Any, feature: dict[str, Any]) -> Any:
-    """The type of a feature's column; `arrow` is the module pyarrow."""
+    """Return the type of a feature's column; `arrow` is the module pyarrow."""
     if feature["dtype"] == "image":
         return arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
     plain = arrow.type_for_alias(feature["dtype"])
@@ -95,7 +95,7 @@ def arrow_type(arrow: Any, feature: dict[str, Any]) -> Any:
 
 
 def hub_type(feature: dict[str, Any]) -> dict[str, Any]:
-    """The same for Hugging Face `datasets`, which reads it from the note in a Parquet file."""
+    """Return the type of a feature for Hugging Face `datasets`, which reads it from the note in a Parquet file."""
     if feature["dtype"] == "image":
         return {"_type": "Image"}
     plain = {"dtype": feature["dtype"], "_type": "Value"}
@@ -104,12 +104,12 @@ def hub_type(feature: dict[str, Any]) -> dict[str, Any]:
 
 
 def fact(value: Any) -> Any:
-    """A fact about an episode as a table takes it."""
+    """Convert a fact about an episode to what a table takes."""
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _safe(name: str) -> str:
-    """A camera's name without the sign that LeRobot's names must not have."""
+    """Return a camera's name without the sign that LeRobot's names must not have."""
     return name.replace("/", "_")

@@ -1,4 +1,4 @@
-"""Statistics as LeRobot keeps them: of each episode, and of all of them from these; they normalise a policy's inputs.
+"""Statistics as LeRobot keeps them: of each episode, and of all of them from these; they normalize a policy's inputs.
 
 The quantiles of the whole are the mean of the episodes' quantiles, as LeRobot computes them, not those of all rows.
 """
@@ -12,11 +12,11 @@ Statistics = dict[str, dict[str, np.ndarray]]
 
 
 def describe(numbers: dict[str, np.ndarray], views: dict[str, np.ndarray]) -> Statistics:
-    """Statistics of one episode.
+    """Compute the statistics of one episode.
 
     Args:
         numbers: column -> (rows,) or (rows, n).
-        views: camera -> uint8 (rows, H, W, 3); their statistics are of each colour, (3, 1, 1), in [0, 1].
+        views: camera -> uint8 (rows, H, W, 3); their statistics are of each color, (3, 1, 1), in [0, 1].
     """
     found = {name: _of_rows(np.asarray(rows, np.float64).reshape(len(rows), -1)) for name, rows in numbers.items()}
     for name, view in views.items():
@@ -33,7 +33,7 @@ def _of_rows(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def aggregate(before: Statistics, new: Statistics) -> Statistics:
-    """Statistics of everything before (empty at the start) and one more episode."""
+    """Compute the statistics of everything before (empty at the start) and one more episode."""
     return {name: _join(before[name], new[name]) for name in new} if before else new
 
 

@@ -41,7 +41,7 @@ _PANDAS = {
 
 
 def write(store: EpisodeStore, path: Path, fps: float | None = None, pictures: Literal["video", "image"] = "video") -> None:
-    """Writes an episode file as a LeRobotDataset of version 3.
+    """Write an episode file as a LeRobotDataset of version 3.
 
     Args:
         store: the episodes.
@@ -115,7 +115,7 @@ class _Writer:
         self.num_episodes += 1
 
     def _place(self, kind: str, pattern: str, next_file: bool) -> tuple[Path, dict[str, int]]:
-        """The path of the current or the next file of a kind (its folder is made), and its two numbers."""
+        """Return the path of the current or the next file of a kind (its folder is made), and its two numbers."""
         self.files[kind] += next_file
         numbers = dict(zip(("chunk_index", "file_index"), divmod(self.files[kind], FILES_PER_CHUNK), strict=True))
         path = self.folder / pattern.format(video_key=kind, **numbers)
@@ -155,7 +155,7 @@ class _Writer:
         return {f"data/{key}": value for key, value in numbers.items()}
 
     def _write_facts(self) -> None:
-        """Writes the facts gathered about episodes."""
+        """Write the facts gathered about episodes."""
         if self.episodes is None:
             path = self.folder / layout.EPISODES_PATH.format(chunk_index=0, file_index=0)
             path.parent.mkdir(parents=True)
@@ -167,7 +167,7 @@ class _Writer:
         self.facts = []
 
     def finish(self) -> None:
-        """Closes all files and writes what is known only at the end."""
+        """Close all files and write what is known only at the end."""
         for video in self.videos.values():
             video.close()
         self.table[0].close()
@@ -200,7 +200,7 @@ class _Writer:
         }
 
     def close(self) -> None:
-        """Lets go of what is still open, after a failure."""
+        """Let go of what is still open, after a failure."""
         for video in self.videos.values():
             video.abandon()
         if self.table is not None:

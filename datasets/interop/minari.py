@@ -57,7 +57,7 @@ Tree = dict[str, Any]
 
 
 def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
-    """Reads a data set, one episode in memory at a time.
+    """Read a data set, one episode in memory at a time.
 
     Args:
         path: the data set's folder, or the `data` folder in it.
@@ -105,7 +105,7 @@ def _env_id(about: dict[str, Any]) -> str | None:
 
 
 def _choices(space: dict[str, Any], path: str = "actions") -> Choices:
-    """The discrete parts of a space of actions, however nested; those that are something else are left out."""
+    """List the discrete parts of a space of actions, however nested; those that are something else are left out."""
     match space.get("type"):
         case "Dict":
             inner = list(space["subspaces"].items())
@@ -122,7 +122,7 @@ def _choices(space: dict[str, Any], path: str = "actions") -> Choices:
 
 
 def _vectors(values: np.ndarray, choices: list[tuple[int, int]]) -> np.ndarray:
-    """A part of an action as float32 (T, a): a one-hot vector for each of its choices, or its numbers."""
+    """Convert a part of an action to float32 (T, a): a one-hot vector for each of its choices, or its numbers."""
     if not choices:
         return as_rows(values, np.float32)
     columns = as_rows(values, np.int64).T
@@ -130,7 +130,7 @@ def _vectors(values: np.ndarray, choices: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _trees(folder: Path, about: dict[str, Any], numbers: range) -> Iterator[Tree]:
-    """The stored arrays of some episodes."""
+    """Yield the stored arrays of some episodes."""
     if about.get("data_format", "hdf5") != "hdf5":
         yield from _library_trees(folder, about["data_format"], numbers)
         return
@@ -176,7 +176,7 @@ def _flatten(name: str, value: Any, tree: Tree) -> None:
 
 
 def _array(column: h5py.Dataset) -> Any:
-    """A stored column: an array, decoded where it is JPEG, or texts."""
+    """Read a stored column: an array, decoded where it is JPEG, or texts."""
     if h5py.check_string_dtype(column.dtype):
         return [text.decode() for text in column[:]] if column.ndim else column[()].decode()
     ragged = h5py.check_vlen_dtype(column.dtype) == np.uint8
@@ -188,7 +188,7 @@ def _array(column: h5py.Dataset) -> Any:
 
 
 def _pictures(tree: Tree) -> list[str]:
-    """Paths of all pictures, one a frame; the main one first."""
+    """List the paths of all pictures, one a frame; the main one first."""
     rows = _num_steps(tree) + 1
     found = [name for name, value in tree.items() if isinstance(value, np.ndarray) and is_picture(value.shape[1:], value.dtype)]
     found = [name for name in found if name.startswith(("observations", "infos")) and len(tree[name]) == rows]
@@ -197,7 +197,7 @@ def _pictures(tree: Tree) -> list[str]:
 
 
 def _action_parts(tree: Tree) -> list[str]:
-    """Paths of the parts of an action, which lie side by side."""
+    """List the paths of the parts of an action, which lie side by side."""
     parts = sorted(name for name in tree if name.split("/")[0] == "actions")
     if not parts:
         raise LookupError("it has no actions")
@@ -214,7 +214,7 @@ def _episodes(folder: Path, about: dict[str, Any], total: int, choices: Choices,
 
 
 def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str, Any], set[str]]:
-    """What is known of an episode, and the paths it was made of."""
+    """Collect what is known of an episode, and the paths it was made of."""
     parts, steps = _action_parts(tree), _num_steps(tree)
     rows = steps + 1
     actions = np.concatenate([_vectors(tree[name], choices.get(name, [])) for name in parts], axis=1)
@@ -239,12 +239,12 @@ def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str
 
 
 def _camera(name: str) -> str:
-    """Name of an additional camera, from the path of its pictures."""
+    """Name an additional camera, from the path of its pictures."""
     return name.split("/")[-1].removeprefix(CAMERA)
 
 
 def _numbers(tree: Tree, field: str, rows: int) -> str | None:
-    """The path of a numeric column of this name with a row per frame, among observations and infos."""
+    """Find the path of a numeric column of this name with a row per frame, among observations and infos."""
     for name in (f"observations/{field}", f"infos/{field}"):
         value = tree.get(name)
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and len(value.shape) in (1, 2) and len(value) == rows:
@@ -253,7 +253,7 @@ def _numbers(tree: Tree, field: str, rows: int) -> str | None:
 
 
 def _own(tree: Tree, rows: int, used: set[str]) -> dict[str, Any]:
-    """Fields that only `write` stores: texts, factors, the goal."""
+    """Read the fields that only `write` stores: texts, factors, the goal."""
     known: dict[str, Any] = {}
     for field in (*FRAME_TEXTS, *ACTION_TEXTS):
         texts = tree.get(f"infos/{field}")
@@ -269,7 +269,7 @@ def _own(tree: Tree, rows: int, used: set[str]) -> dict[str, Any]:
 
 
 def write(store: EpisodeStore, path: Path) -> None:
-    """Writes an episode file as a data set that Minari reads, an episode in memory at a time.
+    """Write an episode file as a data set that Minari reads, an episode in memory at a time.
 
     Observations are a dict of `pixels`, `state`, `proprio`, `features` and `pixels.<camera>`; `success` and texts are infos
     (texts of an action in the row of the frame it arrives at). The reward is 1 where a frame is a success.
@@ -320,7 +320,7 @@ def _write_episode(group: h5py.Group, number: int, episode: Episode) -> None:
 
 
 def _about(store: EpisodeStore, name: str) -> dict[str, Any]:
-    """The content of metadata.json."""
+    """Make the content of metadata.json."""
     actions = store.column("actions")
     within = bool(np.abs(actions).max(initial=0) <= 1)
     spaces = {name: _box(values) for name, values in _observations(store.episode(0)).items()}
@@ -339,7 +339,7 @@ def _about(store: EpisodeStore, name: str) -> dict[str, Any]:
 
 
 def _box(values: np.ndarray, bound: float = np.inf) -> dict[str, Any]:
-    """The space of the rows of an array, as Minari writes it."""
+    """Describe the space of the rows of an array, as Minari writes it."""
     low, high = (0, 255) if values.dtype == np.uint8 else (-bound, bound)
     shape = values.shape[1:]
     box: dict[str, Any] = {"type": "Box", "dtype": str(values.dtype), "shape": list(shape)}

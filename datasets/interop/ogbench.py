@@ -61,7 +61,7 @@ class _Column:
             raise
 
     def read(self, rows: int) -> np.ndarray:
-        """The next rows, (rows, ...)."""
+        """Read the next rows, (rows, ...)."""
         shape = (rows, *self.shape[1:])
         size = math.prod(shape) * self.dtype.itemsize
         if not 0 <= size <= self._size:
@@ -82,7 +82,7 @@ class _Column:
 
 
 def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
-    """Reads a file, one trajectory in memory at a time.
+    """Read a file, one trajectory in memory at a time.
 
     Returns:
         The episodes (trajectories of a single frame are left out), and the meta data.
@@ -129,7 +129,7 @@ def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
 
 
 def _columns_of(names: set[str], regular: bool) -> list[str]:
-    """Columns that have a home here. The regular layout lacks the state of the last frame, so that it is not taken."""
+    """Find the columns that have a home here. The regular layout lacks the state of the last frame, so that it is not taken."""
     if regular:
         return ["observations", "actions", "next_observations"]
     state = ["state"] if "state" in names else [name for name in PHYSICS if name in names]
@@ -137,7 +137,7 @@ def _columns_of(names: set[str], regular: bool) -> list[str]:
 
 
 def _actions_of(archive: zipfile.ZipFile, column: _Column) -> tuple[int, int]:
-    """Numbers in an action, and of how many it is one (0: actions are vectors)."""
+    """Count the numbers in an action, and of how many it is one (0: actions are vectors)."""
     if not is_choice(column.shape, column.dtype):
         return int(np.prod(column.shape[1:])), 0
     with _Column(archive, "actions") as again:
@@ -183,7 +183,7 @@ def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episo
 
 
 def write(store: EpisodeStore, path: Path) -> None:
-    """Writes an episode file in the published layout; `ogbench.utils.load_dataset(path, ob_dtype=np.uint8)` reads it.
+    """Write an episode file in the published layout; `ogbench.utils.load_dataset(path, ob_dtype=np.uint8)` reads it.
 
     State, proprio and success are kept as columns of these names; texts, features, factors and additional cameras have
     no place and are left out. The action of a last frame is 0.
@@ -209,7 +209,7 @@ def _write_column(store: EpisodeStore, archive: zipfile.ZipFile, name: str) -> N
 
 
 def _rows(episode: Episode, name: str) -> np.ndarray:
-    """The rows of an episode in one column."""
+    """Return the rows of an episode in one column."""
     if name == "observations":
         return episode.frames
     if name == "actions":

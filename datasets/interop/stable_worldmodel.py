@@ -73,7 +73,7 @@ class _Layout:
 
 
 def read(path: Path) -> tuple[Iterator[Episode], dict[str, Any]]:
-    """Reads a file, one episode in memory at a time.
+    """Read a file, one episode in memory at a time.
 
     Args:
         path: the file, or a folder with one `.h5` file in it.
@@ -121,7 +121,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _index(path: Path, file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each episode, and its first row."""
+    """Read the rows of each episode, and its first row."""
     columns = {name for name in file if isinstance(file.get(name), h5py.Dataset)}
     if not columns >= set(INDEX):
         raise UserError(f"{path} is no stable-worldmodel file: it has no columns ep_len and ep_offset")
@@ -201,7 +201,7 @@ def _episode(file: h5py.File, layout: _Layout, span: slice) -> Episode:
 
 
 def _actions(file: h5py.File, layout: _Layout, span: slice) -> np.ndarray:
-    """The T actions between T + 1 rows; see the head of this file."""
+    """Read the T actions between T + 1 rows; see the head of this file."""
     rows = span.stop - span.start
     if "action" not in file:
         return np.zeros((rows - 1, 0), np.float32)
@@ -223,7 +223,7 @@ def _factor(column: h5py.Dataset, row: int) -> Any:
 
 
 def write(store: EpisodeStore, path: Path) -> None:
-    """Writes an episode file in this layout, an episode in memory at a time.
+    """Write an episode file in this layout, an episode in memory at a time.
 
     Frames become `pixels`, additional cameras `pixels.<camera>`, factors `variation.<factor>`; state, proprio, features,
     success, seed, goal_state and texts keep their names. The last action of an episode is NaN.
@@ -268,7 +268,7 @@ def _write_columns(store: EpisodeStore, file: h5py.File) -> None:
 
 
 def _numbers(values: list[Any]) -> np.ndarray | None:
-    """A factor's values as numbers with the episode as first axis, or None where they are something else."""
+    """Convert a factor's values to numbers with the episode as first axis; None where they are something else."""
     try:
         numbers = np.array(values)
     except ValueError:
@@ -277,7 +277,7 @@ def _numbers(values: list[Any]) -> np.ndarray | None:
 
 
 def _columns(episode: Episode, texts: list[str]) -> dict[str, Any]:
-    """Columns with a row per frame: arrays, or lists of texts."""
+    """Make columns with a row per frame: arrays, or lists of texts."""
     rows = len(episode.frames)
     unknown = np.full((1, episode.actions.shape[1]), np.nan, np.float32)
     columns: dict[str, Any] = {"pixels": episode.frames, "action": np.concatenate([episode.actions, unknown])}

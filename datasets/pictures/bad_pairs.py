@@ -23,13 +23,13 @@ class Skipped:
         self._logged = 0
 
     def add(self, name: str, reason: str) -> None:
-        """Counts a pair that was found unusable before anything was read from it."""
+        """Count a pair that was found unusable before anything was read from it."""
         if len(self.names) < NAMED:
             self.names[name] = reason
         self.count += 1
 
     def warn(self, name: str, reason: str) -> None:
-        """Counts a pair that was found unusable when it was read, and logs the first ten of them."""
+        """Count a pair that was found unusable when it was read, and log the first ten of them."""
         self._logged += 1
         if self._logged < LOGGED:
             logger.warning("skipped %s: %s", name, reason)

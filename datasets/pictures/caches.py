@@ -23,7 +23,7 @@ _STAMP = "stamp"
 
 
 def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Arrays:
-    """`make(path)`, or what it gave when the file had the size and the time of change that it has now.
+    """Return `make(path)`, or what it gave when the file had the size and the time of change that it has now.
 
     It is kept under WORLDMODEL_HOME, so that a file is looked through once and not at every start.
 
@@ -52,7 +52,7 @@ def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Array
 
 
 def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
-    """The arrays of a kept index; None when there is none, it is damaged, or it is about another state of the file."""
+    """Load the arrays of a kept index; None when there is none, it is damaged, or it is about another state of the file."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -80,7 +80,7 @@ class Recent(Generic[Value]):
         return len(self._values)
 
     def get(self, key: Hashable) -> Value | None:
-        """The value, or None when it is not kept."""
+        """Return the value, or None when it is not kept."""
         value = self._values.get(key)
         if value is not None:
             try:
@@ -90,7 +90,7 @@ class Recent(Generic[Value]):
         return value
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keeps a value, and drops those not used for longest that are too many."""
+        """Keep a value, and drop those not used for longest that are too many."""
         if self.capacity < 1:
             return
         self._values[key] = value

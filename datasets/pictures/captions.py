@@ -11,7 +11,7 @@ CAPTION_KEYS = ("caption", "text", "captions", "texts", "prompt", "description",
 
 
 def caption_of_text(data: bytes) -> str:
-    """The caption in the bytes of a text file, without white space at its ends.
+    """Read the caption in the bytes of a text file, without white space at its ends.
 
     Raises:
         BadPairError: it is empty or not UTF-8.
@@ -23,7 +23,7 @@ def caption_of_text(data: bytes) -> str:
 
 
 def caption_of_json(data: bytes, key: str | None = None) -> str:
-    """The caption in a JSON record.
+    """Read the caption in a JSON record.
 
     Raises:
         BadPairError: it is not a JSON object, or has no caption.
@@ -32,7 +32,7 @@ def caption_of_json(data: bytes, key: str | None = None) -> str:
 
 
 def record_of_json(data: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         BadPairError: it is not one.
@@ -47,7 +47,7 @@ def record_of_json(data: bytes) -> dict[str, Any]:
 
 
 def caption_of_record(record: dict[str, Any], key: str | None = None) -> str:
-    """The caption of a record; of a list of captions the first.
+    """Return the caption of a record; of a list of captions the first.
 
     Args:
         record: names and values.
@@ -66,7 +66,7 @@ def caption_of_record(record: dict[str, Any], key: str | None = None) -> str:
 
 
 def caption_of_name(stem: str) -> str:
-    """The words of a file name: "red_apple-2" -> "red apple 2".
+    """Return the words of a file name: "red_apple-2" -> "red apple 2".
 
     Raises:
         BadPairError: there are none.

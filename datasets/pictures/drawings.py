@@ -1,4 +1,4 @@
-"""Pictures with captions that packages ship: OpenMoji, the colour sets of Iconify (both SVG), and Tux Paint's stamps."""
+"""Pictures with captions that packages ship: OpenMoji, the color sets of Iconify (both SVG), and Tux Paint's stamps."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 PERMISSIVE = frozenset("0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC-BY-3.0 CC-BY-4.0 CC0-1.0 ISC MIT OFL-1.1 Unlicense Zlib".split())
-"""SPDX names of the licences under which a set of icons is taken."""
+"""SPDX names of the licenses under which a set of icons is taken."""
 
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -27,7 +27,7 @@ _ICON = np.dtype([("start", "<i8"), ("size", "<u4")])
 
 
 def open_openmoji() -> PictureFiles:
-    """All OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
+    """Open all OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
 
     Raises:
         UserError: the package is missing.
@@ -41,7 +41,7 @@ def open_openmoji() -> PictureFiles:
 
 
 def open_stamps() -> PictureFiles:
-    """Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence.
+    """Open Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence.
 
     Raises:
         UserError: the package is missing.
@@ -62,10 +62,10 @@ class IconSets:
     An icon's caption is "a <style> icon of a <name>", the style being the name of its set.
 
     Args:
-        sets: names of sets; none for all colour sets.
+        sets: names of sets; none for all color sets.
 
     Raises:
-        UserError: the package is missing, there is no such set, or its licence is not permissive.
+        UserError: the package is missing, there is no such set, or its license is not permissive.
     """
 
     def __init__(self, sets: Sequence[str] = ()) -> None:
@@ -77,7 +77,7 @@ class IconSets:
         if missing := [name for name in sets if name not in known]:
             raise UserError(f"iconify has no set {missing[0]!r}; its {len(known)} sets are the names in {root / 'collections.json'}")
         if refused := [name for name in sets if _licence(known[name]) not in PERMISSIVE]:
-            raise UserError(f"the iconify set {refused[0]} is under {_licence(known[refused[0]])}; only permissive licences are taken")
+            raise UserError(f"the iconify set {refused[0]} is under {_licence(known[refused[0]])}; only permissive licenses are taken")
         chosen = list(sets) or [name for name, info in known.items() if info.get("palette") and _licence(info) in PERMISSIVE]
         self.name = "iconify" if not sets else f"iconify:{','.join(sets)}"
         self.licence = f"{', '.join(sorted({_licence(known[name]) for name in chosen}))}; per set in {root / 'collections.json'}"
@@ -93,7 +93,7 @@ class IconSets:
         return len(self._index)
 
     def label(self, i: int) -> str:
-        """Set and name of icon i."""
+        """Return set and name of icon i."""
         try:
             name = self._icon(i)[0]
         except BadPairError:
@@ -101,7 +101,7 @@ class IconSets:
         return f"{self._paths[self._set(i)].stem}:{name}"
 
     def picture(self, i: int) -> bytes:
-        """The icon as an SVG."""
+        """Return the icon as an SVG."""
         _, icon = self._icon(i)
         sides = ("left", "top", "width", "height")
         box = " ".join(f"{icon.get(side, usual):g}" for side, usual in zip(sides, self._boxes[self._set(i)], strict=True))
@@ -109,14 +109,14 @@ class IconSets:
         return f'<svg {spaces} viewBox="{box}">{icon["body"]}</svg>'.encode()
 
     def caption(self, i: int) -> str:
-        """The caption."""
+        """Return the caption."""
         return f"{_with_article(self._styles[self._set(i)])} icon of {_with_article(caption_of_name(self._icon(i)[0]))}"
 
     def _set(self, i: int) -> int:
         return int(np.searchsorted(self._stops, i, side="right"))
 
     def _icon(self, i: int) -> tuple[str, dict[str, Any]]:
-        """Name and record of an icon."""
+        """Return name and record of an icon."""
         start, size = self._index[i].tolist()
         path = self._paths[self._set(i)]
         try:
@@ -128,7 +128,7 @@ class IconSets:
 
 
 def index_icons(path: Path) -> Arrays:
-    """Looks through a set's JSON file.
+    """Index a set's JSON file.
 
     Returns:
         `icons`: where each `"name": {...}` lies, hidden ones left out. `box`: left, top, width and height of icons that do
@@ -151,7 +151,7 @@ def index_icons(path: Path) -> Arrays:
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, Any, int, int]]:
-    """Keys and values of the JSON object that starts at `at`, with the start of the key and the end of the value."""
+    """Yield keys and values of the JSON object that starts at `at`, with the start of the key and the end of the value."""
     decoder = json.JSONDecoder()
     at = _skip(text, at, "{")
     while text[at] != "}":
@@ -165,7 +165,7 @@ def _members(text: str, at: int) -> Iterator[tuple[str, Any, int, int]]:
 
 
 def _skip(text: str, at: int, mark: str) -> int:
-    """The place after a mark and the white space around it."""
+    """Return the place after a mark and the white space around it."""
     at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
     if text[at : at + 1] != mark:
         raise ValueError(f"{mark!r} expected at {at}")
@@ -173,11 +173,11 @@ def _skip(text: str, at: int, mark: str) -> int:
 
 
 def _licence(info: dict[str, Any]) -> str:
-    return info.get("license", {}).get("spdx") or "an unnamed licence"
+    return info.get("license", {}).get("spdx") or "an unnamed license"
 
 
 def _style(name: str) -> str:
-    """The name of a set in lower case, without "icons" at its end."""
+    """Return the name of a set in lower case, without "icons" at its end."""
     return re.sub(r"\s+icons?$", "", name.lower())
 
 
@@ -186,7 +186,7 @@ def _with_article(words: str) -> str:
 
 
 def _unicode_name(stem: str) -> str | None:
-    """Caption of `<stem>.svg`; None for a sequence of code points, a skin tone, or one without a name."""
+    """Return the caption of `<stem>.svg`; None for a sequence of code points, a skin tone, or one without a name."""
     if "-" in stem or int(stem, 16) in _SKIN_TONES:
         return None
     return unicodedata.name(chr(int(stem, 16)), "").lower() or None

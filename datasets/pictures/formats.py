@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Names that Pillow gives the formats that are opened."""
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes of grey pictures whose own conversion clips at 255."""
+"""Pillow's modes of gray pictures whose own conversion clips at 255."""
 
 
 def open_picture(file: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> "Image.Image":
-    """A picture of one of these formats, not yet decoded.
+    """Open a picture of one of these formats, not yet decoded.
 
     Raises:
         OSError: it is of another format, or damaged.
@@ -29,7 +29,7 @@ def open_picture(file: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> 
 
 
 def upright(image: "Image.Image") -> "Image.Image":
-    """The picture turned as its EXIF orientation says; as it is where it has none that can be read."""
+    """Turn the picture as its EXIF orientation says; return it as it is where it has none that can be read."""
     from PIL import ImageOps
 
     try:
@@ -39,7 +39,7 @@ def upright(image: "Image.Image") -> "Image.Image":
 
 
 def eight_bits(image: "Image.Image") -> "Image.Image":
-    """The picture with 8 bits a channel: 16-bit grey by its brightness, others as they are.
+    """Convert the picture to 8 bits a channel: 16-bit gray by its brightness, others as they are.
 
     Raises:
         ValueError: its pixels are floating-point numbers.

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Fit = Literal["pad", "crop", "stretch"]
-"""How a picture becomes square: all of it with margins, its centre, or out of shape."""
+"""How a picture becomes square: all of it with margins, its center, or out of shape."""
 Margin = Literal["white", "edge"]
-"""Colour of the margins: white, or the mean colour of the picture's rim."""
+"""Color of the margins: white, or the mean color of the picture's rim."""
 
 _SVG = re.compile(rb"^(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml|!DOCTYPE svg|!--)", re.IGNORECASE)
 _LONGEST_SVG = 16
@@ -47,12 +47,12 @@ class Square:
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether an encoded picture is a drawing in SVG."""
+    """Test whether an encoded picture is a drawing in SVG."""
     return _SVG.match(data[:256]) is not None
 
 
 def decode_picture(data: bytes, square: Square) -> np.ndarray:
-    """An encoded picture, upright, on white where it is transparent; of an animation the first frame.
+    """Decode a picture, upright, on white where it is transparent; of an animation the first frame.
 
     Args:
         data: a file of one of `formats.FORMATS`, or an SVG.
@@ -78,7 +78,7 @@ def decode_picture(data: bytes, square: Square) -> np.ndarray:
 
 
 def render_svg(svg: str, square: Square) -> np.ndarray:
-    """Draws an SVG on white: uint8 (size, size, 3).
+    """Draw an SVG on white: uint8 (size, size, 3).
 
     Raises:
         BadPairError: it is not a valid SVG, longer than 16 times its width, or takes too long.
@@ -94,7 +94,7 @@ def render_svg(svg: str, square: Square) -> np.ndarray:
 
 
 def _draw(svg: str, size: int) -> "Image.Image":
-    """The SVG with its longer side at `size` pixels."""
+    """Draw the SVG with its longer side at `size` pixels."""
     from PIL import Image
 
     return Image.open(io.BytesIO(svg_to_png(svg, size))).convert("RGB")
@@ -117,7 +117,7 @@ def _decode_raster(data: bytes, square: Square) -> np.ndarray:
 
 
 def _upright(image: "Image.Image") -> "Image.Transpose | None":
-    """How to turn a picture as its EXIF orientation says."""
+    """Return how to turn a picture as its EXIF orientation says."""
     from PIL import Image
 
     method = Image.Transpose
@@ -137,7 +137,7 @@ def _upright(image: "Image.Image") -> "Image.Transpose | None":
 
 
 def _opaque(image: "Image.Image") -> "Image.Image":
-    """The picture in RGB, on white where it is transparent."""
+    """Convert the picture to RGB, on white where it is transparent."""
     from PIL import Image
 
     try:
@@ -152,7 +152,7 @@ def _opaque(image: "Image.Image") -> "Image.Image":
 
 
 def _inner_size(size: tuple[int, int], square: Square) -> tuple[int, int]:
-    """Width and height of the scaled picture inside the square (pad) or around it (crop)."""
+    """Compute width and height of the scaled picture inside the square (pad) or around it (crop)."""
     width, height = size
     if square.fit == "stretch":
         return square.size, square.size
@@ -161,7 +161,7 @@ def _inner_size(size: tuple[int, int], square: Square) -> tuple[int, int]:
 
 
 def _squared(image: "Image.Image", square: Square, turn: "Image.Transpose | None" = None) -> np.ndarray:
-    """An RGB picture as uint8 (size, size, 3), turned at the end, when it is small."""
+    """Convert an RGB picture to uint8 (size, size, 3), turned at the end, when it is small."""
     from PIL import Image
 
     box = None

@@ -40,15 +40,15 @@ class PairReader(Protocol):
     def __len__(self) -> int: ...
 
     def label(self, i: int) -> str:
-        """What pair i is called in messages."""
+        """Return the name of pair i for messages."""
         ...
 
     def picture(self, i: int) -> bytes:
-        """The encoded picture; raises BadPairError."""
+        """Read the encoded picture; raises BadPairError."""
         ...
 
     def caption(self, i: int) -> str:
-        """The caption; raises BadPairError."""
+        """Read the caption; raises BadPairError."""
         ...
 
 
@@ -84,12 +84,12 @@ class Pairs:
 
     @property
     def name(self) -> str:
-        """Of the set."""
+        """Name of the set."""
         return self._reader.name
 
     @property
     def licence(self) -> str:
-        """Of the set; "unknown" for users' own files."""
+        """License of the set; "unknown" for users' own files."""
         return self._reader.licence
 
     @property
@@ -116,7 +116,7 @@ class Pairs:
         return Captions(self)
 
     def pair(self, i: int) -> tuple[np.ndarray, str]:
-        """Picture i, uint8 (size, size, 3), and its caption.
+        """Read picture i, uint8 (size, size, 3), and its caption.
 
         Raises:
             UserError: no pair of the set can be used, or none of 1000 in a row.
@@ -131,21 +131,21 @@ class Pairs:
         raise self._useless(i)
 
     def image(self, i: int) -> np.ndarray:
-        """Picture i: uint8 (size, size, 3)."""
+        """Read picture i: uint8 (size, size, 3)."""
         return self.pair(i)[0]
 
     def caption(self, i: int) -> str:
-        """The caption of `image(i)`."""
+        """Read the caption of `image(i)`."""
         return self.pair(i)[1]
 
     def split(self, held_out: float = 0.1, seed: int = 0) -> tuple["Pairs", "Pairs"]:
-        """Pairs for training and for evaluation, disjoint; the same seed keeps the same pairs."""
+        """Split the pairs into training and evaluation, disjoint; the same seed keeps the same pairs."""
         order = np.random.default_rng(seed).permutation(len(self))
         held = min(max(1, round(held_out * len(self))), len(self) - 1)
         return self._subset(order[held:]), self._subset(order[:held])
 
     def check(self) -> dict[str, str]:
-        """Reads every pair once, and returns `skipped`."""
+        """Read every pair once, and return `skipped`."""
         for place in tqdm(self._places, desc=f"check {self.name}", unit="pair", disable=None):
             try:
                 self._reader.caption(place)
@@ -161,7 +161,7 @@ class Pairs:
         return part
 
     def _from(self, i: int) -> Iterator[int]:
-        """Place i of this part and those after it, but for those known to be bad."""
+        """Yield place i of this part and those after it, but for those known to be bad."""
         for step in range(min(len(self), TRIES)):
             place = int(self._places[(i + step) % len(self)])
             if not self._is_bad[place]:
@@ -225,15 +225,15 @@ def open_pairs(
     caption_key: str | None = None,
     kept_bytes: int = KEPT_BYTES,
 ) -> Pairs:
-    """Opens pictures with captions.
+    """Open pictures with captions.
 
     Args:
-        source: `openmoji`, `iconify` (its colour sets; `iconify:noto,twemoji` for some), `stamps`; a folder of pictures with a
+        source: `openmoji`, `iconify` (its color sets; `iconify:noto,twemoji` for some), `stamps`; a folder of pictures with a
             `metadata.jsonl` or a text file beside each; WebDataset shards (`.tar`) or `.parquet` files: one, a folder of
             them, or a pattern with `*`, `?`, `[...]`, `{000..127}`, `{a,b}`.
         size: height and width in pixels.
-        fit: `pad` shows all of a picture, `crop` its centre, `stretch` ignores its aspect.
-        margin: colour of what `pad` adds, white or that of the picture's rim.
+        fit: `pad` shows all of a picture, `crop` its center, `stretch` ignores its aspect.
+        margin: color of what `pad` adds, white or that of the picture's rim.
         names_as_captions: in a folder, the name of a file without a text is its caption.
         caption_key: column or JSON field that holds the caption; by default the usual names.
         kept_bytes: memory for decoded pictures, in each process.
@@ -271,7 +271,7 @@ def _open(source: str, names_as_captions: bool, caption_key: str | None) -> Pair
 
 
 def _paths(source: str) -> list[Path]:
-    """The files and folders that a pattern names, sorted within each brace.
+    """List the files and folders that a pattern names, sorted within each brace.
 
     Raises:
         UserError: one is not there.
@@ -299,7 +299,7 @@ class ImagePairSource:
         return len(self.pairs)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """[Frame, Text] or [Text, Frame] of a pair."""
+        """Make [Frame, Text] or [Text, Frame] of a pair."""
         to_image = bool(rng.integers(2))
         if self.direction != "both":
             to_image = self.direction == "to image"

@@ -29,7 +29,7 @@ class PackedStrings:
         return len(self._stops) - 1
 
     def __getitem__(self, i: int) -> str:
-        """String i."""
+        """Return string i."""
         i = range(len(self))[i]
         return os.fsdecode(self._content[self._stops[i] : self._stops[i + 1]])
 
@@ -66,15 +66,15 @@ class PictureFiles:
         return len(self._files)
 
     def label(self, i: int) -> str:
-        """Path of picture i."""
+        """Return the path of picture i."""
         return str(self._root / self._files[i])
 
     def picture(self, i: int) -> bytes:
-        """The file."""
+        """Read the file."""
         return _read(self._root / self._files[i])
 
     def caption(self, i: int) -> str:
-        """The caption."""
+        """Read the caption."""
         if self._captions is not None:
             return self._captions[i]
         path = self._root / self._files[i]
@@ -108,7 +108,7 @@ class MetadataFolder:
         return len(self._lines)
 
     def label(self, i: int) -> str:
-        """Path of picture i, or the place of its line when that cannot be read."""
+        """Return the path of picture i, or the place of its line when that cannot be read."""
         try:
             return str(self._picture_path(i))
         except BadPairError:
@@ -116,11 +116,11 @@ class MetadataFolder:
             return f"{self._metadata[line['file']]}, byte {line['start']}"
 
     def picture(self, i: int) -> bytes:
-        """The file."""
+        """Read the file."""
         return _read(self._picture_path(i))
 
     def caption(self, i: int) -> str:
-        """The caption."""
+        """Read the caption."""
         return caption_of_record(self._record(i), self._caption_key)
 
     def _picture_path(self, i: int) -> Path:
@@ -143,7 +143,7 @@ class MetadataFolder:
 
 
 def open_folder(root: Path, use_names: bool = False, caption_key: str | None = None) -> PictureFiles | MetadataFolder:
-    """The pairs of a folder and the folders in it.
+    """Open the pairs of a folder and the folders in it.
 
     Raises:
         UserError: there are no pictures, or none of them has a caption.
@@ -172,7 +172,7 @@ def open_folder(root: Path, use_names: bool = False, caption_key: str | None = N
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders relative to the root, each with the sorted names of its files; hidden ones are left out."""
+    """Yield folders relative to the root, each with the sorted names of its files; hidden ones are left out."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield os.path.relpath(folder, root), sorted(name for name in names if not name.startswith("."))
@@ -187,7 +187,7 @@ def _stem(name: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
-    """Start and size of the lines of a file that are not empty."""
+    """Find start and size of the lines of a file that are not empty."""
     try:
         with path.open("rb") as file:
             start = 0

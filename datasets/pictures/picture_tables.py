@@ -57,13 +57,13 @@ class PictureTables:
         return int(self._stops[-1]) if len(self._stops) else 0
 
     def label(self, i: int) -> str:
-        """File and row of pair i."""
+        """Return file and row of pair i."""
         which, group, _ = self._groups[self._group(i)]
         first = int(self._groups[: self._group(i)][self._groups[: self._group(i), 0] == which, 2].sum())
         return f"{self._paths[which]}, row {first + self._row(i)}"
 
     def picture(self, i: int) -> bytes:
-        """The encoded picture."""
+        """Read the encoded picture."""
         value = self._value(i, self._picture_key)
         if isinstance(value, dict):
             value = value.get("bytes")
@@ -72,7 +72,7 @@ class PictureTables:
         return value
 
     def caption(self, i: int) -> str:
-        """The caption."""
+        """Read the caption."""
         return caption_of_record({self._caption_key: self._value(i, self._caption_key)}, self._caption_key)
 
     def _value(self, i: int, column: str) -> Any:
@@ -86,7 +86,7 @@ class PictureTables:
         return i - int(self._stops[group] - self._groups[group, 2])
 
     def _rows(self, group: int) -> Any:
-        """The two columns of a row group."""
+        """Read the two columns of a row group."""
         rows = self._recent.get(group)
         if rows is None:
             which, inside, _ = self._groups[group].tolist()
@@ -103,7 +103,7 @@ class PictureTables:
 
 
 def _open(path: Path) -> Any:
-    """A Parquet file.
+    """Open a Parquet file.
 
     Raises:
         UserError: it is not one, or the reader is not installed.
@@ -119,7 +119,7 @@ def _open(path: Path) -> Any:
 
 
 def _columns(schema: Any, path: Path, caption_key: str | None) -> tuple[str, str]:
-    """Names of the columns of pictures and captions."""
+    """Find the names of the columns of pictures and captions."""
     import pyarrow.types as types
 
     def is_picture(kind: Any) -> bool:
@@ -143,6 +143,6 @@ def _columns(schema: Any, path: Path, caption_key: str | None) -> tuple[str, str
 
 
 def _choose(names: list[str], usual: Sequence[str], alone: bool = True) -> str | None:
-    """The first usual name that is there, else the only name."""
+    """Choose the first usual name that is there, else the only name."""
     found = next((name for name in usual if name in names), None)
     return names[0] if found is None and alone and len(names) == 1 else found

@@ -74,16 +74,16 @@ class TarShards:
         return len(self._index)
 
     def label(self, i: int) -> str:
-        """File and name of pair i's picture."""
+        """Return file and name of pair i's picture."""
         return f"{self._path(i)}:{_member_name(self._path(i), int(self._index[i]['picture']))}"
 
     def picture(self, i: int) -> bytes:
-        """The encoded picture."""
+        """Read the encoded picture."""
         pair = self._index[i]
         return _read(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
 
     def caption(self, i: int) -> str:
-        """The caption."""
+        """Read the caption."""
         pair = self._index[i]
         data = _read(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
         return caption_of_json(data, self._caption_key) if pair["is_json"] else caption_of_text(data)
@@ -93,7 +93,7 @@ class TarShards:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of `{000..127}` and `{a,b}`; other braces stay."""
+    """Expand `{000..127}` and `{a,b}` as a shell does; other braces stay."""
     match = _BRACES.search(pattern)
     if match is None or not (parts := _alternatives(match.group(1))):
         return [pattern]
@@ -112,7 +112,7 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def index_shard(path: Path, json_first: bool = False) -> Arrays:
-    """Looks through the headers of a tar file.
+    """Index the headers of a tar file.
 
     Of a file that was cut off, the samples that are whole are there.
 
@@ -143,7 +143,7 @@ def index_shard(path: Path, json_first: bool = False) -> Arrays:
 
 
 def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
-    """The pictures and captions in a tar file (`_MEMBER`), and where it is cut off if it is."""
+    """Find the pictures and captions in a tar file (`_MEMBER`), and where it is cut off if it is."""
     rows, samples = bytearray(), _Samples()
     size = path.stat().st_size
     cut = ""
@@ -187,7 +187,7 @@ class _Samples:
         """Key -> (of pictures and of captions) how many samples came before, and a bit for each rank seen since."""
 
     def key_of(self, key: bytes, rank: int) -> bytes:
-        """The key of the sample that a member belongs to."""
+        """Return the key of the sample that a member belongs to."""
         counts, seen = self._found.setdefault(key, ([0, 0], [0, 0]))
         own, other = (0, 1) if rank < _JSON_FIRST else (1, 0)
         beside = self._last == key
@@ -202,7 +202,7 @@ class _Samples:
 
 
 def _row(member: tarfile.TarInfo, json_first: bool, samples: _Samples) -> bytes:
-    """A picture or caption as a row of `_MEMBER`; nothing for other files.
+    """Make a row of `_MEMBER` of a picture or caption; nothing for other files.
 
     As in WebDataset, the stem ends at the first dot of the name. A name that gives no known ending that way is cut at its
     last dot ("photo.v2.jpg"), and is not missed when it has no partner: such are masks ("0001.mask.png") and the like.
@@ -229,20 +229,20 @@ def _rank(ending: str, json_first: bool) -> int | None:
 
 
 def _first_of_each(members: np.ndarray) -> np.ndarray:
-    """The member of best rank of each key, ordered by key."""
+    """Keep the member of best rank of each key, ordered by key."""
     ordered = members[np.lexsort((members["offset"], members["rank"], members["key"]))]
     _, first = np.unique(ordered["key"], return_index=True)
     return ordered[first]
 
 
 def _ends_well(path: Path, offset: int) -> bool:
-    """Whether a block of zeros, the end mark, stands at `offset`."""
+    """Test whether a block of zeros, the end mark, stands at `offset`."""
     with path.open("rb") as file:
         return os.pread(file.fileno(), _BLOCK, offset) == bytes(_BLOCK)
 
 
 def _member_name(path: Path, offset: int) -> str:
-    """Name in the header before a member's data; a long one may be shortened."""
+    """Read the name in the header before a member's data; a long one may be shortened."""
     try:
         return tarfile.TarInfo.frombuf(_read(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
     except (tarfile.TarError, BadPairError):
@@ -250,7 +250,7 @@ def _member_name(path: Path, offset: int) -> str:
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
-    """Part of a file. It is opened each time, which is cheap beside decoding: so no descriptor is shared by threads or forks."""
+    """Read part of a file. It is opened each time, which is cheap next to decoding: so no descriptor is shared by threads or forks."""
     try:
         with path.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), size, offset)

@@ -48,7 +48,7 @@ while head := given.read(8):
 
 
 def svg_to_png(svg: str, size: int) -> bytes:
-    """Draws an SVG on white as a PNG file whose longer side has `size` pixels.
+    """Draw an SVG on white as a PNG file whose longer side has `size` pixels.
 
     Raises:
         BadPairError: it is not a valid SVG, too long, or takes too long, too much memory or the renderer's life.
@@ -81,7 +81,7 @@ class _Renderer:
             raise UserError(f"the renderer of drawings (SVG) does not start: try `{sys.executable} -c 'import resvg_py'`") from error
 
     def draw(self, data: bytes, size: int) -> tuple[int, bytes]:
-        """Whether it failed, and the PNG or the reason."""
+        """Return whether it failed, and the PNG or the reason."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(struct.pack("<II", size, len(data)) + data)
@@ -114,7 +114,7 @@ class _Renderer:
 
 
 def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    """Ends the process, unless a fork has only a copy of its parent's."""
+    """End the process, unless a fork has only a copy of its parent's."""
     if os.getpid() != owner:
         return
     process.kill()

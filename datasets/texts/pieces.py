@@ -51,7 +51,7 @@ class Pieces(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """One piece, or a list of those in a slice.
+        """Read one piece, or a list of those in a slice.
 
         Raises:
             IndexError: there is no such piece.
@@ -117,7 +117,7 @@ class PieceWriter:
             self._index.write(_ENTRY.pack(self.size.num_bytes, 0))
 
     def add(self, pieces: Sequence[str]) -> None:
-        """Adds the pieces of one document; none of them is empty."""
+        """Add the pieces of one document; none of them is empty."""
         start = self.size.num_bytes
         for piece in pieces:
             data = piece.encode("utf-8")
@@ -128,7 +128,7 @@ class PieceWriter:
 
 
 def is_whole(folder: Path, name: str, size: Size) -> bool:
-    """Whether files of the right sizes are there; what is wrong inside of them is noticed when it is read."""
+    """Test whether files of the right sizes are there; what is wrong inside of them is noticed when it is read."""
     expected = (size.num_bytes, (size.pieces + 1) * _ENTRY.size)
     try:
         return tuple(path.stat().st_size for path in _paths(folder, name)) == expected

@@ -33,12 +33,12 @@ class TextSource:
         return len(self.pieces)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """One piece."""
+        """Make a document of one piece."""
         return text_document(self.pieces[item])
 
 
 def chunk_text(text: str, chunk: int) -> list[str]:
-    """Cuts a text into pieces of at most `chunk` characters.
+    """Cut a text into pieces of at most `chunk` characters.
 
     A piece holds as many whole paragraphs as fit; a paragraph that is too long is cut between sentences, a
     sentence that is too long between words, and a word that is too long anywhere. Only blank space is lost.
@@ -49,7 +49,7 @@ def chunk_text(text: str, chunk: int) -> list[str]:
 
 
 def _fill(units: list[str], chunk: int, joint: str, finer: tuple[re.Pattern[str], ...]) -> list[str]:
-    """Joins neighbouring units while they fit; cuts one that is too long with the first finer pattern."""
+    """Join neighboring units while they fit; cut one that is too long with the first finer pattern."""
     pieces: list[str] = []
     current = ""
     for unit in filter(None, units):
@@ -73,6 +73,6 @@ def _cut(unit: str, chunk: int, patterns: tuple[re.Pattern[str], ...]) -> list[s
 
 
 def _split_after(pattern: re.Pattern[str], text: str) -> list[str]:
-    """Splits where the pattern ends; what it matched, but for blank space, stays with the text before."""
+    """Split where the pattern ends; what it matched, but for blank space, stays with the text before."""
     ends = [match.end() for match in pattern.finditer(text)]
     return [text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]

@@ -35,7 +35,7 @@ _BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"\s"))
 
 
 def find_files(source: str) -> list[Path]:
-    """The text files that a path names: a file, a folder (searched to the bottom) or a pattern like "books/**/*.txt".
+    """List the text files that a path names: a file, a folder (searched to the bottom) or a pattern like "books/**/*.txt".
 
     Raises:
         UserError: there is none, or a file that is named is of another kind.
@@ -59,14 +59,14 @@ def find_files(source: str) -> list[Path]:
 
 
 def text_format(path: Path) -> str | None:
-    """The ending that says how to read a file (.txt, .jsonl or .parquet), or None."""
+    """Return the ending that says how to read a file (.txt, .jsonl or .parquet), or None."""
     compressed = path.suffix in (".gz", ".zst")
     suffix = path.with_suffix("").suffix if compressed else path.suffix
     return suffix if suffix in FORMATS and not (compressed and suffix == ".parquet") else None
 
 
 def read_documents(path: Path, field: str, section: int | None, progress: Callable[[int], object]) -> Iterator[str]:
-    """The documents of a file in their order.
+    """Read the documents of a file in their order.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def read_documents(path: Path, field: str, section: int | None, progress: Callab
 
 
 def _blocks(path: Path, progress: Callable[[int], object]) -> Iterator[bytes]:
-    """The content of a file, decompressed, in blocks."""
+    """Read the content of a file, decompressed, in blocks."""
     with path.open("rb") as file:
         blocks = _counted(file, progress)
         match path.suffix:
@@ -110,7 +110,7 @@ def _counted(file: io.BufferedReader, progress: Callable[[int], object]) -> Iter
 
 
 def _decompressed(path: Path, blocks: Iterator[bytes], start: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompresses members (frames) that follow one another, zeros between them skipped; an end inside of one is noticed."""
+    """Decompress members (frames) that follow one another, zeros between them skipped; an end inside of one is noticed."""
     member = None
     packed = unpacked = 0
     try:
@@ -133,7 +133,7 @@ def _decompressed(path: Path, blocks: Iterator[bytes], start: Callable[[], Any])
 
 
 def _decoded(path: Path, progress: Callable[[int], object]) -> Iterator[str]:
-    """The content of a plain text, all line ends alike."""
+    """Read the content of a plain text, all line ends alike."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     fed = start = 0  # bytes; `start` is where the decoder's view begins: with the unfinished character of the last block
@@ -150,7 +150,7 @@ def _decoded(path: Path, progress: Callable[[int], object]) -> Iterator[str]:
 
 
 def _sections(texts: Iterator[str], section: int | None) -> Iterator[str]:
-    """Joins a text's blocks and cuts it into sections; where, does not depend on the blocks."""
+    """Join a text's blocks and cut it into sections; where, does not depend on the blocks."""
     if section is None:
         yield "".join(texts)
         return
@@ -164,7 +164,7 @@ def _sections(texts: Iterator[str], section: int | None) -> Iterator[str]:
 
 
 def _section_end(text: str, section: int) -> int:
-    """The first paragraph end behind `section` characters; line end, blank or nothing if four sections have none; 0: read on."""
+    """Find the first paragraph end behind `section` characters; line end, blank or nothing if four sections have none; 0: read on."""
     limit = 4 * section
     for pattern in _BREAKS if len(text) >= limit else _BREAKS[:1]:
         if match := pattern.search(text, section, limit):

@@ -34,7 +34,7 @@ class Origin:
 
 
 def open_origin(source: str, field: str) -> Origin:
-    """Finds a corpus by its name or path and looks at no more than names, sizes and times of files.
+    """Find a corpus by its name or path and read no more than names, sizes and times of files.
 
     Raises:
         UserError: there is no such corpus, or its package has not been fetched.
@@ -67,15 +67,15 @@ def _whole(path: Path) -> Iterator[str]:
 
 
 def _glosses(path: Path) -> Iterator[str]:
-    """Each meaning of WordNet as an entry that can be read aloud."""
+    """Yield each meaning of WordNet as an entry that can be read aloud."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            if not line.startswith("  ") and " | " in line:  # the licence at the head is indented
+            if not line.startswith("  ") and " | " in line:  # the license at the head is indented
                 yield gloss_sentence(line, _WORDNET_FILES.get(path.name, ""))
 
 
 def gloss_sentence(line: str, before: str = "") -> str:
-    """A line of a WordNet data file as prose: words, meaning, and the examples as sentences.
+    """Write a line of a WordNet data file as prose: words, meaning, and the examples as sentences.
 
     Args:
         line: such as `02084071 05 n 03 dog 0 domestic_dog 0 ... | a member of the genus Canis; "the dog barked"`.
@@ -133,7 +133,7 @@ def _hugging_face(source: str, field: str) -> Origin:
 
 
 def _load_rows(name: str, config: str | None) -> Any:
-    """Rows of a dataset's "train" part, streamed."""
+    """Yield the rows of a dataset's "train" part, streamed."""
     try:
         load = importlib.import_module("datasets").load_dataset
     except (ImportError, AttributeError) as error:  # without the package, a folder of that name can be imported

@@ -76,10 +76,10 @@ def test_page_and_words_show_each_source(toy: Path, tmp_path: Path) -> None:
     assert "http" not in out.read_text()  # nothing is loaded from elsewhere
     for name in ("transition", "goal", "spoken goal", "action video", "video", "caption", "captioned image", "question", "change"):
         assert len(re.findall(rf"^{name}:$", said, re.M)) == 1 and re.search(rf"^{name}  .*%.*%", said, re.M)
-    assert len(re.findall(r"^  learnt: \[picture 16x16 #\d+\] \(\d \d+ = move \d", said, re.M)) == 2
+    assert len(re.findall(r"^  learned: \[picture 16x16 #\d+\] \(\d \d+ = move \d", said, re.M)) == 2
     assert "an estimate: text one per 4 bytes" in said
-    assert re.search(r'given: \[picture 16x16 #\d+\] learnt: "a red disc', said)
-    asked_for = re.compile(r'^  given: .*(\]|"a red disc.*") learnt: \[in \d+ steps\] \[the next actions: \d+ numbers\]$', re.M)
+    assert re.search(r'given: \[picture 16x16 #\d+\] learned: "a red disc', said)
+    asked_for = re.compile(r'^  given: .*(\]|"a red disc.*") learned: \[in \d+ steps\] \[the next actions: \d+ numbers\]$', re.M)
     assert [found.group(1) for found in asked_for.finditer(said)].count("]") == 2 and len(asked_for.findall(said)) == 4
     assert len(re.findall(r"next actions:(?: [+-]\d\.\d\d)+$", "\n".join(text for _, text in page.texts), re.M)) == 8
     quiet = show(MixConfig((toy,), MIXTURE, show=False, drawn=200, out=out))
@@ -102,18 +102,18 @@ def test_what_a_text_holds_is_shown_as_it_is(toy: Path, tmp_path: Path) -> None:
     )
     said = show(MixConfig((toy,), corpus, drawn=10, out=tmp_path / "mix.html"))
     assert ("learnt", lines.strip()) in Page((tmp_path / "mix.html").read_text()).texts
-    assert html.escape("<b>one</b>") in (tmp_path / "mix.html").read_text() and 'learnt: "<b>one</b>' in said
+    assert html.escape("<b>one</b>") in (tmp_path / "mix.html").read_text() and 'learned: "<b>one</b>' in said
 
 
 def test_a_document_in_one_line() -> None:
     ((first, second),) = number_frames({"x": [DOCUMENT, DOCUMENT]}).values()
-    assert in_words(first) == 'learnt: [picture 48x32 #1] (dx=0 = stay) given: "two words / more"'
+    assert in_words(first) == 'learned: [picture 48x32 #1] (dx=0 = stay) given: "two words / more"'
     assert "#2" in in_words(second)
     (asked,) = number_frames({"x": [SHOWN]})["x"]
-    assert in_words(asked) == "given: [picture 48x32 #1] learnt: [in 7 steps] [the next actions: 5 numbers]"
+    assert in_words(asked) == "given: [picture 48x32 #1] learned: [in 7 steps] [the next actions: 5 numbers]"
     block = Action(np.zeros(6, np.float32), "action: dx=1; action: dx=1; action: dx=0", "right; right; stay")
     (numbered,) = number_frames({"x": [(block, Text("one\n\ntwo"))]})["x"]
-    assert in_words(numbered) == '(dx=1 ×2; dx=0 = right ×2; stay) learnt: "one / two"'
+    assert in_words(numbered) == '(dx=1 ×2; dx=0 = right ×2; stay) learned: "one / two"'
 
 
 def test_tokens_are_counted_and_the_unit_is_named(tmp_path: Path) -> None:

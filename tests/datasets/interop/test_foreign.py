@@ -47,7 +47,7 @@ def test_colour_is_no_stack() -> None:
 
 
 def test_four_channels_that_are_neither_are_refused() -> None:
-    with pytest.raises(ValueError, match="four channels, which are neither stacked frames nor colour"):
+    with pytest.raises(ValueError, match="four channels, which are neither stacked frames nor color"):
         as_frames(np.random.default_rng(0).integers(0, 256, (5, 4, 16, 20), np.uint8))
 
 

@@ -71,7 +71,7 @@ def test_sets_can_be_chosen(iconify: Path) -> None:
         open_pairs("iconify:other")
     with pytest.raises(UserError, match="CC-BY-SA-4.0; only permissive"):
         open_pairs("iconify:share")
-    with pytest.raises(UserError, match="unnamed licence"):
+    with pytest.raises(UserError, match="unnamed license"):
         open_pairs("iconify:none")
 
 
