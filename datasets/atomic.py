@@ -127,7 +127,7 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
 
 
 class Temporary:
-    """An empty file or folder beside the one that it shall become, locked until it is renamed or discarded.
+    """An empty file or folder next to the one that it shall become, locked until it is renamed or discarded.
 
     What killed processes left of the same file is removed first.
 
@@ -188,7 +188,7 @@ def _remove_leftovers(path: Path) -> None:
         try:
             status = found.lstat()
             if status.st_uid != os.getuid() or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                continue  # not ours: it is planted
+                continue  # not made by this user: it is planted
             descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             continue
@@ -251,7 +251,7 @@ class BlackHoleFile(io.FileIO):
     """A file that swallows writes after the first one that failed, and remembers the failure in `error`.
 
     HDF5 cannot close a file whose last writes failed (it crashes the process at exit), so on a full disk it
-    must believe that all went well until it has let go. The owner looks at `error` and throws the file away.
+    must believe that all went well until it has closed the file. The owner reads `error` and throws the file away.
     No link is followed: the name is that of a `Temporary`.
     """
 

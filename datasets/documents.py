@@ -129,7 +129,7 @@ def instruction_document(frame: np.ndarray, instruction: str, goal: np.ndarray) 
 
     Frames are uint8 (H, W, 3).
 
-    This is what a planner that is told its goal in words lacks: its costs compare frames, so the words must become the frame to reach,
+    This is what a planner whose goal is given in words lacks: its costs compare frames, so the words must become the frame to reach,
     in this very scene. (A video with all its actions does not need the instruction, so nothing would be learned of it there.)
     """
     return (Frame(frame, predict=False), Text(instruction, predict=False), Frame(goal, predict=True))
@@ -138,7 +138,7 @@ def instruction_document(frame: np.ndarray, instruction: str, goal: np.ndarray) 
 def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], after: np.ndarray) -> Document:
     """Make a document of what comes of some actions: frames up to now and actions are given, the frame after them is learned.
 
-    With several actions it is a jump: the frames between are neither shown nor predicted.
+    With several actions it is a jump: the frames between are neither given nor predicted.
 
     Args:
         now: uint8 (H, W, 3) each, the newest last: usually the frame one model step before, and the one now.

@@ -6,7 +6,7 @@ whatever it did (causal confusion, arXiv 1905.11979; what was measured: docs/wor
 
 All frames of a goal document may be moved by the same few pixels at random (`shift`), so that a model that is trained for long does
 not learn episodes by heart; actions are the same wherever the picture lies. What stands still then stands elsewhere in each document,
-and must be told from what moves: a short training does not get that far.
+and must be distinguished from what moves: a short training does not get that far.
 """
 
 from collections.abc import Sequence

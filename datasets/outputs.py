@@ -1,6 +1,6 @@
 """What a verb writes for people to look at: it is checked at the start, and replaces nothing but what a verb wrote before.
 
-Everything written here says in its own format's metadata that it was made by worldmodel, so that it can be told from other files.
+Everything written here says in its own format's metadata that it was made by worldmodel, which distinguishes it from other files.
 """
 
 import io

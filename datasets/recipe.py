@@ -52,7 +52,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "change": ("files",),
     "instruction": ("files",),
 }
-"""Kinds of sources, and what each understands beside `name`, `kind` and `weight`."""
+"""Kinds of sources, and what each understands in addition to `name`, `kind` and `weight`."""
 VIDEO_KINDS = ("action video", "video")
 ACTION_KINDS = ("action video", "transition", "goal", "spoken goal")
 """Kinds that show or ask actions."""

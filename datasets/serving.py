@@ -40,7 +40,7 @@ class Training:
     episodes: Sequence[int]
     """All training episodes."""
     with_actions: Sequence[int] | None = None
-    """Those of them that keep their actions, where the others lose theirs; None: nothing is said about it."""
+    """Training episodes that keep their actions, where the others lose them; None: not decided."""
 
 
 def lacks(training: Training, kind: str) -> str | None:

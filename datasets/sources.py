@@ -1,7 +1,7 @@
 """Sources of documents that read episode files: action video, video, captions both ways, questions, changes, instructions.
 
 A source has a name and a number of items, and makes a document from an item and a random generator; equal items and
-generators give equal documents. Every source here is told which episodes it may use, so that validation episodes stay unseen.
+generators give equal documents. Every source here is given the episodes that it may use, so that validation episodes stay unseen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 class JoinedSource:
-    """Several sources as one: its items are theirs, end to end, so that each counts by its number of items.
+    """Several sources as one: its items are those of its parts, end to end, so that each counts by its number of items.
 
     Args:
         name: of the whole.

@@ -214,7 +214,7 @@ class VideoWriter:
             return
         with self._log:
             assert process.stdin is not None
-            with contextlib.suppress(OSError):  # the exit status tells
+            with contextlib.suppress(OSError):  # the exit status shows the failure
                 process.stdin.close()
             if process.wait():
                 raise self._failed()

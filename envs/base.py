@@ -37,7 +37,7 @@ class BaseTask(gymnasium.Env[Any, np.ndarray]):
     variation: dict[str, Value]
     """Factor -> value in this episode."""
     sampled: frozenset[str]
-    """The factors that `reset` was told to sample."""
+    """The factors that `reset` was asked to sample."""
     _goal_state: np.ndarray
     _goal_frame: np.ndarray
 

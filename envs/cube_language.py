@@ -55,9 +55,9 @@ class Scene:
     cubes: np.ndarray
     """Centers (k, 3) of the cubes in use."""
     colors: list[str]
-    """Of the cubes."""
+    """Colors of the cubes in use."""
     edge: float
-    """Of a cube, in meters."""
+    """Edge of a cube, in meters."""
     held: int | None
     """The cube in the gripper."""
     below: Mapping[int, int]

@@ -27,7 +27,7 @@ def as_picture(frame: Any, name: str) -> np.ndarray:
         name: of the environment, for messages.
 
     Raises:
-        UserError: it is no picture, or how bright its numbers are cannot be told.
+        UserError: it is no picture, or the brightness of its numbers is ambiguous.
     """
     if not isinstance(frame, np.ndarray) or frame.dtype.kind not in "fiub" or not frame.size:
         raise UserError(f"{name} draws no pictures with render_mode='rgb_array': render() gave {_described(frame)}")

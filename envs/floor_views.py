@@ -1,4 +1,4 @@
-"""What a walker in a floor plan sees: told from the plan, not from a picture."""
+"""What a walker in a floor plan sees: computed from the plan, not from a picture."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -347,7 +347,7 @@ def _next_target(position: np.ndarray, halt: np.ndarray, step: Cell, side: np.nd
         halt: Where it would come to rest (2,).
         step: The step to the next cell.
         side: On which side of the cells to roll, (2,) in [-1, 1]: at the bounds the ball touches the walls.
-        slack: A ball further than this beside the middle does not fit through to the next cell: it moves over first.
+        slack: A ball further than this from the middle line does not fit through to the next cell: it moves over first.
     """
     middle = centre_of(cell_of(position, CELLS), CELLS)
     along = 0 if step[0] else 1

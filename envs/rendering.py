@@ -2,7 +2,7 @@
 
 MuJoCo's stock settings (a 4096 x 4096 shadow map, fine tessellation, reflections) cost 10 to 100 times the
 frame itself under a software rasteriser. `apply_fast_preset` turns them off and lights the scene evenly, for
-clean flat colors. Multisampling stays on: blended pixels tell where an edge is to a fraction of a pixel.
+clean flat colors. Multisampling stays on: blended pixels show where an edge is to a fraction of a pixel.
 """
 
 import atexit

@@ -28,7 +28,7 @@ PLACE_TOLERANCE, TURN_TOLERANCE = 0.5, 0.35
 MAX_WALK = 11.0
 """Longest way from start to goal, walked along the axes."""
 MIN_VIEW = 0.8
-"""Starts and goals look at least so far: the picture of a bare wall would not tell where it is."""
+"""Starts and goals look at least so far: the picture of a bare wall would not show where it is."""
 TOUCH = 0.02
 SIDE = 0.06
 """Bearing in rad from which something is said to be on the left or on the right."""
@@ -40,7 +40,7 @@ class Rooms(MujocoTask):
     ## Description
     The flat is 8 m x 8 m. Every room has walls of its own color and is reached through doors. The body is an upright
     cylinder that slides along walls and furniture. Start and goal are poses, place and heading, at least 2 m apart, with a way
-    of at most 11 m between them. `pose_of` tells the true pose, for trajectory errors in meters and radians.
+    of at most 11 m between them. `pose_of` returns the true pose, for trajectory errors in meters and radians.
 
     ## Action Space
     `dx` forward, `dy` to the left, `dyaw` counterclockwise in [-1, 1], in the frame of the body at the beginning of the step:

@@ -1,6 +1,6 @@
 """Attempts: an episode whose environment or policy fails is left out, and the collection goes on without it.
 
-What failed is remembered beside the parts, so that a collection that goes on does not try it again.
+What failed is recorded next to the parts, so that a collection that goes on does not try it again.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Player:
         self.task = open_task(config)
 
     def first_look(self) -> dict[str, Any]:
-        """Collect facts about the task from the first reset that works; UserError as `recording.first_look`, or if none of a few works."""
+        """Collect facts about the task from the first reset that works; UserError as `recording.first_look`, or if none works."""
         said = ""
         for seed in range(FIRST_LOOKS):
             try:

@@ -1,7 +1,7 @@
 """Driving: a task that is driven action by action from outside, and the file that grows by what was driven.
 
 `Drive` turns actions that come from anywhere (a keyboard, a gamepad, a program) into episodes. `DriveFile`
-keeps them: each one is on the disk as soon as it is handed over, as a part beside the file, and `merge` writes
+keeps them: each one is on the disk as soon as it is handed over, as a part next to the file, and `merge` writes
 the file again with all parts in it. A part is numbered as the episode will be in the file, so a merge that was
 killed between renaming the file and deleting the parts adds nothing twice.
 """
@@ -103,7 +103,7 @@ class Drive:
         if not self.recorded:
             return None
         episode = self._recorder.episode(self._rng, self._reset_seed, self._policy)
-        return replace(episode, goal_text=self.goal_text)  # what the driver was told
+        return replace(episode, goal_text=self.goal_text)  # the instruction that the driver was given
 
 
 class DriveFile:
@@ -115,13 +115,13 @@ class DriveFile:
         facts: about the task, from `recording.first_look`; kept with the file.
 
     Raises:
-        UserError: the file, or the parts beside it, hold something else; another process adds to it.
+        UserError: the file, or the parts next to it, hold something else; another process adds to it.
     """
 
     def __init__(self, path: Path, env_id: str, facts: dict[str, Any]) -> None:
         self.path, self.parts = Path(path), Path(path).with_name(Path(path).name + ".parts")
         self.meta = facts | {"env_id": env_id, "package_version": __version__, "driven": True}
-        self._count()  # a file of something else is refused before anything is written beside it
+        self._count()  # a file of something else is refused before anything is written next to it
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked_folder(self.parts, link=False))
             self._claim()

@@ -1,4 +1,4 @@
-"""stable-worldmodel beside us: frames of its nearest task through its `World.collect`, our frames through its readers.
+"""stable-worldmodel (the peer) for comparison: its nearest task in its `World.collect`, and episode files in its readers.
 
 Needs the package `stable_worldmodel` (with its `env` and `data` extras); nothing else imports it.
 """
@@ -21,15 +21,15 @@ PEER_TASKS = {
     "worldmodel/TwoRoom-v0": "swm/TwoRoom-v1",
     "worldmodel/PushT-v0": "swm/PushT-v1",
 }
-"""Our task -> the peer's nearest one."""
+"""Task of this package -> the nearest one of stable-worldmodel."""
 PEER_FORMATS = ("hdf5", "lance")
-"""Its formats that are read beside ours."""
+"""Formats of stable-worldmodel whose reading speed is compared with that of episode files."""
 PEER_ENVS = 8
-"""Environments of the peer's world, as in its own examples."""
+"""Environments in the world of stable-worldmodel, as in its own examples."""
 
 
 def peer_installed() -> bool:
-    """Test whether the peer can be measured here."""
+    """Test whether stable-worldmodel is installed and can be measured."""
     return importlib.util.find_spec("stable_worldmodel") is not None
 
 
@@ -59,7 +59,7 @@ def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tu
     """Write the frames and actions of an episode file in the peer's formats, by its own writers; nothing where it is not installed.
 
     Args:
-        path: our file.
+        path: the episode file.
         folder: where to write; what is there already is used again.
         clip_frames: frames in an item of the data sets.
 

@@ -47,8 +47,8 @@ class CollectConfig:
     policies: dict[str, float] = field(default_factory=dict)
     """Who plays, by share of the episodes: random, smooth, demonstrator, noisy, play, sb3:<file of Stable-Baselines3>; by default
     as the task says (worldmodel envs --task ...). A demonstrator alone stands at its goal most of the time. Policies of
-    Stable-Baselines3 must have been trained without VecNormalize: of PPO and A2C their file tells, of SAC, TD3 and DDPG only the file
-    of statistics beside it (*norm*.pkl), and where that was left behind they are fed other numbers than they were trained on."""
+    Stable-Baselines3 must have been trained without VecNormalize: a file of PPO or A2C says so, of SAC, TD3 and DDPG only the file
+    of statistics next to it (*norm*.pkl), and where that was left behind they are fed other numbers than they were trained on."""
     noise: float = 0.5
     """Standard deviation of the noise on the `noisy` policy's actions, in units of half the action range."""
     image_size: int = 64
@@ -62,7 +62,7 @@ class CollectConfig:
     camera: str | None = None
     """Camera of the observation; by default the task's first one."""
     cameras: tuple[str, ...] = ()
-    """Additional cameras to record beside it."""
+    """Additional cameras to record next to that of the observation."""
     action_block: int = 1
     """Environment actions per recorded step: only every k-th frame is drawn and kept."""
     storage: Storage = "lossless"

@@ -6,7 +6,7 @@ to follows from their names and shapes; it is built from the classes of the libr
 
 The JSON describes in plain text the spaces that the policy was trained with. Numbers in another unit would do no less harm than
 another number of them, so a policy of the raw environment, or one that saw its numbers through `VecNormalize`, is refused. Of SAC, TD3
-and DDPG the file has the same entries with `VecNormalize` and without; there only statistics that lie beside it tell.
+and DDPG the file has the same entries with `VecNormalize` and without; there only statistics that lie next to it show which.
 """
 
 import json
@@ -41,7 +41,7 @@ CLASSES: dict[tuple[str, str], Any] = {
     ("td3", "pixels"): td3.CnnPolicy,
     ("td3", "both"): td3.MultiInputPolicy,
 }
-"""(family, what it sees) -> policy class; PPO and A2C are of the family actor-critic."""
+"""(family, kind of observation) -> policy class; PPO and A2C are of the family actor-critic."""
 ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU")
 MAX_BYTES = 2**30
 """Size that a file may unpack to."""

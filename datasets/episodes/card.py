@@ -1,4 +1,4 @@
-"""The data card: a page of Markdown beside an episode file that says what is in it. Every fact comes from the file."""
+"""The data card: a page of Markdown next to an episode file that says what is in it. Every fact comes from the file."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Reading the columns of an episode file without HDF5: what is asked for, from where it lies.
 
-HDF5 tells once where each chunk lies; then `pread` brings the bytes: rows of uncompressed columns straight into the
+HDF5 is asked once where each chunk lies; then `pread` brings the bytes: rows of uncompressed columns straight into the
 array they are wanted in, zstd chunks and JPEGs decoded from their bytes. Nothing has a place in the file that could
 be shared or lost, so threads and forked processes read through one reader. The memory held is what finds the chunks
 (16 bytes each) and small columns once they were used.
@@ -60,7 +60,7 @@ def locate(file: h5py.File) -> dict[str, Column]:
 
 
 def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """List names and data sets in a file, also of one cut off (`visititems` would look at the index of every column)."""
+    """List names and data sets in a file, also of one cut off (`visititems` would read the index of every column)."""
     for name in group:
         item = group[name]
         if isinstance(item, h5py.Dataset):

@@ -19,7 +19,7 @@ DIGEST_BYTES = 8
 def identities(store: "EpisodeStore") -> list[str]:
     """Compute a digest of each episode, 16 hexadecimal digits: of its actions and physics states.
 
-    Where there are no states, or they never change, its last frame tells episodes apart that were acted in alike. Texts, success and
+    Where there are no states, or they never change, the last frame distinguishes episodes with equal actions. Texts, success and
     how pictures are coded do not count.
     """
     return [_identity(store, i) for i in range(len(store))]

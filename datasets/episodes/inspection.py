@@ -1,6 +1,6 @@
 """What an episode file holds, from the file alone: facts, factors and columns as rows of text.
 
-`describe` sets them as plain text for `worldmodel datasets info`; `card.py` sets the same rows as a page beside the file.
+`describe` sets them as plain text for `worldmodel datasets info`; `card.py` sets the same rows as a page next to the file.
 """
 
 import json
@@ -142,7 +142,7 @@ def _values(counts: Counter[str], numbers: Sequence[float]) -> str:
 
 
 def column_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[Row]:
-    """Make a row for each column of the file; statistics over all its components, means of theirs for mean and std."""
+    """Make a row for each column of the file; statistics over all its components, the means of the components for mean and std."""
     rows: list[Row] = []
     with open_file(store.path) as file:
         for name, item in _columns(file):

@@ -1,4 +1,4 @@
-"""Speed of reading episode files: random clips beside the same bytes in order.
+"""Speed of reading episode files: random clips compared with the same bytes in order.
 
 The same recorded frames lie in a file of each storage. Everything is in the page cache (each side runs once before it
 is timed): what is compared is the software, not the disk.

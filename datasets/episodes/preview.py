@@ -30,7 +30,7 @@ def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Pat
 
     Args:
         path: the episode file.
-        out: .png, .mp4 or .gif; by default the contact sheet `<stem>.png` beside the file.
+        out: .png, .mp4 or .gif; by default the contact sheet `<stem>.png` next to the file.
         overwrite: replace a file that worldmodel did not make.
 
     Raises:

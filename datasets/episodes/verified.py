@@ -96,7 +96,7 @@ class VerifiedStore(EpisodeStore):
 
 
 class SalvagedStore(VerifiedStore):
-    """What is left of a damaged file: as many episodes as its list of lengths still tells; each may be damaged or not.
+    """What is left of a damaged file: as many episodes as its list of lengths still names; each may be damaged or not.
 
     Raises:
         UserError: what describes the columns is gone, so that nothing of it can be read.

@@ -1,4 +1,4 @@
-"""Tables of actions that lie beside films and pictures, as .npy, .csv or .jsonl; what could be read in two ways is refused."""
+"""Tables of actions that lie next to films and pictures, as .npy, .csv or .jsonl; what could be read in two ways is refused."""
 
 import csv
 import math
@@ -28,7 +28,7 @@ class Table:
     rows: np.ndarray
     """float32 (rows, a)."""
     doubt: str = ""
-    """Why the first row may be the head of the table; only the number of frames can tell."""
+    """Why the first row may be the head of the table; only the number of frames can decide it."""
 
 
 def load_table(path: Path) -> Table:

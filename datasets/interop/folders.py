@@ -1,6 +1,6 @@
 """Folders of videos and folders of pictures, with or without actions; they hold episodes as they are, no format above them.
 
-Videos: `<name>.mp4` is an episode; beside it may lie `<name>.actions.npy` (or .csv, .jsonl) and `<name>.txt`.
+Videos: `<name>.mp4` is an episode; next to it may lie `<name>.actions.npy` (or .csv, .jsonl) and `<name>.txt`.
 Pictures: a folder `<name>` with `000000.png`, `000001.png`, ... is an episode; in it may lie `actions.npy` (or .csv,
 .jsonl) and `captions.txt`; a folder of pictures alone is one episode.
 

@@ -92,7 +92,7 @@ def action_names(size: int) -> list[str]:
 
 
 def exact_texts(actions: np.ndarray) -> list[str]:
-    """Write actions (T, a) as texts to three decimals, as the tasks of this package write theirs; "" where a is 0."""
+    """Write actions (T, a) as texts to three decimals, as the tasks of this package write their actions; "" where a is 0."""
     names = action_names(actions.shape[1])
     pairs = [zip(names, row, strict=True) for row in actions.tolist()]
     texts = [", ".join(f"{name}={round(value, 3) + 0.0:+.3f}" for name, value in row) for row in pairs]

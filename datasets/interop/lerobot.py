@@ -1,7 +1,7 @@
 """LeRobotDataset v3, both ways: a folder of Parquet tables, mp4 videos and JSON.
 
-A row of theirs holds what is seen at step t and the action taken there, so an episode of N rows has N frames and N actions. The
-action of row t < N - 1 leads from frame t to frame t + 1, which is ours; that of the last row leads to a frame that nobody
+A row of LeRobot holds what is seen at step t and the action taken there, so an episode of N rows has N frames and N actions. The
+action of row t < N - 1 leads from frame t to frame t + 1, as in an episode file; that of the last row leads to a frame that nobody
 recorded and is left out: N frames, N - 1 actions. An episode of one row has no transition and is left out.
 `next.success` of row t is about what the action led to, so it becomes `success` of frame t + 1.
 """

@@ -14,10 +14,10 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 NUMBERS = {"observation.state": "proprio", "observation.environment_state": "state", "action": "actions"}
-"""Features of LeRobot that are columns of ours."""
+"""Features of LeRobot that are columns of an episode file."""
 OWN_NUMBERS = ("features", "success")
 OWN_TEXTS = ("captions", "questions", "answers", "action_texts", "action_words", "changes")
-"""Columns of ours that LeRobot has no name for; they are kept under their own names."""
+"""Columns of an episode file that LeRobot has no name for; they are kept under their own names."""
 EPISODE_FACTS = ("seed", "policy", "variation", "goal_state")
 """Facts about an episode, kept as columns `worldmodel/<name>` in the table of episodes."""
 PICTURES = "observation.images."

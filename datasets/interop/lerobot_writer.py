@@ -160,7 +160,7 @@ class _Writer:
             path = self.folder / layout.EPISODES_PATH.format(chunk_index=0, file_index=0)
             path.parent.mkdir(parents=True)
             schema = self.arrow.Table.from_pylist(self.facts[:1]).schema
-            goal = f"{layout.KEPT_META}/goal_state"  # it may be empty, which does not tell its type
+            goal = f"{layout.KEPT_META}/goal_state"  # it may be empty, which does not show its type
             schema = schema.set(schema.get_field_index(goal), self.arrow.field(goal, self.arrow.list_(self.arrow.float64())))
             self.episodes = self.parquet.ParquetWriter(path, schema, compression="snappy")
         self.episodes.write_table(self.arrow.Table.from_pylist(self.facts, self.episodes.schema))

@@ -3,7 +3,7 @@
     as published     observations f0 .. fT of each trajectory end to end, as many actions, terminals 1 at fT; the last
                      action of a trajectory leads nowhere. This is what `write` makes.
     compact          the same rows with `valids`: 0 at fT (terminals are 1 there and one row before)
-    regular          `next_observations` beside observations: T rows a trajectory, terminals 1 at the last one
+    regular          `next_observations` next to observations: T rows a trajectory, terminals 1 at the last one
 
 A file may be larger than memory: its columns are read row by row out of the zip archive.
 """
@@ -40,7 +40,7 @@ FORMAT = "ogbench"
 PHYSICS = ("qpos", "qvel", "button_states")
 """Columns that make up the state, in this order."""
 OWN = ("state", "proprio", "success")
-"""Columns that `write` adds; OGBench's loader does not look at them."""
+"""Columns that `write` adds; OGBench's loader ignores them."""
 DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, ArithmeticError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 

@@ -29,8 +29,8 @@ def cached_index(path: Path, kind: str, make: Callable[[Path], Arrays]) -> Array
 
     Args:
         path: the file that the index is about.
-        kind: what the index holds, and its version; other kinds of the same file are kept beside.
-        make: looks through the file; arrays without Python objects.
+        kind: what the index holds, and its version; indices of other kinds of the same file are kept, too.
+        make: reads the file and returns arrays without Python objects.
     """
     path = path.resolve()
     status = path.stat()

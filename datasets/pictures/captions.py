@@ -1,4 +1,4 @@
-"""Captions as they are found beside pictures: text files, JSON records, file names."""
+"""Captions that come with pictures: text files, JSON records, file names."""
 
 import json
 import re

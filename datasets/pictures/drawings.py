@@ -132,7 +132,7 @@ def index_icons(path: Path) -> Arrays:
 
     Returns:
         `icons`: where each `"name": {...}` lies, hidden ones left out. `box`: left, top, width and height of icons that do
-        not say theirs.
+        not state their own.
 
     Raises:
         UserError: the file is not a set of icons.

@@ -229,7 +229,7 @@ def open_pairs(
 
     Args:
         source: `openmoji`, `iconify` (its color sets; `iconify:noto,twemoji` for some), `stamps`; a folder of pictures with a
-            `metadata.jsonl` or a text file beside each; WebDataset shards (`.tar`) or `.parquet` files: one, a folder of
+            `metadata.jsonl` or a text file next to each; WebDataset shards (`.tar`) or `.parquet` files: one, a folder of
             them, or a pattern with `*`, `?`, `[...]`, `{000..127}`, `{a,b}`.
         size: height and width in pixels.
         fit: `pad` shows all of a picture, `crop` its center, `stretch` ignores its aspect.

@@ -1,4 +1,4 @@
-"""Folders of pictures: captions in `metadata.jsonl` (Hugging Face's imagefolder), in text files beside them, or in their names."""
+"""Folders of pictures: captions in `metadata.jsonl` (Hugging Face's imagefolder), in text files next to them, or in their names."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence

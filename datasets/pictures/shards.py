@@ -175,7 +175,7 @@ def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 class _Samples:
-    """Tells samples of the same key apart, which some writers make: they are all kept.
+    """Distinguishes samples of the same key, which some writers make: they are all kept.
 
     The pictures of a key are counted, and its captions: one more with each name that comes again, and with a picture that follows
     on other samples when there is one with a caption already. What stands side by side is one sample.

@@ -72,7 +72,7 @@ def read_documents(path: Path, field: str, section: int | None, progress: Callab
         path: the file.
         field: the field (.jsonl) or column (.parquet) with the text.
         section: characters from which on a plain text is more than one document; None keeps it whole.
-        progress: told how many more bytes of the file were read.
+        progress: called with how many more bytes of the file were read.
 
     Raises:
         UserError: the file cannot be read or is damaged, with the line or byte.

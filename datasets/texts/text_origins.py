@@ -30,7 +30,7 @@ class Origin:
     size: int | None
     """Bytes of its files, None when unknown."""
     documents: Callable[[Callable[[int], object]], Iterator[str]]
-    """Starts a pass over the documents; it is given a function to tell how many more of the bytes were read."""
+    """Starts a pass over the documents; it is given a function to call with how many more bytes were read."""
 
 
 def open_origin(source: str, field: str) -> Origin:
