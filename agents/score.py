@@ -85,7 +85,7 @@ class Score:
         return wilson_of_shares(self.held, len(self.streams), self.episodes or None)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the frames, with the rates and intervals that follow."""
+        """Return everything but the frames, with the rates and intervals that follow."""
         return {
             "name": self.name,
             "success_rate": self.success_rate,
