@@ -1,4 +1,4 @@
-"""What every run of an ablation is measured with: the same held-out clips, the same judge, the same text and problems."""
+"""What every run of an ablation is measured with: the same held-out clips, state probe, text and problems."""
 
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ class Yardstick:
     def measure(
         self, trained: Pretrained, trials: Trials, batches: dict[str, list[PackedBatch]], flow: FlowConfig, seed: int
     ) -> dict[str, float]:
-        """Everything that is measured of one trained model, by the names of `MEASURES` (ablation.py).
+        """Measure one trained model: every number of `MEASURES` (ablation.py), by name.
 
         Args:
             trained: the model with its codec and tokenizer.
@@ -82,7 +82,7 @@ class Yardstick:
 
 
 def make_yardstick(data: StandardData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> Yardstick:
-    """The file whose held-out episodes are dreamt, its judge, and the problems.
+    """Choose the file whose held-out episodes are dreamed, fit its judge, and draw the problems.
 
     Args:
         data: opened files.

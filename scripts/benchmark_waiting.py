@@ -23,7 +23,7 @@ FIRST = 10
 
 
 def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int], preset: Preset) -> list[dict[str, Any]]:
-    """Trains a preset on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
+    """Train a preset on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
 
     The codec is as large as a trained one, and each frame is encoded when it first comes, as in any run.
 

@@ -128,11 +128,11 @@ class PretrainedEncoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PretrainedEncoder":
-        """Stays in evaluation mode: no dropped paths."""
+        """Stay in evaluation mode: no dropped paths."""
         return super().train(False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (b, 3, h, w) in [0, 1] to tokens (b, n, c), row by row, each of mean 0 and deviation 1 over its channels."""
+        """Encode frames (b, 3, h, w) in [0, 1] to tokens (b, n, c), row by row, each of mean 0 and deviation 1 over its channels."""
         size = (self.config.input_size,) * 2
         if frames.shape[-2:] != size:
             # The bicubic filter overshoots: back into [0, 1], as image libraries do when they round to bytes.
@@ -142,7 +142,7 @@ class PretrainedEncoder(nn.Module):
 
 
 def build_network(config: PretrainedConfig) -> nn.Module:
-    """The network of an encoder with fresh weights.
+    """Build the network of an encoder with fresh weights.
 
     Raises:
         UserError: `transformers` is needed and not installed.
@@ -153,7 +153,7 @@ def build_network(config: PretrainedConfig) -> nn.Module:
 
 
 def load_encoder(name: str, image_size: int, input_size: int | None = None, layer: int = -1) -> PretrainedEncoder:
-    """An encoder with its weights, frozen.
+    """Load an encoder with its weights, frozen.
 
     Args:
         name: efficientnet-lite0 (a map of stride 16, 112 channels) or efficientnet-lite0-pyramid (maps of strides 8, 16 and 32 in
