@@ -1,4 +1,4 @@
-"""Packed batches: tokenised documents laid end to end in rows of fixed length, and read back as documents."""
+"""Packed batches: tokenized documents laid end to end in rows of fixed length, and read back as documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -61,13 +61,13 @@ class PackedBatch:
 
     @classmethod
     def restore(cls, fields: dict[str, Any]) -> "PackedBatch":
-        """A batch from all of its fields, as `vars` gives them."""
+        """Rebuild a batch from all of its fields, as `vars` gives them."""
         batch = cls.__new__(cls)
         vars(batch).update(fields)
         return batch
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch with its tensors on `device`."""
+        """Return the same batch with its tensors on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self.restore(vars(self) | tensors)  # not the constructor, which would look for the places again
 
@@ -87,7 +87,7 @@ class PackedBatch:
         return ", ".join(sorted(self.sources)) or "unnamed documents"
 
     def split(self, parts: int) -> "list[PackedBatch]":
-        """Batches of rows / parts rows each, in order, with their own frames, actions and documents numbered from 0.
+        """Split into batches of rows / parts rows each, in order, with their own frames, actions and documents numbered from 0.
 
         For a batch on the CPU. Every part names the sources of the whole.
 
@@ -138,12 +138,12 @@ class PackedBatch:
 
 
 def _count(ids: Tensor, first: int) -> int:
-    """How many there are of what is numbered from `first` on."""
+    """Count the ids from `first` on."""
     return int(ids.max()) + 1 - first if (ids >= 0).any() else 0
 
 
 def _renumbered(ids: Tensor, first: int) -> Tensor:
-    """Ids from `first` on -> from 0 on; -1 stays."""
+    """Renumber ids that start at `first` to start at 0; -1 stays."""
     return torch.where(ids >= 0, ids - first, ids)
 
 
@@ -155,7 +155,7 @@ def collate(
     sources: dict[str, int] | None = None,
     documents: Sequence[int] = (),
 ) -> PackedBatch:
-    """Lay tokenised documents end to end, one list of them per row, and pad.
+    """Lay tokenized documents end to end, one list of them per row, and pad.
 
     Args:
         rows: what lies in each row.
@@ -249,7 +249,7 @@ def collate(
 
 
 def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
-    """The documents of a batch, as they were packed; for looking at data, and for tests.
+    """Read back the documents of a batch, as they were packed; for looking at data, and for tests.
 
     A batch keeps less than its documents had, so some things come back in another form:
 
@@ -273,7 +273,7 @@ def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
 
 
 def _document(here: dict[str, np.ndarray], batch: PackedBatch, tokenizer: Tokenizer) -> Document:
-    """One document from its positions, by name of the field (k,)."""
+    """Rebuild one document from its positions, by name of the field (k,)."""
     token, modality, frame = here["token_id"], here["modality"], here["frame_id"]
     learnt = np.append(False, here["text_target"][:-1] != IGNORE)
     if len(token) > 1 and modality[0] == modality[1] == TEXT and token[1] != tokenizer.boi_id:

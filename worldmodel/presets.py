@@ -49,7 +49,7 @@ class Preset:
 
 
 def tiny() -> Preset:
-    """Two CPU cores, minutes; for latents of small patches (`CodecConfig(kind="pixels")`).
+    """Train on two CPU cores in minutes; for latents of small patches (`CodecConfig(kind="pixels")`).
 
     What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
     seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
@@ -75,7 +75,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """About 33 million active parameters: sized for a laptop's GPU; not run yet."""
+    """Use about 33 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
@@ -92,7 +92,7 @@ def small() -> Preset:
 
 
 def base() -> Preset:
-    """About 117 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
+    """Use about 117 million active parameters of a mixture of experts: sized for one data-center GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)
@@ -110,7 +110,7 @@ def base() -> Preset:
 
 
 def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
-    """The model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
+    """Use the model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
 
     Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up
     (2608.05000) give them; the peak learning rate is not published, 3e-4 is ours. Latents are SigLIP 2
@@ -155,12 +155,12 @@ PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base"
 
 
 def fit_packing(packing: PackingConfig, model: ModelConfig) -> PackingConfig:
-    """The same packing for this model, which may see frames beside those before them."""
+    """Fit the packing to this model, whose frames may be seen beside those before them."""
     return replace(packing, references=model.references)
 
 
 def fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
-    """The same model for these latents, this vocabulary and action blocks of `action_dim` numbers."""
+    """Fit the model to these latents, this vocabulary and action blocks of `action_dim` numbers."""
     return replace(
         config,
         vocab_size=tokenizer.vocab_size,

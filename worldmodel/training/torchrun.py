@@ -1,4 +1,4 @@
-"""What torchrun, or whoever stands in for it, says in the environment about the processes that train together."""
+"""What torchrun, or whatever replaces it, says in the environment about the processes that train together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
