@@ -36,7 +36,7 @@ def wilson_of_shares(
 
     The Wilson interval is taken at the effective number of tries, the number at which independent ones would spread as much as the
     groups' sums do (Korn and Graubard 1998), widened by Student's quantile for how few groups tell that spread, and drawn by one part
-    in so many as there are groups towards what holds at worst, one try for each group. Between that and all tries it lies in any
+    in so many as there are groups toward what holds at worst, one try for each group. Between that and all tries it lies in any
     case; one try in each group gives `wilson`. `docs/results/coverage.json` has how often it covers the truth.
 
     Args:

@@ -66,7 +66,7 @@ def score_language(
 ) -> LanguageScore:
     """Caption `count` held-out frames and answer the question recorded with each.
 
-    An attribute (a colour, a room) is right if the written caption names the true value, in any phrasing; a whole
+    An attribute (a color, a room) is right if the written caption names the true value, in any phrasing; a whole
     caption is right if all attributes of the recorded one are.
     """
     if count < 1:
@@ -111,7 +111,7 @@ def draw_places(store: EpisodeStore, episodes: Sequence[int], count: int, rng: n
 
 
 def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    """Return the tokens that a model may write for answers such as these: twice the longest, so that no true one is cut off."""
+    """Return how many tokens a model may write for texts such as these: twice the longest, so that no true one is cut off."""
     return 2 * max(1, *(len(tokenizer.encode(text)) for text in texts))
 
 

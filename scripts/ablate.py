@@ -75,7 +75,7 @@ class AblateConfig:
     vocab_size: int = 2048
     """Largest vocabulary of the tokenizer."""
     dream: DreamConfig = field(default_factory=DreamConfig)
-    """Held-out clips that are dreamt."""
+    """Held-out clips that are dreamed."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Flow steps per frame."""
     batches: int = 4

@@ -31,11 +31,11 @@ class Yardstick:
     """Built by `make_yardstick`."""
 
     store: EpisodeStore
-    """The file whose held-out episodes are dreamt."""
+    """The file whose held-out episodes are dreamed."""
     held_out: list[int]
     judge: Judge
     future: np.ndarray
-    """(clips, horizon, f) true variables of the dreamt frames."""
+    """(clips, horizon, f) true variables of the dreamed frames."""
     controls: dict[str, float]
     """Scores of copying the last frame, and of the judge on true frames."""
     manifest: Manifest | None

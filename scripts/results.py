@@ -27,7 +27,7 @@ COLUMNS = {"random": "random", "copy_last_frame": "copy", "policy": "policy", "g
 """Controllers that the table shows, and their headers; oracle: the true simulator with the model's cost."""
 
 AHEAD = (1, 8)
-"""Model steps ahead at which the table shows the error of the dreamt state, in standard deviations."""
+"""Model steps ahead at which the table shows the error of the dreamed state, in standard deviations."""
 
 
 @dataclass(frozen=True)

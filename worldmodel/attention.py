@@ -22,7 +22,7 @@ from worldmodel.kv_cache import MASKED, KVCache, attend_cached
 logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
-SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
+SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighboring patches differ clearly
 SOFTMAX_LIMIT = 512  # up to this length a plain softmax is faster than SDPA on a CPU
 BLOCK = 128  # queries and keys that FlexAttention skips or computes together
 NARROWEST = 16  # head width that FlexAttention's kernels take

@@ -39,7 +39,7 @@ class PackedBatch:
     reference: Tensor  # (f, r) int64: index into `given`, the newest first; -1 where there is none
     question_id: Tensor  # (b, n) int64: index into `answers` where actions are asked for, -1 elsewhere
     answers: Tensor  # (q, h, action_dim) float32
-    known: Tensor  # (q, h, action_dim) bool: which numbers of the answers are learnt
+    known: Tensor  # (q, h, action_dim) bool: which numbers of the answers are learned
     sources: dict[str, int] = field(default_factory=dict)  # positions per source
     documents: tuple[int, ...] = ()  # index in the mixture of each document_id, in order; empty where it is not known
     tokens: int = field(init=False, repr=False)  # positions that are not padding
@@ -48,7 +48,7 @@ class PackedBatch:
     predicted_positions: Tensor = field(init=False, repr=False)  # (k,) int64: places whose next token is predicted
     noised_frames: Tensor = field(init=False, repr=False)  # (k,) int64: frames that are not clean
     question_positions: Tensor = field(init=False, repr=False)  # (q,) int64: places where actions are asked for
-    known_numbers: int = field(init=False, repr=False)  # how many numbers of actions are learnt
+    known_numbers: int = field(init=False, repr=False)  # how many numbers of actions are learned
 
     def __post_init__(self) -> None:
         self.tokens = int((self.document_id >= 0).sum())
@@ -253,12 +253,12 @@ def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
 
     A batch keeps less than its documents had, so some things come back in another form:
 
-    - neighbouring texts that are both learnt or both given come back as one, empty texts not at all;
+    - neighboring texts that are both learned or both given come back as one, empty texts not at all;
     - an action written as text comes back as a given `Text`; one that is a vector has no words and is padded to the model's width;
     - a frame's `predict` tells how it was drawn: off for the clean context frames of a video;
     - next actions are padded to the model's width;
     - frames that others are seen beside come back before the first frame that is, equal ones once;
-    - whether the first token of a document is learnt means nothing, since nothing comes before it: its text goes by the second;
+    - whether the first token of a document is learned means nothing, since nothing comes before it: its text goes by the second;
     - text that was cut in the middle of a character ends with U+FFFD.
     """
     fields = ("token_id", "modality", "document_id", "frame_id", "action_id", "question_id", "text_target")

@@ -146,7 +146,7 @@ def dream_errors(
     for name, given in (("learned", ahead), ("shuffled_actions", others)):
         dreamt[name] = rollout.rollout(session, given[:, None], generator.manual_seed(config.seed))[:, 0]
         if dreamt[name].shape != future.shape:
-            raise UserError(f"{dreamt[name].shape[1]} frames are dreamt for {config.horizon} steps: dream without jumps")
+            raise UserError(f"{dreamt[name].shape[1]} frames are dreamed for {config.horizon} steps: dream without jumps")
     dreamt["copy_last_frame"] = past[:, -1:].expand_as(future)
     target = torch.from_numpy(truth[:, config.context :]).float() / 255
     latent, pixel, frames = {}, {}, {}

@@ -10,7 +10,7 @@ from the path, (x - z_t) / (1 - t).
 What arXiv 2603.03276 leaves open, and what is done here: the loss is the squared error of the velocity with both predictions, as in
 arXiv 2511.13720, that is of x weighted by 1 / (1 - t)^2; 1 - t is never taken below 0.05 there, in the prediction and in the target
 alike, so that frames that are almost clean do not outweigh all others. Flow times are logit-normal (the code of RAE and the follow-up,
-2608.05000; the paper's formula reads uniform: `logit_normal`), then shifted towards noise (`shift`; 1 turns it off).
+2608.05000; the paper's formula reads uniform: `logit_normal`), then shifted toward noise (`shift`; 1 turns it off).
 """
 
 import math
@@ -33,7 +33,7 @@ class FlowConfig:
     prediction: Prediction = "x"
     """x: the clean latents; v: the velocity. The loss is on the velocity in both cases."""
     shift: float | None = None
-    """Strength of the shift towards noise, 1 = none. None: from the latents' size, sqrt(tokens * channels / base_dimension)."""
+    """Strength of the shift toward noise, 1 = none. None: from the latents' size, sqrt(tokens * channels / base_dimension)."""
     base_dimension: int = 4096
     """Latent size at which no shift is needed (RAE, arXiv 2510.11690, section 4)."""
     logit_normal: bool = True
@@ -60,7 +60,7 @@ class FlowConfig:
 
 
 def shift_time(t: Tensor, alpha: float) -> Tensor:
-    """Move flow times towards noise: with s = 1 - t the noise level, s' = alpha s / (1 + (alpha - 1) s) (RAE, section 4)."""
+    """Move flow times toward noise: with s = 1 - t the noise level, s' = alpha s / (1 + (alpha - 1) s) (RAE, section 4)."""
     s = 1 - t
     return 1 - alpha * s / (1 + (alpha - 1) * s)
 

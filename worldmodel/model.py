@@ -186,7 +186,7 @@ class WorldModel(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.5)
         nn.init.normal_(self.action_in.weight, std=1.0)
         nn.init.normal_(self.text_out.weight, std=(config.base_width or width) ** -0.5)
-        nn.init.zeros_(self.action_out.weight)  # else the first thing learnt is to look away: guesses cost more than saying the mean
+        nn.init.zeros_(self.action_out.weight)  # else the first thing learned is to look away: guesses cost more than saying the mean
         nn.init.zeros_(self.action_out.bias)
         if self.latent_out is not None:
             nn.init.normal_(self.latent_out.weight, std=(config.wide_head or config.base_width or width) ** -0.5)
@@ -329,7 +329,7 @@ class WorldModel(nn.Module):
                 step, so that losses and gradients of its parts add up to those of the whole. None: this batch is the step.
 
         Returns:
-            The scalar to minimise, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
+            The scalar to minimize, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
             velocity error), `action` (mean squared error of said actions), `router`; `flow_high_noise` and `high_noise`, the share of
             the flow loss that frames below t = 0.1 (the step that planning uses) make up, and the share of such frames: see
             `readable`. A part that the step does not have is absent.

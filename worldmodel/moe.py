@@ -157,7 +157,7 @@ class MixtureOfExperts(nn.Module):
     """Token-choice routing to `top_k` of `num_experts` SwiGLU experts, dropless, plus always-on experts.
 
     The router is a softmax in float32. A bias that takes part in the choice but not in the gate keeps the load even: after each
-    optimiser step `update_balance` moves it against the load counted since (training tokens only, of all processes together).
+    optimizer step `update_balance` moves it against the load counted since (training tokens only, of all processes together).
     The always-on experts are the last entries of the stacks, so that a layer is one dispatch.
     """
 

@@ -102,7 +102,7 @@ class Packer:
     def documents_per_group(self) -> int:
         """Documents of the stream from the start of one group to the start of the next.
 
-        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few per cent of
+        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few percent of
         documents come twice or not at all in a pass. Which ones is a matter of their place alone, not of what they are.
         """
         return self.documents_per_lane * self.config.lanes

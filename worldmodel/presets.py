@@ -23,8 +23,8 @@ from worldmodel.training.train import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
 NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.8)
-"""Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, towards clean frames, for
-16 x 64: with that a model learnt nothing of its actions in 240 steps."""
+"""Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, toward clean frames, for
+16 x 64: with that a model learned nothing of its actions in 240 steps."""
 
 
 WEIGHTS: dict[str, Any] = {
@@ -34,7 +34,7 @@ WEIGHTS: dict[str, Any] = {
     "steps_weight": 8.0,
     "level_frames": True,
 }
-"""Where all is learnt at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
+"""Where all is learned at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
 (docs/worlds.md, "Ideas tried")."""
 
 
@@ -54,7 +54,7 @@ def tiny() -> Preset:
     What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
     seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
     latents this small, yet of 4,096 numbers that show a few things each says where they are as soon as a little noise is gone.
-    Recorded actions are mostly noise, and at three times these rates some are not learnt at all (docs/worlds.md, "Ideas tried").
+    Recorded actions are mostly noise, and at three times these rates some are not learned at all (docs/worlds.md, "Ideas tried").
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(

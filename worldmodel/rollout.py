@@ -37,7 +37,7 @@ class RolloutConfig:
     """Candidates rolled out at once; bounds memory."""
     guidance: float = 1.0
     """Classifier-free guidance on the actions (arXiv 2207.12598): how far a frame's velocity goes from the one without any actions
-    towards, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
+    toward, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "jump", "max_sequences"):

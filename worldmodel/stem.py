@@ -12,7 +12,7 @@ The tokens have no place of their own: each is a linear map of the whole coarses
 2406.07550) and of where things are in the frames (`keypoints.py`). Hidden states also scale and shift what is painted (FiLM, arXiv
 1709.07871), so that an action can move something wherever it is. And they attend to places of the finest map, whose keys are waves
 of its rows and columns (Fourier features, arXiv 2006.10739): where something is to be painted is then a few numbers, not a picture of
-it, and is learnt from fewer examples.
+it, and is learned from fewer examples.
 
 Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
 map.

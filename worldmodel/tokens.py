@@ -12,7 +12,7 @@ What is trained where, position by position (arXiv 2603.03276: next tokens on te
 
 | the input is       | text loss: the target is the next token                          | flow loss                 |
 |--------------------|------------------------------------------------------------------|---------------------------|
-| a text token       | if the next position is text to be learnt, or `<eos>` after it   | -                         |
+| a text token       | if the next position is text to be learned, or `<eos>` after it  | -                         |
 | `<boi>`            | never: what follows is a picture                                 | -                         |
 | a frame's latent   | never, not even at the last one: `<eoi>` always follows          | if its frame is a target  |
 | `<eoi>`            | as a text token: the first token of a caption or answer          | -                         |

@@ -206,7 +206,7 @@ class Trunk(nn.Module):
             modulation: of a modulated trunk.
 
         Returns:
-            Normalised hidden states (b, n, d), and the sum of the auxiliary losses over blocks and tokens.
+            Normalized hidden states (b, n, d), and the sum of the auxiliary losses over blocks and tokens.
         """
         rotary = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
         total = torch.zeros((), device=x.device)

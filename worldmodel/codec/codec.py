@@ -1,7 +1,7 @@
 """What every codec is: frames to normalized latents and back, in a folder of its own.
 
-    frames -> raw latents (the codec's own) -> normalisation per position and channel -> latents
-    latents -> the normalisation undone -> frames (the codec's own)
+    frames -> raw latents (the codec's own) -> normalization per position and channel -> latents
+    latents -> the normalization undone -> frames (the codec's own)
 
 Three kinds, one interface: `rae` (a frozen representation with a trained decoder), `vae` and `pixels`. Everything that comes after
 sees a `Codec` and never asks which.

@@ -70,7 +70,7 @@ class CodecConfig:
     decoder_frames: int = 32768
     """Largest number of frames, and of extra pictures, that a decoder is trained on."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Optimisation of every stage."""
+    """Optimization of every stage."""
     seed: int = 0
     """Of weights, batches, noise and masks."""
 

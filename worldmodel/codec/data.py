@@ -81,7 +81,7 @@ class CodecData:
 
 
 class FrameSampler:
-    """Draws batches: frames with a neighbour from the same episode, and a share of extra pictures."""
+    """Draws batches: frames with a neighbor from the same episode, and a share of extra pictures."""
 
     def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0) -> None:
         self.data = data

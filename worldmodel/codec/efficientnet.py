@@ -2,7 +2,7 @@
 
     pixels -> stem (/2) -> 16 inverted bottlenecks (/2, /4, /8, /16, /32) -> maps of features
 
-The network of 2020 in plain torch. It is only ever frozen, so every batch normalisation is folded into the convolution before it. The
+The network of 2020 in plain torch. It is only ever frozen, so every batch normalization is folded into the convolution before it. The
 classifier and the convolution before it are left out.
 
 Axes: b batch, c channels, h w pixels or places of a map, n tokens of a frame.
@@ -97,7 +97,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Inverted bottleneck: widen each place, mix neighbours channel by channel, narrow; residual where the shapes agree."""
+    """Inverted bottleneck: widen each place, mix neighbors channel by channel, narrow; residual where the shapes agree."""
 
     def __init__(self, channels: int, out_channels: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()

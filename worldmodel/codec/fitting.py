@@ -84,7 +84,7 @@ def fit(
         loss: see `Loss`.
         steps: optimizer steps in all.
         seed: of the generator.
-        config: optimisation.
+        config: optimization.
         checkpoint: file to resume from and to write to.
         writer: TensorBoard, if wanted.
         opponent: trained by the same loss, with gradients clipped apart from the module's; must not share parameters with it.

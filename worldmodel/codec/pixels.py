@@ -5,7 +5,7 @@
 
 Small patches and few of their principal components keep all that can be seen in a frame, and keep it where it is: a small network
 reads the true state from them as well as from the frame (docs/training.md, "Codecs"). Large whole patches are the control among the
-codecs: what a learnt representation adds shows beside them (arXiv 2603.03276, "raw pixels").
+codecs: what a learned representation adds shows beside them (arXiv 2603.03276, "raw pixels").
 
 Axes: b batch, n tokens of a frame, c channels of a token, h w pixels, p patches' side.
 """

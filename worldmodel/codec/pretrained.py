@@ -45,7 +45,7 @@ class PretrainedConfig:
     kind: str
     """efficientnet-lite0, or the model type of `transformers`."""
     mean: tuple[float, ...]
-    """Of the pixels it was trained on, by colour."""
+    """Of the pixels it was trained on, by color."""
     std: tuple[float, ...]
     """Their deviation."""
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class PretrainedConfig:
         if self.layer < 0:
             raise UserError(f"layer of the encoder {self.name} is {self.layer}, must be at least 0")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"mean {self.mean} and std {self.std} of the encoder {self.name} must be of three colours, std above 0")
+            raise UserError(f"mean {self.mean} and std {self.std} of the encoder {self.name} must be of three colors, std above 0")
         step = 2 * self.stride if self.pyramid else self.stride
         if self.input_size < step or self.input_size % step:
             near = max(step, self.input_size // step * step)
@@ -105,7 +105,7 @@ class PretrainedEncoder(nn.Module):
 
     Args:
         config: what it is.
-        network: normalised pixels (b, 3, h, w) to (b, n, c), with its weights; None builds it with fresh weights, to be read.
+        network: normalized pixels (b, 3, h, w) to (b, n, c), with its weights; None builds it with fresh weights, to be read.
 
     Attributes:
         image_size: height and width in pixels of the frames it takes.

@@ -1,6 +1,6 @@
 """What do latents know? A linear probe of the true state, and latent distance compared with true distance.
 
-The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents
+The probe is a ridge regression on standardized latents. Ridge is not optional: layer norm makes latents
 rank-deficient, and plain least squares then fits noise. Its strength is chosen on episodes apart from those
 that are reported on.
 """

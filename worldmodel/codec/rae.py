@@ -1,7 +1,7 @@
 """Representation Autoencoder: a frozen encoder, fixed latent statistics, a decoder (RAE, arXiv 2510.11690).
 
-    frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel ->
-    latents -> the normalisation undone -> ViT decoder -> frames
+    frames -> encoder (frozen) -> layer norm without affine -> normalization per position and channel ->
+    latents -> the normalization undone -> ViT decoder -> frames
 
 The encoder is our own, trained by self-supervision on the frames themselves, or a pretrained one (`pretrained.py`).
 The decoder is trained on latents with noise added, so that it also paints latents that a generative model
@@ -83,8 +83,8 @@ class RAE(Codec):
     def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Decode latents (b, n, c) of `encode` with noise added to frames (b, 3, h, w), not clamped; for training.
 
-        RAE's code draws the same deviations but adds the noise before the normalisation, where its layer-normed tokens have a
-        deviation of about 1, too. Ours has that after the normalisation alone, and so has what a generative model puts out.
+        RAE's code draws the same deviations but adds the noise before the normalization, where its layer-normed tokens have a
+        deviation of about 1, too. This one has that after the normalization alone, and so has what a generative model puts out.
 
         Args:
             latents: (b, n, c) from `encode`.

@@ -76,7 +76,7 @@ class MaskedAutoencoder(nn.Module):
     """Hides patches, encodes the rest, and predicts the whole frame from what is left.
 
     Unlike MAE the loss covers the visible patches too: the one thing that moves is often wholly hidden,
-    where nothing can be learnt from it, and a visible token must keep its own content for the codec's
+    where nothing can be learned from it, and a visible token must keep its own content for the codec's
     decoder anyway. The error is relative to painting the mean picture of the frame's source: in plain
     squared error a few icons outweigh hundreds of frames in which only a disc differs. The decoder has the
     codec's shape and is the start of the codec's own.
@@ -106,7 +106,7 @@ class JointEmbedding(nn.Module):
     """Pulls two views together, the second of a neighboring frame, and keeps the embedding from collapsing.
 
     Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped
-    or shifted, and a disc that covers 1.5 % of a frame drowns in the usual colour jitter. What makes the
+    or shifted, and a disc that covers 1.5 % of a frame drowns in the usual color jitter. What makes the
     views differ is time. The expander sees all tokens side by side, with their places.
     """
 

@@ -85,7 +85,7 @@ def train_encoder(run: Run, name: Objective) -> Candidate:
             objective = MaskedAutoencoder(config.encoder, config.decoder, config.masked).to(device)
             objective.decoder.set_background(background(run))
             steps, sampler = config.masked.steps, FrameSampler(data, config.batch_size, config.extra_share)
-        else:  # extra pictures have no neighbours, and beside them the frames would look all alike
+        else:  # extra pictures have no neighbors, and beside them the frames would look all alike
             objective = JointEmbedding(config.encoder, config.joint).to(device)
             steps = config.joint.steps
             sampler = FrameSampler(data, config.batch_size, 0.0, config.joint.neighbour_steps)

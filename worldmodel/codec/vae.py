@@ -1,4 +1,4 @@
-"""Variational autoencoder: a small convolutional network whose latents are pulled towards a normal distribution.
+"""Variational autoencoder: a small convolutional network whose latents are pulled toward a normal distribution.
 
     frames -> convolutions, down by `downsampling` -> mean and deviation of a latent map -> patches of the map -> latents
     latents -> the map -> convolutions, up again, on a learned background -> frames

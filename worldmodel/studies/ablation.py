@@ -7,7 +7,7 @@ common drops out; intervals are Student's over the seeds. Tables of all of it: `
 
 Two variants change more than one thing. v-prediction also does without the scaling of noised latents and the floor on 1 - t of
 x-prediction (`worldmodel.flow`; with the shift of `tiny` fewer than one flow time in 100,000 lies under the floor). With the shift
-off, frames are also dreamt on another grid of times. Nothing is tuned for a variant, so one that wants another learning rate or
+off, frames are also dreamed on another grid of times. Nothing is tuned for a variant, so one that wants another learning rate or
 more steps is at a disadvantage.
 """
 

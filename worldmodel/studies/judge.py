@@ -1,8 +1,8 @@
 """A judge that predicts the true state from a picture and knows no codec: it measures the dreams of every codec in the same way.
 
-Ridge regression from two small pictures: 8 x 8 colours, and 16 x 16 of how far the frame is from the median picture, brought to a
-sum of 1. The latter is where things are, whatever their colour and size. Fitted on true frames of training episodes; on held-out
-TwoRoom frames with discs of any colour it is off by 0.004 standard deviations. It sees little of a busier scene, so its own error
+Ridge regression from two small pictures: 8 x 8 colors, and 16 x 16 of how far the frame is from the median picture, brought to a
+sum of 1. The latter is where things are, whatever their color and size. Fitted on true frames of training episodes; on held-out
+TwoRoom frames with discs of any color it is off by 0.004 standard deviations. It sees little of a busier scene, so its own error
 on true frames stands beside every score.
 """
 

@@ -3,7 +3,7 @@
 Both ways of Hoffmann et al. (arXiv 2203.15556) are fitted, and both are reported, since they fail differently:
 
 - approach 2: of the runs of one budget C the loss is a parabola in log N; the optima of the budgets follow N_opt ~ C^a, D_opt ~ C^b.
-  Its exponents are biased where the loss is no parabola: on wide grids, on grids that are not centred on the optimum, and
+  Its exponents are biased where the loss is no parabola: on wide grids, on grids that are not centered on the optimum, and
   where model and data weigh differently (arXiv 2603.22339). An optimum outside its grid is left out and said, never extrapolated.
 - approach 3: L = E + A / N^alpha + B / D^beta through all runs, from which a = beta / (alpha + beta), b = alpha / (alpha + beta). By
   variable projection: for given exponents E, A and B are a linear least-squares problem with no negative answer, so that only two

@@ -99,7 +99,7 @@ def record(
     )
     for kind, what in (("text", "text"), ("vision", "frames")):
         if not own.counts[kind].sum():
-            raise UserError(f"the held-out documents have no {what}, and specialisation compares text with vision: add a source of it")
+            raise UserError(f"the held-out documents have no {what}, and specialization compares text with vision: add a source of it")
     return own, control
 
 

@@ -1,11 +1,11 @@
 """Muon: momentum whose matrix updates are orthogonalized (Jordan 2024; arXiv 2502.16982), for matrices and stacks of matrices.
 
 `torch.optim.Muon` takes only 2-D parameters and always iterates in bfloat16, which a CPU without bfloat16 units runs about a
-hundred times slower than float32; this one also takes stacks (e, rows, columns) and weights that are sharded, and orthogonalises in
+hundred times slower than float32; this one also takes stacks (e, rows, columns) and weights that are sharded, and orthogonalizes in
 another way on a CPU.
 
 All matrices of one shape are one batch, whatever weights they belong to. Of sharded weights, a stack whose entries are
-whole is orthogonalised where it lies; matrices whose rows are spread over the processes are dealt out, each process gets the whole
+whole is orthogonalized where it lies; matrices whose rows are spread over the processes are dealt out, each process gets the whole
 of its share, and sends the rows back: two all-to-alls, and no product is computed twice.
 """
 
@@ -167,7 +167,7 @@ def orthogonalise_all(owners: list[Tensor], tensors: list[Tensor], dtype: torch.
 
     Args:
         owners: the weights; their shapes and, if they are `DTensor`s cut along one axis of one mesh, placements count.
-        tensors: what to orthogonalise, per weight, this process's part of it.
+        tensors: what to orthogonalize, per weight, this process's part of it.
         dtype: of the iteration.
 
     Returns:

@@ -28,7 +28,7 @@ class SampleConfig:
     """How much is sampled."""
 
     clips: int = 64
-    """Held-out clips that are dreamt."""
+    """Held-out clips that are dreamed."""
     prompts: int = 4
     """Held-out texts that are continued from their first half."""
     tokens: int = 40

@@ -94,7 +94,7 @@ def gradient(
     """Add the gradient of a step's parts to the weights'.
 
     Args:
-        model: the gradients of its weights are cleared before. Afterwards each has one, of zeros where the step says nothing of
+        model: the gradients of its weights are cleared before. Afterward each has one, of zeros where the step says nothing of
             it: on several processes FSDP gives such zeros, and an optimizer would pass over a weight that has none.
         parts: this process's rows of the step, on the CPU, in order.
         latents: (f + g, l, c) of the pictures of all parts, frames first, on the device to compute on.

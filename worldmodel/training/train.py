@@ -62,7 +62,7 @@ def train(
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
     Args:
-        model: initialised, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
+        model: initialized, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
             counts, and the others' may be on the meta device.
         codec: frozen; it encodes the frames.
         packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
