@@ -103,7 +103,7 @@ def run_controller(
 
 
 class Told:
-    """What stands behind a controller's bar: problems solved, and futures looked at, so that it moves while a search takes long."""
+    """What stands behind a controller's bar: problems solved, and futures evaluated, so that it moves during a long search."""
 
     def __init__(self, bar: tqdm, problems: int) -> None:
         self.bar, self.problems = bar, problems

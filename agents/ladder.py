@@ -1,4 +1,4 @@
-"""The ladder from pixels to success: five rungs, each measured beside a control, and the lowest one that does not hold.
+"""The ladder from pixels to success: five rungs, each measured with a control, and the lowest one that does not hold.
 
     codec      can what the goal is measured in be read off the tokens, as well as off the frames?
     dynamics   is the true state in the dream, and does the dream follow the actions?
@@ -38,7 +38,7 @@ class Row:
     name: str
     value: float
     control: float | None
-    """What stands beside it; None where nothing does."""
+    """Value of the control; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Check:
 
     rung: Rung
     what: str
-    """Of the number that is looked at."""
+    """Name of the number that is checked."""
     number: Callable[[Sequence[Row]], float | None]
     """From all rows; higher is better, None where it was not measured."""
     broken: float

@@ -1,4 +1,4 @@
-"""Does the model say what is true? Captions and answers for held-out frames, scored against the task's own, beside chance."""
+"""Does the model say what is true? Captions and answers for held-out frames, scored against the task's own, with chance as control."""
 
 from collections import Counter
 from collections.abc import Sequence

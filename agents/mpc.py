@@ -119,7 +119,7 @@ class MPCController:
         proposals: Proposals | None = None,
     ) -> None:
         self.simulator, self.planner, self.objective, self.config, self.proposals = simulator, planner, objective, config, proposals
-        self.on_futures: Callable[[int], object] | None = None  # told how many more futures have been looked at
+        self.on_futures: Callable[[int], object] | None = None  # called with the number of futures evaluated since
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
         self._rest: Tensor | None = None  # (b, h, a) what the last plans have left

@@ -30,7 +30,7 @@ class GoalCost:
     """Distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "auto"
-    """auto: steps_to_go where the model was taught to tell them, else steps. steps: mean squared distance in the codec's goal
+    """auto: steps_to_go where the model was trained to predict them, else steps. steps: mean squared distance in the codec's goal
     features, which falls on the way to the goal. latents: the same over all tokens and channels, which is flat far from the goal.
     steps_to_go: env steps to the goal as the model itself says."""
     reduction: Reduction = "soonest"
@@ -70,7 +70,7 @@ def make_objective(config: GoalCost, codec: Codec, actor: Actor | None = None) -
     """Build the objective that a configuration describes, for latents of this codec.
 
     Raises:
-        UserError: steps to go are wanted, but there is no actor to tell them.
+        UserError: steps to go are wanted, but there is no actor to predict them.
     """
     if config.space == "steps_to_go" or (config.space == "auto" and actor is not None):
         if actor is None:

@@ -21,7 +21,7 @@ class PolicyConfig:
     """Settings of acting without search."""
 
     replan_every: int = 1
-    """Model steps of a proposal that are carried out before the model looks again."""
+    """Model steps of a proposal that are executed before the model gets the next frame."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:

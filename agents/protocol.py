@@ -107,7 +107,7 @@ class Manifest:
     seed: int
     """Of the draw."""
     drawn: int
-    """Pairs looked at."""
+    """Pairs of start and goal that were examined."""
     dropped_solved: int
     """Pairs dropped because the start already satisfied the goal."""
     dropped_near: int

@@ -89,9 +89,9 @@ class Marked:
     """Makes the rows of one task and seed."""
 
     task: str
-    """A word."""
+    """Name of the task."""
     seed: int
-    """Of the run that is looked at."""
+    """Seed of the run that is diagnosed."""
     rows: list[Row] = field(default_factory=list)
     """So far."""
 

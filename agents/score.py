@@ -37,7 +37,7 @@ class Score:
     streams: list[Outcomes]
     """The same problems, each time with other random numbers of the controller; at least one."""
     plans: int
-    """Plans made: one for each problem, look and stream."""
+    """Plans made: one for each problem, observation and stream."""
     seconds_per_plan: float
     """Wall time of choosing actions, divided by `plans`; many problems are planned together."""
     seconds_per_action: float

@@ -42,7 +42,7 @@ class BenchmarkConfig:
 
     what: Annotated[Literal["envs", "data", "train", "demonstrators"], tyro.conf.Positional] = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
-    beside targets. demonstrators: solved seeds, beside random actions."""
+    with targets. demonstrators: solved seeds, with random actions as control."""
     tasks: tuple[str, ...] = ()
     """Task ids; by default all tasks of the suite, for data PushT and Ant."""
     image_sizes: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class BenchmarkConfig:
     episodes: int = 200
     """envs: episodes of 50 steps in one measurement of collecting. data, train: in the file that is read."""
     workers: int = 2
-    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside one thread and none. train:
+    """envs: processes that collect, and that run the bare loop. data: of the loaders, compared with one thread and none. train:
     that pack batches for a GPU."""
     clips: int = 2048
     """data: clips in one measurement, in batches of 32; every file is in the page cache."""

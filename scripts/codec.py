@@ -33,7 +33,7 @@ class CodecVerbConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     """Sizes, steps and seed."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """What is held out, and whether pictures are used beside the frames."""
+    """What is held out, and whether pictures are used in addition to the frames."""
     device: str = "auto"
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 

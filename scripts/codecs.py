@@ -39,7 +39,7 @@ class CodecsConfig:
     data: tuple[Path, ...]
     """Episode files, the codecs' own or others."""
     out: Path | None = None
-    """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs paint."""
+    """JSON file for the table; next to it comes a picture, .png, of the codecs' reconstructions."""
     overwrite: bool = False
     """Replace files of these names which worldmodel did not make."""
     probe_frames: int = 6144

@@ -37,7 +37,7 @@ _SURROUNDINGS = frozenset(
     for name in "ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EROFS ENOLCK EMFILE ENFILE EIO ESTALE ETXTBSY ENODEV ENXIO".split()
     if hasattr(errno, name)
 )
-"""Numbers of errors that are the file system's, never ours."""
+"""Numbers of errors that come from the file system, never from a bug here."""
 
 
 def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
@@ -180,7 +180,7 @@ def complain(verb: str, message: str) -> int:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+    with contextlib.suppress(OSError, ValueError):  # there is nowhere to print
         print(line, file=sys.stderr, flush=True)
 
 

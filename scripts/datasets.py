@@ -56,7 +56,7 @@ class Check:
         for file in self.files:
             try:
                 self._check(file)
-            except UserError as error:  # the others are looked at all the same
+            except UserError as error:  # the others are checked all the same
                 problems.append(str(error))
         if problems:
             raise UserError("; ".join(problems))
@@ -82,7 +82,7 @@ class Preview:
     file: Positional[Path]
     """Episode file."""
     out: Path | None = None
-    """Picture or film to write; by default `<name>.png` beside the file."""
+    """Picture or film to write; by default `<name>.png` next to the file."""
     overwrite: bool = False
     """Replace a file of that name which worldmodel did not make."""
 
@@ -99,7 +99,7 @@ class Card:
     """Write the data card of an episode file: what is in it, how it was collected, factors, columns, license."""
 
     file: Positional[Path]
-    """Episode file; the card is `<name>.md` beside it."""
+    """Episode file; the card is `<name>.md` next to it."""
 
     def run(self) -> None:
         """Write it."""
@@ -160,7 +160,7 @@ class Convert:
     target: Positional[Path]
     """File or folder to write."""
     to: Format | None = None
-    """Format of the target, where its name does not tell."""
+    """Format of the target, where its name does not say it."""
     storage: Storage = "lossless"
     """How an episode file keeps frames: lossless is small, raw is fastest to read, jpeg is smallest for rendered or filmed scenes."""
     size: int | None = None
@@ -168,7 +168,7 @@ class Convert:
     fit: Fit = "crop"
     """What becomes of pictures that are not square when --size is given."""
     fps: float | None = None
-    """Frames per second of lerobot, mp4 and frames, where the source does not tell."""
+    """Frames per second of lerobot, mp4 and frames, where the source does not say it."""
 
     def run(self) -> None:
         """Translate it, and say what was lost on the way."""

@@ -56,7 +56,7 @@ class LadderConfig:
 
 @dataclass(frozen=True)
 class DiagnoseConfig:
-    """Which model is looked at, on which episodes."""
+    """Which model is diagnosed, on which episodes."""
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""

@@ -1,4 +1,4 @@
-"""Dream a held-out episode: a film of truth above prediction, and the error by horizon beside copying the last frame."""
+"""Dream a held-out episode: a film of truth above prediction, and the error by horizon compared with copying the last frame."""
 
 import sys
 from collections.abc import Sequence

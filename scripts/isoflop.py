@@ -38,7 +38,7 @@ from worldmodel.training.resume import claimed, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
-"""Operations of which many steps can be made of any model, so that a rounded number of them tells one step's."""
+"""Operations of which many steps can be made of any model, so that their rounded number gives the operations of one step."""
 MEASURED_BATCHES = 4
 """Batches whose mean stands for the operations of a step."""
 
@@ -49,7 +49,7 @@ class IsoflopConfig:
 
     Look at the plan first: `worldmodel isoflop --data two_room.h5 --codec codec --plan` prints sizes, tokens, steps and the time to
     expect, for which it times a step of each size. The optimum of a budget must lie inside its sizes; five sizes and three budgets are
-    the least that tell a scaling exponent with an interval. The same command goes on where it was stopped; sizes and budgets may be
+    the least that give a scaling exponent an interval. The same command goes on where it was stopped; sizes and budgets may be
     added to the folder.
     """
 

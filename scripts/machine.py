@@ -1,4 +1,4 @@
-"""Where figures come from: the command, the versions and the machine that stand beside them in a JSON file."""
+"""Where figures come from: the command, the versions and the machine that are recorded with them in a JSON file."""
 
 import platform
 import shlex

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # an optional extra
 
 HOSTS = ("127.0.0.1", "localhost")
 SECONDS_TO_TELL = 1.0
-"""Time that a page gets to take what it is told; the others wait meanwhile."""
+"""Time that a page gets to take a message; the others wait meanwhile."""
 PAGE = Path(__file__).with_name("play.html")
 
 
@@ -140,7 +140,7 @@ def open_cockpit(config: PlayConfig) -> Iterator[Cockpit]:
 
 
 class Station:
-    """Runs the clock of a cockpit and tells every open page what it shows.
+    """Runs the clock of a cockpit and sends every open page what it shows.
 
     All of it runs in one thread: OpenGL contexts belong to threads.
     """

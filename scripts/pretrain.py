@@ -172,7 +172,7 @@ def pretrain(
     `group` are the processes that train together, this one alone if it is not given; `on_start` and `options` go to
     `worldmodel.training.train`.
     """
-    group = group or single(choose_device(preset.train.device))  # mistakes are told before anything is printed
+    group = group or single(choose_device(preset.train.device))  # mistakes are reported before anything is printed
     size = codec.image_size
     for store in data.stores:
         if store.image_size != size:

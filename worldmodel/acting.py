@@ -75,7 +75,7 @@ class Acting:
         frames = frames.to(device)
         boi, eoi = (token_piece(token, b, device) for token in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         shown = [frames, goal.to(device)] if isinstance(goal, Tensor) else [frames]
-        if self.model.config.references:  # those before enter beside the last one
+        if self.model.config.references:  # the frames before are references of the last one
             pieces: list[Piece] = [boi, FramePiece(shown[-1], 1.0, tuple(reversed(shown[:-1]))), eoi]
         else:
             pieces = [piece for frame in shown for piece in (boi, FramePiece(frame, 1.0), eoi)]

@@ -21,7 +21,7 @@ class PackedBatch:
     Axes: b rows, n positions, f frames of p tokens, g pictures that frames refer to, up to r each, m action vectors, q questions for
     the actions of the next h model steps.
 
-    What the model looks up by place is found here, once, where the batch is made: on the CPU. So a step on a GPU never waits to
+    Indices that the model needs are computed here, once, where the batch is made: on the CPU. So a step on a GPU never waits to
     learn how many frames or predicted tokens there are.
     """
 

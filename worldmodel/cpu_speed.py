@@ -35,7 +35,7 @@ ROUNDS, BUDGET = 6, 0.5
 """Most turns of each way, and the seconds after which none begins; two there are in any case."""
 ROWS, LENGTH, WIDTH, HEADS, HIDDEN = 4, 152, 192, 6, 512
 EXACT = 2e-6
-"""Largest relative error of float32 products beside float64: sums of some hundred numbers have 5e-7, factors in bfloat16 3e-3."""
+"""Largest relative error of float32 products against float64: sums of some hundred numbers have 5e-7, factors in bfloat16 3e-3."""
 WORTH = 0.93
 """A way other than the default is taken where it needs at most this share of its time: two that are alike must not take turns."""
 
@@ -47,7 +47,7 @@ class CPUSpeed:
     seconds: dict[Way, float]
     """Of a block, forward and backward, at best."""
     error: dict[Way, float]
-    """Of its results beside float64, relative."""
+    """Relative error of its results, compared with float64."""
 
     @property
     def bfloat16(self) -> bool:

@@ -69,7 +69,7 @@ class StateReader:
     columns: np.ndarray
     """int (f,): which of the file's features they are."""
     scale: np.ndarray
-    """(f,) their standard deviations over training frames, which errors are told in."""
+    """(f,) their standard deviations over training frames, the unit of errors."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DreamErrors:
     """Errors by horizon (index 0 = one step ahead), each with half of its 95 % interval over episodes."""
 
     latent: dict[str, ByHorizon]
-    """Mean squared, by name: learned, shuffled_actions (the same model told another clip's actions), copy_last_frame."""
+    """Mean squared, by name: learned, shuffled_actions (the same model with another clip's actions), copy_last_frame."""
     pixel: dict[str, ByHorizon]
     """The same in pixels scaled to [0, 1]; learned frames pass through the decoder, copied ones do not."""
     truth: np.ndarray

@@ -29,7 +29,7 @@ from worldmodel.tokens import IGNORE, VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
 SPREAD_WEIGHT = 0.1
-"""Of the likelihood of the spread of said actions, beside their squared error."""
+"""Weight of the likelihood of the predicted actions' spread, relative to their squared error."""
 SPREAD_RANGE = (-2.0, 1.0)
 """Of the logarithm of their spread: 0.14 to 2.7 half ranges. What is surer than that has a gradient, where it errs, that outweighs all
 others of its batch."""
@@ -79,14 +79,14 @@ class ModelConfig:
     linear layer, as in the paper. It helps small models (arXiv 2601.16208: up to about 0.5 billion parameters)."""
     level_frames: bool = False
     """Divide the flow loss of a frame by the mean square of its latents where that is above 1: pictures that are unlike the frames a
-    codec is scaled for do not outweigh them then (on TwoRoom theirs was 40 times as large)."""
+    codec is scaled for do not outweigh them then (on TwoRoom their loss was 40 times as large)."""
     loss_balance: LossBalance = "fixed"
     """fixed: text_weight and flow_weight; centered: weights that follow the losses, so that both count the same (arXiv 2603.03276,
     appendix D.2; better pictures, slightly worse text there)."""
     balance_alpha: float = 0.5
-    """Centered: share of the flow loss in the size that both losses are brought to (not known from the paper; 0.5 is ours)."""
+    """Centered: share of the flow loss in the size that both losses are brought to (not known from the paper; 0.5 is chosen here)."""
     balance_decay: float = 0.99
-    """Centered: decay per step of the losses' moving averages (not known from the paper; 0.99 is ours)."""
+    """Centered: decay per step of the losses' moving averages (not known from the paper; 0.99 is chosen here)."""
     base_width: int | None = None
     """muP (arXiv 2203.03466, table 8): the width at which the learning rates were tuned; at another width logits and the linear visual
     head are scaled by base_width / width, and the optimizer scales the rates of hidden matrices. None: plain widths."""
@@ -150,7 +150,7 @@ class Seen:
     maps: list[Tensor] = field(default_factory=list)
     """What the stem paints with again, (f, w, y, x) each; none without a stem."""
     base: Tensor | None = None
-    """(f, l, c): what the stem tells the change from."""
+    """(f, l, c): the latents from which the stem predicts the change."""
 
     def index_select(self, rows: Tensor) -> "Seen":
         """Select some of the frames."""

@@ -35,7 +35,7 @@ class MoEConfig:
     num_experts: int = 16
     """Routed experts per layer."""
     top_k: int = 3
-    """Routed experts that each token visits, beside its always-on expert."""
+    """Routed experts that each token visits, in addition to its always-on expert."""
     expert_hidden: int = 128
     """Hidden width of every expert, the always-on ones included."""
     granularity: float | None = None

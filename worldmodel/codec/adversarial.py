@@ -24,7 +24,7 @@ class AdversarialConfig:
     """The adversarial term of the decoder's loss."""
 
     weight: float = 0.0
-    """Weight beside the adapted one; 0: no opponent. RAE takes 0.75."""
+    """Factor of the adaptive weight; 0: no opponent. RAE takes 0.75."""
     opponent_start: float = 0.375
     """Share of the decoder's steps before the opponent learns (RAE: 6 of 16 epochs)."""
     start: float = 0.5

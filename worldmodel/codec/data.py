@@ -23,7 +23,7 @@ class CodecData:
     frames: np.ndarray
     """uint8 (M, h, w, 3), in time order within an episode."""
     features: np.ndarray
-    """float (M, f): the true variables that the probe looks for."""
+    """float (M, f): the true variables that the probe predicts."""
     episode: np.ndarray
     """int (M,): episode of each frame."""
     train: np.ndarray
@@ -33,7 +33,7 @@ class CodecData:
     feature_names: tuple[str, ...] = ()
     """f names; numbered when empty."""
     extra: np.ndarray | None = None
-    """uint8 (E, h, w, 3): pictures without an episode (icons), trained on beside the frames."""
+    """uint8 (E, h, w, 3): pictures without an episode (icons), trained on together with the frames."""
     extra_validation: np.ndarray | None = None
     """uint8 (K, h, w, 3): held-out pictures of the same kind."""
     trained_on: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from worldmodel.folder import write_tensors
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
-"""Draws its own batch with the generator; is told the share of the steps done, in [0, 1); returns the scalar and its named parts."""
+"""Draws its own batch with the generator; is given the share of the steps done, in [0, 1); returns the scalar and its named parts."""
 
 EARLY = 20
 """First steps of a stage, whose largest loss the later ones are held against."""

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 LARGEST = 2048
-"""Of longer latents this many entries, evenly spread, are looked at: the work grows with the cube."""
+"""Of longer latents this many entries, evenly spread, are used: the work grows with the cube."""
 
 
 def spread_columns(total: int) -> Tensor:

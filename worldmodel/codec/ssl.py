@@ -105,7 +105,7 @@ class MaskedAutoencoder(nn.Module):
 class JointEmbedding(nn.Module):
     """Pulls two views together, the second of a neighboring frame, and keeps the embedding from collapsing.
 
-    Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped
+    Views are photometric and faint: where things are is what the latents must encode, so nothing is cropped
     or shifted, and a disc that covers 1.5 % of a frame drowns in the usual color jitter. What makes the
     views differ is time. The expander sees all tokens side by side, with their places.
     """

@@ -66,7 +66,7 @@ def train_codec(
     check_free(out)
     size = config.image_size or data.frames.shape[1]
     data.check(size)
-    finished = (out / "report.json").exists()  # then no hub is asked; and what cannot be had is told before a folder is made
+    finished = (out / "report.json").exists()  # then no hub is asked; and what is missing is reported before a folder is made
     encoder = distance = None
     if not finished:
         distance = perceptual_distance(config)

@@ -26,7 +26,7 @@ from worldmodel.studies.scaling_fit import student, verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
 LEAST_SEEDS = 3
-"""Of a finding: with two, one number tells all of the spread."""
+"""Least seeds for a finding: with two, the spread is estimated from one number."""
 LEAST_STEPS = 100
 """Of the runs that a finding is about: shorter ones are all warm-up, and compare initial weights."""
 

@@ -49,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent with its 95 % interval, which is None where there is no way to tell."""
+    """An exponent with its 95 % interval, which is None where it cannot be estimated."""
 
     value: float
     low: float | None

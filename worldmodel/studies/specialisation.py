@@ -37,7 +37,7 @@ class SpecialisationConfig:
     """Sequences per batch; their length is the one that the model was trained with."""
     threshold: float = 0.5
     """An expert is one of text from an index S of this on, one of vision down to minus this, and multimodal between: 0.5 means chosen
-    three times as often. The paper has these classes; its thresholds are not known, 0.5 is ours."""
+    three times as often. The paper has these classes; its thresholds are not known, 0.5 is chosen here."""
     time_bins: int = 10
     """Bins of flow time over which an expert's selection is compared (the paper: 10)."""
     resamples: int = 1000

@@ -33,7 +33,7 @@ from worldmodel.training.latent_cache import LatentCache, encode_frames, frame_k
 CACHE_BYTES = 2**31
 GROUPS_AHEAD = 2  # per worker process
 SECONDS_TO_SAVE = 60.0
-"""How long a worker that a cluster tells to end serves on: the training process was told the same, and has a step to finish first.
+"""How long a worker serves on after a cluster's SIGTERM: the training process got the same signal, and has a step to finish first.
 Validation and saving, which may take longer, need no batches."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from worldmodel.errors import UserError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that torchrun sets beside WORLD_SIZE, and that processes cannot find each other without."""
+"""Variables that torchrun sets in addition to WORLD_SIZE, and that processes cannot find each other without."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from worldmodel.training.latent_cache import encode_frames
 from worldmodel.training.step import move
 
 ROWS = 16
-"""Rows of a batch at most: a model is measured beside its training, whose memory is taken."""
+"""Rows of a batch at most: a model is measured while the training's memory is in use."""
 
 
 @dataclass(frozen=True)
