@@ -8,7 +8,7 @@ from worldmodel.envs import task_of_data as make_task
 
 
 def describe_block(env_id: str, action_size: int) -> Callable[[Tensor], str]:
-    """A function that writes a block (k * action_size,) as its actions' texts joined by "; ", as in recorded episodes."""
+    """Make a function that writes a block (k * action_size,) as its actions' texts joined by "; ", as in recorded episodes."""
     task = make_task(env_id)
 
     def describe(block: Tensor) -> str:

@@ -16,7 +16,7 @@ class Actor(Protocol):
     """Model steps that it proposes."""
 
     def propose(self, frames: Tensor, actions: Tensor, goal: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions that lead to a goal in the time that is left.
+        """Propose actions that lead to a goal in the time that is left.
 
         Args:
             frames: (b, t, n, c) latents of the history, the newest frame last.
@@ -30,5 +30,5 @@ class Actor(Protocol):
         ...
 
     def steps_to_go(self, frames: Tensor, goal: Tensor) -> Tensor:
-        """Expected number of env steps (m,), within the range that was taught, from frames (m, n, c) to goals (m, n, c)."""
+        """Predict the expected env steps (m,), within the range of training, from frames (m, n, c) to goals (m, n, c)."""
         ...

@@ -1,4 +1,4 @@
-"""What is evaluated: the model's policy, its policy with a small search, search alone, and the controls beside them."""
+"""The controllers that are evaluated: the model's policy, its policy with a small search, search alone, and the controls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -125,7 +125,7 @@ class Parts:
 
 
 def make_planner(config: PlannerConfig, bounds: ActionBounds) -> Planner:
-    """The planner that a configuration describes."""
+    """Build the planner that a configuration describes."""
     match config:
         case CEMConfig():
             return CEM(config, bounds)
@@ -136,7 +136,7 @@ def make_planner(config: PlannerConfig, bounds: ActionBounds) -> Planner:
 
 
 def usual_controllers(config: EvaluateConfig, parts: Parts) -> list[Name]:
-    """All that the parts suffice for but the rarer ones: weakest first, the oracle last."""
+    """List all controllers that the parts suffice for except the rarely used ones: weakest first, the oracle last."""
     names: list[Name] = ["random", "random_held", "copy_last_frame"]
     if parts.actor is not None:
         names.append("policy")
@@ -147,7 +147,7 @@ def usual_controllers(config: EvaluateConfig, parts: Parts) -> list[Name]:
 
 
 def make_controllers(config: EvaluateConfig, parts: Parts, names: Sequence[Name] = ()) -> dict[str, Controller]:
-    """Controllers by name, in the order of `names`, or the usual ones.
+    """Build controllers by name, in the order of `names`, or the usual ones.
 
     Raises:
         UserError: the parts do not suffice for one that is asked for.
@@ -156,7 +156,7 @@ def make_controllers(config: EvaluateConfig, parts: Parts, names: Sequence[Name]
 
 
 def with_candidates(config: EvaluateConfig, number: int) -> EvaluateConfig:
-    """The same searches with another number of candidates per iteration, of which no more can be elites.
+    """Configure the same searches with another number of candidates per iteration, of which no more can be elites.
 
     Raises:
         UserError: there are none.
@@ -171,7 +171,7 @@ def with_candidates(config: EvaluateConfig, number: int) -> EvaluateConfig:
 
 
 def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Controller:
-    """One controller; errors as of `make_controllers`."""
+    """Build one controller; errors as of `make_controllers`."""
     bounds, mpc = parts.bounds, config.mpc
     if name in ("random", "random_held"):
         return RandomController(bounds, mpc.replan_every, held=name == "random_held")

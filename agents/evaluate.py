@@ -1,4 +1,4 @@
-"""Run a manifest with several controllers and score each beside its controls.
+"""Run a manifest with several controllers and score each of them and its controls.
 
 All problems of a controller run side by side: they are planned in one batch, and carried out by the task
 workers, each from its own true state and with its own factor values. Nothing of the true state reaches a
@@ -71,7 +71,7 @@ def run_controller(
     config: EvaluateConfig,
     bar: tqdm,
 ) -> Score:
-    """One controller on all problems of a manifest, as often as there are streams; see `evaluate`."""
+    """Run one controller on all problems of a manifest, once per stream of random numbers; see `evaluate`."""
     began, planning, plans, count = time.perf_counter(), 0.0, 0, len(manifest.problems)
     records: list[_Record] = []
     told = Told(bar, count)
@@ -103,19 +103,19 @@ def run_controller(
 
 
 class Told:
-    """What stands behind a controller's bar: problems solved, and futures looked at, so that it moves while a search takes long."""
+    """What stands behind a controller's bar: problems solved, and futures evaluated, so that it moves during a long search."""
 
     def __init__(self, bar: tqdm, problems: int) -> None:
         self.bar, self.problems = bar, problems
         self.count, self.found, self.drawn = 0, 0, 0.0
 
     def futures(self, more: int) -> None:
-        """So many more have been looked at."""
+        """Count `more` futures that a search has evaluated."""
         self.count += more
         self._say()
 
     def solved(self, problems: int) -> None:
-        """So many problems have met their goal so far."""
+        """Set the number of problems whose goal has been met so far."""
         self.found = problems
         self._say()
 
@@ -147,7 +147,7 @@ class _Record:
         self.closest = self.distance.copy()
 
     def history(self) -> History:
-        """All that the problems have seen."""
+        """Return all frames, actions and states that the problems have seen."""
         return History(
             frames=self.frames[:, : self.step + 1],
             actions=self.actions[:, : self.step],
@@ -157,7 +157,7 @@ class _Record:
         )
 
     def carry_out(self, actions: np.ndarray) -> None:
-        """Let the world do actions (problems, r, a)."""
+        """Execute actions (problems, r, a) in the true simulator."""
         steps = slice(self.step, self.step + actions.shape[1])
 
         def keep(problem: int, _: slice, frames: np.ndarray) -> None:
@@ -174,7 +174,7 @@ class _Record:
         self.step = steps.stop
 
     def outcomes(self) -> Outcomes:
-        """What came of each problem."""
+        """Collect what came of each problem."""
         return Outcomes(
             success=(self.first > 0).tolist(),
             held=self.met.tolist(),
@@ -185,13 +185,13 @@ class _Record:
 
 
 def _seeds(seed: int, count: int, stream: int) -> list[int]:
-    """One seed for each problem of a stream, the same for every controller."""
+    """Derive one seed for each problem of a stream, the same for every controller."""
     children = np.random.SeedSequence(seed).spawn(count * (stream + 1))[count * stream :]
     return [int(child.generate_state(1)[0]) for child in children]
 
 
 def scores_to_json(manifest: Manifest, scores: list[Score], config: EvaluateConfig) -> dict[str, Any]:
-    """A JSON-able record: what was run, with which settings, and what came out."""
+    """Return a JSON-able record: what was run, with which settings, and what came out."""
     protocol = {key: value for key, value in vars(manifest).items() if key != "problems"}
     return {
         "protocol": {**protocol, "problems": len(manifest.problems)},
@@ -201,6 +201,6 @@ def scores_to_json(manifest: Manifest, scores: list[Score], config: EvaluateConf
 
 
 def side_by_side(frames: np.ndarray, goal: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Frames uint8 (t, h, w, 3) with the goal (h, w, 3) to their right, for a video."""
+    """Put the goal (h, w, 3) to the right of frames uint8 (t, h, w, 3), for a video."""
     white = np.full((len(frames), frames.shape[1], gap, 3), 255, np.uint8)
     return np.concatenate([frames, white, np.broadcast_to(goal, frames.shape)], axis=2)

@@ -12,7 +12,7 @@ STUDENT_LIMIT = 1.959964
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a success probability (Wilson 1927), 95 % by default.
+    """Compute the Wilson score interval of a success probability (Wilson 1927), 95 % by default.
 
     Unlike the normal approximation it stays inside [0, 1] and is not empty at 0 or all successes.
 
@@ -32,11 +32,11 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 def wilson_of_shares(
     shares: Sequence[float], repeats: int = 1, groups: Sequence[int] | None = None, z: float = 1.959964
 ) -> tuple[float, float]:
-    """Interval of a mean success probability where tries come in groups that are alike: of one problem, of one episode.
+    """Compute the interval of a mean success probability where tries come in groups that are alike: of one problem, of one episode.
 
     The Wilson interval is taken at the effective number of tries, the number at which independent ones would spread as much as the
     groups' sums do (Korn and Graubard 1998), widened by Student's quantile for how few groups tell that spread, and drawn by one part
-    in so many as there are groups towards what holds at worst, one try for each group. Between that and all tries it lies in any
+    in so many as there are groups toward what holds at worst, one try for each group. Between that and all tries it lies in any
     case; one try in each group gives `wilson`. `docs/results/coverage.json` has how often it covers the truth.
 
     Args:

@@ -1,4 +1,4 @@
-"""The ladder from pixels to success: five rungs, each measured beside a control, and the lowest one that does not hold.
+"""The ladder from pixels to success: five rungs, each measured with a control, and the lowest one that does not hold.
 
     codec      can what the goal is measured in be read off the tokens, as well as off the frames?
     dynamics   is the true state in the dream, and does the dream follow the actions?
@@ -38,7 +38,7 @@ class Row:
     name: str
     value: float
     control: float | None
-    """What stands beside it; None where nothing does."""
+    """Value of the control; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Check:
 
     rung: Rung
     what: str
-    """Of the number that is looked at."""
+    """Name of the number that is checked."""
     number: Callable[[Sequence[Row]], float | None]
     """From all rows; higher is better, None where it was not measured."""
     broken: float
@@ -69,42 +69,42 @@ class Verdict:
 
 
 def worst_share(rows: Sequence[Row], rung: Rung, beginning: str) -> float | None:
-    """The smallest value as a share of its control, of the rows whose names begin so; what the control cannot do is not asked."""
+    """Return the smallest value as a share of its control over rows with this name prefix; rows with a control near 0 are left out."""
     there = [row for row in rows if row.rung == rung and row.name.startswith(beginning)]
     return min((max(row.value, 0.0) / row.control for row in there if row.control and row.control > LEAST_CONTROL), default=None)
 
 
 def row_of(rows: Sequence[Row], rung: Rung, name: str) -> Row | None:
-    """The row of a name."""
+    """Return the row of this rung and name; None if it is missing."""
     return next((row for row in rows if (row.rung, row.name) == (rung, name)), None)
 
 
 def value_of(rows: Sequence[Row], rung: Rung, name: str) -> float | None:
-    """The value of a row."""
+    """Return the value of the row of this rung and name; None if it is missing."""
     row = row_of(rows, rung, name)
     return None if row is None else row.value
 
 
 def below_copying(rows: Sequence[Row]) -> float | None:
-    """How many times smaller than copying's the dream's error of the state is, one step ahead."""
+    """Return how many times smaller the dream's error of the state is than that of copying the last frame, one step ahead."""
     row = row_of(rows, "dynamics", f"{STEP_AHEAD}1")
     return None if row is None or row.control is None else row.control / max(row.value, 1e-9)
 
 
 def best_of_model(rows: Sequence[Row]) -> tuple[str, float]:
-    """The model's controller that touches most, and how much; no name and 0 without any."""
+    """Return the model's controller that touches most goals, and its share; an empty name and 0 if there is none."""
     own = [(name, row.value) for name in OF_THE_MODEL if (row := row_of(rows, "result", f"{TOUCHED}{name}"))]
     return max(own, key=lambda each: each[1], default=("", 0.0))
 
 
 def share_of_oracle(rows: Sequence[Row]) -> float | None:
-    """Of what the oracle touches, what the best of the model's controllers touches."""
+    """Return the goals touched by the best of the model's controllers, as a share of those that the oracle touches."""
     (name, touched), oracle = best_of_model(rows), value_of(rows, "result", f"{TOUCHED}oracle")
     return touched / oracle if name and oracle else None
 
 
 def share_held(rows: Sequence[Row]) -> float | None:
-    """Of what the best of the model's controllers touches, what it holds."""
+    """Return the goals held by the best of the model's controllers, as a share of those that it touches."""
     name, touched = best_of_model(rows)
     held = value_of(rows, "result", f"{HELD}{name}")
     return held / touched if touched and held is not None else None
@@ -188,7 +188,7 @@ CHECKS = (
 
 
 def weakest(rows: Sequence[Row], checks: Sequence[Check] = CHECKS) -> Verdict:
-    """The lowest rung that is broken, else the lowest that is weak."""
+    """Find the lowest rung that is broken, else the lowest that is weak."""
     measured = [(check, number) for check in checks if (number := check.number(rows)) is not None]
     for word, limit in (("broken", "broken"), ("weak", "weak")):
         for check, number in measured:
@@ -202,7 +202,7 @@ def weakest(rows: Sequence[Row], checks: Sequence[Check] = CHECKS) -> Verdict:
 
 
 def rows_to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """JSON-able records with `task, seed, rung, name, value, control`."""
+    """Return JSON-able records with `task, seed, rung, name, value, control`."""
     return [asdict(row) for row in rows]
 
 
@@ -210,5 +210,5 @@ HEADERS = ("rung", "what", "value", "beside")
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """One row of cells for each number."""
+    """Format each number as one row of cells."""
     return [[row.rung, row.name, f"{row.value:.3f}", "" if row.control is None else f"{row.control:.3f}"] for row in rows]

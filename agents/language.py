@@ -1,4 +1,4 @@
-"""Does the model say what is true? Captions and answers for held-out frames, scored against the task's own, beside chance."""
+"""Does the model say what is true? Captions and answers for held-out frames, scored against the task's own, with chance as control."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Accuracy:
         return self.right / self.total
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able record."""
+        """Return a JSON-able record."""
         return {**asdict(self), "rate": self.rate}
 
 
@@ -66,7 +66,7 @@ def score_language(
 ) -> LanguageScore:
     """Caption `count` held-out frames and answer the question recorded with each.
 
-    An attribute (a colour, a room) is right if the written caption names the true value, in any phrasing; a whole
+    An attribute (a color, a room) is right if the written caption names the true value, in any phrasing; a whole
     caption is right if all attributes of the recorded one are.
     """
     if count < 1:
@@ -105,13 +105,13 @@ def score_language(
 
 
 def draw_places(store: EpisodeStore, episodes: Sequence[int], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(episode, frame) of `count` frames: of each episode one, in random order, then of each another."""
+    """Draw (episode, frame) pairs for `count` frames: one of each episode, in random order, then another of each."""
     turns = [rng.permutation(list(episodes)) for _ in range(-(-count // len(episodes)))]
     return [(int(i), int(rng.integers(int(store.lengths[int(i)]) + 1))) for i in np.concatenate(turns)[:count]]
 
 
 def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    """Tokens that a model may write where one of these texts would be right: twice the longest, so that no true one is cut off."""
+    """Return how many tokens a model may write for texts such as these: twice the longest, so that no true one is cut off."""
     return 2 * max(1, *(len(tokenizer.encode(text)) for text in texts))
 
 
@@ -122,7 +122,7 @@ def _accuracy(name: str, true: list[str], said: list[str], of_episode: np.ndarra
 
 
 def _answers(name: str, asked: list[tuple[str, str]], answered: list[str], of_episode: np.ndarray) -> Accuracy:
-    """Chance is that of one who knows the commonest answer to every question, but does not look."""
+    """Score answers; chance is the accuracy of always saying the commonest answer to each question, without seeing the frame."""
     by_question: dict[str, list[str]] = {}
     for question, answer in asked:
         by_question.setdefault(question, []).append(answer)

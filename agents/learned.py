@@ -1,4 +1,4 @@
-"""The learned model as a simulator: codec in front, `worldmodel.rollout` behind."""
+"""The learned model as a simulator: the codec encodes and decodes, `worldmodel.rollout` predicts."""
 
 from typing import Any, Protocol
 
@@ -10,13 +10,13 @@ from worldmodel.agents.simulator import Codec, History, decode_latents, encode_f
 
 
 class LatentDynamics(Protocol):
-    """What is asked of the model: `worldmodel.rollout.Rollout`."""
+    """What the simulator needs of a model: `worldmodel.rollout.Rollout`."""
 
     def encode(self, history: Tensor, actions: Tensor) -> Any:
-        """Latents (b, t, n, c) and actions (b, t - 1, a) -> a cache that all candidates share."""
+        """Read latents (b, t, n, c) and actions (b, t - 1, a) into a cache that all candidates share."""
 
     def rollout(self, cache: Any, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        """Candidates (b, s, h, a) -> latents (b, s, h, n, c)."""
+        """Predict latents (b, s, h, n, c) under candidates (b, s, h, a)."""
 
 
 class LearnedSimulator:
@@ -37,7 +37,7 @@ class LearnedSimulator:
 
     @torch.inference_mode()
     def encode(self, history: History) -> Any:
-        """The model's cache of the history's frames and actions."""
+        """Compute the model's cache of the history's frames and actions."""
         latents = encode_frames(self.codec, history.frames, self.device)
         return self.dynamics.encode(latents, torch.from_numpy(history.actions).float().to(self.device))
 

@@ -1,4 +1,4 @@
-"""Receding-horizon control: plan, carry out the first steps, look again, plan again.
+"""Receding-horizon control: plan, execute the first steps, observe, plan again.
 
 A controller is what an evaluation runs: `reset` with the goals of b problems, then `act` on their histories until the budget is spent.
 `MPCController` plans with any simulator; `RandomController` is the control that must stand beside it; `PolicyController` (`policy.py`)
@@ -46,14 +46,14 @@ class Controller(Protocol):
         """Begin b problems with goal frames uint8 (b, height, width, 3) and one seed each."""
 
     def act(self, history: History) -> np.ndarray:
-        """Actions float32 (b, r, a) of the next r model steps; r is the controller's own and always the same.
+        """Choose actions float32 (b, r, a) of the next r model steps; r is the controller's own and always the same.
 
         `history` is all that the b problems of `reset` have seen and done since their starts.
         """
 
 
 class RandomController:
-    """Actions drawn without looking.
+    """Actions drawn at random, whatever the frames show.
 
     Args:
         bounds: of the actions.
@@ -79,7 +79,7 @@ class RandomController:
 
 
 class Watched:
-    """A simulator that tells how many futures it is asked for: a search takes long, and whoever waits wants to see it move."""
+    """A simulator that reports how many futures it is asked for, so that a progress bar moves during a long search."""
 
     def __init__(self, simulator: Simulator, tell: Callable[[int], object]) -> None:
         self.simulator, self.tell = simulator, tell
@@ -100,7 +100,7 @@ class Watched:
 
 
 class MPCController:
-    """Plans in a simulator towards a goal frame.
+    """Plans in a simulator toward a goal frame.
 
     Args:
         simulator: predicts.
@@ -119,7 +119,7 @@ class MPCController:
         proposals: Proposals | None = None,
     ) -> None:
         self.simulator, self.planner, self.objective, self.config, self.proposals = simulator, planner, objective, config, proposals
-        self.on_futures: Callable[[int], object] | None = None  # told how many more futures have been looked at
+        self.on_futures: Callable[[int], object] | None = None  # called with the number of futures evaluated since
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
         self._rest: Tensor | None = None  # (b, h, a) what the last plans have left
@@ -140,7 +140,7 @@ class MPCController:
         return plans[:, :every].numpy()
 
     def _plan(self, history: History, part: slice) -> Tensor:
-        """Plans (b', h, a) of some of the problems."""
+        """Plan actions (b', h, a) for some of the problems."""
         assert self._goals is not None, "reset the controller before it acts"
         start, spread = None, None
         if self.proposals is not None:

@@ -30,7 +30,7 @@ class GoalCost:
     """Distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "auto"
-    """auto: steps_to_go where the model was taught to tell them, else steps. steps: mean squared distance in the codec's goal
+    """auto: steps_to_go where the model was trained to predict them, else steps. steps: mean squared distance in the codec's goal
     features, which falls on the way to the goal. latents: the same over all tokens and channels, which is flat far from the goal.
     steps_to_go: env steps to the goal as the model itself says."""
     reduction: Reduction = "soonest"
@@ -51,7 +51,7 @@ class GoalCost:
             raise UserError(f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative")
 
     def reduce(self, error: Tensor) -> Tensor:
-        """Costs (b, s) of distances (b, s, h)."""
+        """Reduce distances (b, s, h) to costs (b, s)."""
         match self.reduction:
             case "final":
                 return error[..., -1]
@@ -67,10 +67,10 @@ class GoalCost:
 
 
 def make_objective(config: GoalCost, codec: Codec, actor: Actor | None = None) -> Objective:
-    """The objective that a configuration describes, for latents of this codec.
+    """Build the objective that a configuration describes, for latents of this codec.
 
     Raises:
-        UserError: steps to go are wanted, but there is no actor to tell them.
+        UserError: steps to go are wanted, but there is no actor to predict them.
     """
     if config.space == "steps_to_go" or (config.space == "auto" and actor is not None):
         if actor is None:
@@ -100,5 +100,5 @@ def _steps_to_go(config: GoalCost, actor: Actor) -> Objective:
 
 
 def goal_distance(future: Tensor, goal: Tensor) -> Tensor:
-    """Mean squared distance (b, s, h) of features (b, s, h, f) to the goal's (b, f)."""
+    """Compute the mean squared distance (b, s, h) of features (b, s, h, f) to the goal's (b, f)."""
     return (future - rearrange(goal, "b f -> b 1 1 f")).square().mean(dim=-1)

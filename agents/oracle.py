@@ -1,4 +1,4 @@
-"""MuJoCo itself as a simulator: the upper bounds that stand beside every learned model.
+"""MuJoCo itself as a simulator: the upper bounds that every learned model is compared with.
 
 `OracleSimulator` restores the true state, carries candidates out with the true physics, renders the frames and encodes them with the
 same codec, so that planner, objective and representation are the same as the learned model's and only the dynamics differ.
@@ -19,7 +19,7 @@ from worldmodel.agents.workers import TaskWorkers
 
 @dataclass(frozen=True)
 class TrueStates:
-    """What the oracle remembers of a history."""
+    """What the oracle keeps of a history."""
 
     states: np.ndarray
     """float64 (b, state)"""
@@ -42,14 +42,14 @@ class OracleSimulator:
         self.workers, self.codec, self.device = workers, codec, device
 
     def encode(self, history: History) -> TrueStates:
-        """The true states; a history without them is refused."""
+        """Return the true states; a history without them is refused."""
         return _true_states(history)
 
     def encode_goal(self, frames: np.ndarray) -> Tensor:
         return encode_frames(self.codec, frames, self.device)
 
     def rollout(self, state: TrueStates, candidates: Tensor) -> Tensor:
-        """True futures, encoded while the workers render the next ones.
+        """Encode true futures, each chunk while the workers render the next.
 
         Torch leaves the workers their cores meanwhile: threads that wait for each other on a busy core are many times
         slower than one thread.
@@ -83,30 +83,30 @@ class TrueDistance:
         self.workers = workers
 
     def encode(self, history: History) -> TrueStates:
-        """The true states and goals; a history without them is refused."""
+        """Return the true states and goals; a history without them is refused."""
         states = _true_states(history)
         if states.goals is None:
             raise ValueError("the true distance needs History.goal_states, the goals' physics states")
         return states
 
     def encode_goal(self, frames: np.ndarray) -> Tensor:
-        """Zeros (b, 1, 1): the goal is at distance 0 of itself."""
+        """Return zeros (b, 1, 1): the goal is at distance 0 from itself."""
         return torch.zeros(len(frames), 1, 1)
 
     def rollout(self, state: TrueStates, candidates: Tensor) -> Tensor:
-        """Distances (b, s, h, 1, 1) in task units after each model step."""
+        """Compute distances (b, s, h, 1, 1) in task units after each model step."""
         actions = candidates.cpu().numpy().astype(np.float32)
         rolled = self.workers.roll(state.states, actions, None, state.variations, state.goals)
         distance = rolled.distance[..., self.workers.block - 1 :: self.workers.block]
         return torch.from_numpy(distance).float()[..., None, None]
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """There are no frames to be seen."""
+        """Raise an error: a distance cannot be decoded to a frame."""
         raise NotImplementedError("the true distance has no frames")
 
 
 def true_distance_objective(config: GoalCost) -> Objective:
-    """The reduction of an objective over what `TrueDistance` tells."""
+    """Build the reduction of an objective over the distances that `TrueDistance` returns."""
 
     def objective(future: Tensor, goal: Tensor) -> Tensor:
         return config.reduce(future[..., 0, 0])

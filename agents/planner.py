@@ -52,7 +52,7 @@ class ActionBounds:
 
     @staticmethod
     def of_box(space: spaces.Box, block: int = 1) -> "ActionBounds":
-        """The bounds of an env's action space."""
+        """Take the bounds of an env's action space."""
         return ActionBounds(tuple(space.low.tolist()), tuple(space.high.tolist()), block)
 
     @property
@@ -71,7 +71,7 @@ class ActionBounds:
         return (torch.tensor(self.high) - torch.tensor(self.low)).div(2).repeat(self.block)
 
     def clamp(self, actions: Tensor) -> Tensor:
-        """Actions (..., a) moved into the bounds."""
+        """Clamp actions (..., a) to the bounds."""
         low, high = torch.tensor(self.low).repeat(self.block), torch.tensor(self.high).repeat(self.block)
         return torch.minimum(torch.maximum(actions, low), high)
 
@@ -107,7 +107,7 @@ class Planner(Protocol):
         warm_start: Tensor | None = None,
         start_std: Tensor | None = None,
     ) -> Plan:
-        """A plan for each problem of `state` (from `simulator.encode`).
+        """Return a plan for each problem of `state` (from `simulator.encode`).
 
         Args:
             simulator: predicts the candidates' futures.
@@ -124,7 +124,7 @@ class Planner(Protocol):
 def correlated_noise(
     generator: Generators, problems: int, samples: int, horizon: int, bounds: ActionBounds, correlation: float
 ) -> Tensor:
-    """Normal noise (b, s, h, a) of unit variance, an AR(1) process over the env steps of the horizon."""
+    """Sample normal noise (b, s, h, a) of unit variance, an AR(1) process over the env steps of the horizon."""
     shape = (samples, horizon * bounds.block, len(bounds.low))
     if isinstance(generator, torch.Generator):
         white = torch.randn((problems, *shape), generator=generator)
@@ -139,7 +139,7 @@ def correlated_noise(
 def start_of(
     bounds: ActionBounds, problems: int, horizon: int, std: float, warm_start: Tensor | None, start_std: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (b, h, a) of a search's first samples; `std` is in half ranges of the action."""
+    """Return mean and standard deviation (b, h, a) of a search's first samples; `std` is in half ranges of the action."""
     for name, given in (("warm_start", warm_start), ("start_std", start_std)):
         if given is not None and given.shape != (problems, horizon, bounds.dim):
             raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {(problems, horizon, bounds.dim)}")
@@ -149,12 +149,12 @@ def start_of(
 
 
 def place_of_start(start_std: Tensor | None) -> int:
-    """Which of the first candidates the warm start is: of equal costs the first wins, so a proposal is that one."""
+    """Return the index of the warm start among the first candidates: of equal costs the first wins, so a proposal comes first."""
     return -1 if start_std is None else 0
 
 
 def shift(plan: Tensor, steps: int) -> Tensor:
-    """The rest of a plan (b, h, a) after `steps` model steps, its last action repeated to the old length."""
+    """Return the rest of a plan (b, h, a) after `steps` model steps, its last action repeated to the old length."""
     steps = min(steps, plan.shape[1])
     return torch.cat([plan[:, steps:], plan[:, -1:].expand(-1, steps, -1)], dim=1)
 
@@ -170,7 +170,7 @@ class Search:
         self.first_costs: Tensor | None = None
 
     def costs(self, candidates: Tensor, favor: float = 0.0) -> Tensor:
-        """Costs (b, s) on the CPU of candidates (b, s, h, a), by which they are ranked; `favor` is taken off that of the first."""
+        """Compute the costs (b, s) on the CPU by which candidates (b, s, h, a) are ranked; `favor` is taken off that of the first."""
         costs = self.objective(self.simulator.rollout(self.state, candidates), self.goal).float().cpu()
         if costs.shape != candidates.shape[:2]:
             raise ValueError(f"the objective returned shape {tuple(costs.shape)}, expected {tuple(candidates.shape[:2])}")
@@ -193,7 +193,7 @@ class Search:
         self.best = (torch.where(better[:, None, None], *actions), *(torch.where(better, *pair) for pair in numbers))
 
     def result(self) -> Plan:
-        """The best candidate seen for each problem."""
+        """Return the best candidate so far for each problem."""
         assert self.best is not None and self.first_costs is not None
         return Plan(
             actions=self.best[0],

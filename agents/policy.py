@@ -1,4 +1,4 @@
-"""Acting as the model proposes: the mean of its action law carried out, without any search."""
+"""Acting as the model proposes: the mean of its action distribution is executed, without any search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class PolicyConfig:
     """Settings of acting without search."""
 
     replan_every: int = 1
-    """Model steps of a proposal that are carried out before the model looks again."""
+    """Model steps of a proposal that are executed before the model gets the next frame."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
@@ -29,7 +29,7 @@ class PolicyConfig:
 
 
 class Proposals:
-    """What an actor proposes for each of b problems, the env steps left counted down from look to look.
+    """What an actor proposes for each of b problems, with a count of the env steps left.
 
     Args:
         actor: the model.
@@ -71,7 +71,7 @@ class Proposals:
 
     @torch.inference_mode()
     def __call__(self, history: History, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (b', h, a) on the CPU of the actions of some problems, within the bounds.
+        """Return mean and standard deviation (b', h, a) on the CPU of the actions of some problems, within the bounds.
 
         Args:
             history: of all problems, since their starts.
@@ -95,7 +95,7 @@ class Proposals:
 
 
 class PolicyController:
-    """Carries out the mean of the proposals."""
+    """Executes the mean of the proposals."""
 
     def __init__(self, proposals: Proposals, config: PolicyConfig, problems_at_once: int = 64) -> None:
         if config.replan_every > proposals.horizon:

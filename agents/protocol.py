@@ -107,7 +107,7 @@ class Manifest:
     seed: int
     """Of the draw."""
     drawn: int
-    """Pairs looked at."""
+    """Pairs of start and goal that were examined."""
     dropped_solved: int
     """Pairs dropped because the start already satisfied the goal."""
     dropped_near: int
@@ -174,7 +174,7 @@ def _check_fields(entry: dict[str, Any], record: type) -> None:
 
 
 def _draw_starts(store: EpisodeStore, episodes: Sequence[int], steps: int, seed: int) -> Iterator[tuple[int, int]]:
-    """(episode, start frame), `steps` or more before its end, in random order: one of each episode, then another of each ..."""
+    """Yield (episode, start frame), `steps` or more before its end, in random order: one of each episode, then another of each ..."""
     rng = np.random.default_rng(seed)
     starts = {int(i): rng.permutation(max(0, int(store.lengths[i]) - steps + 1)) for i in episodes}
     for turn in range(max(map(len, starts.values()), default=0)):
@@ -184,7 +184,7 @@ def _draw_starts(store: EpisodeStore, episodes: Sequence[int], steps: int, seed:
 
 
 def _as_the_task_says(config: ManifestConfig, task: "Task", block: int) -> tuple[int, int, float]:
-    """Goal offset in recorded steps, budget and least distance, where the configuration leaves them to the task."""
+    """Return goal offset in recorded steps, budget and least distance; the task decides those that the configuration leaves open."""
     if config.goals == "elsewhere":
         offset, budget = 0, 2 * task.recording.budget
     else:
@@ -194,7 +194,7 @@ def _as_the_task_says(config: ManifestConfig, task: "Task", block: int) -> tuple
 
 
 def _goal_state(task: "Task", episode: Episode, start: int, goal: int | None, seed: int) -> np.ndarray:
-    """The goal of a start, in frame `goal` or else drawn by the task, which then has the factors of variation of the episode."""
+    """Return the goal of a start: frame `goal`, or else drawn by the task, which then has the episode's factors of variation."""
     options: dict[str, Any] = {"state": episode.state[start], "variation_values": episode.variation}
     if goal is not None:
         options["goal_state"] = episode.state[goal]
@@ -204,7 +204,7 @@ def _goal_state(task: "Task", episode: Episode, start: int, goal: int | None, se
 
 
 def make_manifest(store: EpisodeStore, episodes: Sequence[int], source: str, config: ManifestConfig) -> Manifest:
-    """Draw problems from held-out episodes; it needs no model, so it tells before any training whether there are enough.
+    """Draw problems from held-out episodes; no model is needed, so too few episodes are reported before any training.
 
     Each pass over the shuffled episodes draws one pair from each, so that pairs spread over as many episodes
     as there are: while there are enough, no two pairs are of the same episode.

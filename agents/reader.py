@@ -1,4 +1,4 @@
-"""A small convolutional network that reads true variables off pictures or off the tokens of a codec: what can be known from them.
+"""A small convolutional network that predicts true variables from pictures or from the tokens of a codec: what can be read from them.
 
 The same network for both, but for strided convolutions in front where there are more than `LARGEST` rows or columns, trained for as
 many steps on the same frames of training episodes; some of these episodes choose the best of its states.
@@ -50,7 +50,7 @@ class ReaderConfig:
 
 
 def make_network(shape: tuple[int, int, int], variables: int, width: int) -> nn.Sequential:
-    """Grids (m, c, h, w) of a shape (c, h, w) to variables (m, f)."""
+    """Build a network from grids (m, c, h, w) of a shape (c, h, w) to variables (m, f)."""
     channels, rows, columns = shape
     layers: list[nn.Module] = []
     while max(rows, columns) > LARGEST:
@@ -66,7 +66,7 @@ def make_network(shape: tuple[int, int, int], variables: int, width: int) -> nn.
 
 
 def train_reader(grids: Tensor, variables: np.ndarray, episode: np.ndarray, config: ReaderConfig) -> Callable[[Tensor], np.ndarray]:
-    """A function that reads variables (k, f) off grids (k, c, h, w).
+    """Train a function that reads variables (k, f) off grids (k, c, h, w).
 
     Args:
         grids: (m, c, h, w) of whole training episodes, of any type of number.
@@ -113,5 +113,5 @@ def train_reader(grids: Tensor, variables: np.ndarray, episode: np.ndarray, conf
 
 
 def determination(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """R^2 (f,) of what was found (m, f): 1 is perfect, 0 what the mean would give, below is worse."""
+    """Compute R^2 (f,) of predictions (m, f): 1 is perfect, 0 is as good as the mean, below 0 is worse."""
     return 1 - np.square(found - truth).mean(axis=0) / truth.var(axis=0).clip(1e-12)

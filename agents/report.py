@@ -77,7 +77,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Intervals:
-    """A dot with its interval for each name: success rates beside their controls."""
+    """A dot with its interval for each name: success rates and those of their controls."""
 
     title: str
     """Heading."""
@@ -105,7 +105,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Row:
-    """Sections beside each other."""
+    """Sections laid out side by side."""
 
     title: str
     """Heading above all of them; may be empty."""
@@ -122,7 +122,7 @@ def write_report(
     title: str = "worldmodel report",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Write `path` (HTML) and, if there is `data`, the JSON file beside it with the same stem.
+    """Write `path` (HTML) and, if there is `data`, a JSON file with the same stem in the same folder.
 
     Args:
         path: ends in .html.
@@ -140,7 +140,7 @@ def write_report(
 
 
 def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
-    """An mp4 (H.264) of frames uint8 (t, height, width, 3), enlarged without smoothing."""
+    """Encode frames uint8 (t, height, width, 3) as an mp4 (H.264), enlarged without smoothing."""
     large = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     large = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]  # H.264 wants even sides
     return imageio.imwrite(

@@ -89,26 +89,26 @@ class Marked:
     """Makes the rows of one task and seed."""
 
     task: str
-    """A word."""
+    """Name of the task."""
     seed: int
-    """Of the run that is looked at."""
+    """Seed of the run that is diagnosed."""
     rows: list[Row] = field(default_factory=list)
     """So far."""
 
     def add(self, rung: Rung, name: str, value: float, control: float | None = None) -> None:
-        """One more row."""
+        """Add one row."""
         self.rows.append(Row(self.task, self.seed, rung, name, float(value), None if control is None else float(control)))
 
 
 def is_of_goal(env_id: str, variable: str) -> bool:
-    """Whether a task's goal is measured in a variable."""
+    """Tell whether a task's goal is measured in a variable."""
     return variable.startswith(GOAL_VARIABLES.get(env_id, ("",)))
 
 
 def codec_rung(
     marked: Marked, codec: Codec, store: EpisodeStore, training: Sequence[int], held_out: Sequence[int], config: ReaderConfig
 ) -> StateReader:
-    """What a small network and a linear map read off the tokens of held-out frames, beside the same network on the frames.
+    """Measure what a network and a linear map read off the tokens of held-out frames, with the same network on the frames as control.
 
     Args:
         marked: gets the rows.
@@ -153,7 +153,7 @@ def codec_rung(
 
 
 def dynamics_rung(marked: Marked, errors: DreamErrors, at_once: Mapping[int, float] | None = None) -> None:
-    """The dream's errors of the state beside copying, and whether it follows the actions.
+    """Measure the dream's errors of the state, with copying as control, and whether the dream follows the actions.
 
     Args:
         marked: gets the rows.
@@ -177,7 +177,7 @@ def errors_at_once(
     reader: StateReader,
     steps: Sequence[int],
 ) -> dict[int, float]:
-    """Root mean squared errors of the state, by k, of frames k steps ahead that are predicted without the frames between.
+    """Return root mean squared errors of the state, by k, of frames k steps ahead that are predicted without the frames between.
 
     Args:
         jump: latents of the frames given (b, t, n, c), actions between them (b, t - 1, a), actions ahead (b, k, a) -> (b, n, c).
@@ -203,7 +203,7 @@ def errors_at_once(
 
 
 def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: EvaluateConfig, menu: MenuConfig) -> None:
-    """Rank correlation of the model's cost with the true distance, over one menu of candidates for each problem, by episode.
+    """Measure the rank correlation of the model's cost with the true distance, over one menu of candidates per problem, by episode.
 
     The true cost is the true distance after each model step, reduced over the horizon as the objective reduces its own.
 
@@ -240,7 +240,7 @@ def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: Evalu
 
 
 def first_looks(manifest: Manifest, parts: Parts, count: int) -> tuple[History, np.ndarray]:
-    """What a controller sees first of the first problems, and their goals' frames uint8 (b, height, width, 3)."""
+    """Return the first history of the first problems, and their goals' frames uint8 (b, height, width, 3)."""
     problems = manifest.problems[:count]
     starts, goals = (states[:count] for states in manifest.states)
     variations = [problem.variation for problem in problems]
@@ -250,7 +250,7 @@ def first_looks(manifest: Manifest, parts: Parts, count: int) -> tuple[History, 
 
 
 def draw_menu(problems: int, bounds: ActionBounds, config: EvaluateConfig, menu: MenuConfig) -> Tensor:
-    """Candidates (b, s, h, a) as the planner's first ones, each problem with its own."""
+    """Draw candidates (b, s, h, a) as the planner's first ones, each problem with its own."""
     planner, generator = config.planner, torch.Generator().manual_seed(menu.seed)
     noise = correlated_noise(generator, problems, menu.candidates, planner.horizon, bounds, planner.noise_correlation)
     return bounds.clamp(bounds.center + planner.std * bounds.scale * noise)
@@ -259,7 +259,7 @@ def draw_menu(problems: int, bounds: ActionBounds, config: EvaluateConfig, menu:
 def costs(
     simulator: Simulator, objective: Callable[[Tensor, Tensor], Tensor], history: History, goals: np.ndarray, candidates: Tensor
 ) -> np.ndarray:
-    """Costs (b, s) of candidates (b, s, h, a), a problem at a time."""
+    """Compute costs (b, s) of candidates (b, s, h, a), one problem at a time."""
     found = []
     for i in range(len(history)):
         state = simulator.encode(history.select(slice(i, i + 1)))
@@ -268,7 +268,7 @@ def costs(
 
 
 def rank_correlations(found: np.ndarray, true: np.ndarray, least: float) -> np.ndarray:
-    """Spearman's correlation of costs (b, s) with true ones, of each problem that has an order.
+    """Compute Spearman's correlation of costs (b, s) with true ones, for each problem whose true costs differ by more than `least`.
 
     Where the true costs of all candidates lie within `least`, none comes nearer than another, and the problem is left out.
     """
@@ -278,7 +278,7 @@ def rank_correlations(found: np.ndarray, true: np.ndarray, least: float) -> np.n
 def search_rung(
     marked: Marked, manifest: Manifest, parts: Parts, config: EvaluateConfig, known: Mapping[str, Score] | None = None
 ) -> list[Score]:
-    """The planner in the true simulator, with the true distance and with the model's cost; also their scores.
+    """Run the planner in the true simulator, with the true distance and with the model's cost; also return their scores.
 
     Scores that are known already, by the controller's name, are not measured again.
     """
@@ -294,7 +294,7 @@ def search_rung(
 
 
 def result_rung(marked: Marked, scores: Sequence[Score]) -> None:
-    """What each controller touches and holds, beside actions drawn at random."""
+    """Record what each controller touches and holds, with random actions as control."""
     control = next((score for score in scores if score.name == "random"), None)
     for score in scores:
         marked.add("result", f"{TOUCHED}{score.name}", score.success_rate, control.success_rate if control else None)

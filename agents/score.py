@@ -37,7 +37,7 @@ class Score:
     streams: list[Outcomes]
     """The same problems, each time with other random numbers of the controller; at least one."""
     plans: int
-    """Plans made: one for each problem, look and stream."""
+    """Plans made: one for each problem, observation and stream."""
     seconds_per_plan: float
     """Wall time of choosing actions, divided by `plans`; many problems are planned together."""
     seconds_per_action: float
@@ -85,7 +85,7 @@ class Score:
         return wilson_of_shares(self.held, len(self.streams), self.episodes or None)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the frames, with the rates and intervals that follow."""
+        """Return everything but the frames, with the rates and intervals that follow."""
         return {
             "name": self.name,
             "success_rate": self.success_rate,

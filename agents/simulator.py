@@ -1,4 +1,4 @@
-"""The one interface that planners see, and the weakest thing that satisfies it.
+"""The one interface that planners use, and the weakest simulator that satisfies it.
 
 A simulator answers "what would the next frames be if I did this?" in the codec's latents. Three exist: the
 learned model (`learned.py`), MuJoCo itself (`oracle.py`) and, here, `CopyLastFrame`, which says that nothing
@@ -51,7 +51,7 @@ class History:
         return len(self.frames)
 
     def select(self, rows: np.ndarray | slice, context: int | None = None) -> "History":
-        """The given problems, with only the newest `context` frames (all of them if None)."""
+        """Select the given problems, with only the newest `context` frames (all of them if None)."""
         first = 0 if context is None else max(0, self.frames.shape[1] - context)
         index = np.arange(len(self))[rows]
         return History(
@@ -67,34 +67,34 @@ class Simulator(Protocol):
     """Anything that can predict the latents of future frames for candidate actions."""
 
     def encode(self, history: History) -> Any:
-        """Whatever `rollout` needs to know about b problems; computed once, shared by all candidates."""
+        """Compute whatever `rollout` needs to know about b problems; done once, shared by all candidates."""
 
     def encode_goal(self, frames: np.ndarray) -> Tensor:
-        """Latents (b, n, c) of goal frames uint8 (b, height, width, 3)."""
+        """Encode goal frames uint8 (b, height, width, 3) to latents (b, n, c)."""
 
     def rollout(self, state: Any, candidates: Tensor) -> Tensor:
-        """Latents (b, s, h, n, c) float32 of the frames that candidates (b, s, h, a) float32 lead to."""
+        """Predict latents (b, s, h, n, c) float32 of the frames that candidates (b, s, h, a) float32 lead to."""
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames uint8 (..., height, width, 3) of latents (..., n, c); for eyes, not for planning."""
+        """Decode latents (..., n, c) to frames uint8 (..., height, width, 3); for people, not for planning."""
 
 
 class Codec(Protocol):
     """The part of a codec that simulators use."""
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames float (b, 3, height, width) in [0, 1] -> latents (b, n, c)."""
+        """Encode frames float (b, 3, height, width) in [0, 1] to latents (b, n, c)."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, n, c) -> frames float (b, 3, height, width) in [0, 1]."""
+        """Decode latents (b, n, c) to frames float (b, 3, height, width) in [0, 1]."""
 
     def goal_features(self, latents: Tensor) -> Tensor:
-        """Latents (..., n, c) -> (..., g), where squared distance is meant to count steps."""
+        """Map latents (..., n, c) to features (..., g), in which squared distance is meant to count steps."""
 
 
 @torch.inference_mode()
 def encode_frames(codec: Codec, frames: np.ndarray, device: torch.device | str = "cpu", chunk: int = 256) -> Tensor:
-    """Latents (..., n, c) float32 of frames uint8 (..., height, width, 3), `chunk` frames at a time."""
+    """Encode frames uint8 (..., height, width, 3) to latents (..., n, c) float32, `chunk` frames at a time."""
     lead, flat = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
     parts = []
     for start in range(0, len(flat), chunk):
@@ -104,7 +104,7 @@ def encode_frames(codec: Codec, frames: np.ndarray, device: torch.device | str =
 
 @torch.inference_mode()
 def decode_latents(codec: Codec, latents: Tensor, chunk: int = 256) -> np.ndarray:
-    """Frames uint8 (..., height, width, 3) of latents (..., n, c), `chunk` frames at a time."""
+    """Decode latents (..., n, c) to frames uint8 (..., height, width, 3), `chunk` frames at a time."""
     flat = latents.flatten(0, -3)
     frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(chunk)])
     return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
@@ -121,14 +121,14 @@ class CopyLastFrame:
         self.codec, self.device = codec, device
 
     def encode(self, history: History) -> Tensor:
-        """Latents (b, n, c) of the newest frame."""
+        """Encode the newest frame to latents (b, n, c)."""
         return encode_frames(self.codec, history.frames[:, -1], self.device)
 
     def encode_goal(self, frames: np.ndarray) -> Tensor:
         return encode_frames(self.codec, frames, self.device)
 
     def rollout(self, state: Tensor, candidates: Tensor) -> Tensor:
-        """The newest frame again at every step; a view, no memory is used for the copies."""
+        """Repeat the newest frame at every step; a view, no memory is used for the copies."""
         samples, horizon = candidates.shape[1:3]
         return repeat(state, "b n c -> b s h n c", s=samples, h=horizon)
 
@@ -137,7 +137,7 @@ class CopyLastFrame:
 
 
 class ShuffledActions:
-    """A control: the same simulator, told the actions of another candidate.
+    """A control: the same simulator, given the actions of another candidate.
 
     If planning with it works as well as with the simulator itself, the score does not come from the actions.
     """
@@ -152,7 +152,7 @@ class ShuffledActions:
         return self.simulator.encode_goal(frames)
 
     def rollout(self, state: Any, candidates: Tensor) -> Tensor:
-        """Futures of the neighbouring candidate: sample s is told the actions of sample s + 1."""
+        """Predict with the actions of the next candidate: sample s is given the actions of sample s + 1."""
         return self.simulator.rollout(state, candidates.roll(-1, dims=1))
 
     def decode(self, latents: Tensor) -> np.ndarray:

@@ -186,7 +186,7 @@ class TaskWorkers:
         variations: Sequence[dict[str, Any]] | None = None,
         goal_states: np.ndarray | None = None,
     ) -> Rolled:
-        """Start each of b problems in its state, carry out its s action sequences, each from the start.
+        """Start each of b problems in its state and execute its s action sequences, each from the start.
 
         Args:
             states: float64 (b, state).
@@ -224,7 +224,7 @@ class TaskWorkers:
         return rolled
 
     def _answers(self, jobs: list[Job], on_frames: OnFrames) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result, in the order in which they are done."""
+        """Yield each job with its result, in the order in which they are done."""
         if self._runner is not None:
             for job in jobs:
                 frames = np.empty((*job.frames_shape, *self._frame_shape), np.uint8)
@@ -287,7 +287,7 @@ class TaskWorkers:
 
 
 def _ignore(problem: int, samples: slice, frames: np.ndarray) -> None:
-    """What is done with frames that nobody wants."""
+    """Drop frames that nobody wants."""
 
 
 def _pick(variations: Sequence[dict[str, Any]] | None, problem: int) -> dict[str, Any] | None:
@@ -295,7 +295,7 @@ def _pick(variations: Sequence[dict[str, Any]] | None, problem: int) -> dict[str
 
 
 def _work(connection: Connection, buffers: list[Any], env_id: str, image_size: int, block: int) -> None:
-    """Main function of a worker process: jobs in, results out, until the pipe closes."""
+    """Run a worker process: jobs in, results out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     slots = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
     runner: TaskRunner | None = None

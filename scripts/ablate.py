@@ -75,7 +75,7 @@ class AblateConfig:
     vocab_size: int = 2048
     """Largest vocabulary of the tokenizer."""
     dream: DreamConfig = field(default_factory=DreamConfig)
-    """Held-out clips that are dreamt."""
+    """Held-out clips that are dreamed."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Flow steps per frame."""
     batches: int = 4
@@ -127,7 +127,7 @@ def main(config: AblateConfig) -> None:
 
 
 def asked_for(comparisons: Sequence[What], feed_forward: FeedForwardKind) -> list[Variant]:
-    """The variants of some comparisons, each once, the baseline first."""
+    """List the variants of some comparisons, each once, the baseline first."""
     return list(dict.fromkeys(v for what in comparisons for v in variants(what, feed_forward).values()))
 
 
@@ -176,7 +176,7 @@ def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
 
 
 def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
-    """What all runs of a folder have in common; comparisons and seeds may be added."""
+    """Collect what all runs of a folder have in common; comparisons and seeds may be added."""
     common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "seeds", "mixture")}
     record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
     return json.loads(json.dumps(record, default=str))
@@ -185,7 +185,7 @@ def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
 def run_all(
     config: AblateConfig, data: StandardData, asked: Sequence[Variant], yardstick: Yardstick, out: Path, stop: threading.Event
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
+    """Return the measures of all runs of the folder; runs that were asked for and are missing are made, unless training is stopped."""
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
     runs = runs_of(found, path)
@@ -224,19 +224,19 @@ def run_all(
 
 
 def make_codec(config: AblateConfig, data: StandardData, kind: Kind, out: Path) -> tuple[Codec, dict[str, Any]]:
-    """The codec of a kind, trained once for all seeds; a pretrained encoder is for the kind rae alone."""
+    """Train the codec of a kind, once for all seeds; a pretrained encoder is for the kind rae alone."""
     wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))
 
 
 def origin(config: AblateConfig) -> dict[str, Any]:
-    """The command, and what it runs on."""
+    """Record the command and the machine."""
     facts = machine("numpy", "safetensors", "tokenizers") | device_facts(choose_device(config.preset.train.device))
     return {"command": command_line("ablate"), "machine": facts}
 
 
 def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[str, float], made_by: Sequence[dict[str, Any]]) -> None:
-    """Everything measured so far, with the findings and the commands that made it."""
+    """Write everything measured so far, with the findings and the commands that made it."""
     record = {
         "made_by": made_by,
         "preset": asdict(config.trained),
@@ -254,7 +254,7 @@ def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[s
 
 
 def runs_of(record: dict[str, Any], path: Path = Path("results.json")) -> dict[tuple[str, int], dict[str, float]]:
-    """The measures in results.json, by variant's name and seed.
+    """Read the measures in results.json, by variant's name and seed.
 
     Raises:
         UserError: they are no such measures.

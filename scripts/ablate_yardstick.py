@@ -1,4 +1,4 @@
-"""What every run of an ablation is measured with: the same held-out clips, the same judge, the same text and problems."""
+"""What every run of an ablation is measured with: the same held-out clips, state probe, text and problems."""
 
 from dataclasses import dataclass, replace
 
@@ -31,11 +31,11 @@ class Yardstick:
     """Built by `make_yardstick`."""
 
     store: EpisodeStore
-    """The file whose held-out episodes are dreamt."""
+    """The file whose held-out episodes are dreamed."""
     held_out: list[int]
     judge: Judge
     future: np.ndarray
-    """(clips, horizon, f) true variables of the dreamt frames."""
+    """(clips, horizon, f) true variables of the dreamed frames."""
     controls: dict[str, float]
     """Scores of copying the last frame, and of the judge on true frames."""
     manifest: Manifest | None
@@ -48,7 +48,7 @@ class Yardstick:
     def measure(
         self, trained: Pretrained, trials: Trials, batches: dict[str, list[PackedBatch]], flow: FlowConfig, seed: int
     ) -> dict[str, float]:
-        """Everything that is measured of one trained model, by the names of `MEASURES` (ablation.py).
+        """Measure one trained model: every number of `MEASURES` (ablation.py), by name.
 
         Args:
             trained: the model with its codec and tokenizer.
@@ -82,7 +82,7 @@ class Yardstick:
 
 
 def make_yardstick(data: StandardData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> Yardstick:
-    """The file whose held-out episodes are dreamt, its judge, and the problems.
+    """Choose the file whose held-out episodes are dreamed, fit its judge, and draw the problems.
 
     Args:
         data: opened files.

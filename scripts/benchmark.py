@@ -1,4 +1,4 @@
-"""Measure speeds, as ratios of sides that take turns in one run, or how often the demonstrators succeed.
+"""Measure speeds, as ratios of implementations measured in turn in one run, or how often the demonstrators succeed.
 
 Drawing and collecting (`envs`), reading episode files and waiting for them (`data`), training steps (`train`), demonstrators of all
 tasks (`demonstrators`).
@@ -33,7 +33,7 @@ Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "pre
 PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
 DATA_TASKS = ("worldmodel/PushT-v0", "worldmodel/Ant-v0")
-"""Flat colours and a shaded 3-D scene."""
+"""Flat colors and a shaded 3-D scene."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BenchmarkConfig:
 
     what: Annotated[Literal["envs", "data", "train", "demonstrators"], tyro.conf.Positional] = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
-    beside targets. demonstrators: solved seeds, beside random actions."""
+    with targets. demonstrators: solved seeds, with random actions as control."""
     tasks: tuple[str, ...] = ()
     """Task ids; by default all tasks of the suite, for data PushT and Ant."""
     image_sizes: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class BenchmarkConfig:
     episodes: int = 200
     """envs: episodes of 50 steps in one measurement of collecting. data, train: in the file that is read."""
     workers: int = 2
-    """envs: processes that collect, and that run the bare loop beside it. data: of the loaders, beside one thread and none. train:
+    """envs: processes that collect, and that run the bare loop. data: of the loaders, compared with one thread and none. train:
     that pack batches for a GPU."""
     clips: int = 2048
     """data: clips in one measurement, in batches of 32; every file is in the page cache."""
@@ -107,7 +107,7 @@ def main(config: BenchmarkConfig) -> None:
 
 
 def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
-    """The tables of what is asked for, one after the other; `machine` gets what is known of it on the way."""
+    """Measure what is asked for and yield its tables one after the other; facts found on the way are added to `machine`."""
     if config.what == "train":
         from worldmodel.scripts.benchmark_training import training_tables  # torch, which the other benchmarks need not wait for
 
@@ -123,7 +123,7 @@ def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[s
 
 
 def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
-    """What it is measured on, and with which versions."""
+    """Describe the machine and the versions that figures are measured with."""
     facts = machine("mujoco", "gymnasium", "numpy") | {"load": [round(load, 2) for load in os.getloadavg()]}
     if config.what == "data":
         facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
@@ -131,7 +131,7 @@ def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def drawing(config: BenchmarkConfig) -> Iterator[Row]:
-    """A row for each task and size: step and draw with the preset, and with MuJoCo's stock settings."""
+    """Measure stepping and drawing each task at each size, with the preset and with MuJoCo's stock settings; yield a row for each."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="drawing", disable=None):
         rates = drawing_rates(task, size, config.seconds, config.repeats)
@@ -139,7 +139,7 @@ def drawing(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def collecting(config: BenchmarkConfig) -> Iterator[Row]:
-    """A row for each task: frames/s into a file, beside a bare loop, and beside a peer where one is installed."""
+    """Measure frames/s written to a file, against a bare loop and against a peer where one is installed; yield a row for each task."""
     size = config.image_sizes[0]
     for task in tqdm(config.tasks, unit="task", desc="collecting", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
@@ -151,7 +151,7 @@ def collecting(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def reading(config: BenchmarkConfig) -> Iterator[Row]:
-    """A row for each way to read each file: ours, and a peer's where one is installed; all ways of a case take turns."""
+    """Measure every way to read each file, with a peer's where one is installed; all ways of a case take turns, each gives a row."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="data", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
@@ -161,7 +161,7 @@ def reading(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def waiting(config: BenchmarkConfig) -> Iterator[Row]:
-    """A row for each number of processes that pack: what a training step waits."""
+    """Measure what a training step waits for data; yield a row for each number of packing processes."""
     from worldmodel.presets import tiny  # torch, which the other benchmarks need not wait for
     from worldmodel.scripts.benchmark_waiting import waiting_rows
 
@@ -170,7 +170,7 @@ def waiting(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:
-    """One comparison."""
+    """Compare two rates in one row."""
     return {
         "task": task,
         "px": size,
@@ -185,7 +185,7 @@ def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other
 
 
 def demonstrators(config: BenchmarkConfig) -> Iterator[Row]:
-    """A row for each task: how many seeds the demonstrator and random actions solve."""
+    """Count how many seeds the demonstrator and random actions solve; yield a row for each task."""
     for env_id in tqdm(config.tasks, unit="task", desc="demonstrators", disable=None):
         task = make_task(env_id)
         row: Row = {"task": env_id, "seeds": config.seeds}
@@ -197,12 +197,12 @@ def demonstrators(config: BenchmarkConfig) -> Iterator[Row]:
 
 
 def random_policy(size: int) -> Any:
-    """What `solves` takes: uniform actions (size,)."""
+    """Make a policy for `solves` that draws uniform actions (size,)."""
     return lambda rng: lambda obs, info: rng.uniform(-1, 1, size).astype(np.float32)
 
 
 def text_of(value: Any) -> str:
-    """A figure as a cell of a table."""
+    """Format a figure as a cell of a table."""
     if isinstance(value, tuple):
         return "-".join(text_of(part) for part in value)
     if value is None:

@@ -1,4 +1,4 @@
-"""Whether the fast ways of a training step compute what the plain ones do, on the device that is measured."""
+"""Whether the fast implementations of a training step compute what the plain ones do, on the device that is measured."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,7 @@ from worldmodel.scripts.benchmark_steps import Row, Training, packed, random
 
 
 def checks(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """One table: attention and experts, values and gradients."""
+    """Check attention and experts, values and gradients; yield one table."""
     rows = []
     limits = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
     types = [torch.float32] + [torch.bfloat16] * has_fast_bfloat16(run.device)
@@ -28,13 +28,13 @@ def checks(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def check(name: str, error: float | None, limit: float, note: str = "") -> Row:
-    """A relative error beside what is allowed."""
+    """Compare a relative error with the largest one that is allowed."""
     equal = "" if error is None else "yes" if error <= limit else "no"
     return {"check": name, "relative error": error, "limit": limit, "equal": equal, "note": note}
 
 
 def attention_error(run: Training, backend: Backend, dtype: torch.dtype) -> float:
-    """Largest relative error of the output and the gradients beside SDPA in float32, on a packed batch with padding."""
+    """Compute the largest relative error of attention and its gradients against SDPA in float32, on a packed batch with padding."""
     batch = packed(run, 384).to(run.device)
     batch = replace(batch, **{name: getattr(batch, name)[:4] for name in ("document_id", "frame_id")})
     b, n = batch.document_id.shape
@@ -49,7 +49,7 @@ def attention_error(run: Training, backend: Backend, dtype: torch.dtype) -> floa
 
 
 def experts_error(run: Training, dtype: torch.dtype) -> float:
-    """The same of grouped experts beside a loop in float32; some experts get no token."""
+    """Compute the largest relative error of grouped experts against a loop in float32; some experts get no token."""
     x, gate_up, down = random(run, 512, 64, dtype=dtype), random(run, 8, 64, 128, dtype=dtype), random(run, 8, 64, 64, dtype=dtype)
     slots = Slots.of(torch.randint(0, 6, (512, 2), device=run.device), 8)
     results = []
@@ -60,7 +60,7 @@ def experts_error(run: Training, dtype: torch.dtype) -> float:
 
 
 def relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest ||found - expected|| / ||expected||; NaN is infinite."""
+    """Compute the largest ||found - expected|| / ||expected||; NaN counts as infinite."""
     pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(found, expected, strict=True)]
     errors = [float((a - b).norm() / b.norm()) for a, b in pairs]
     return max(error if error == error else float("inf") for error in errors)

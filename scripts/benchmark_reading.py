@@ -1,4 +1,4 @@
-"""Ways to read the frames of one task, in turn: `ClipLoader`, torch's DataLoader over ours and over a peer's, and all in order."""
+"""Ways to read the frames of one task, in turn: `ClipLoader`, torch's DataLoader over our files and a peer's, and all in order."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PEER = "stable-worldmodel "
 
 
 def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[Row]:
-    """Records episodes, and reads them in every way.
+    """Record episodes and read them in every way.
 
     Returns:
         A row for each way: what is read, by what and with how many threads or processes, clips per second, and how many times as
@@ -52,7 +52,7 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
 
 
 def torch_loader(dataset: Any, clips: int, workers: int) -> Callable[[], float]:
-    """A call that reads so many random clips through torch's DataLoader: clips per second, the start of its processes not counted."""
+    """Make a function that reads random clips through torch's DataLoader and returns clips/s, the start of processes left out."""
     from torch.utils.data import DataLoader, RandomSampler  # seconds, which the other benchmarks need not wait
 
     settings: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "spawn"} if workers else {}
@@ -69,7 +69,7 @@ def torch_loader(dataset: Any, clips: int, workers: int) -> Callable[[], float]:
 
 
 def torchvision_decodes() -> bool:
-    """Whether torchvision's JPEG decoder works here; without it the peer's Lance reader takes a slower one."""
+    """Tell whether torchvision's JPEG decoder works here; without it the peer's Lance reader takes a slower one."""
     try:
         import torch
         from torchvision.io import decode_jpeg  # type: ignore[import-not-found]

@@ -1,4 +1,4 @@
-"""What `worldmodel benchmark train` compares: real training steps on made-up packed batches, and sides that take turns."""
+"""What `worldmodel benchmark train` compares: real training steps on made-up packed batches, measured in turn."""
 
 import functools
 import math
@@ -52,7 +52,7 @@ class MadeUp:
         return 100_000
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """See `Source`; the frames are never encoded, so they are small."""
+        """Make a document as `Source` says; its frames are never encoded, so they are small."""
         words = SENTENCE.split()
         text = Text(" ".join(words[i] for i in rng.integers(0, len(words), rng.integers(8, 40))), self.name != "drawing")
         frame = Frame(np.zeros((8, 8, 3), np.uint8), predict=self.name != "caption")
@@ -68,7 +68,7 @@ class MadeUp:
 
 
 def made_up_batches(config: ModelConfig, packing: PackingConfig, count: int) -> list[PackedBatch]:
-    """Packed batches with the shares of the standard mixture, on the CPU."""
+    """Pack batches with the shares of the standard mixture, on the CPU."""
     tokenizer = Tokenizer.train([SENTENCE] * 4, 400)
     rng = np.random.default_rng(0)
     shares = {"video": 0.60, "caption": 0.19, "drawing": 0.11, "text": 0.10}
@@ -131,7 +131,7 @@ class Ratio:
 
     @property
     def median(self) -> float:
-        """The middle round."""
+        """The median of the rounds."""
         return statistics.median(self.samples)
 
     @property
@@ -149,7 +149,7 @@ class Ratio:
 
 
 def take_turns(sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
-    """Seconds per call of every side, one number a round, in an order that turns round each time.
+    """Return the seconds per call of every side, one number a round, in an order that is reversed each time.
 
     Args:
         sides: name -> what is called; every side is called twice before anything is measured.
@@ -184,7 +184,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def ratio(numerator: list[float], denominator: list[float], factor: float = 1.0) -> Ratio:
-    """Round by round, times a constant."""
+    """Divide one side's seconds by the other's, round by round, times a constant."""
     return Ratio(tuple(factor * a / b for a, b in zip(numerator, denominator, strict=True)))
 
 
@@ -209,16 +209,16 @@ class Training:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the forward pass."""
+        """Number format of the forward pass."""
         return choose_dtype(self.preset.train.dtype, self.device)
 
     @property
     def compiled(self) -> bool:
-        """As `auto` does: on a GPU."""
+        """Whether blocks are compiled: as `auto` does, on a GPU."""
         return self.device.type == "cuda" and not missing_compiler(self.device)
 
     def model(self, kind: Kind, attention: Backend = "auto") -> ModelConfig:
-        """The preset's model with one feed-forward for all tokens, or with experts of which a token visits equally much."""
+        """Configure the preset's model with one feed-forward for all tokens, or with experts of which a token visits equally much."""
         grid = (4, 4) if self.preset.model.trunk.width < 384 else (8, 8)  # 64 pixels in patches of 16, 128 pixels
         trunk = self.preset.model.trunk
         moe = trunk.moe if trunk.feed_forward == "moe" else MoEConfig(16, 3, trunk.hidden // 4)
@@ -229,21 +229,21 @@ class Training:
 
     @functools.cached_property
     def batches(self) -> list[PackedBatch]:
-        """On the CPU."""
+        """Packed batches, on the CPU."""
         return made_up_batches(self.model("dense"), self.preset.train.packing, BATCHES)
 
     def step(self, kind: Kind, attention: Backend = "auto", **options: Any) -> Step:
-        """A model and its optimizer; `optimizer`, `dtype` and `compiled` differ from the run's where they are given."""
+        """Build a model and its optimizer; `optimizer`, `dtype` and `compiled` differ from the run's where they are given."""
         train = replace(self.preset.train, optimizer=options.get("optimizer", "adamw"))
         dtype, compiled = options.get("dtype", self.dtype), options.get("compiled", self.compiled)
         return Step(self.model(kind, attention), train, self.device, dtype, self.batches, compiled)
 
     def turns(self, sides: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-        """Seconds per call of each side, one number a round."""
+        """Return the seconds per call of each side, one number a round."""
         return take_turns(sides, self.rounds, self.seconds, self.device)
 
     def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> Row:
-        """One ratio beside its target, such as ">= 0.5"; None where it cannot be measured, for the reason in the note."""
+        """Compare one ratio with its target, such as ">= 0.5"; None where it cannot be measured, for the reason in the note."""
         row: Row = {"ratio": name, "median": None, "quartiles": None, "target": target, "reached": "", "note": note}
         if found is None:
             return row
@@ -258,17 +258,17 @@ class Training:
         return row
 
     def target(self, cuda: str, cpu: str = "") -> str:
-        """What is aimed at on this kind of device."""
+        """Return the target for this kind of device."""
         return cuda if self.device.type == "cuda" else cpu
 
 
 def packed(run: Training, length: int) -> PackedBatch:
-    """As many positions as a batch of the preset, in rows of this length."""
+    """Pack as many positions as a batch of the preset has, in rows of this length."""
     packing = run.preset.train.packing
     shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, lanes=1)
     return made_up_batches(run.model("dense"), shape, 1)[0]
 
 
 def random(run: Training, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Normal numbers that want a gradient."""
+    """Draw normal numbers that require a gradient."""
     return torch.randn(shape, device=run.device, dtype=dtype or run.dtype).requires_grad_()

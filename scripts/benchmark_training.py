@@ -1,4 +1,4 @@
-"""`worldmodel benchmark train`: what limits a training step, as ratios of sides that take turns in one run, beside their targets."""
+"""`worldmodel benchmark train`: what limits a training step, as ratios of implementations measured in turn, with their targets."""
 
 import gc
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
-    """The tables of the parts that are asked for, each row or table as soon as it is measured.
+    """Measure the parts that are asked for; yield each row or table as soon as it is measured.
 
     Args:
         config: of the verb.
@@ -70,7 +70,7 @@ def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterato
 
 
 def speed(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """Steps of the dense model and of the mixture of experts beside a matrix product, and the mask's share of a step."""
+    """Compare steps of the dense model and of the mixture of experts with a matrix product, and measure the mask's share of a step."""
     side = LARGE if run.device.type == "cuda" else MEDIUM
     a, b = (torch.randn(side, side, device=run.device).to(run.dtype) for _ in range(2))
     steps: dict[str, Step] = {"dense": run.step("dense"), "moe": run.step("moe")}
@@ -97,12 +97,12 @@ def speed(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _run(function: Callable[..., object], *args: Any) -> None:
-    """Call and forget."""
+    """Call a function and drop its result."""
     function(*args)
 
 
 def step_row(run: Training, kind: str, seconds: list[float], operations: float, tokens: float, step: Step) -> Row:
-    """Shapes and speed of a step."""
+    """Describe a step in one row: shapes and speed."""
     counts, packing = parameter_counts(step.config), run.preset.train.packing
     median = sorted(seconds)[len(seconds) // 2]
     row: Row = {"model": kind, "weights": counts.total, "active": counts.active, "rows x length": f"{packing.rows} x {packing.length}"}
@@ -116,7 +116,7 @@ def step_row(run: Training, kind: str, seconds: list[float], operations: float, 
 
 
 def matmul_rows(run: Training) -> Iterator[Row]:
-    """The best rates of a large matrix product."""
+    """Measure the best rates of a large matrix product."""
     for dtype in (torch.bfloat16, torch.float32):
         if run.device.type == "cuda" or dtype == torch.float32 or has_fast_bfloat16(run.device):
             rate = matmul_rate(run.device, dtype, run.seconds)
@@ -129,7 +129,7 @@ NO_BFLOAT16 = "this CPU multiplies bfloat16 without instructions for it"
 
 
 def attention(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """Ways to compute attention under the hybrid mask."""
+    """Compare ways to compute attention under the hybrid mask."""
     packing = run.preset.train.packing
     if run.device.type == "cpu":
         found = run.turns({name: attention_side(run, name, packing.length) for name in ("softmax", "sdpa")})
@@ -147,13 +147,13 @@ def attention(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def allowed_share(run: Training, length: int) -> float:
-    """Pairs that the hybrid mask allows, over those of a causal mask of whole rows."""
+    """Return the pairs that the hybrid mask allows, as a share of those of a causal mask of whole rows."""
     batch = packed(run, length)
     return Uses.of(batch, run.model("dense").frame_tokens).pairs / (len(batch.token_id) * length * (length + 1) / 2)
 
 
 def attention_side(run: Training, backend: Literal["softmax", "sdpa", "flex", "causal"], length: int) -> Callable[[], None]:
-    """Forward and backward of one layer's attention."""
+    """Make a call that runs forward and backward through one layer's attention."""
     batch, trunk = packed(run, length).to(run.device), run.model("dense").trunk
     mask = AttentionMask("sdpa", None) if backend == "causal" else prepare_mask(batch.document_id, batch.frame_id, backend, run.dtype)
     shape = (len(batch.token_id), trunk.heads, length, trunk.width // trunk.heads)
@@ -171,7 +171,7 @@ def attention_side(run: Training, backend: Literal["softmax", "sdpa", "flex", "c
 
 
 def compilation(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """Compiled blocks beside eager ones."""
+    """Compare compiled blocks with eager ones."""
     missing = missing_compiler(run.device)
     if missing:
         yield "compilation", [run.row("compiled step speed / eager", None, "", missing)]
@@ -182,7 +182,7 @@ def compilation(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def optimizers(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """Muon beside AdamW, of the mixture of experts; and this beside the dense model where both have Muon."""
+    """Compare Muon with AdamW on the mixture of experts, and the mixture with the dense model where both use Muon."""
     muon = run.step("moe", optimizer="muon")
     found = run.turns({"adamw": run.step("moe"), "muon": muon, "dense": run.step("dense", optimizer="muon")})
     with FlopCounterMode(display=False) as own:
@@ -199,7 +199,7 @@ def optimizers(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def precision(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """bfloat16 beside float32."""
+    """Compare bfloat16 with float32."""
     name, target = "bfloat16 step speed / float32, dense", run.target("", ">= 2")
     if not has_fast_bfloat16(run.device):
         yield "precision", [run.row(name, None, target, NO_BFLOAT16)]
@@ -210,7 +210,7 @@ def precision(run: Training) -> Iterator[tuple[str, list[Row]]]:
 
 
 def waiting(run: Training) -> Iterator[tuple[str, list[Row]]]:
-    """What a step of real pretraining waits for data."""
+    """Measure what a step of real pretraining waits for data."""
     from worldmodel.scripts.benchmark_waiting import waiting_rows
 
     workers = run.workers if run.device.type == "cuda" else 0

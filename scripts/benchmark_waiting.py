@@ -19,11 +19,11 @@ ENV = "worldmodel/TwoRoom-v0"
 MAX_STEPS = 40
 VOCABULARY = 1024
 FIRST = 10
-"""Steps that are shown apart: the first batches are packed, and worker processes start, while nothing can be trained on."""
+"""Steps that are reported apart: the first batches are packed, and worker processes start, while nothing can be trained on."""
 
 
 def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int], preset: Preset) -> list[dict[str, Any]]:
-    """Trains a preset on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
+    """Train a preset on the standard mixture from fresh weights, once for each number of worker processes (0: a thread).
 
     The codec is as large as a trained one, and each frame is encoded when it first comes, as in any run.
 

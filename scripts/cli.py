@@ -37,7 +37,7 @@ VERBS = {
 
 
 def main() -> None:
-    """Entry point of the installed command."""
+    """Run the installed command."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -57,7 +57,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """The text of `worldmodel --help`."""
+    """Write the text of `worldmodel --help`."""
     width = max(len(verb) for verb in VERBS)
     rows = [f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items()]
     return "\n".join(

@@ -33,7 +33,7 @@ class CodecVerbConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     """Sizes, steps and seed."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """What is held out, and whether pictures are used beside the frames."""
+    """What is held out, and whether pictures are used in addition to the frames."""
     device: str = "auto"
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
@@ -58,7 +58,7 @@ def main(config: CodecVerbConfig) -> None:
 
 
 def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
-    """What of a mixture has frames, episode files and pictures, with the splits of `open_standard`; no text, no documents.
+    """Open what of a mixture has frames, episode files and pictures, with the splits of `open_standard`; no text, no documents.
 
     Args:
         paths: episode files; a recipe may name more.
@@ -91,7 +91,7 @@ def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
 
 
 def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: int = MAX_PICTURES) -> CodecData:
-    """Frames and true variables of all stores, end to end; a store's variables are zero in the other stores' rows.
+    """Lay frames and true variables of all stores end to end; a store's variables are zero in the other stores' rows.
 
     Args:
         data: opened files with their splits.
@@ -139,7 +139,7 @@ def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: i
 
 
 def probe_targets(store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[str], np.ndarray]:
-    """What the probe looks for in some episodes, by name: their true variables, float32 (frames of the episodes, f).
+    """Read what the probe predicts in some episodes, by name: their true variables, float32 (frames of the episodes, f).
 
     A file of another program may have none: then what the robot felt, or else its physics state, each number with
     deviation 1. With none of them the codec is trained all the same, but no encoder is preferred.
@@ -156,14 +156,14 @@ def probe_targets(store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[st
 
 
 def target_column(store: EpisodeStore) -> str | None:
-    """The column of a file that says most of the true state, if any: its true variables, what the robot felt, its physics state."""
+    """Name the column that says most of the true state, if any: true variables, what the robot felt, or the physics state."""
     if store.meta.get("feature_names", ()):
         return "features"
     return next((name for name in ("proprio", "state") if store.row_shape(name)[0]), None)
 
 
 def column_of(store: EpisodeStore, name: str, episodes: Sequence[int]) -> np.ndarray:
-    """A column of numbers, of some episodes alone: float32 (their frames, width)."""
+    """Read a column of numbers, of some episodes alone: float32 (their frames, width)."""
     parts = []
     for i in episodes:
         part = np.empty((1, int(store.lengths[i]) + 1, *store.row_shape(name)), store.dtype(name))
@@ -173,7 +173,7 @@ def column_of(store: EpisodeStore, name: str, episodes: Sequence[int]) -> np.nda
 
 
 def end_to_end(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """Blocks (rows, columns) along the diagonal of one array of at least one column, float32, zero elsewhere."""
+    """Lay blocks (rows, columns) along the diagonal of one array of at least one column, float32, zero elsewhere."""
     whole = np.zeros((sum(map(len, blocks)), max(1, sum(block.shape[1] for block in blocks))), np.float32)
     row = column = 0
     for block in blocks:
@@ -183,7 +183,7 @@ def end_to_end(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def some_of(items: Sequence[int], share: float) -> list[int]:
-    """A seeded choice of a share of the items in their order, at least one; all of them for a share of 1 or more."""
+    """Choose a share of the items by seed, in their order, at least one; all of them for a share of 1 or more."""
     count = min(len(items), max(1, round(share * len(items))))
     return [items[i] for i in np.sort(np.random.default_rng(0).choice(len(items), size=count, replace=False)).tolist()]
 

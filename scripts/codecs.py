@@ -39,7 +39,7 @@ class CodecsConfig:
     data: tuple[Path, ...]
     """Episode files, the codecs' own or others."""
     out: Path | None = None
-    """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs paint."""
+    """JSON file for the table; next to it comes a picture, .png, of the codecs' reconstructions."""
     overwrite: bool = False
     """Replace files of these names which worldmodel did not make."""
     probe_frames: int = 6144
@@ -107,7 +107,7 @@ HEADER = ("codec", "kind", "encoder", "latents", "parameters", "PSNR", "SSIM", N
 
 
 def codec_cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
-    """A codec's line of the table."""
+    """Format a codec's row of the table."""
     return (
         name,
         row["kind"],
@@ -124,27 +124,27 @@ def codec_cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def control_cells(control: dict[str, Any]) -> tuple[str, ...]:
-    """The line of what knows nothing of a frame and paints the mean one."""
+    """Format the row of the control, which knows nothing of a frame and always decodes to the mean one."""
     probe = control["probe"]
     known = (*reconstruction_cells(control["reconstruction"]), f"{probe['r2']:.3f}", f"{probe['error']:.4f}")
     return ("mean frame", "-", "-", "-", "-", *known, "-", "-", "-")
 
 
 def reconstruction_cells(values: dict[str, float | None]) -> tuple[str, ...]:
-    """PSNR in dB, SSIM, perceptual distance; a dash for what cannot be measured."""
+    """Format PSNR in dB, SSIM and perceptual distance; a dash for what cannot be measured."""
     formats = {"psnr": "{:.1f} dB", "ssim": "{:.4f}", "perceptual": "{:.4f}"}
     return tuple("-" if values[name] is None else form.format(values[name]) for name, form in formats.items())
 
 
 def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:
-    """Held-out frames in the first column, what each codec paints of them in the next ones, the mean frame in the last."""
+    """Draw held-out frames in the first column, each codec's reconstructions in the next ones, the mean frame in the last."""
     columns = painted_columns(codecs, data, ROWS, seed)
     labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
     write_output(path, png_bytes(sheet(labels, columns)))
 
 
 def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> "Image.Image":
-    """Pictures uint8 (rows, h, w, 3) of each column below its label."""
+    """Lay out pictures uint8 (rows, h, w, 3) of each column below its label."""
     from PIL import Image, ImageDraw
 
     rows, size = len(columns[0]), SCALE * columns[0].shape[1]

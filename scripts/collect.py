@@ -9,7 +9,7 @@ from worldmodel.scripts.console import command, run_verb
 
 
 def main(config: CollectConfig) -> None:
-    """Record what is missing, then say what there is."""
+    """Record the missing episodes, then print what the file holds."""
     result = collect(config)
     print(f"{result.path}: {result.episodes} episodes, {result.frames} frames")
     print(f"recorded now: {result.new_episodes} episodes in {result.seconds:.1f} s")

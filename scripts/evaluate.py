@@ -1,4 +1,4 @@
-"""Score a model by planning with it on held-out starts and goals, beside random, copy-last-frame and the true simulator."""
+"""Score a model by planning with it on held-out starts and goals; random, copy-last-frame and the true simulator are controls."""
 
 import sys
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ def score(
     names: Sequence[Name] = (),
     candidates: Sequence[int] = (),
 ) -> tuple[list[Score], np.ndarray]:
-    """Scores of the named controllers (by default the usual ones), and the goals' frames uint8 (problems, h, w, 3).
+    """Score the named controllers (by default the usual ones); also return the goals' frames uint8 (problems, h, w, 3).
 
     Those that search in the model run once more with each number of `candidates`; see `swept`.
     """
@@ -127,12 +127,12 @@ def score(
 
 
 def swept(name: Name, candidates: int) -> str:
-    """What a search with another number of candidates is called."""
+    """Name a search with another number of candidates."""
     return f"{name}, {candidates} candidates"
 
 
 def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, rollout: RolloutConfig) -> Parts:
-    """What the controllers of a checkpoint are made of, on a manifest."""
+    """Collect what the controllers of a checkpoint need, on a manifest."""
     describe = None
     if rollout.action_form == "text":
         describe = describe_block(manifest.env_id, len(workers.action_space.low))
@@ -148,13 +148,13 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
 
 
 def actor_of(trained: Pretrained) -> Actor | None:
-    """The model's actions and steps to go, if goals were among what it was trained on."""
+    """Return the model's outputs of actions and steps to go, if it was trained on goals."""
     taught = any(source["kind"] in ("goal", "spoken goal") for source in trained.card.get("sources", []))
     return Acting(trained.model, trained.tokenizer) if taught else None
 
 
 def goal_steps(manifest: Manifest) -> int | None:
-    """Env steps in which a demonstrator came to the goals, where they lie on its path."""
+    """Return the env steps in which a demonstrator reached the goals, if they lie on its path."""
     return manifest.goal_offset or None
 
 
@@ -162,7 +162,7 @@ HEADERS = ("controller", "touched", "95 % interval", "held", "95 % interval", "f
 
 
 def rows(scores: Sequence[Score]) -> list[list[str]]:
-    """One row of cells for each controller."""
+    """Format one row of cells for each controller."""
     return [
         [
             score.name,
@@ -179,7 +179,7 @@ def rows(scores: Sequence[Score]) -> list[list[str]]:
 
 
 def as_text(scores: Sequence[Score]) -> str:
-    """The table for a terminal."""
+    """Format the table for a terminal."""
     cells = [list(HEADERS), *rows(scores)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(HEADERS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -195,7 +195,7 @@ NOTE = (
 
 
 def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> list[Section]:
-    """Table (with a remark below), intervals, and films of the first problems with their goals."""
+    """Lay out the report: table (with a remark below), intervals, and films of the first problems with their goals."""
     touched = {s.name: (s.interval[0], s.success_rate, s.interval[1]) for s in scores}
     held = {s.name: (s.held_interval[0], s.held_rate, s.held_interval[1]) for s in scores}
     parts: list[Section] = [
@@ -216,7 +216,7 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
 
 
 def success_against_seconds(scores: Sequence[Score]) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds per plan and share of goals touched of searches that ran with several numbers of candidates, the fastest first.
+    """Collect seconds per plan and share of goals touched of searches with several numbers of candidates, the fastest first.
 
     Guided search with no candidate at all is the policy.
     """

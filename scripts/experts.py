@@ -1,4 +1,4 @@
-"""What the experts of a trained mixture specialise in: by modality, flow time and task; a table, a figure and JSON."""
+"""What the experts of a trained mixture specialize in: by modality, flow time and task; a table, a figure and JSON."""
 
 import io
 import sys
@@ -96,7 +96,7 @@ def main(config: ExpertsConfig) -> None:
 def held_out_batches(
     trained: Pretrained, data: Sequence[Path], config: SpecialisationConfig, device: torch.device
 ) -> Iterator[tuple[PackedBatch, Tensor]]:
-    """Batches of documents that the model was not trained on, from the mixture that it was trained on, with their latents."""
+    """Pack documents that the model was not trained on, from the mixture that it was trained on, with their latents."""
     card, codec, tokenizer = trained.card, trained.codec, trained.tokenizer
     asked = recorded(MixtureConfig, card.get("mixture", {}))
     packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"lanes": 1}), rows=config.rows)
@@ -121,7 +121,7 @@ def held_out_batches(
 
 
 def recorded(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Settings from a checkpoint's card, lists as tuples; defaults for what the card does not say."""
+    """Read settings from a checkpoint's card, lists as tuples; defaults for what the card does not say."""
     known = {item.name for item in fields(kind)}
     chosen: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items() if k in known}
     try:
@@ -131,7 +131,7 @@ def recorded(kind: type[Config], values: dict[str, Any]) -> Config:
 
 
 def table(reports: Sequence[LayerReport], controls: Sequence[LayerReport]) -> list[tuple[str, ...]]:
-    """Rows of cells, one per layer under their headings."""
+    """Format rows of cells, one per layer under their headings."""
     names = ("layer", "text", "multimodal", "vision", "unused", "mean |S|", "fresh router", "shuffled")
     rows: list[tuple[str, ...]] = [(*names, "variation over time", "shuffled", "understanding-generation r")]
     for layer, (report, control) in enumerate(zip(reports, controls, strict=True)):
@@ -149,7 +149,7 @@ def _cell(value: float | None) -> str:
 
 
 def draw(reports: Sequence[LayerReport], controls: Sequence[LayerReport], threshold: float) -> bytes:
-    """A PNG of four panels: the index of every expert, their classes, variation over time and correlation, by layer."""
+    """Draw a PNG of four panels: the index of every expert, their classes, variation over time and correlation, by layer."""
     figure = Figure(figsize=(12, 8), layout="constrained", dpi=110)
     axes = figure.subplots(2, 2)
     layers = np.arange(len(reports))

@@ -61,7 +61,7 @@ class GenerateConfig:
 
 
 def main(config: GenerateConfig) -> None:
-    """Do what was asked for, in order."""
+    """Generate what was asked for, in order."""
     out, device = config.out or runs_dir() / "drawn.png", choose_device(config.device)
     if config.draw or config.out is not None:
         check_output(out, (".png",), [config.data] if config.data else [], config.overwrite)
@@ -89,7 +89,7 @@ def main(config: GenerateConfig) -> None:
 
 
 def draw(trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0) -> np.ndarray:
-    """Pictures for captions: uint8 (b, height, width, 3)."""
+    """Draw pictures for captions: uint8 (b, height, width, 3)."""
     generator = torch.Generator().manual_seed(seed)
     latents = draw_pictures(trained.model, trained.tokenizer, captions, generator, steps, guidance)
     return decode_video(trained.codec, latents[:, None])[:, 0]

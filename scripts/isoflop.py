@@ -38,7 +38,7 @@ from worldmodel.training.resume import claimed, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
-"""Operations of which many steps can be made of any model, so that a rounded number of them tells one step's."""
+"""Operations of which many steps can be made of any model, so that their rounded number gives the operations of one step."""
 MEASURED_BATCHES = 4
 """Batches whose mean stands for the operations of a step."""
 
@@ -49,7 +49,7 @@ class IsoflopConfig:
 
     Look at the plan first: `worldmodel isoflop --data two_room.h5 --codec codec --plan` prints sizes, tokens, steps and the time to
     expect, for which it times a step of each size. The optimum of a budget must lie inside its sizes; five sizes and three budgets are
-    the least that tell a scaling exponent with an interval. The same command goes on where it was stopped; sizes and budgets may be
+    the least that give a scaling exponent an interval. The same command goes on where it was stopped; sizes and budgets may be
     added to the folder.
     """
 
@@ -123,7 +123,7 @@ def main(config: IsoflopConfig) -> None:
 
 
 def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
-    """All points, the cheapest budgets first."""
+    """List all points, the cheapest budgets first."""
     packer = trials.packer(config.preset)
     batches = [packer.batch(step) for step in range(MEASURED_BATCHES)]
     models: list[tuple[ModelConfig, Kind, float]] = []
@@ -146,13 +146,13 @@ def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
 
 
 def usual_budgets(min_steps: int, steps: Sequence[int]) -> tuple[float, ...]:
-    """Three budgets, where `LARGE` operations give the models so many steps."""
+    """Choose three budgets; `steps` says how many steps `LARGE` operations give each model."""
     least = float(f"{2 * min_steps * LARGE / min(steps):.1e}")
     return least, 2 * least, 4 * least
 
 
 def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
-    """The grid as a table; seconds are those of one timed training step of each model, times the steps."""
+    """Format the grid as a table; seconds are those of one timed training step of each model, times the steps."""
     batch = trials.packer(config.preset).batch(0)
     seconds: dict[tuple[str, float], float] = {}
     rows: list[tuple[str, ...]] = [
@@ -175,7 +175,7 @@ def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) ->
 
 
 def record_of(config: IsoflopConfig, trials: Trials) -> dict[str, Any]:
-    """What must be the same when a study goes on; sizes, budgets and kinds may change."""
+    """Collect what must be the same when a study is continued; sizes, budgets and kinds may change."""
     return {
         "study": "isoflop",
         "preset": asdict(config.preset),
@@ -188,7 +188,7 @@ def record_of(config: IsoflopConfig, trials: Trials) -> dict[str, Any]:
 
 
 def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out: Path, stop: threading.Event) -> list[Measured]:
-    """Run the points that `points.json` lacks, and note each when it is done; fewer than asked for when told to stop."""
+    """Run the points that `points.json` lacks, and write each when it is done; fewer than asked for if training is stopped."""
     done = read_points(out / "points.json")
     held_out = trials.held_out(config.preset, config.batches)
     with tqdm(total=len(points), initial=sum(p.name in done for p in points), unit="point", desc="isoflop", disable=None) as bar:
@@ -212,7 +212,7 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
 
 
 def read_points(path: Path) -> dict[str, Measured]:
-    """Points that have been measured, by name."""
+    """Read the points that have been measured, by name."""
     if not path.exists():
         return {}
     try:
@@ -250,7 +250,7 @@ def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], s
 
 
 def in_words(exponent: dict[str, float | None] | None) -> str:
-    """An exponent with its interval."""
+    """Format an exponent with its interval."""
     if exponent is None:
         return "-"
     if exponent["low"] is None:

@@ -1,4 +1,4 @@
-"""Where figures come from: the command, the versions and the machine that stand beside them in a JSON file."""
+"""Where figures come from: the command, the versions and the machine that are recorded with them in a JSON file."""
 
 import platform
 import shlex
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def command_line(verb: str) -> str:
-    """The command as it was typed: what the console command was given after its verb."""
+    """Return the command as it was typed: what the console command was given after its verb."""
     return " ".join(["worldmodel", verb, shlex.join(sys.argv[2:])]).rstrip()
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """The processor, and the versions of Python, worldmodel and some packages."""
+    """Return the processor, and the versions of Python, worldmodel and some packages."""
     facts = {"processor": processor(), "python": platform.python_version(), "worldmodel": worldmodel.__version__}
     return facts | {name: version(name) for name in packages}
 
 
 def commit() -> str:
-    """The commit of the checkout that this code lies in, with a + where it was changed since; empty where there is none."""
+    """Return the commit of the checkout that holds this code, with a + where it was changed since; empty where there is none."""
     git = ("git", "-C", str(Path(worldmodel.__file__).resolve().parent))
     try:
         name = subprocess.run([*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -37,7 +37,7 @@ def commit() -> str:
 
 
 def device_facts(device: "torch.device") -> dict[str, Any]:
-    """The version of torch, and what it computes on."""
+    """Return the version of torch, and what it computes on."""
     import torch  # which benchmarks of other things need not wait for
 
     facts: dict[str, Any] = {"torch": torch.__version__, "device": str(device), "threads": torch.get_num_threads()}
@@ -60,7 +60,7 @@ def device_facts(device: "torch.device") -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the CPU."""
+    """Return the name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

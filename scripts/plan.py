@@ -69,7 +69,7 @@ def main(config: PlanConfig) -> None:
 
 
 def labels_of(problem: int, success: int | None, frames: int, block: int) -> list[str]:
-    """What stands above each frame of a problem's film.
+    """Write the label above each frame of a problem's film.
 
     Args:
         problem: its number.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # an optional extra
 
 HOSTS = ("127.0.0.1", "localhost")
 SECONDS_TO_TELL = 1.0
-"""Time that a page gets to take what it is told; the others wait meanwhile."""
+"""Time that a page gets to take a message; the others wait meanwhile."""
 PAGE = Path(__file__).with_name("play.html")
 
 
@@ -62,7 +62,7 @@ class PlayConfig:
     """Open the page in the browser, if there is a display."""
 
     def __post_init__(self) -> None:
-        """Raises UserError when a number is out of range."""
+        """Refuse numbers that are out of range, by a UserError."""
         if not 0 <= self.port <= 65535:
             raise UserError(f"--port {self.port} must be 0 to 65535")
         for name in ("image_size", "record_size"):
@@ -121,7 +121,7 @@ def _listen(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def open_cockpit(config: PlayConfig) -> Iterator[Cockpit]:
-    """A `Cockpit` whose recording ends up in the file, however the block ends."""
+    """Open a `Cockpit` whose recording ends up in the file, however the block ends."""
     task = make_task(config.task, image_size=config.record_size)
     same = config.image_size == config.record_size or not task.restorable
     view = task if same else make_task(config.task, image_size=config.image_size)
@@ -140,7 +140,7 @@ def open_cockpit(config: PlayConfig) -> Iterator[Cockpit]:
 
 
 class Station:
-    """Runs the clock of a cockpit and tells every open page what it shows.
+    """Runs the clock of a cockpit and sends every open page what it shows.
 
     All of it runs in one thread: OpenGL contexts belong to threads.
     """
@@ -155,7 +155,7 @@ class Station:
         """Called when the clock has failed: the server shall end."""
 
     def app(self) -> "Starlette":
-        """The web application: the page, and the socket that its script opens."""
+        """Build the web application: the page, and the socket that its script opens."""
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -238,7 +238,7 @@ class Station:
 
 
 def _serve(cockpit: Cockpit, listening: socket.socket) -> None:
-    """Serves the page until Ctrl-C, which arrives as KeyboardInterrupt."""
+    """Serve the page until Ctrl-C, which arrives as KeyboardInterrupt."""
     import uvicorn
 
     station = Station(cockpit)

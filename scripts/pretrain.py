@@ -40,7 +40,7 @@ from worldmodel.unseen import trained_on, warn_of_seen
 
 
 def summary(function: Callable[..., object]) -> str:
-    """First line of a docstring."""
+    """Return the first line of a docstring."""
     return (function.__doc__ or "").partition("\n")[0]
 
 
@@ -102,7 +102,7 @@ def pretrain_on_files(config: PretrainConfig, tell: bool = True) -> TrainResult:
 
 
 def _train_on_files(config: PretrainConfig, tell: bool) -> TrainResult:
-    """What each of the processes does."""
+    """Train in one of the processes."""
     assert config.codec is not None, "refused by PretrainConfig and resumed"
     out = config.out or config.resume or runs_dir() / "pretrain"
     with processes(config.preset.train.device) as group:
@@ -127,7 +127,7 @@ def _train_on_files(config: PretrainConfig, tell: bool) -> TrainResult:
 
 
 def resumed(config: PretrainConfig) -> PretrainConfig:
-    """The arguments of the run that is to be resumed; `config` itself if there is none.
+    """Return the arguments of the run that is to be resumed; `config` itself if there is none.
 
     Raises:
         UserError: there is no such run, or its codec or data are not where they were.
@@ -167,12 +167,12 @@ def pretrain(
     on_start: Callable[[], None] | None = None,
     **options: Any,
 ) -> TrainResult:
-    """Tokenizer, mixture, model and training on opened data; goes on where `out` left off.
+    """Build tokenizer, mixture and model and train on opened data; goes on where `out` left off.
 
     `group` are the processes that train together, this one alone if it is not given; `on_start` and `options` go to
     `worldmodel.training.train`.
     """
-    group = group or single(choose_device(preset.train.device))  # mistakes are told before anything is printed
+    group = group or single(choose_device(preset.train.device))  # mistakes are reported before anything is printed
     size = codec.image_size
     for store in data.stores:
         if store.image_size != size:
@@ -234,7 +234,7 @@ def pretrain(
 
 
 def train_tokenizer(data: StandardData, vocab_size: int) -> Tokenizer:
-    """A tokenizer of the texts of the data.
+    """Train a tokenizer on the texts of the data.
 
     Raises:
         UserError: there are none.
@@ -248,7 +248,7 @@ def train_tokenizer(data: StandardData, vocab_size: int) -> Tokenizer:
 def latent_cache(
     data: StandardData, codec: Codec, config: TrainConfig, device: torch.device | None = None, tell: bool = True
 ) -> LatentCache:
-    """Latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; made if they are not there.
+    """Open the latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; encode them if need be.
 
     Several processes make them once: those that come later wait for the first.
     """
@@ -269,7 +269,7 @@ def latent_cache(
 
 
 def every_frame(data: StandardData) -> Iterator[np.ndarray]:
-    """All frames of the episode files, then all pictures that are trained on: uint8 (H, W, 3) each."""
+    """Yield all frames of the episode files, then all pictures that are trained on: uint8 (H, W, 3) each."""
     for store in data.stores:
         for start in range(0, store.num_frames, 256):
             yield from store.frames(np.arange(start, min(start + 256, store.num_frames)))
@@ -278,7 +278,7 @@ def every_frame(data: StandardData) -> Iterator[np.ndarray]:
 
 
 def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) -> int:
-    """Environment actions per model step of a model whose action blocks hold `action_dim` numbers.
+    """Return the env steps per model step of a model whose action blocks hold `action_dim` numbers.
 
     Raises:
         UserError: the model was not trained for such actions.
@@ -292,7 +292,7 @@ def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) ->
 
 
 def with_seed(preset: Preset, seed: int) -> Preset:
-    """The same preset with another seed."""
+    """Return the same preset with another seed."""
     return replace(preset, train=replace(preset.train, seed=seed))
 
 

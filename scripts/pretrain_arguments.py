@@ -1,4 +1,4 @@
-"""The arguments that a run was begun with, in its folder: enough to go on with it from the folder alone."""
+"""The arguments that a run was started with, in its folder: enough to continue it from the folder alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,14 @@ class Arguments:
 
 
 def write_arguments(run_dir: Path, arguments: dict[str, Any]) -> None:
-    """Note the arguments of a run, given as nested dictionaries; paths of codec and data in full."""
+    """Write the arguments of a run, given as nested dictionaries; paths of codec and data in full."""
     places = {"codec": str(arguments["codec"].resolve()), "data": [str(path.resolve()) for path in arguments["data"]]}
     kept = {name: value for name, value in arguments.items() if name in Arguments.__dataclass_fields__}
     write_json(run_dir / NAME, {"schema_version": SCHEMA_VERSION, "kind": KIND, "arguments": kept | places})
 
 
 def read_arguments(run_dir: Path) -> Arguments:
-    """The arguments that a run was begun with.
+    """Read the arguments that a run was started with.
 
     Raises:
         UserError: the folder holds no run of `worldmodel pretrain`, or one of another version.
@@ -60,7 +60,7 @@ def read_arguments(run_dir: Path) -> Arguments:
 
 
 def refuse_changed_data(run_dir: Path, trained_on: list[str]) -> None:
-    """Refuse to go on with a run whose data are others now, though their files may have the same names.
+    """Refuse to continue a run whose data have changed, though their files may have the same names.
 
     Args:
         run_dir: folder of the run; where there is none yet, there is nothing to compare.
@@ -81,7 +81,7 @@ def refuse_changed_data(run_dir: Path, trained_on: list[str]) -> None:
 
 
 def _place(path: Any) -> Path:
-    """A path; a TypeError for what is none."""
+    """Return a path; a TypeError for what is none."""
     if not isinstance(path, str) or "\0" in path:
         raise TypeError(f"{shortened(path)} is no path")
     return Path(path)

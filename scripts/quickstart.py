@@ -126,7 +126,7 @@ class Results:
 
 
 def main(config: QuickstartConfig) -> None:
-    """Run what is missing and end with the table of success rates."""
+    """Run the missing stages and end with the table of success rates."""
     recording = make_task(full_id(config.task)).recording
     config = as_the_task_says(config, recording)
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
@@ -156,7 +156,7 @@ def main(config: QuickstartConfig) -> None:
 
 
 def as_the_task_says(config: QuickstartConfig, recording: Recording) -> QuickstartConfig:
-    """The configuration with all that was left open filled in."""
+    """Fill in all that the configuration leaves open, as the task says."""
     mixture = config.mixture
     if mixture.action_block == MixtureConfig.action_block:
         mixture = replace(mixture, action_block=recording.action_block)
@@ -172,7 +172,7 @@ def as_the_task_says(config: QuickstartConfig, recording: Recording) -> Quicksta
 
 
 def collection(config: QuickstartConfig, out: Path) -> CollectConfig:
-    """What will be recorded."""
+    """Configure the collection of episodes."""
     assert config.episodes is not None and config.steps is not None and config.variation is not None, "filled in by the task"
     return CollectConfig(
         config.task,
@@ -187,7 +187,7 @@ def collection(config: QuickstartConfig, out: Path) -> CollectConfig:
 
 
 def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
-    """Say what will be done, and about how long it will take."""
+    """Print what will be done, and about how long it will take."""
     episodes, problems = collection(config, out), config.problems
     shares = ", ".join(f"{name} {share:g}" for name, share in config.policies.items())
     print(
@@ -200,7 +200,7 @@ def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
 
 
 def run(config: QuickstartConfig, out: Path) -> Results | None:
-    """All stages in order; None if training was asked to stop."""
+    """Run all stages in order; None if training was asked to stop."""
     device, seconds = choose_device(config.preset.train.device), dict[str, float]()
     with stage("collect", seconds):
         collected = collect(collection(config, out))
@@ -247,7 +247,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
 
 @contextmanager
 def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Announce a stage and measure it."""
+    """Announce a stage and measure its time."""
     logger.info("== %s", name)
     start = time.perf_counter()
     yield
@@ -256,7 +256,7 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, Any]:
-    """Films, report.html and report.json; returns the latter's content."""
+    """Write films, report.html and report.json; returns the latter's content."""
     dreamt = film(results.dream.truth[:6], results.dream.dream[:6], DREAM_WIDTH)
     write_film(out / "dream.mp4", dreamt, frame_rate_for(len(dreamt)), HOLD)
     Image.fromarray(strip(results.dream)).save(out / "dream.png")
@@ -282,7 +282,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
 
 
 def sections(results: Results, out: Path) -> list[Section]:
-    """The report from the question it answers to the details."""
+    """Lay out the report from the question it answers to the details."""
     return [
         *evaluation.sections(results.scores, results.goals),
         *diagnosis.sections(results.rungs, ladder.weakest(results.rungs)),
@@ -299,7 +299,7 @@ def sections(results: Results, out: Path) -> list[Section]:
 
 
 def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
-    """Film and errors by horizon."""
+    """Show the film and the errors by horizon."""
     curves = {name: ([h + 1.0 for h in range(len(values))], [mean for mean, _ in values]) for name, values in dream.latent.items()}
     return [
         Video(
@@ -314,7 +314,7 @@ def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
 
 
 def strip(dream: DreamErrors, clips: int = 3) -> np.ndarray:
-    """Frames of a few clips in time, truth above dream: uint8 picture."""
+    """Lay out frames of a few clips in time, truth above dream: uint8 picture."""
     context = dream.truth.shape[1] - dream.dream.shape[1]
     rows = []
     for truth, dreamt in zip(dream.truth[:clips], dream.dream[:clips], strict=True):
@@ -323,7 +323,7 @@ def strip(dream: DreamErrors, clips: int = 3) -> np.ndarray:
 
 
 def language_sections(results: Results) -> list[Section]:
-    """Captions, answers, drawn pictures, continued text."""
+    """Show captions, answers, drawn pictures and continued text."""
     language = results.language
     captions = [
         [true, written, f"{question} {right}", said]
@@ -346,13 +346,13 @@ def language_sections(results: Results) -> list[Section]:
 
 
 def newest_shares(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Of each source of a log its newest share of the tokens, as cells; rows of validation and samples have none."""
+    """Collect each source's newest share of the tokens in a log, as cells; rows of validation and samples have none."""
     newest = {name: value for row in rows for name, value in row.items() if name.startswith("data/share/")}
     return [[name.removeprefix("data/share/"), f"{value:.1%}"] for name, value in sorted(newest.items())]
 
 
 def training_sections(results: Results, out: Path) -> list[Section]:
-    """Losses, the codec, what was drawn from the mixture."""
+    """Show the losses, the codec, and what was drawn from the mixture."""
     rows = read_rows(out / "pretrain" / "metrics.jsonl")
     losses = {
         name: ([row["step"] for row in rows if name in row], [row[name] for row in rows if name in row])

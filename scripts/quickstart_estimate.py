@@ -29,7 +29,7 @@ READING, RUNGS = 30.0, 0.006
 
 
 def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, problem_steps: int) -> dict[str, float]:
-    """Stage -> seconds that it may take here; right to a factor of two at best.
+    """Estimate the seconds of each stage here; right to a factor of two at best.
 
     Args:
         collection: what will be recorded; a few of its episodes are recorded here, and forgotten.
@@ -58,7 +58,7 @@ def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, prob
 
 
 def codec_steps(codec: CodecConfig) -> int:
-    """Training steps of all stages of a codec."""
+    """Count the training steps of all stages of a codec."""
     match codec.kind:
         case "pixels":
             return 0
@@ -68,6 +68,6 @@ def codec_steps(codec: CodecConfig) -> int:
 
 
 def as_sentence(seconds: Mapping[str, float]) -> str:
-    """E.g. "about 12 minutes here, roughly estimated: collect 1, codec 2, pretrain 5, dream, write, draw 0.1, plan 4"."""
+    """Format e.g. "about 12 minutes on this machine's CPU, a rough estimate (minutes: collect 1.0; codec 2.0; pretrain 9.0)"."""
     stages = "; ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     return f"about {max(1, round(sum(seconds.values()) / 60))} minutes on this machine's CPU, a rough estimate (minutes: {stages})"

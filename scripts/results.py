@@ -27,7 +27,7 @@ COLUMNS = {"random": "random", "copy_last_frame": "copy", "policy": "policy", "g
 """Controllers that the table shows, and their headers; oracle: the true simulator with the model's cost."""
 
 AHEAD = (1, 8)
-"""Model steps ahead at which the table shows the error of the dreamt state, in standard deviations."""
+"""Model steps ahead at which the table shows the error of the dreamed state, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ResultsConfig:
 
 
 def main(config: ResultsConfig) -> None:
-    """Gather, write, print the table."""
+    """Gather the runs, write the record and print the table."""
     if not config.runs:
         raise UserError("no run is named: give the folders of finished quickstarts")
     first, page = config.runs[0], config.page
@@ -76,7 +76,7 @@ def main(config: ResultsConfig) -> None:
 
 
 def dreams(runs: Sequence[Path]) -> np.ndarray:
-    """The first dream of each run below each other, with the task's name: uint8 (height, width, 3).
+    """Stack the first dream of each run below each other, with the task's name: uint8 (height, width, 3).
 
     Raises:
         UserError: a run has no picture of its dreams.
@@ -96,12 +96,12 @@ def dreams(runs: Sequence[Path]) -> np.ndarray:
 
 
 def named(report: dict[str, Any]) -> tuple[str, int]:
-    """Task and seed of a quickstart."""
+    """Return task and seed of a quickstart."""
     return report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
 
 
 def read_page(path: Path) -> str:
-    """A page that has a place for the table.
+    """Read a page that has a place for the table.
 
     Raises:
         UserError: it is not there, is no text, or lacks the lines that begin and end the table.
@@ -115,7 +115,7 @@ def read_page(path: Path) -> str:
 
 
 def gather(runs: Sequence[Path]) -> dict[str, Any]:
-    """The record of some runs: `rows`, `ladder`, and what made the `runs`.
+    """Build the record of some runs: `rows`, `ladder`, and what made the `runs`.
 
     Raises:
         UserError: a folder holds no finished quickstart.
@@ -135,7 +135,7 @@ def gather(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """The rows of one quickstart, those of its ladder, and what made it."""
+    """Return the rows of one quickstart, those of its ladder, and what made it."""
     task, seed = named(report)
     protocol = report["planning"]["protocol"]
     rows = []
@@ -159,7 +159,7 @@ def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def table(record: dict[str, Any]) -> str:
-    """Touched / held in percent by task, seed and controller, and how the dreams do on the ladder, as Markdown."""
+    """Write touched / held in percent by task, seed and controller, and how the dreams do on the ladder, as Markdown."""
     runs = list(dict.fromkeys((row["task"], row["seed"]) for row in record["rows"]))
     found = {(row["task"], row["seed"], row["controller"]): row for row in record["rows"]}
     ratios = {(row["task"], row["seed"]): row["value"] for row in record["ladder"] if row["name"] == SHUFFLED}
@@ -181,7 +181,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def with_table(page: str, drawn: str, path: Path) -> str:
-    """A page with this table between its lines.
+    """Put this table between its lines of a page.
 
     Raises:
         UserError: the page lacks them.

@@ -1,4 +1,4 @@
-"""What `isoflop` and `ablate` share: many short runs on the same data, opened, tokenised and encoded once."""
+"""What `isoflop` and `ablate` share: many short runs on the same data, opened, tokenized and encoded once."""
 
 import json
 import threading
@@ -67,11 +67,11 @@ class Trials:
         self._held_out: dict[Any, dict[str, list[PackedBatch]]] = {}
 
     def model_config(self, preset: Preset) -> ModelConfig:
-        """The preset's model, fitted to codec, tokenizer and actions."""
+        """Fit the preset's model to codec, tokenizer and actions."""
         return fit(preset.model, self.codec, self.tokenizer, self.action_dim)
 
     def packer(self, preset: Preset) -> Packer:
-        """Batches of the training mixture; of one seed they are the same for all models that take frames in the same way."""
+        """Pack batches of the training mixture; with the same seed they are equal for all models that take frames in the same way."""
         model = self.model_config(preset)
         key = (fit_packing(preset.train.packing, model), model.grid, preset.train.seed)
         if key not in self._packers:
@@ -84,7 +84,7 @@ class Trials:
         return Packer(mixture, self.tokenizer, grid, self.action_dim, packing)
 
     def run(self, preset: Preset, folder: Path, stop: threading.Event | None = None) -> TrainResult:
-        """Train the preset's model, or go on where the folder left off; all latents come from the disk, encoded once for all runs."""
+        """Train the preset's model, or continue from its folder; all latents come from the disk, encoded once for all runs."""
         config = replace(preset.train, packing=fit_packing(preset.train.packing, self.model_config(preset)))
         if config.cache_latents != "none":
             config = replace(config, cache_latents="disk")
@@ -101,7 +101,7 @@ class Trials:
         return train(model, self.codec, self.packer(preset), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
 
     def held_out(self, preset: Preset, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:
-        """Batches of held-out text and of held-out frames in time, by modality, as the preset's model takes them.
+        """Pack batches of held-out text and of held-out frames in time, by modality, as the preset's model takes them.
 
         Raises:
             UserError: the mixture has no such source with something held out.
@@ -124,7 +124,7 @@ class Trials:
     def losses(
         self, model: WorldModel, batches: dict[str, list[PackedBatch]], flow: FlowConfig | None = None, seed: int = 0
     ) -> dict[str, float]:
-        """Held-out losses: of language in nats per predicted token, of vision as mean squared velocity error.
+        """Compute held-out losses: of language in nats per predicted token, of vision as mean squared velocity error.
 
         Args:
             model: in evaluation mode.
@@ -151,7 +151,7 @@ class Trials:
         return losses
 
     def step_seconds(self, preset: Preset, batch: PackedBatch) -> float:
-        """Seconds of one training step, after one to warm up: forward and backward pass and optimizer, without compiling."""
+        """Measure the seconds of a training step, after one to warm up: forward and backward pass and optimizer, not compiled."""
         device = choose_device(preset.train.device)
         model = WorldModel(self.model_config(preset)).to(device)
         latents = encode_frames(self.codec.to(device).eval(), batch.pictures, device)
@@ -176,5 +176,5 @@ class Trials:
 
 
 def write_record(path: Path, record: Any) -> None:
-    """JSON that is there whole or not at all."""
+    """Write JSON, whole or not at all."""
     write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What the model says of the way to a goal: how many steps it takes, and which actions come next.
+"""What the model predicts about the way to a goal: how many steps it takes, and which actions come next.
 
 Both are read off one short document, as in training (`goal_document`): the frame of now and the goal, then the number of steps,
 then the actions. A model that sees frames beside those before them takes one frame's room for it.
@@ -34,7 +34,7 @@ class Acting:
 
     @torch.no_grad()
     def propose(self, frames: Tensor, actions: Tensor, goal: Tensor | Sequence[str], steps: Tensor) -> tuple[Tensor, Tensor]:
-        """The next actions towards a goal.
+        """Predict the next actions toward a goal.
 
         Args:
             frames: (b, t, l, c) latents of the history; the newest is looked at.
@@ -59,7 +59,7 @@ class Acting:
 
     @torch.no_grad()
     def steps_to_go(self, frames: Tensor, goal: Tensor) -> Tensor:
-        """How many environment steps it takes from frames (m, l, c) to goals (m, l, c), on average: (m,)."""
+        """Predict the mean number of env steps (m,) from frames (m, l, c) to goals (m, l, c)."""
         found = []
         for start in range(0, len(frames), self.at_once):
             here = slice(start, start + self.at_once)
@@ -70,12 +70,12 @@ class Acting:
         return torch.cat(found)
 
     def _ask(self, frames: Tensor, goal: Tensor | Sequence[str]) -> tuple[Session, Piece]:
-        """A session that has read frames (b, l, c) and goals, up to the piece behind which the number of steps comes."""
+        """Start a session that has read frames (b, l, c) and goals; also return the piece after which the number of steps comes."""
         b, device, tokens = len(frames), self.model.device, self.model.config.frame_tokens
         frames = frames.to(device)
         boi, eoi = (token_piece(token, b, device) for token in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         shown = [frames, goal.to(device)] if isinstance(goal, Tensor) else [frames]
-        if self.model.config.references:  # those before enter beside the last one
+        if self.model.config.references:  # the frames before are references of the last one
             pieces: list[Piece] = [boi, FramePiece(shown[-1], 1.0, tuple(reversed(shown[:-1]))), eoi]
         else:
             pieces = [piece for frame in shown for piece in (boi, FramePiece(frame, 1.0), eoi)]

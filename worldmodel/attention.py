@@ -22,14 +22,14 @@ from worldmodel.kv_cache import MASKED, KVCache, attend_cached
 logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "softmax", "sdpa", "flex"]
-SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighbouring patches differ clearly
+SHORTEST_WAVE = 3.0  # patches; the waves across a frame double from here, so that neighboring patches differ clearly
 SOFTMAX_LIMIT = 512  # up to this length a plain softmax is faster than SDPA on a CPU
 BLOCK = 128  # queries and keys that FlexAttention skips or computes together
 NARROWEST = 16  # head width that FlexAttention's kernels take
 
 
 def hybrid_mask(document_id: Tensor, frame_id: Tensor) -> Tensor:
-    """Who may look at whom: causal, but both ways inside one frame, never across documents.
+    """Compute which positions may attend to which: causal, but both ways inside one frame, never across documents.
 
     (arXiv 2603.03276, section 3: text is causal, vision is block-wise causal.) With T a text token and Fi a token of frame i of
     one document, row = query:
@@ -97,7 +97,7 @@ def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto
 
 
 def choose_backend(device: torch.device, n: int) -> Backend:
-    """What `auto` means for rows of n positions on this device."""
+    """Resolve `auto` for rows of n positions on this device."""
     if device.type == "cuda":
         return "sdpa" if n < BLOCK or _missing_compiler(device) else "flex"
     return "softmax" if n <= SOFTMAX_LIMIT else "sdpa"
@@ -112,7 +112,7 @@ def _missing_compiler(device: torch.device) -> str:
 
 
 def visible_range(document_id: Tensor, frame_id: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last position (b, n) that each position may attend to: the hybrid mask of rows whose documents and frames are whole.
+    """Return the first and last position (b, n) that each position may attend to, for rows whose documents and frames are whole.
 
     What a position sees is one stretch: from the start of its document to itself, or to the end of its frame.
     """
@@ -126,7 +126,7 @@ def visible_range(document_id: Tensor, frame_id: Tensor) -> tuple[Tensor, Tensor
 
 
 def _flex_mask(document_id: Tensor, frame_id: Tensor) -> Any:
-    """FlexAttention's block mask, from the ranges alone: n^2 / 128 comparisons instead of the n^2 of `create_block_mask`."""
+    """Build FlexAttention's block mask from the ranges alone: n^2 / 128 comparisons instead of the n^2 of `create_block_mask`."""
     from torch.nn.attention.flex_attention import BlockMask
 
     first, last = (x.int() for x in visible_range(document_id, frame_id))
@@ -151,14 +151,14 @@ def _flex_mask(document_id: Tensor, frame_id: Tensor) -> Any:
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Blocks of keys that each block of queries takes (b, i, j) bool -> how many (b, 1, i), and which, these first (b, 1, i, j)."""
+    """List the key blocks that each query block takes, (b, i, j) bool, as how many (b, 1, i) and which, these first (b, 1, i, j)."""
     order = blocks.int().argsort(stable=True, dim=-1, descending=True)
     return blocks.sum(-1).int()[:, None], order.int()[:, None]
 
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    """FlexAttention is only fused when compiled; one compilation serves all layers."""
+    """Compile FlexAttention, which is only fused when compiled; one compilation serves all layers."""
     from torch.nn.attention.flex_attention import flex_attention
 
     keep_many_graphs()  # held-out batches and texts have other shapes than those that are trained on
@@ -166,7 +166,7 @@ def _compiled_flex_attention() -> Callable[..., Any]:
 
 
 def _flex_attention(on_gpu: bool) -> Callable[..., Any]:
-    """FlexAttention: compiled on a GPU, unless it is part of something that is being compiled; as it is on a CPU, forward only."""
+    """Return FlexAttention: compiled on a GPU, unless it is part of something being compiled; as it is on a CPU, forward only."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if on_gpu and not torch.compiler.is_compiling():
@@ -175,7 +175,7 @@ def _flex_attention(on_gpu: bool) -> Callable[..., Any]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | None = None) -> Tensor:
-    """Attention of q (b, k, n, d) over k, v (b, g, n, d), scaled by 1/sqrt(d) or `scale`; returns (b, k, n, d)."""
+    """Attend with q (b, k, n, d) to k, v (b, g, n, d), scaled by 1/sqrt(d) or `scale`; returns (b, k, n, d)."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     grouped = q.shape[1] != k.shape[1]
     if mask.backend == "flex":
@@ -198,7 +198,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale: float | 
 
 
 def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of a rotary embedding (arXiv 2104.09864), plain or axial.
+    """Compute cosines and sines of a rotary embedding (arXiv 2104.09864), plain or axial.
 
     Args:
         positions: int; (b, n, 1): place in the sequence, which all pairs follow. (b, n, 3): place in the sequence, row and column in
@@ -228,7 +228,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMS-normalised queries and keys and rotary positions.
+    """Grouped-query attention with RMS-normalized queries and keys and rotary positions.
 
     Args:
         width: of the tokens.
@@ -259,7 +259,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """X (b, n, width) -> (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
+        """Map x (b, n, width) to (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
         qkv = rearrange(self.qkv(x), "b n (k d) -> b k n d", d=self.head_width)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         q = rotate(self.query_norm(q.float()), *rotary).to(v.dtype)  # norms in float32 under autocast too, like their weights

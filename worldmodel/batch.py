@@ -1,4 +1,4 @@
-"""Packed batches: tokenised documents laid end to end in rows of fixed length, and read back as documents."""
+"""Packed batches: tokenized documents laid end to end in rows of fixed length, and read back as documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ class PackedBatch:
     Axes: b rows, n positions, f frames of p tokens, g pictures that frames refer to, up to r each, m action vectors, q questions for
     the actions of the next h model steps.
 
-    What the model looks up by place is found here, once, where the batch is made: on the CPU. So a step on a GPU never waits to
+    Indices that the model needs are computed here, once, where the batch is made: on the CPU. So a step on a GPU never waits to
     learn how many frames or predicted tokens there are.
     """
 
@@ -39,7 +39,7 @@ class PackedBatch:
     reference: Tensor  # (f, r) int64: index into `given`, the newest first; -1 where there is none
     question_id: Tensor  # (b, n) int64: index into `answers` where actions are asked for, -1 elsewhere
     answers: Tensor  # (q, h, action_dim) float32
-    known: Tensor  # (q, h, action_dim) bool: which numbers of the answers are learnt
+    known: Tensor  # (q, h, action_dim) bool: which numbers of the answers are learned
     sources: dict[str, int] = field(default_factory=dict)  # positions per source
     documents: tuple[int, ...] = ()  # index in the mixture of each document_id, in order; empty where it is not known
     tokens: int = field(init=False, repr=False)  # positions that are not padding
@@ -48,7 +48,7 @@ class PackedBatch:
     predicted_positions: Tensor = field(init=False, repr=False)  # (k,) int64: places whose next token is predicted
     noised_frames: Tensor = field(init=False, repr=False)  # (k,) int64: frames that are not clean
     question_positions: Tensor = field(init=False, repr=False)  # (q,) int64: places where actions are asked for
-    known_numbers: int = field(init=False, repr=False)  # how many numbers of actions are learnt
+    known_numbers: int = field(init=False, repr=False)  # how many numbers of actions are learned
 
     def __post_init__(self) -> None:
         self.tokens = int((self.document_id >= 0).sum())
@@ -61,13 +61,13 @@ class PackedBatch:
 
     @classmethod
     def restore(cls, fields: dict[str, Any]) -> "PackedBatch":
-        """A batch from all of its fields, as `vars` gives them."""
+        """Rebuild a batch from all of its fields, as `vars` gives them."""
         batch = cls.__new__(cls)
         vars(batch).update(fields)
         return batch
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch with its tensors on `device`."""
+        """Return the same batch with its tensors on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self.restore(vars(self) | tensors)  # not the constructor, which would look for the places again
 
@@ -87,7 +87,7 @@ class PackedBatch:
         return ", ".join(sorted(self.sources)) or "unnamed documents"
 
     def split(self, parts: int) -> "list[PackedBatch]":
-        """Batches of rows / parts rows each, in order, with their own frames, actions and documents numbered from 0.
+        """Split into batches of rows / parts rows each, in order, with their own frames, actions and documents numbered from 0.
 
         For a batch on the CPU. Every part names the sources of the whole.
 
@@ -138,12 +138,12 @@ class PackedBatch:
 
 
 def _count(ids: Tensor, first: int) -> int:
-    """How many there are of what is numbered from `first` on."""
+    """Count the ids from `first` on."""
     return int(ids.max()) + 1 - first if (ids >= 0).any() else 0
 
 
 def _renumbered(ids: Tensor, first: int) -> Tensor:
-    """Ids from `first` on -> from 0 on; -1 stays."""
+    """Renumber ids that start at `first` to start at 0; -1 stays."""
     return torch.where(ids >= 0, ids - first, ids)
 
 
@@ -155,7 +155,7 @@ def collate(
     sources: dict[str, int] | None = None,
     documents: Sequence[int] = (),
 ) -> PackedBatch:
-    """Lay tokenised documents end to end, one list of them per row, and pad.
+    """Lay tokenized documents end to end, one list of them per row, and pad.
 
     Args:
         rows: what lies in each row.
@@ -249,16 +249,16 @@ def collate(
 
 
 def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
-    """The documents of a batch, as they were packed; for looking at data, and for tests.
+    """Read back the documents of a batch, as they were packed; for looking at data, and for tests.
 
     A batch keeps less than its documents had, so some things come back in another form:
 
-    - neighbouring texts that are both learnt or both given come back as one, empty texts not at all;
+    - neighboring texts that are both learned or both given come back as one, empty texts not at all;
     - an action written as text comes back as a given `Text`; one that is a vector has no words and is padded to the model's width;
     - a frame's `predict` tells how it was drawn: off for the clean context frames of a video;
     - next actions are padded to the model's width;
     - frames that others are seen beside come back before the first frame that is, equal ones once;
-    - whether the first token of a document is learnt means nothing, since nothing comes before it: its text goes by the second;
+    - whether the first token of a document is learned means nothing, since nothing comes before it: its text goes by the second;
     - text that was cut in the middle of a character ends with U+FFFD.
     """
     fields = ("token_id", "modality", "document_id", "frame_id", "action_id", "question_id", "text_target")
@@ -273,7 +273,7 @@ def unpack(batch: PackedBatch, tokenizer: Tokenizer) -> list[Document]:
 
 
 def _document(here: dict[str, np.ndarray], batch: PackedBatch, tokenizer: Tokenizer) -> Document:
-    """One document from its positions, by name of the field (k,)."""
+    """Rebuild one document from its positions, by name of the field (k,)."""
     token, modality, frame = here["token_id"], here["modality"], here["frame_id"]
     learnt = np.append(False, here["text_target"][:-1] != IGNORE)
     if len(token) > 1 and modality[0] == modality[1] == TEXT and token[1] != tokenizer.boi_id:

@@ -90,7 +90,7 @@ def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> P
 
 
 def build(config: ModelConfig, folder: Path) -> WorldModel:
-    """The model of a checkpoint's config; one that is far larger than the checkpoint's tensors is not built at all.
+    """Build the model of a checkpoint's config; one far larger than the checkpoint's tensors is refused before it is built.
 
     Raises:
         UserError: its config and its tensors do not fit, or no such model can be built.
@@ -113,7 +113,7 @@ def build(config: ModelConfig, folder: Path) -> WorldModel:
 
 
 def check_card(card: dict[str, Any], path: Path) -> None:
-    """Refuse a card in which what verbs look up has another form.
+    """Refuse a card whose entries that verbs read have another form.
 
     Raises:
         UserError: naming the entry.
@@ -133,13 +133,13 @@ def check_card(card: dict[str, Any], path: Path) -> None:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """All whole checkpoint folders of a run, by step."""
+    """List all whole checkpoint folders of a run, by step."""
     found = [(folder.name.removeprefix("step_"), folder) for folder in (run_dir / "checkpoints").glob("step_*")]
     return [folder for _, folder in sorted((int(step), folder) for step, folder in found if step.isdigit())]
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder looks like one that `save_pretrained` wrote, of any schema version."""
+    """Tell whether a folder looks like one that `save_pretrained` wrote, of any schema version."""
     path = folder / "config.json"
     return path.is_file() and read_json(path).get("kind") == KIND
 
@@ -165,7 +165,7 @@ def check_fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer) -> None:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """The model's config from a checkpoint folder.
+    """Read the model's config from a checkpoint folder.
 
     Raises:
         UserError: no such folder, no checkpoint, another schema version, or fields that do not match.

@@ -29,7 +29,7 @@ SHAPES = 64
 
 
 def should_compile(choice: Compile, device: torch.device) -> bool:
-    """Whether to compile on this device: `auto` does so on CUDA where it can, and never on a CPU, where it gains next to nothing.
+    """Decide whether to compile on this device: `auto` does on CUDA where it can, and never on a CPU, where it gains next to nothing.
 
     Raises:
         UserError: `on` where no compiler is found.
@@ -41,7 +41,7 @@ def should_compile(choice: Compile, device: torch.device) -> bool:
 
 
 def missing_compiler(device: torch.device) -> str:
-    """What `torch.compile` lacks here, in words; empty if nothing."""
+    """Say what `torch.compile` lacks here, in words; empty if nothing."""
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else ("g++", "clang++")
     if not any(map(shutil.which, compilers)):
         return f"there is no C++ compiler ({' or '.join(compilers)})"

@@ -19,7 +19,7 @@ class Convolution(nn.Module):
         self.condition = nn.Linear(condition, 2 * channels) if condition else None
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
-        """X (f, w, y, x) and vectors (f, k) -> (f, w', y', x')."""
+        """Map x (f, w, y, x) and vectors (f, k) to (f, w', y', x')."""
         x = self.norm(self.convolution(x))
         if self.condition is not None and vector is not None:
             stretch, shift = rearrange(self.condition(vector), "f (s w) -> s f w 1 1", s=2)

@@ -35,7 +35,7 @@ ROUNDS, BUDGET = 6, 0.5
 """Most turns of each way, and the seconds after which none begins; two there are in any case."""
 ROWS, LENGTH, WIDTH, HEADS, HIDDEN = 4, 152, 192, 6, 512
 EXACT = 2e-6
-"""Largest relative error of float32 products beside float64: sums of some hundred numbers have 5e-7, factors in bfloat16 3e-3."""
+"""Largest relative error of float32 products against float64: sums of some hundred numbers have 5e-7, factors in bfloat16 3e-3."""
 WORTH = 0.93
 """A way other than the default is taken where it needs at most this share of its time: two that are alike must not take turns."""
 
@@ -47,7 +47,7 @@ class CPUSpeed:
     seconds: dict[Way, float]
     """Of a block, forward and backward, at best."""
     error: dict[Way, float]
-    """Of its results beside float64, relative."""
+    """Relative error of its results, compared with float64."""
 
     @property
     def bfloat16(self) -> bool:
@@ -61,7 +61,7 @@ class CPUSpeed:
 
 
 def cpu_speed() -> CPUSpeed:
-    """What this process's CPU does with its present number of threads: from memory, else from the cache folder, else measured."""
+    """Return the speed of this CPU at its present number of threads: from memory, else from the cache folder, else measured."""
     return _speed(torch.get_num_threads())
 
 
@@ -78,7 +78,7 @@ def _speed(threads: int) -> CPUSpeed:
 
 
 def _machine(threads: int) -> str:
-    """What a measurement holds for."""
+    """Describe what a measurement is valid for."""
     info = Path("/proc/cpuinfo")
     first = info.read_text().partition("\n\n")[0] if info.exists() else ""
     kept = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
@@ -88,7 +88,7 @@ def _machine(threads: int) -> str:
 
 
 def _read(path: Path) -> CPUSpeed | None:
-    """What was measured before; None where it is missing or damaged."""
+    """Read an earlier measurement; None where it is missing or damaged."""
     try:
         found = CPUSpeed(**parse_json(path.read_text()))
         numbers = [table[way] for table in (found.seconds, found.error) for way in get_args(Way)]
@@ -118,7 +118,7 @@ def measure(timer: Callable[[], float] = time.perf_counter) -> CPUSpeed:
 
 
 def _can(way: Way) -> bool:
-    """Whether a way exists here; bfloat16 without instructions for it is up to 100 times slower, and not tried."""
+    """Tell whether a way exists here; bfloat16 without instructions for it is up to 100 times slower, and not tried."""
     if way == "bfloat16":
         return multiplies_bfloat16()
     if way == "onednn":
@@ -127,7 +127,7 @@ def _can(way: Way) -> bool:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16."""
+    """Tell whether the CPU has instructions for products of bfloat16."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.13
         features = torch.cpu.get_capabilities()
         return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
@@ -141,7 +141,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _inputs() -> list[Tensor]:
-    """Tokens, the matrices of a block, and the gradient of what comes out."""
+    """Make tokens, the matrices of a block, and the gradient of its output."""
     generator = torch.Generator().manual_seed(0)
     tokens = (ROWS, LENGTH, WIDTH)
     shapes = [tokens, (2 * WIDTH, WIDTH), (WIDTH, WIDTH), (2 * HIDDEN, WIDTH), (WIDTH, HIDDEN), tokens]
@@ -149,7 +149,7 @@ def _inputs() -> list[Tensor]:
 
 
 def _run(inputs: list[Tensor], way: Way) -> list[Tensor]:
-    """Result and gradients of a block with one layer of attention and one feed-forward."""
+    """Compute output and gradients of a block with one layer of attention and one feed-forward."""
     *leaves, gradient = inputs
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     casting = torch.autocast("cpu", torch.bfloat16) if way == "bfloat16" else contextlib.nullcontext()

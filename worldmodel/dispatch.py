@@ -33,7 +33,7 @@ class Slots:
 
     @classmethod
     def of(cls, groups: Tensor, num_groups: int) -> "Slots":
-        """From the group of every slot, integers (j, k) in 0..num_groups - 1."""
+        """Order the slots by the group of every slot, integers (j, k) in 0..num_groups - 1."""
         ordered, order = groups.flatten().to(torch.int32).sort(stable=True)
         rows = torch.arange(len(order), device=order.device)
         inverse = torch.empty_like(order).scatter_(0, order, rows)
@@ -101,7 +101,7 @@ def grouped_product(rows: Tensor, weights: Tensor, ends: Tensor, backend: Groupe
 
 
 def supports_grouped(rows: Tensor, weights: Tensor) -> bool:
-    """Whether `grouped_mm` takes these: rows of 16 bytes' multiple, and bfloat16 on CUDA."""
+    """Tell whether `grouped_mm` takes these: rows of 16 bytes' multiple, and bfloat16 on CUDA."""
     step = 16 // rows.element_size()
     aligned = rows.shape[1] % step == 0 and weights.shape[2] % step == 0
     return aligned and (not rows.is_cuda or rows.dtype == torch.bfloat16)
@@ -120,7 +120,7 @@ def _runs(ends: Tensor) -> list[tuple[int, int]]:
 
 @torch.library.custom_op("worldmodel::gather", mutates_args=())
 def _gather(x: Tensor, slots: Tensor, back: Tensor) -> Tensor:
-    """The row of x (j, d) for each of the slots (i,), k in turn belonging to one row; `back` is the inverse of `slots`.
+    """Gather the row of x (j, d) for each of the slots (i,), k in turn belonging to one row; `back` is the inverse of `slots`.
 
     A plain gather's gradient adds rows one by one, in no fixed order on CUDA and in their own precision; this one gathers as well.
     """
@@ -162,7 +162,7 @@ def _opaque_product(rows: Tensor, weights: Tensor, ends: Tensor, grouped: bool) 
 
 @torch.library.custom_op("worldmodel::grouped_weight_gradient", mutates_args=())
 def _opaque_weight_gradient(rows: Tensor, grad: Tensor, ends: Tensor, grouped: bool) -> Tensor:
-    """Rows (i, d), grad (i, h) -> (g, d, h): a product over the rows of each group."""
+    """Multiply rows (i, d) by grad (i, h), summed over the rows of each group: (g, d, h)."""
     if grouped:
         return F.grouped_mm(rows.t(), grad, offs=ends)
     return torch.stack([rows[a:b].t() @ grad[a:b] for a, b in _runs(ends)])

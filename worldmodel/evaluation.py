@@ -1,4 +1,4 @@
-"""How well a trained model predicts: dreams against truth by horizon, and held-out text; each beside its controls.
+"""How well a trained model predicts: dreams compared with truth by horizon, and held-out text; each with its controls.
 
 Intervals of dreams are over episodes: clips of one episode are alike, so each episode counts once, by the mean of its clips.
 
@@ -41,7 +41,7 @@ ByHorizon = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class DreamConfig:
-    """Which held-out clips are dreamt."""
+    """Which held-out clips are dreamed."""
 
     clips: int = 128
     """Number of clips, drawn with replacement from the held-out episodes."""
@@ -60,7 +60,7 @@ class DreamConfig:
 
 @dataclass(frozen=True)
 class StateReader:
-    """Reads true variables off latents."""
+    """Predicts true variables from latents."""
 
     read: Callable[[Tensor], np.ndarray]
     """Latents (m, p, c) to variables (m, f)."""
@@ -69,7 +69,7 @@ class StateReader:
     columns: np.ndarray
     """int (f,): which of the file's features they are."""
     scale: np.ndarray
-    """(f,) their standard deviations over training frames, which errors are told in."""
+    """(f,) their standard deviations over training frames, the unit of errors."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DreamErrors:
     """Errors by horizon (index 0 = one step ahead), each with half of its 95 % interval over episodes."""
 
     latent: dict[str, ByHorizon]
-    """Mean squared, by name: learned, shuffled_actions (the same model told another clip's actions), copy_last_frame."""
+    """Mean squared, by name: learned, shuffled_actions (the same model with another clip's actions), copy_last_frame."""
     pixel: dict[str, ByHorizon]
     """The same in pixels scaled to [0, 1]; learned frames pass through the decoder, copied ones do not."""
     truth: np.ndarray
@@ -98,7 +98,7 @@ class DreamErrors:
         return self.latent["shuffled_actions"][0][0] / max(self.latent["learned"][0][0], 1e-12)
 
     def to_json(self) -> dict[str, object]:
-        """Numbers only."""
+        """Return the numbers only."""
         return {
             "latent_mse": self.latent,
             "pixel_mse": self.pixel,
@@ -146,7 +146,7 @@ def dream_errors(
     for name, given in (("learned", ahead), ("shuffled_actions", others)):
         dreamt[name] = rollout.rollout(session, given[:, None], generator.manual_seed(config.seed))[:, 0]
         if dreamt[name].shape != future.shape:
-            raise UserError(f"{dreamt[name].shape[1]} frames are dreamt for {config.horizon} steps: dream without jumps")
+            raise UserError(f"{dreamt[name].shape[1]} frames are dreamed for {config.horizon} steps: dream without jumps")
     dreamt["copy_last_frame"] = past[:, -1:].expand_as(future)
     target = torch.from_numpy(truth[:, config.context :]).float() / 255
     latent, pixel, frames = {}, {}, {}
@@ -176,7 +176,7 @@ def dream_errors(
 
 
 def within(config: DreamConfig, store: EpisodeStore, episodes: Sequence[int], block: int) -> DreamConfig:
-    """The same with a horizon of 0 replaced by as many steps as half of the episodes hold, `FARTHEST` at most."""
+    """Replace a horizon of 0 by as many steps as half of the episodes hold, `FARTHEST` at most."""
     if config.horizon:
         return config
     steps = np.sort(store.lengths[list(episodes)])[::-1] * store.action_block // block
@@ -185,14 +185,14 @@ def within(config: DreamConfig, store: EpisodeStore, episodes: Sequence[int], bl
 
 
 def draw_clips(store: EpisodeStore, episodes: Sequence[int], block: int, config: DreamConfig) -> list[Clip]:
-    """The clips that are dreamt, a function of the configuration's seed."""
+    """Draw the clips that are dreamed, a function of the configuration's seed."""
     rng = np.random.default_rng(config.seed)
     sampler = ClipSampler(store, episodes, config.context - 1 + config.horizon, block)
     return [sampler.draw(rng) for _ in range(config.clips)]
 
 
 def state_of_clips(store: EpisodeStore, clips: Sequence[Clip], block: int, columns: np.ndarray) -> np.ndarray:
-    """True variables (b, t + h, f) of the clips' frames."""
+    """Read the true variables (b, t + h, f) of the clips' frames."""
     every, features = block // store.action_block, store.column("features")
     first = np.array([store.offsets[clip.episode] + clip.start // store.action_block for clip in clips])
     rows = first[:, None] + every * np.arange(len(clips[0].frames))
@@ -200,7 +200,7 @@ def state_of_clips(store: EpisodeStore, clips: Sequence[Clip], block: int, colum
 
 
 def other_clips(of_episode: np.ndarray) -> np.ndarray:
-    """For each clip (b,) another one, each once, of another episode unless more than half of the clips are of one."""
+    """Pair each clip (b,) with another one, each once, of another episode unless more than half of the clips are of one."""
     order = np.argsort(of_episode, kind="stable")
     most = min(int(np.unique(of_episode, return_counts=True)[1].max()), len(order) - 1)
     others = np.empty_like(order)
@@ -211,7 +211,7 @@ def other_clips(of_episode: np.ndarray) -> np.ndarray:
 def linear_reader(
     codec: Codec, store: EpisodeStore, episodes: Sequence[int], names: Sequence[str] | None = None, most: int = READER_FRAMES
 ) -> StateReader:
-    """A ridge regression of true variables on latents of training episodes.
+    """Fit a ridge regression of true variables on latents of training episodes.
 
     Args:
         codec: that makes the latents.
@@ -236,7 +236,7 @@ def linear_reader(
 def varying_features(
     store: EpisodeStore, episodes: Sequence[int], names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Which true variables vary over some episodes: columns (f,), names, standard deviations (f,); of the named ones, or all.
+    """Select true variables, of the named ones or all, that vary over some episodes: columns (f,), names, standard deviations (f,).
 
     Raises:
         UserError: none does.
@@ -251,33 +251,33 @@ def varying_features(
 
 
 def some_episodes(store: EpisodeStore, episodes: Sequence[int], most: int) -> np.ndarray:
-    """Evenly spread episodes of about `most` frames, at least two if there are two."""
+    """Choose evenly spread episodes of about `most` frames, at least two if there are two."""
     frames = int((store.lengths[list(episodes)] + 1).sum())
     count = max(min(2, len(episodes)), min(len(episodes), round(len(episodes) * most / max(1, frames))))
     return np.asarray(episodes)[np.linspace(0, len(episodes) - 1, count).round().astype(int)]
 
 
 def state_errors(reader: StateReader, latents: Tensor, variables: np.ndarray) -> np.ndarray:
-    """Squared errors (b, h, f) of what is read off latents (b, h, p, c), in squared standard deviations."""
+    """Compute squared errors (b, h, f) of the variables predicted from latents (b, h, p, c), in squared standard deviations."""
     found = reader.read(rearrange(latents, "b h p c -> (b h) p c")).reshape(variables.shape)
     return np.square((found - variables) / reader.scale)
 
 
 def rooted(errors: ByHorizon) -> ByHorizon:
-    """Mean squared errors to root mean squared ones, intervals by the delta method."""
+    """Convert mean squared errors to root mean squared ones, intervals by the delta method."""
     roots = [math.sqrt(mean) for mean, _ in errors]
     return [(root, half / max(2 * root, 1e-12)) for root, (_, half) in zip(roots, errors, strict=True)]
 
 
 def decode_video(codec: Codec, latents: Tensor, batch_size: int = 256) -> np.ndarray:
-    """Latents (b, t, p, c) -> uint8 frames (b, t, height, width, 3)."""
+    """Decode latents (b, t, p, c) to uint8 frames (b, t, height, width, 3)."""
     flat = rearrange(latents, "b t p c -> (b t) p c")
     frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(batch_size)])
     return rearrange(frames, "(b t) h w c -> b t h w c", b=len(latents))
 
 
 def by_horizon(error: Tensor, of_episode: np.ndarray) -> ByHorizon:
-    """The mean over episodes, and half of its 95 % interval, of errors (b, h) of clips of episodes (b,).
+    """Average errors (b, h) of clips of episodes (b,) over episodes; also return half of the mean's 95 % interval.
 
     The interval is Student's, as wide to both sides as errors with a long upper tail need it above (Hall 1992, "On the removal of
     skewness by transformation"). A single episode has no other to be compared with: its clips are taken for independent.
@@ -308,7 +308,7 @@ class TextScore:
 
 @torch.no_grad()
 def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], length: int = 256) -> TextScore:
-    """Bits per byte of texts, each cut to `length` tokens; the first token of a text is given."""
+    """Compute bits per byte of texts, each cut to `length` tokens; the first token of a text is given."""
     device = model.device
     packing = PackingConfig(length=length)
     nats, counted, size = 0.0, 0, 0

@@ -70,7 +70,7 @@ class Uses:
 
     @classmethod
     def of(cls, batch: PackedBatch, frame_tokens: int) -> "Uses":
-        """Counted on the CPU; a batch on a GPU is waited for."""
+        """Count on the CPU; a batch on a GPU is waited for."""
         document, frame = batch.document_id.cpu(), batch.frame_id.cpu()
         filled = document >= 0
         return cls(
@@ -86,7 +86,7 @@ class Uses:
 
 
 def allowed_pairs(document_id: Tensor, frame_id: Tensor) -> int:
-    """How many pairs of a query and a key `worldmodel.attention.hybrid_mask` allows, padding left out.
+    """Count the pairs of a query and a key that `worldmodel.attention.hybrid_mask` allows, padding left out.
 
     A document of n positions has n (n + 1) / 2 causal pairs, and each frame of p tokens adds its p (p - 1) / 2 pairs that look ahead.
 
@@ -100,7 +100,7 @@ def allowed_pairs(document_id: Tensor, frame_id: Tensor) -> int:
 
 
 def parameter_counts(config: ModelConfig) -> ParameterCounts:
-    """Weights of the model that `config` describes, which is built without memory for them."""
+    """Count the weights of the model that `config` describes, which is built without memory for them."""
     sizes = {"total": 0, "active": 0, "embedding": 0, "trunk": 0, "active_trunk": 0, "visual": 0, "text": 0}
     for name, parameter in _parameters(config):
         active = round(parameter.numel() * _visited(name, parameter, config))
@@ -119,7 +119,7 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
 
 
 def forward_flops(config: ModelConfig, batch: PackedBatch) -> float:
-    """Floating-point operations of one forward pass with its heads; see the module's docstring for what is counted."""
+    """Count the floating-point operations of one forward pass with its heads; the module's docstring says what is counted."""
     uses = Uses.of(batch, config.frame_tokens)
     products = sum(2.0 * parameter.numel() * _times(name, parameter, config, uses) for name, parameter in _parameters(config))
     attention = 4.0 * config.trunk.width * config.trunk.depth * uses.pairs  # scores, and the weighted sum of values
@@ -127,7 +127,7 @@ def forward_flops(config: ModelConfig, batch: PackedBatch) -> float:
 
 
 def training_flops(config: ModelConfig, batch: PackedBatch) -> float:
-    """Floating-point operations of forward and backward over a batch: the gradients cost twice the forward pass.
+    """Count the floating-point operations of forward and backward over a batch: the gradients cost twice the forward pass.
 
     The few products whose input needs no gradient (the projections into the trunk) are counted the same way.
     """
@@ -135,7 +135,7 @@ def training_flops(config: ModelConfig, batch: PackedBatch) -> float:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 1.0, size: int | None = None) -> float:
-    """The best rate of a square matrix product, in floating-point operations per second.
+    """Measure the best rate of a square matrix product, in floating-point operations per second.
 
     Args:
         device: a GPU or the CPU.
@@ -177,7 +177,7 @@ def _parameters(config: ModelConfig) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _visited(name: str, parameter: nn.Parameter, config: ModelConfig) -> float:
-    """Share of a weight tensor that one token uses."""
+    """Return the share of a weight tensor that one token uses."""
     if ".feed_forward." not in name:
         return 1.0
     if parameter.ndim == 3:  # a stack of networks
@@ -190,7 +190,7 @@ def _visited(name: str, parameter: nn.Parameter, config: ModelConfig) -> float:
 
 
 def _times(name: str, parameter: nn.Parameter, config: ModelConfig, uses: Uses) -> float:
-    """How many rows are multiplied with a weight, as a share of it where it is a stack; 0 for what is no matrix."""
+    """Count the rows that are multiplied with a weight, as a share of it where it is a stack; 0 for what is no matrix."""
     if parameter.ndim < 2 or name.startswith(("token_embedding.", "patch_embedding", "stem.missing")):
         return 0
     if name.startswith("stem."):
@@ -211,7 +211,7 @@ def _times(name: str, parameter: nn.Parameter, config: ModelConfig, uses: Uses) 
 
 
 def _places(config: ModelConfig, uses: Uses) -> float:
-    """Operations with the places of a stem: attention to them where it paints, and the points found in all that it reads."""
+    """Count operations over the positions of a stem's maps: attention when it decodes, and keypoints in all frames that it reads."""
     if not config.stem.tokens:
         return 0.0
     looks = 8.0 * WAVES * config.stem.looks * (uses.noised // config.stem.tokens)
@@ -220,7 +220,7 @@ def _places(config: ModelConfig, uses: Uses) -> float:
 
 
 def _stem_times(name: str, config: ModelConfig, uses: Uses) -> float:
-    """How often a weight of the stem is used: maps are read of every frame, and painted of the noised ones."""
+    """Count how often a weight of the stem is used: every frame is encoded to maps, and only noised frames are decoded from them."""
     side, halvings = max(config.latent_grid), 0
     while side > COARSEST:
         side, halvings = side // 2, halvings + 1

@@ -10,7 +10,7 @@ from the path, (x - z_t) / (1 - t).
 What arXiv 2603.03276 leaves open, and what is done here: the loss is the squared error of the velocity with both predictions, as in
 arXiv 2511.13720, that is of x weighted by 1 / (1 - t)^2; 1 - t is never taken below 0.05 there, in the prediction and in the target
 alike, so that frames that are almost clean do not outweigh all others. Flow times are logit-normal (the code of RAE and the follow-up,
-2608.05000; the paper's formula reads uniform: `logit_normal`), then shifted towards noise (`shift`; 1 turns it off).
+2608.05000; the paper's formula reads uniform: `logit_normal`), then shifted toward noise (`shift`; 1 turns it off).
 """
 
 import math
@@ -33,7 +33,7 @@ class FlowConfig:
     prediction: Prediction = "x"
     """x: the clean latents; v: the velocity. The loss is on the velocity in both cases."""
     shift: float | None = None
-    """Strength of the shift towards noise, 1 = none. None: from the latents' size, sqrt(tokens * channels / base_dimension)."""
+    """Strength of the shift toward noise, 1 = none. None: from the latents' size, sqrt(tokens * channels / base_dimension)."""
     base_dimension: int = 4096
     """Latent size at which no shift is needed (RAE, arXiv 2510.11690, section 4)."""
     logit_normal: bool = True
@@ -55,18 +55,18 @@ class FlowConfig:
             raise UserError(f"minimum_noise must lie in (0, 1), got {self.minimum_noise}")
 
     def shift_for(self, tokens: int, channels: int) -> float:
-        """The shift's strength for latents of `tokens` x `channels`."""
+        """Return the shift's strength for latents of `tokens` x `channels`."""
         return self.shift if self.shift is not None else math.sqrt(tokens * channels / self.base_dimension)
 
 
 def shift_time(t: Tensor, alpha: float) -> Tensor:
-    """Move flow times towards noise: with s = 1 - t the noise level, s' = alpha s / (1 + (alpha - 1) s) (RAE, section 4)."""
+    """Move flow times toward noise: with s = 1 - t the noise level, s' = alpha s / (1 + (alpha - 1) s) (RAE, section 4)."""
     s = 1 - t
     return 1 - alpha * s / (1 + (alpha - 1) * s)
 
 
 def unshift_time(t: Tensor, alpha: float) -> Tensor:
-    """Inverse of `shift_time`."""
+    """Invert `shift_time`."""
     return shift_time(t, 1 / alpha)
 
 
@@ -86,33 +86,33 @@ def sample_time(count: int, alpha: float, logit_normal: bool, generator: torch.G
 
 
 def interpolate(z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Noised latents z_t; z and noise (..., n, c), t broadcastable to them."""
+    """Compute noised latents z_t; z and noise (..., n, c), t broadcastable to them."""
     return torch.lerp(noise, z, t)
 
 
 def network_input(z_t: Tensor, t: Tensor, config: FlowConfig) -> Tensor:
-    """What the network is shown of z_t; `t` broadcastable to it. At t = 1 these are the clean latents in any case."""
+    """Compute the network's input from z_t; `t` broadcastable to it. At t = 1 these are the clean latents in any case."""
     if config.prediction == "v" or not config.shrink_input:
         return z_t
     return z_t * (t / (t.square() + (1 - t).square()))
 
 
 def velocity_from(prediction: Tensor, z_t: Tensor, t: Tensor, config: FlowConfig) -> Tensor:
-    """Velocity that a network's output stands for; `t` broadcastable to `z_t`."""
+    """Compute the velocity that a network's output stands for; `t` broadcastable to `z_t`."""
     if config.prediction == "v":
         return prediction
     return (prediction - z_t) / (1 - t).clamp_min(config.minimum_noise)
 
 
 def velocity_target(z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, config: FlowConfig) -> Tensor:
-    """What `velocity_from` should return: z - noise, under the same floor on 1 - t as the prediction."""
+    """Compute what `velocity_from` should return: z - noise, under the same floor on 1 - t as the prediction."""
     if config.prediction == "v":
         return z - noise
     return (z - z_t) / (1 - t).clamp_min(config.minimum_noise)
 
 
 def time_grid(num_steps: int, alpha: float) -> Tensor:
-    """The sampler's times from 0 (noise) to 1 (clean), (num_steps + 1,), shifted as in training."""
+    """Return the sampler's times from 0 (noise) to 1 (clean), (num_steps + 1,), shifted as in training."""
     return shift_time(torch.linspace(0, 1, num_steps + 1), alpha)
 
 

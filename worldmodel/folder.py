@@ -152,7 +152,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 
 
 def count_numbers(path: Path, remedy: str = OTHER) -> int:
-    """How many numbers a safetensors file holds, by its header.
+    """Count the numbers in a safetensors file, by its header.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -163,7 +163,7 @@ def count_numbers(path: Path, remedy: str = OTHER) -> int:
 
 @contextlib.contextmanager
 def reading_tensors(path: Path, remedy: str) -> Iterator[None]:
-    """Turns what goes wrong with a safetensors file into a `UserError`."""
+    """Turn what goes wrong with a safetensors file into a `UserError`."""
     try:
         yield
     except FileNotFoundError:
@@ -175,7 +175,7 @@ def reading_tensors(path: Path, remedy: str) -> Iterator[None]:
 
 
 def same_settings(path: Path, record: dict[str, Any]) -> None:
-    """Note in a file what its folder is for, or check that the same is noted there.
+    """Write to a file what its folder is for, or check that the file says the same.
 
     Args:
         path: JSON file in the folder, which the caller holds.
@@ -201,7 +201,7 @@ def same_settings(path: Path, record: dict[str, Any]) -> None:
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names."""
+    """Flatten nested objects into one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict):

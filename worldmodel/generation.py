@@ -69,7 +69,7 @@ def continue_text(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Continuations of prompts (each at least one token long), without the prompts themselves."""
+    """Write continuations of prompts (each at least one token long), without the prompts themselves."""
     piece = text_piece(prompts, tokenizer, model.device)
     session = Session.start(model, len(prompts), piece.ids.shape[1] + max_tokens)
     return write_text(session, piece, tokenizer, max_tokens, temperature, generator)
@@ -79,7 +79,7 @@ def continue_text(
 def describe_frames(
     model: WorldModel, tokenizer: Tokenizer, latents: Tensor, questions: Sequence[str] | None = None, max_tokens: int = 128
 ) -> list[str]:
-    """Captions of frames (b, l, c), or answers to one question about each."""
+    """Write captions of frames (b, l, c), or answers to one question about each."""
     b, device = len(latents), latents.device
     before: list[Piece] = [token_piece(tokenizer.boi_id, b, device), FramePiece(latents, 1.0)]
     last: Piece = token_piece(tokenizer.eoi_id, b, device)
@@ -100,7 +100,7 @@ def draw_pictures(
     num_steps: int = 25,
     guidance: float = 3.0,
 ) -> Tensor:
-    """Latents (b, l, c) of pictures for captions: Euler steps with classifier-free guidance (arXiv 2207.12598).
+    """Draw latents (b, l, c) of pictures for captions: Euler steps with classifier-free guidance (arXiv 2207.12598).
 
     Args:
         model: a trained model.

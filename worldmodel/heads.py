@@ -29,7 +29,7 @@ class TimeEmbedding(nn.Module):
         self.network = nn.Sequential(nn.Linear(sinusoids, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """(f,) -> (f, d)."""
+        """Embed flow times (f,) as (f, d)."""
         angles = repeat(t.float(), "f -> f k", k=len(self.frequencies)) * self.frequencies
         return self.network(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
@@ -45,7 +45,7 @@ class HeadBlock(nn.Module):
         self.feed_forward = SwiGLU(width, 8 * -(-width // 3))  # 8/3 of the width, as wide as a plain network of 4 times
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """(f, p, w) -> (f, p, w)."""
+        """Map (f, p, w) to (f, p, w)."""
         x = x + self.attention(self.attention_norm(x), rotary, AttentionMask("sdpa", None))
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -82,7 +82,7 @@ class WideHead(nn.Module):
         self.register_buffer("rotary_positions", rearrange(places, "p axes -> 1 p axes"), False)
 
     def forward(self, hidden: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Hidden states (f, p, d), noised latents (f, p, c) as the network is shown them, times (f,) -> (f, p, w)."""
+        """Map hidden states (f, p, d), noised latents (f, p, c) as the network's input has them, and times (f,) to (f, p, w)."""
         x = self.hidden_in(hidden) + self.latent_in(z) + rearrange(self.time_in(t), "f w -> f 1 w")
         rotary = rotary_angles(self.rotary_positions, self.head_width, 100.0)
         for block in self.blocks:

@@ -7,7 +7,7 @@ from worldmodel.errors import UserError
 
 
 def home() -> Path:
-    """`WORLDMODEL_HOME`, or `~/.worldmodel` where that is not set or empty.
+    """Return `WORLDMODEL_HOME`, or `~/.worldmodel` where that is not set or empty.
 
     Raises:
         UserError: it names the home of a user who has none.
@@ -20,20 +20,20 @@ def home() -> Path:
 
 
 def datasets_dir() -> Path:
-    """Collected episode files."""
+    """Return the folder of collected episode files."""
     return home() / "datasets"
 
 
 def checkpoints_dir() -> Path:
-    """Pretrained codecs and models."""
+    """Return the folder of pretrained codecs and models."""
     return home() / "checkpoints"
 
 
 def runs_dir() -> Path:
-    """Training runs and reports."""
+    """Return the folder of training runs and reports."""
     return home() / "runs"
 
 
 def cache_dir() -> Path:
-    """What can be made again: cut corpora, indices, latents."""
+    """Return the folder of what can be made again: tokenized corpora, indices, latents."""
     return home() / "cache"

@@ -1,4 +1,4 @@
-"""Where in a frame things are: the middles of learned maps of attention.
+"""Where in a frame things are: the centers of learned attention maps.
 
 The spatial softmax of Levine et al. 2016 (arXiv 1504.00702, section 5.1). A convolution sees every frame by itself and gives some
 maps; each is made a distribution over places, and its mean is a point. Where something is, and how far from where it is to be, are
@@ -42,13 +42,13 @@ class Keypoints(nn.Module):
         nn.init.normal_(self.tell.weight, std=points**-0.5)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (f, s, c, y, x), the newest first -> what their points tell (f, told)."""
+        """Map frames (f, s, c, y, x), the newest first, to features of their points (f, told)."""
         points = rearrange(self.points(self.find(self.see(frames.flatten(0, 1)))), "(f s) k e -> f s (k e)", s=frames.shape[1])
         told = torch.cat([points[:, :1], points[:, 1:] - points[:, :-1]], 1)
         return self.tell(told.flatten(1).to(frames.dtype))
 
     def points(self, maps: Tensor) -> Tensor:
-        """Maps (n, k, y, x) -> where each is high (n, k, 2), row and column, in float32; see `middles`.
+        """Find where each of the maps (n, k, y, x) is high: (n, k, 2), row and column, in float32; see `middles`.
 
         All maps have one strength before they are sharpened, a mean square of 1. A map with nothing in it has its point in the
         middle.
@@ -59,6 +59,6 @@ class Keypoints(nn.Module):
 
 
 def middles(grid: tuple[int, int]) -> Tensor:
-    """Row and column of the middle of every place of a grid (y x, 2), in quarters of the frame from its own middle: -2 to 2."""
+    """Return row and column of the center of every place of a grid (y x, 2), in quarters of the frame from its own center: -2 to 2."""
     rows, columns = ((torch.arange(side) + 0.5) / side * 4 - 2 for side in grid)
     return torch.stack([repeat(rows, "y -> (y x)", x=grid[1]), repeat(columns, "x -> (y x)", y=grid[0])], -1)

@@ -13,12 +13,12 @@ KEY = "tasks"
 
 
 def tasks_of(stores: Sequence[EpisodeStore]) -> dict[str, list[str]]:
-    """Task -> names of the numbers of its actions, of files with actions; for the card of a model that is trained on them."""
+    """Collect task -> names of the numbers of its actions, of files with actions; for the card of a model that is trained on them."""
     return {str(store.meta["env_id"]): list(store.meta.get("action_names", [])) for store in stores if store.has_actions}
 
 
 def check_task(card: dict[str, Any], store: EpisodeStore) -> None:
-    """Say that the episodes of a file are of a task that a model was not trained on; nothing where its card names none.
+    """Warn that the episodes of a file are of a task that a model was not trained on; do nothing if its card names no task.
 
     Raises:
         UserError: the actions of that task are others, too, so that the model could only take them for something else.

@@ -29,7 +29,7 @@ class KVCache:
         self.prefix_valid: Tensor | None = None  # (b, p)
 
     def share(self, samples: int, capacity: int, rows: slice) -> "KVCache":
-        """A new cache whose prefix is this one's content at problems `rows`, for `samples` suffixes of up to `capacity` tokens."""
+        """Make a cache whose prefix is this one's content at problems `rows`, for `samples` suffixes of up to `capacity` tokens."""
         if self.prefix is not None:
             raise ValueError("this cache shares a prefix already; share the cache that encoded the history")
         assert self.valid is not None, "nothing has been written to this cache"
@@ -66,7 +66,7 @@ class KVCache:
 
 
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, layer: int, mask: Tensor, scale: float) -> Tensor:
-    """Attention of new tokens over the cache and over each other.
+    """Attend with new tokens to the cache and to each other.
 
     Args:
         q: (b s, k, n, d) queries of the new tokens.

@@ -1,4 +1,4 @@
-"""What the joint loss is made of: the step's draws, what it is a mean over, the text loss, and how the two parts are weighed."""
+"""The parts of the joint loss: a step's noise sample, what the loss is a mean over, the text loss, the weights of the parts."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -30,7 +30,7 @@ class FlowDraw:
 
     @classmethod
     def join(cls, draws: "Sequence[FlowDraw]") -> "FlowDraw":
-        """The draws of consecutive batches as that of one."""
+        """Join the draws of consecutive batches into that of one."""
         return cls(torch.cat([draw.t for draw in draws]), torch.cat([draw.noise for draw in draws]))
 
 
@@ -49,7 +49,7 @@ class LossCounts:
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "LossCounts":
-        """Of one batch."""
+        """Count for one batch."""
         return cls(len(batch.predicted_positions), len(batch.noised_frames), batch.tokens, batch.known_numbers)
 
     def __add__(self, other: "LossCounts") -> "LossCounts":
@@ -58,7 +58,7 @@ class LossCounts:
 
 
 def text_loss(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:
-    """The sum of the cross-entropies of next tokens, without ever having all of their logits.
+    """Sum the cross-entropies of next tokens, without ever having all of their logits.
 
     The logits of some positions at a time are made, turned into their part of the loss and of its gradient, and forgotten. Since the
     gradient of a sum does not depend on what comes after it but for a factor, it is found in the forward pass: nothing is computed
@@ -115,14 +115,14 @@ class _TextLoss(torch.autograd.Function):
 
 
 def readable(parts: dict[str, float]) -> dict[str, float]:
-    """Parts of the loss, added up over a whole step, for people: `flow_high_noise` becomes the mean over frames below t = 0.1."""
+    """Convert the summed parts of a step's loss for people: `flow_high_noise` becomes the mean over frames below t = 0.1."""
     rest = {name: value for name, value in parts.items() if name not in ("flow_high_noise", "high_noise")}
     share = parts.get("high_noise", 0.0)
     return rest | ({"flow_high_noise": parts["flow_high_noise"] / share} if share > 0 else {})
 
 
 def centered_weights(average: Tensor, alpha: float) -> Tensor:
-    """Weights (2,) of the text and flow losses that give both the same size (arXiv 2603.03276, appendix D.2).
+    """Compute weights (2,) of the text and flow losses that give both the same size (arXiv 2603.03276, appendix D.2).
 
     With the averages L (2,), positive: c = (1 - alpha) L_text + alpha L_flow; weights c / L.
     """
@@ -131,7 +131,7 @@ def centered_weights(average: Tensor, alpha: float) -> Tensor:
 
 
 def moving_average(average: Tensor, values: Sequence[float | Tensor | None], decay: float) -> Tensor:
-    """Average (k,) moved towards k values; 0 stands for nothing seen yet, None for a value that this step does not have."""
+    """Move an average (k,) toward k values; 0 stands for no value so far, None for a value that this step does not have."""
     moved = []
     for old, value in zip(average, values, strict=True):
         new = old if value is None else value.to(old) if isinstance(value, Tensor) else old.new_full((), value)

@@ -29,7 +29,7 @@ from worldmodel.tokens import IGNORE, VISION
 from worldmodel.transformer import MODULATIONS, Modulation, Trunk, TrunkConfig
 
 SPREAD_WEIGHT = 0.1
-"""Of the likelihood of the spread of said actions, beside their squared error."""
+"""Weight of the likelihood of the predicted actions' spread, relative to their squared error."""
 SPREAD_RANGE = (-2.0, 1.0)
 """Of the logarithm of their spread: 0.14 to 2.7 half ranges. What is surer than that has a gradient, where it errs, that outweighs all
 others of its batch."""
@@ -79,14 +79,14 @@ class ModelConfig:
     linear layer, as in the paper. It helps small models (arXiv 2601.16208: up to about 0.5 billion parameters)."""
     level_frames: bool = False
     """Divide the flow loss of a frame by the mean square of its latents where that is above 1: pictures that are unlike the frames a
-    codec is scaled for do not outweigh them then (on TwoRoom theirs was 40 times as large)."""
+    codec is scaled for do not outweigh them then (on TwoRoom their loss was 40 times as large)."""
     loss_balance: LossBalance = "fixed"
     """fixed: text_weight and flow_weight; centered: weights that follow the losses, so that both count the same (arXiv 2603.03276,
     appendix D.2; better pictures, slightly worse text there)."""
     balance_alpha: float = 0.5
-    """Centered: share of the flow loss in the size that both losses are brought to (not known from the paper; 0.5 is ours)."""
+    """Centered: share of the flow loss in the size that both losses are brought to (not known from the paper; 0.5 is chosen here)."""
     balance_decay: float = 0.99
-    """Centered: decay per step of the losses' moving averages (not known from the paper; 0.99 is ours)."""
+    """Centered: decay per step of the losses' moving averages (not known from the paper; 0.99 is chosen here)."""
     base_width: int | None = None
     """muP (arXiv 2203.03466, table 8): the width at which the learning rates were tuned; at another width logits and the linear visual
     head are scaled by base_width / width, and the optimizer scales the rates of hidden matrices. None: plain widths."""
@@ -150,10 +150,10 @@ class Seen:
     maps: list[Tensor] = field(default_factory=list)
     """What the stem paints with again, (f, w, y, x) each; none without a stem."""
     base: Tensor | None = None
-    """(f, l, c): what the stem tells the change from."""
+    """(f, l, c): the latents from which the stem predicts the change."""
 
     def index_select(self, rows: Tensor) -> "Seen":
-        """Of some of the frames."""
+        """Select some of the frames."""
         chosen = [each.index_select(0, rows) for each in self.maps]
         return Seen(self.tokens.index_select(0, rows), chosen, None if self.base is None else self.base.index_select(0, rows))
 
@@ -186,7 +186,7 @@ class WorldModel(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.5)
         nn.init.normal_(self.action_in.weight, std=1.0)
         nn.init.normal_(self.text_out.weight, std=(config.base_width or width) ** -0.5)
-        nn.init.zeros_(self.action_out.weight)  # else the first thing learnt is to look away: guesses cost more than saying the mean
+        nn.init.zeros_(self.action_out.weight)  # else the first thing learned is to look away: guesses cost more than saying the mean
         nn.init.zeros_(self.action_out.bias)
         if self.latent_out is not None:
             nn.init.normal_(self.latent_out.weight, std=(config.wide_head or config.base_width or width) ** -0.5)
@@ -202,11 +202,11 @@ class WorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights lie."""
+        """Device of the weights."""
         return self.token_embedding.weight.device
 
     def see(self, z_t: Tensor, t: Tensor, beside: Beside | None = None) -> Seen:
-        """Noised latents (f, l, c), their flow times (f,), and what they are seen beside (None: nothing)."""
+        """Embed noised latents (f, l, c), their flow times (f,), and the frames that they are seen beside (None: nothing)."""
         shown = network_input(z_t, rearrange(t, "f -> f 1 1"), self.config.flow)
         if self.stem is None:
             assert self.latent_in is not None
@@ -217,7 +217,7 @@ class WorldModel(nn.Module):
         return Seen(self._placed(tokens, t), maps, base(beside) if changes else None)
 
     def _placed(self, x: Tensor, t: Tensor) -> Tensor:
-        """Tokens (f, p, d) with their place and their flow time (f,) added."""
+        """Add position and flow time (f,) to tokens (f, p, d)."""
         if self.patch_embedding is not None:
             x = x + self.patch_embedding
         if self.time_in is not None and self.modulate is None:
@@ -225,7 +225,7 @@ class WorldModel(nn.Module):
         return x
 
     def embed(self, batch: PackedBatch, seen: Seen) -> Tensor:
-        """All positions of a batch (b, n, d)."""
+        """Embed all positions of a batch (b, n, d)."""
         b = len(batch.token_id)
         x = rearrange(self.token_embedding(batch.token_id), "b n d -> (b n) d")
         of_frames = rearrange(seen.tokens, "f p d -> (f p) d")
@@ -236,14 +236,14 @@ class WorldModel(nn.Module):
         return rearrange(x, "(b n) d -> b n d", b=b)
 
     def modulation(self, batch: PackedBatch, t: Tensor) -> Modulation | None:
-        """What the flow times t (f,) do to the visual tokens of a batch; None where they enter otherwise."""
+        """Compute how the flow times t (f,) modulate the visual tokens of a batch; None where they enter otherwise."""
         if self.modulate is None:
             return None
         b, n = batch.token_id.shape
         return Modulation.of(self.frame_modulation(t), batch.frame_id, b * n // self.config.frame_tokens)
 
     def frame_modulation(self, t: Tensor) -> Tensor:
-        """Flow times (f,) -> what they do to the tokens of their frames in every block (f, 6, d)."""
+        """Map flow times (f,) to the modulation (f, 6, d) of the tokens of their frames in every block."""
         assert self.time_in is not None and self.modulate is not None, "only a model with time 'adaln' is modulated"
         return rearrange(self.modulate(F.silu(self.time_in(t))), "f (s d) -> f s d", s=MODULATIONS)
 
@@ -267,7 +267,7 @@ class WorldModel(nn.Module):
         return self.trunk(self.embed(batch, seen), positions, mask, groups, modulation=self.modulation(batch, t))
 
     def denoise(self, hidden: Tensor, z_t: Tensor, t: Tensor, seen: Seen) -> Tensor:
-        """Velocity (f, l, c) from frames' hidden states (f, p, d), noised latents, flow times (f,) and how they were seen."""
+        """Predict velocity (f, l, c) from frames' hidden states (f, p, d), noised latents, flow times (f,) and how they were seen."""
         times = rearrange(t, "f -> f 1 1")
         if self.stem is not None:
             out = self.stem.paint(hidden, seen.maps).float()
@@ -281,17 +281,17 @@ class WorldModel(nn.Module):
         return velocity_from(out, z_t, times, self.config.flow)
 
     def next_actions(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the spread of the next actions, (q, h, a) each, from hidden states (q, d) where they are asked for."""
+        """Predict mean and log spread of the next actions, (q, h, a) each, from hidden states (q, d) where they are asked for."""
         out = self.action_out(hidden).float()
         mean, spread = rearrange(out, "q (s h a) -> s q h a", s=2, h=self.config.action_horizon)
         return mean, spread.clamp(*SPREAD_RANGE)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., d) -> float32 logits of the next token (..., v)."""
+        """Map hidden states (..., d) to float32 logits of the next token (..., v)."""
         return self.text_out(self._scaled(hidden)).float()
 
     def text_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropies of tokens (k,) that hidden states (k, d) predict, added up, without having all `logits` at a time."""
+        """Sum the cross-entropies of tokens (k,) predicted from hidden states (k, d), without having all `logits` at a time."""
         return text_loss(self._scaled(hidden), self.text_out.weight, targets)
 
     def _scaled(self, hidden: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ class WorldModel(nn.Module):
     def loss(
         self, batch: PackedBatch, latents: Tensor, draw: FlowDraw, counts: LossCounts | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The joint loss of a batch, or of a part of a step.
+        """Compute the joint loss of a batch, or of a part of a step.
 
         Args:
             batch: a packed batch, on the model's device.
@@ -329,7 +329,7 @@ class WorldModel(nn.Module):
                 step, so that losses and gradients of its parts add up to those of the whole. None: this batch is the step.
 
         Returns:
-            The scalar to minimise, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
+            The scalar to minimize, and its parts by name, detached: `text` (nats per predicted token), `flow` (mean squared
             velocity error), `action` (mean squared error of said actions), `router`; `flow_high_noise` and `high_noise`, the share of
             the flow loss that frames below t = 0.1 (the step that planning uses) make up, and the share of such frames: see
             `readable`. A part that the step does not have is absent.
@@ -378,7 +378,7 @@ class WorldModel(nn.Module):
         return total, parts
 
     def beside(self, batch: PackedBatch, latents: Tensor, given: Tensor) -> Beside | None:
-        """What the frames of a batch are seen beside, from the latents of the pictures (g, l, c) they refer to."""
+        """Collect the frames that a batch's frames are seen beside, from the latents of the pictures (g, l, c) they refer to."""
         if not self.config.references:
             return None
         absent = self.config.references - batch.reference.shape[1]
@@ -389,7 +389,7 @@ class WorldModel(nn.Module):
         return Beside(rearrange(given.index_select(0, rows), "(f r) l c -> f r l c", r=self.config.references), reference >= 0)
 
     def flow_error(self, batch: PackedBatch, flat: Tensor, latents: Tensor, draw: FlowDraw, z_t: Tensor, seen: Seen) -> Tensor:
-        """Mean squared velocity error (k,) of the noised frames, from all hidden states (b n, d)."""
+        """Compute the mean squared velocity error (k,) of the noised frames, from all hidden states (b n, d)."""
         noised = batch.noised_frames
         where = rearrange(batch.frame_positions, "(f p) -> f p", p=self.config.frame_tokens).index_select(0, noised)
         hidden = rearrange(flat.index_select(0, where.flatten()), "(k p) d -> k p d", p=self.config.frame_tokens)
@@ -399,7 +399,7 @@ class WorldModel(nn.Module):
         return error / z.square().mean((1, 2)).clamp_min(1) if self.config.level_frames else error
 
     def action_error(self, batch: PackedBatch, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the known numbers of the asked actions: squared errors, and negative log-likelihoods of the spread, added up.
+        """Sum over the known numbers of the asked actions: squared errors, and negative log-likelihoods of the spread.
 
         The mean is held fixed in the latter, which are in nats.
         """
@@ -411,14 +411,14 @@ class WorldModel(nn.Module):
         return square.sum(), surprise.sum()
 
     def steps_loss(self, batch: PackedBatch, flat: Tensor) -> Tensor:
-        """The cross-entropies of the numbers of steps, each said right before actions are asked for, from hidden states (b n, d)."""
+        """Sum the cross-entropies of the numbers of steps, predicted right before actions are asked for, from hidden (b n, d)."""
         # what is said at a position is the next token, and the number stands right before the question
         where = batch.question_positions - 2
         targets = batch.text_target.flatten().index_select(0, where)
         return F.cross_entropy(self.logits(flat.index_select(0, where)), targets, ignore_index=IGNORE, reduction="sum")
 
     def loss_weights(self) -> tuple[float | Tensor, float | Tensor]:
-        """Weights of the text and flow losses; in loss centering the fixed ones until both losses have been seen."""
+        """Return the weights of the text and flow losses; in loss centering the fixed ones until both losses have been seen."""
         fixed = (self.config.text_weight, self.config.flow_weight)
         if self.config.loss_balance == "fixed":
             return fixed
@@ -428,7 +428,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def update_loss_balance(self, text: float | Tensor | None, flow: float | Tensor | None) -> None:
-        """Once per optimizer step, in loss centering: remember the losses of the whole step, of all processes together.
+        """Average the losses of a whole step, of all processes together; for loss centering, once per optimizer step.
 
         The weights of a step come from the averages up to the step before, so that all parts of a step have the same.
 

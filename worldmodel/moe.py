@@ -35,7 +35,7 @@ class MoEConfig:
     num_experts: int = 16
     """Routed experts per layer."""
     top_k: int = 3
-    """Routed experts that each token visits, beside its always-on expert."""
+    """Routed experts that each token visits, in addition to its always-on expert."""
     expert_hidden: int = 128
     """Hidden width of every expert, the always-on ones included."""
     granularity: float | None = None
@@ -77,7 +77,7 @@ class MoEConfig:
         return self.top_k + (self.shared != "none")
 
     def hidden_for(self, width: int) -> int:
-        """Hidden width of every expert in a model of this width.
+        """Return the hidden width of every expert in a model of this width.
 
         Raises:
             UserError: the granularity gives no multiple of 8, which grouped products need.
@@ -109,7 +109,7 @@ class TokenGroups:
 
     @classmethod
     def of(cls, is_visual: Tensor, counted: Tensor | None = None) -> "TokenGroups":
-        """From bool tensors of any one shape, flattened; without `counted`, all tokens count."""
+        """Group bool tensors of any one shape, flattened; without `counted`, all tokens count."""
         flat = is_visual.flatten()
         counts = torch.ones_like(flat) if counted is None else counted.flatten()
         return cls(flat, counts, Slots.of(~flat, 2))
@@ -124,7 +124,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+        """Map (..., width) to (..., width)."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
@@ -137,7 +137,7 @@ class SharedFeedForward(nn.Module):
         self.network = SwiGLU(width, hidden)
 
     def forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
-        """Tokens (j, d) -> (j, d), and a zero auxiliary loss."""
+        """Map tokens (j, d) to (j, d), and return a zero auxiliary loss."""
         return self.network(x), x.new_zeros(())
 
 
@@ -149,7 +149,7 @@ class ModalityFeedForward(nn.Module):
         self.gate_up, self.down = _stacks(2, width, hidden)
 
     def forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
-        """Tokens (j, d) -> (j, d), and a zero auxiliary loss."""
+        """Map tokens (j, d) to (j, d), and return a zero auxiliary loss."""
         return dispatch(x, groups.by_modality, self.gate_up, self.down), x.new_zeros(())
 
 
@@ -157,7 +157,7 @@ class MixtureOfExperts(nn.Module):
     """Token-choice routing to `top_k` of `num_experts` SwiGLU experts, dropless, plus always-on experts.
 
     The router is a softmax in float32. A bias that takes part in the choice but not in the gate keeps the load even: after each
-    optimiser step `update_balance` moves it against the load counted since (training tokens only, of all processes together).
+    optimizer step `update_balance` moves it against the load counted since (training tokens only, of all processes together).
     The always-on experts are the last entries of the stacks, so that a layer is one dispatch.
     """
 
@@ -176,7 +176,7 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("load", torch.zeros(2, e), persistent=False)  # selections by visual / other tokens since then
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (j, d) -> gates (j, top_k), experts (j, top_k), router logits (j, e); all float32 but the experts.
+        """Route tokens (j, d): gates (j, top_k), experts (j, top_k), router logits (j, e); all float32 but the experts.
 
         The gates of several experts sum to 1; that of a single one is its score (Switch Transformer, arXiv 2101.03961).
         """
@@ -191,7 +191,7 @@ class MixtureOfExperts(nn.Module):
         return gates, experts, logits
 
     def forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
-        """Tokens (j, d) -> (j, d), and the router's losses, summed over the tokens that count."""
+        """Map tokens (j, d) to (j, d), and return the router's losses, summed over the tokens that count."""
         gates, experts, logits = self.route(x)
         if self.training:
             self.load += count_selections(experts, groups, self.config.num_experts)
@@ -202,14 +202,14 @@ class MixtureOfExperts(nn.Module):
         return dispatch(x, slots, self.gate_up, self.down, gates, self.config.backend), auxiliary
 
     def _losses(self, logits: Tensor) -> Tensor:
-        """Router logits (j, e) -> (j,)."""
+        """Compute the losses (j,) of router logits (j, e)."""
         losses = self.config.router_z_loss * logits.logsumexp(-1).square()
         if self.config.balance_loss:
             losses = losses + self.config.balance_loss * self.config.num_experts * (logits.softmax(-1) @ self.share)
         return losses
 
     def _with_shared(self, gates: Tensor, experts: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
-        """The always-on experts behind the chosen ones: (j, k) each."""
+        """Append the always-on experts to the chosen ones: (j, k) each."""
         if self.config.shared == "none":
             return gates, experts
         own = torch.full_like(experts[:, :1], self.config.num_experts)
@@ -231,7 +231,7 @@ class MixtureOfExperts(nn.Module):
 
 
 def count_selections(experts: Tensor, groups: TokenGroups, num_experts: int) -> Tensor:
-    """How often each routed expert is chosen: experts (j, top_k) -> (2, e) float32, by visual tokens and by others that count."""
+    """Count how often each routed expert (j, top_k) is chosen: (2, e) float32, by visual tokens and by others that count."""
     row = rearrange((~groups.is_visual).long() * num_experts, "j -> j 1")
     weight = rearrange(groups.counted.float(), "j -> j 1").expand_as(experts)
     counts = torch.zeros(2 * num_experts, device=experts.device)
@@ -239,7 +239,7 @@ def count_selections(experts: Tensor, groups: TokenGroups, num_experts: int) -> 
 
 
 def _stacks(count: int, width: int, hidden: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Matrices of `count` SwiGLUs, (count, d, 2 h) and (count, h, d), that keep the scale of what they are given."""
+    """Draw matrices of `count` SwiGLUs, (count, d, 2 h) and (count, h, d), that keep the scale of their input."""
     gate_up, down = torch.empty(count, width, 2 * hidden), torch.empty(count, hidden, width)
     nn.init.normal_(gate_up, std=width**-0.5)
     nn.init.normal_(down, std=hidden**-0.5)

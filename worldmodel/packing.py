@@ -47,7 +47,7 @@ Row = list[tuple[int, Tokens]]
 
 
 class Packer:
-    """Batches of a mixture by step number; nothing that it holds changes what it gives.
+    """Batches of a mixture by step number; no state in it changes which batches it returns.
 
     Args:
         mixture: where documents come from; measured in positions of this tokenizer and these settings.
@@ -88,7 +88,7 @@ class Packer:
         self._held: tuple[int, list[PackedBatch]] = (-1, [])  # the group read last
 
     def share(self, rank: int, world_size: int) -> "Packer":
-        """The same packer for the lanes of one of several processes.
+        """Return the same packer for the lanes of one of several processes.
 
         Raises:
             UserError: the lanes do not divide among the processes.
@@ -102,31 +102,31 @@ class Packer:
     def documents_per_group(self) -> int:
         """Documents of the stream from the start of one group to the start of the next.
 
-        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few per cent of
+        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few percent of
         documents come twice or not at all in a pass. Which ones is a matter of their place alone, not of what they are.
         """
         return self.documents_per_lane * self.config.lanes
 
     def documents_before(self, step: int) -> int:
-        """How much of the stream the first `step` steps stand for; `mixture.epochs` of it tells the passes over the data."""
+        """Return how much of the stream the first `step` steps stand for; `mixture.epochs` of it is the passes over the data."""
         return step * self.documents_per_group // self.steps_per_group
 
     def batch(self, step: int) -> PackedBatch:
-        """The batch of a step, 0 <= step. The steps of one group cost one packing, if they are asked for in turn."""
+        """Return the batch of a step, 0 <= step. The steps of one group cost one packing, if they are asked for in turn."""
         group, place = divmod(step, self.steps_per_group)
         if self._held[0] != group:
             self._held = (group, self.steps(group))
         return self._held[1][place]
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        """The batches of all steps, without end."""
+        """Yield the batches of all steps, without end."""
         step = 0
         while True:
             yield self.batch(step)
             step += 1
 
     def steps(self, group: int) -> list[PackedBatch]:
-        """The batches of steps group * steps_per_group and following, `steps_per_group` of them.
+        """Return the batches of steps group * steps_per_group and following, `steps_per_group` of them.
 
         Raises:
             UserError: a document with frames is longer than a row.
@@ -135,7 +135,7 @@ class Packer:
         return [self._collate([row for lane in dealt for row in lane[place]]) for place in range(self.steps_per_group)]
 
     def tokens(self, index: int) -> Tokens:
-        """Document `index` of the mixture as positions: a pure function of the mixture's seed and the index.
+        """Turn document `index` of the mixture into positions: a pure function of the mixture's seed and the index.
 
         Raises:
             UserError: it has frames and is longer than a row.
@@ -150,7 +150,7 @@ class Packer:
         return tokens
 
     def _lane(self, group: int, lane: int) -> list[Row]:
-        """The rows of a lane of a group: documents, or pieces of texts, and where in the stream each is from."""
+        """Fill the rows of a lane of a group: documents, or pieces of texts, each with its index in the stream."""
         rows, length = self.lane_rows * self.steps_per_group, self.config.length
         first = (group * self.config.lanes + lane) * self.documents_per_lane
         drawn: list[Tokens] = []
@@ -163,7 +163,7 @@ class Packer:
         return [[(first + i, drawn[i].part(start, stop)) for i, start, stop in row] for row in packed]
 
     def _deal(self, rows: list[Row], group: int, lane: int) -> list[list[Row]]:
-        """Rows for each step of the group: of k rows with about as many frames, each of the k steps gets one."""
+        """Deal rows to each step of the group: of k rows with about as many frames, each of the k steps gets one."""
         k = self.steps_per_group
         rng = np.random.default_rng([self.mixture.seed, group * self.config.lanes + lane, 2])
         rows = sorted(rows, key=lambda row: sum(len(tokens.frames) for _, tokens in row))

@@ -17,7 +17,7 @@ DTypeName = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means; `auto` is the first GPU, or the CPU where there is none.
+    """Return the device that `name` means; `auto` is the first GPU, or the CPU where there is none.
 
     Raises:
         UserError: torch does not know the name, or the machine has no such device.
@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """The forward pass's dtype; `auto` is bfloat16 where it is faster, else float32: a GPU's generation tells, a CPU is measured."""
+    """Choose the forward pass's dtype; `auto` is bfloat16 where that is faster (a GPU's generation tells, a CPU is measured)."""
     if name == "auto":
         faster = has_fast_bfloat16(device) if device.type == "cuda" else cpu_speed.cpu_speed().bfloat16
         return torch.bfloat16 if faster else torch.float32
@@ -44,26 +44,26 @@ def choose_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products run in hardware (a CPU without them is up to 100 times slower)."""
+    """Tell whether bfloat16 matrix products run in hardware (a CPU without them is up to 100 times slower)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return cpu_speed.multiplies_bfloat16()
 
 
 def choose_onednn(device: torch.device) -> bool:
-    """Whether float32 products go to oneDNN (`cpu_speed.float32_products`): on a CPU that was measured to be faster so, and exact."""
+    """Decide whether float32 products go to oneDNN (`cpu_speed.float32_products`): on a CPU where that measured faster, and exact."""
     return device.type == "cpu" and cpu_speed.cpu_speed().onednn
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; to a GPU by way of page-locked memory, so that nobody waits until the GPU comes to it."""
+    """Copy a CPU tensor to a device; to a GPU by way of page-locked memory, so that nobody waits until the GPU comes to it."""
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Autocast to `dtype`, or nothing for float32."""
+    """Autocast to `dtype`, or do nothing for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)

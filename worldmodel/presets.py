@@ -23,8 +23,8 @@ from worldmodel.training.train import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
 NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.8)
-"""Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, towards clean frames, for
-16 x 64: with that a model learnt nothing of its actions in 240 steps."""
+"""Flow times near pure noise, where a rollout starts. RAE's rule would give 1 for 256 x 16 latents, and 0.5, toward clean frames, for
+16 x 64: with that a model learned nothing of its actions in 240 steps."""
 
 
 WEIGHTS: dict[str, Any] = {
@@ -34,7 +34,7 @@ WEIGHTS: dict[str, Any] = {
     "steps_weight": 8.0,
     "level_frames": True,
 }
-"""Where all is learnt at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
+"""Where all is learned at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
 (docs/worlds.md, "Ideas tried")."""
 
 
@@ -49,12 +49,12 @@ class Preset:
 
 
 def tiny() -> Preset:
-    """Two CPU cores, minutes; for latents of small patches (`CodecConfig(kind="pixels")`).
+    """Train on two CPU cores in minutes; for latents of small patches (`CodecConfig(kind="pixels")`).
 
     What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
     seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
     latents this small, yet of 4,096 numbers that show a few things each says where they are as soon as a little noise is gone.
-    Recorded actions are mostly noise, and at three times these rates some are not learnt at all (docs/worlds.md, "Ideas tried").
+    Recorded actions are mostly noise, and at three times these rates some are not learned at all (docs/worlds.md, "Ideas tried").
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
@@ -75,7 +75,7 @@ def tiny() -> Preset:
 
 
 def small() -> Preset:
-    """About 33 million active parameters: sized for a laptop's GPU; not run yet."""
+    """Use about 33 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
     packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
     train = TrainConfig(
@@ -92,7 +92,7 @@ def small() -> Preset:
 
 
 def base() -> Preset:
-    """About 117 million active parameters of a mixture of experts: sized for one data-centre GPU; not run yet."""
+    """Use about 117 million active parameters of a mixture of experts: sized for one data-center GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
     packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)
@@ -110,7 +110,7 @@ def base() -> Preset:
 
 
 def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
-    """The model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
+    """Use the model of arXiv 2603.03276: 16 layers, 256 experts, 16 active, one of them the modality's own.
 
     Width, heads, feed-forward, rotary base, optimizer and schedule as the paper and its follow-up
     (2608.05000) give them; the peak learning rate is not published, 3e-4 is ours. Latents are SigLIP 2
@@ -155,12 +155,12 @@ PRESETS: dict[str, Callable[[], Preset]] = {"tiny": tiny, "small": small, "base"
 
 
 def fit_packing(packing: PackingConfig, model: ModelConfig) -> PackingConfig:
-    """The same packing for this model, which may see frames beside those before them."""
+    """Fit the packing to this model, whose frames may be seen beside those before them."""
     return replace(packing, references=model.references)
 
 
 def fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer, action_dim: int) -> ModelConfig:
-    """The same model for these latents, this vocabulary and action blocks of `action_dim` numbers."""
+    """Fit the model to these latents, this vocabulary and action blocks of `action_dim` numbers."""
     return replace(
         config,
         vocab_size=tokenizer.vocab_size,

@@ -37,7 +37,7 @@ class RolloutConfig:
     """Candidates rolled out at once; bounds memory."""
     guidance: float = 1.0
     """Classifier-free guidance on the actions (arXiv 2207.12598): how far a frame's velocity goes from the one without any actions
-    towards, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
+    toward, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "jump", "max_sequences"):
@@ -59,7 +59,7 @@ class Window:
     """(b, l, c) each, the newest first."""
 
     def share(self, samples: int, rows: slice) -> "Window":
-        """The same for `samples` candidates of each of the problems `rows`."""
+        """Select the problems `rows` for `samples` candidates of each."""
         return Window(tuple(repeat(frame[rows], "b l c -> (b s) l c", s=samples) for frame in self.frames))
 
 
@@ -73,7 +73,7 @@ class Rollout:
         config: RolloutConfig,
         describe: Callable[[Tensor], str] | None = None,
     ) -> None:
-        """`describe` writes one action vector (a,) as text; needed when `config.action_form` is text."""
+        """Build a rollout; `describe` writes one action vector (a,) as text, and is needed when `config.action_form` is text."""
         if config.action_form == "text" and describe is None:
             raise ValueError("action_form 'text' needs `describe`, the function that writes an action as text")
         self.model, self.tokenizer, self.config, self.describe = model, tokenizer, config, describe
@@ -106,7 +106,7 @@ class Rollout:
         return session
 
     def _read(self, latents: Tensor, actions: Sequence[Piece]) -> Session:
-        """A session that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
+        """Start a session that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
         b, t = latents.shape[:2]
         pieces: list[Piece] = []
         for step in range(t):
@@ -147,7 +147,7 @@ class Rollout:
         return torch.cat(futures)
 
     def _leap(self, window: Window, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
-        """Each frame from those before it."""
+        """Predict each frame from those before it."""
         b, s, h, _ = candidates.shape
         jump = self.config.jump
         actions = [self._action(rearrange(candidates[:, :, i], "b s a -> (b s) a")) for i in range(h)]
@@ -188,7 +188,7 @@ class Rollout:
         return token_piece(token, batch, self.device)
 
     def _where_used(self, actions: Tensor) -> Tensor:
-        """Actions on the device, or on the CPU if they are to be written as text."""
+        """Move actions to the device, or to the CPU if they are to be written as text."""
         return actions.to("cpu" if self.config.action_form == "text" else self.device)
 
     def _action(self, vectors: Tensor) -> Piece:

@@ -1,4 +1,4 @@
-"""Feeding the model piece by piece with a key/value cache: texts, frames and actions as they come.
+"""Running the model piece by piece with a key/value cache: texts, frames and actions as they come.
 
 Axes: b sequences, n positions, p latent tokens, c channels, a action numbers, d width.
 """
@@ -39,7 +39,7 @@ class FramePiece:
     seen: Seen | None = field(default=None, repr=False)  # set where it is fed: what the model paints it with
 
     def references(self, count: int) -> Beside:
-        """The newest `count` frames that it is seen beside."""
+        """Return the newest `count` frames that it is seen beside."""
         chosen = self.beside[:count]
         known = [*chosen, *[torch.zeros_like(self.latents)] * (count - len(chosen))]
         present = torch.arange(count, device=self.latents.device) < len(chosen)
@@ -72,12 +72,12 @@ class Session:
 
     @classmethod
     def start(cls, model: WorldModel, batch: int, capacity: int) -> "Session":
-        """`batch` empty sequences of up to `capacity` positions."""
+        """Start `batch` empty sequences of up to `capacity` positions."""
         device = model.device
         return cls(model, KVCache(model.config.trunk.depth, capacity), torch.zeros(batch, dtype=torch.long, device=device))
 
     def share(self, samples: int, capacity: int, rows: slice) -> "Session":
-        """`samples` continuations of each of the sequences `rows`, which share what is kept so far."""
+        """Make `samples` continuations of each of the sequences `rows`, which share what is kept so far."""
         cache = self.cache.share(samples, capacity, rows)
         return Session(self.model, cache, repeat(self.time[rows], "b -> (b s)", s=samples))
 
@@ -114,7 +114,7 @@ class Session:
         return list(hidden.split(sizes, dim=1))
 
     def _embed(self, piece: Piece) -> tuple[Tensor, Tensor, Tensor | int, Tensor]:
-        """Embeddings (b, n, d), offsets of place (n, 3), steps of time taken, validity (b, n)."""
+        """Embed a piece: embeddings (b, n, d), offsets of position (n, 3), steps of time taken, validity (b, n)."""
         model, device = self.model, self.time.device
         if isinstance(piece, TextPiece):
             n = piece.ids.shape[1]
@@ -141,7 +141,7 @@ class Session:
         return x, zero, 1, torch.ones(b, 1, dtype=torch.bool, device=device)
 
     def _modulation(self, pieces: Sequence[Piece], sizes: Sequence[int]) -> Modulation:
-        """What the frames' flow times do to their tokens."""
+        """Compute how the frames' flow times modulate their tokens."""
         times: list[float] = []
         frame: list[int] = []
         for piece, n in zip(pieces, sizes, strict=True):
@@ -156,13 +156,13 @@ class Session:
 
 
 def token_piece(token: int, batch: int, device: torch.device) -> TextPiece:
-    """One special token for every sequence."""
+    """Make a piece of one special token for every sequence."""
     ids = torch.full((batch, 1), token, dtype=torch.long, device=device)
     return TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
 def text_piece(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> TextPiece:
-    """One text per sequence, padded on the right."""
+    """Make a piece of one text per sequence, padded on the right."""
     encoded = [tokenizer.encode(text) for text in texts]
     n = max(1, *(len(ids) for ids in encoded))
     ids = torch.full((len(texts), n), tokenizer.pad_id, dtype=torch.long)
@@ -174,7 +174,7 @@ def text_piece(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device)
 
 
 def size(pieces: Sequence[Piece], frame_tokens: int) -> int:
-    """Positions that pieces take, with so many of each frame."""
+    """Count the positions that pieces take, with so many of each frame."""
     return sum(
         piece.ids.shape[1] if isinstance(piece, TextPiece) else frame_tokens if isinstance(piece, FramePiece) else 1
         for piece in pieces

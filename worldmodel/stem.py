@@ -12,7 +12,7 @@ The tokens have no place of their own: each is a linear map of the whole coarses
 2406.07550) and of where things are in the frames (`keypoints.py`). Hidden states also scale and shift what is painted (FiLM, arXiv
 1709.07871), so that an action can move something wherever it is. And they attend to places of the finest map, whose keys are waves
 of its rows and columns (Fourier features, arXiv 2006.10739): where something is to be painted is then a few numbers, not a picture of
-it, and is learnt from fewer examples.
+it, and is learned from fewer examples.
 
 Axes: f frames, r references, p latent tokens in rows y and columns x, c channels, n tokens of the trunk, d its width, w channels of a
 map.
@@ -72,12 +72,12 @@ class Beside:
 
     @classmethod
     def none(cls, frames: Tensor, references: int) -> "Beside":
-        """Nothing, for frames (f, p, c)."""
+        """Return no frames beside, for frames (f, p, c)."""
         shape = (len(frames), references)
         return cls(frames.new_zeros(*shape, *frames.shape[1:]), torch.zeros(shape, dtype=torch.bool, device=frames.device))
 
     def index_select(self, rows: Tensor) -> "Beside":
-        """Of some of the frames."""
+        """Select some of the frames."""
         return Beside(self.latents.index_select(0, rows), self.present.index_select(0, rows))
 
 
@@ -131,14 +131,14 @@ class Stem(nn.Module):
                 nn.init.zeros_(weight)
 
     def known(self, beside: Beside) -> Tensor:
-        """What a frame is seen beside (f, r, p, c), a learned vector where there is nothing."""
+        """Return the frames (f, r, p, c) that a frame is seen beside, a learned vector where one is missing."""
         if self.missing is None:
             return beside.latents
         missing = rearrange(self.missing, "r c -> 1 r 1 c")
         return torch.where(rearrange(beside.present, "f r -> f r 1 1"), beside.latents, missing.to(beside.latents.dtype))
 
     def forward(self, z: Tensor, beside: Beside) -> tuple[Tensor, list[Tensor]]:
-        """Latents as they are shown (f, p, c) and what they are seen beside -> tokens (f, n, d), and the maps, the finest first."""
+        """Encode latents (f, p, c) and the frames seen beside them to tokens (f, n, d); also return the maps, the finest first."""
         known = self.known(beside)
         seen = [z, *known.unbind(1)]
         if len(seen) > 2:  # of the older ones what has changed since
@@ -153,7 +153,7 @@ class Stem(nn.Module):
         return rearrange(tokens, "f (n d) -> f n d", n=self.config.tokens), maps
 
     def paint(self, hidden: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Hidden states (f, n, d) and the frames' maps -> (f, p, c)."""
+        """Decode hidden states (f, n, d) and the frames' maps to (f, p, c)."""
         vector = hidden.flatten(1)
         rows, columns = self.coarsest
         x = self.coarse(rearrange(self.spread(vector), "f (w y x) -> f w y x", y=rows, x=columns), vector)
@@ -168,7 +168,7 @@ class Stem(nn.Module):
         return self.last(rearrange(x, "f w y x -> f (y x) w"))
 
     def attention(self, vector: Tensor) -> Tensor:
-        """Frames' hidden states (f, n d) -> maps of attention to the places of the finest map (f, looks, y, x).
+        """Map frames' hidden states (f, n d) to maps of attention to the places of the finest map (f, looks, y, x).
 
         Each adds up to the square root of the number of places: neither even attention nor that to one place is extreme in size.
         """
@@ -183,7 +183,7 @@ class Stem(nn.Module):
 
 
 def waves(grid: tuple[int, int]) -> Tensor:
-    """Sines and cosines of the places of a grid, (4 * WAVES, y x): of the rows, then of the columns."""
+    """Compute sines and cosines of the places of a grid, (4 * WAVES, y x): of the rows, then of the columns."""
     axes = []
     for side in grid:
         centers = (torch.arange(side) + 0.5) / side * 2 - 1
@@ -195,5 +195,5 @@ def waves(grid: tuple[int, int]) -> Tensor:
 
 
 def base(beside: Beside) -> Tensor:
-    """The newest frame before each (f, p, c), zeros where there is none: what `Stem.paint` tells the change from."""
+    """Return the newest frame before each (f, p, c), zeros where there is none: `Stem.paint` predicts the change from it."""
     return beside.latents[:, 0] * rearrange(beside.present[:, 0], "f -> f 1 1").to(beside.latents.dtype)

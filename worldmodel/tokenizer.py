@@ -38,7 +38,7 @@ class Tokenizer:
     pad_id, eos_id, boi_id, eoi_id, steps_id = range(5)
 
     def __init__(self, backend: Backend) -> None:
-        """Wraps a backend made by `train` or `load`."""
+        """Wrap a backend made by `train` or `load`."""
         backend.encode_special_tokens = True  # special tokens inside a text are plain text; not stored in the file
         self._backend = backend
         self.vocab_size: int = backend.get_vocab_size()
@@ -48,7 +48,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Learns merges; the same texts in the same order give the same tokenizer.
+        """Learn merges; the same texts in the same order give the same tokenizer.
 
         Args:
             texts: what to learn from.
@@ -78,7 +78,7 @@ class Tokenizer:
         return cls(backend)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; never a special id.
+        """Encode a text as ids; never a special id.
 
         Raises:
             UserError: for a string with lone surrogates, which is no text.
@@ -86,7 +86,7 @@ class Tokenizer:
         return list(self._backend.encode(checked(text), add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; special ids are left out, a character cut in half becomes U+FFFD.
+        """Decode ids to text; special ids are left out, a character cut in half becomes U+FFFD.
 
         Raises:
             UserError: for an id outside the vocabulary.
@@ -98,12 +98,12 @@ class Tokenizer:
         return str(self._backend.decode(text, skip_special_tokens=False))
 
     def save(self, path: Path | str) -> None:
-        """Writes `tokenizer.json` (HuggingFace's format), whole or not at all."""
+        """Write `tokenizer.json` (HuggingFace's format), whole or not at all."""
         write_atomic(Path(path), self._backend.to_str(pretty=True).encode())
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             UserError: when the file is missing, damaged, or the tokenizer of something else.
@@ -129,7 +129,7 @@ class Tokenizer:
 
 
 def checked(text: str) -> str:
-    """The text itself if it can be written as UTF-8.
+    """Return the text itself if it can be written as UTF-8.
 
     Raises:
         UserError: for lone surrogates, naming where.

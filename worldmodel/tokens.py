@@ -1,4 +1,4 @@
-"""Documents -> positions: what each position of a sequence carries, and what is learnt there.
+"""Documents -> positions: what each position of a sequence carries, and what is learned there.
 
 A frame becomes `<boi>`, its tokens, `<eoi>`. A given action becomes either one position that carries its vector, or text: its exact
 numbers or its words. Which of them is drawn per document, so that one checkpoint serves all. The actions of the next model steps
@@ -12,7 +12,7 @@ What is trained where, position by position (arXiv 2603.03276: next tokens on te
 
 | the input is       | text loss: the target is the next token                          | flow loss                 |
 |--------------------|------------------------------------------------------------------|---------------------------|
-| a text token       | if the next position is text to be learnt, or `<eos>` after it   | -                         |
+| a text token       | if the next position is text to be learned, or `<eos>` after it  | -                         |
 | `<boi>`            | never: what follows is a picture                                 | -                         |
 | a frame's latent   | never, not even at the last one: `<eoi>` always follows          | if its frame is a target  |
 | `<eoi>`            | as a text token: the first token of a caption or answer          | -                         |
@@ -102,7 +102,7 @@ class Tokens:
         return len(self.token_id)
 
     def add_text(self, ids: list[int], predict: bool) -> None:
-        """Text tokens, each one step of time."""
+        """Add text tokens, each one step of time."""
         n = len(ids)
         self.token_id += ids
         self.modality += [TEXT] * n
@@ -116,7 +116,7 @@ class Tokens:
     def add_frame(
         self, pixels: np.ndarray, clean: bool, grid: tuple[int, int], tokenizer: Tokenizer, beside: Sequence[np.ndarray] = ()
     ) -> None:
-        """`<boi>`, the frame's tokens at one step of time, `<eoi>`; it is seen beside the pixels `beside`, the newest first."""
+        """Add `<boi>`, the frame's tokens at one step of time, `<eoi>`; it is seen beside the pixels `beside`, the newest first."""
         self.add_text([tokenizer.boi_id], predict=False)
         n = grid[0] * grid[1]
         self.token_id += [tokenizer.pad_id] * n
@@ -133,7 +133,7 @@ class Tokens:
         self.add_text([tokenizer.eoi_id], predict=False)
 
     def _given(self, pixels: np.ndarray) -> int:
-        """Index into `given` of a frame that another is seen beside; those that none is seen beside are not kept."""
+        """Return the index in `given` of a frame that another is seen beside; only such frames are kept."""
         for index, known in enumerate(self.given):
             if known is pixels:
                 return index
@@ -141,12 +141,12 @@ class Tokens:
         return len(self.given) - 1
 
     def add_action_vector(self, vector: np.ndarray, pad_id: int) -> None:
-        """One position that carries the action's vector."""
+        """Add one position that carries the action's vector."""
         self._add_action(len(self.actions), -1, pad_id)
         self.actions.append(vector)
 
     def add_question(self, actions: NextActions, pad_id: int) -> None:
-        """One position that asks for the next actions."""
+        """Add one position that asks for the next actions."""
         self._add_action(-1, len(self.asked), pad_id)
         self.asked.append(actions)
 
@@ -166,7 +166,7 @@ class Tokens:
         return not self.frames and not self.actions and not self.asked
 
     def part(self, start: int, stop: int) -> "Tokens":
-        """Positions start .. stop - 1 of a document of text alone, as a document of their own; all of any document is itself."""
+        """Cut positions start .. stop - 1 of a document of text alone into a document of their own; all of any document is itself."""
         if stop - start == len(self):
             return self
         assert self.is_text, "a document with frames or actions is never split"
@@ -234,7 +234,7 @@ def tokenise(
 
 
 def _is_referred_to(document: Document, place: int) -> bool:
-    """Whether another frame follows the given frame at `place`, with nothing between that is said about it."""
+    """Tell whether another frame follows the given frame at `place`, with nothing between that is said about it."""
     for segment in document[place + 1 :]:
         if not isinstance(segment, Action):
             return isinstance(segment, Frame)

@@ -76,7 +76,7 @@ class Modulation:
 
     @classmethod
     def of(cls, of_frames: Tensor, frame: Tensor, most: int) -> "Modulation":
-        """From what happens to each frame.
+        """Build the modulation of a batch from that of each frame.
 
         Args:
             of_frames: (f, 6, d).
@@ -106,7 +106,7 @@ class _Scale(torch.autograd.Function):
 
 
 def scale(x: Tensor, factors: Tensor, index: Tensor) -> Tensor:
-    """Tokens x (b, n, d) times factors (r, d) of their rows index (b, n); row 0 gets no gradient."""
+    """Multiply tokens x (b, n, d) by factors (r, d) of their rows index (b, n); row 0 gets no gradient."""
     scaled: Tensor = _Scale.apply(x, factors, index)
     return scaled
 
@@ -136,7 +136,7 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """X (b, n, d) -> (b, n, d), and the feed-forward's auxiliary loss, a sum over tokens."""
+        """Map x (b, n, d) to (b, n, d), and return the feed-forward's auxiliary loss, a sum over tokens."""
         if modulation is None:
             x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
             update, auxiliary = self._feed_forward(self.feed_forward_norm(x), groups)
@@ -157,7 +157,7 @@ class Block(nn.Module):
 
 
 def build_feed_forward(config: TrunkConfig) -> nn.Module:
-    """The feed-forward layer that `config.feed_forward` names."""
+    """Build the feed-forward layer that `config.feed_forward` names."""
     if config.feed_forward == "moe":
         return MixtureOfExperts(config.width, config.moe)
     if config.feed_forward == "modality":
@@ -206,7 +206,7 @@ class Trunk(nn.Module):
             modulation: of a modulated trunk.
 
         Returns:
-            Normalised hidden states (b, n, d), and the sum of the auxiliary losses over blocks and tokens.
+            Normalized hidden states (b, n, d), and the sum of the auxiliary losses over blocks and tokens.
         """
         rotary = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
         total = torch.zeros((), device=x.device)
@@ -225,12 +225,12 @@ class Trunk(nn.Module):
         return [layer for layer in layers if isinstance(layer, MixtureOfExperts)]
 
     def loads(self) -> Tensor:
-        """Selections of experts since the last `update_balance`, (layers, 2, e) by visual / other tokens; no layer if dense."""
+        """Count the selections of experts since `update_balance`, (layers, 2, e) by visual / other tokens; no layer if dense."""
         loads = [layer.load for layer in self.experts]
         return torch.stack(loads) if loads else torch.zeros(0, 2, 0, device=self.norm.weight.device)
 
     def update_balance(self, loads: Tensor | None = None) -> None:
-        """After an optimizer step: rebalance the experts, if there are any.
+        """Rebalance the experts after an optimizer step, if there are any.
 
         Args:
             loads: (layers, 2, e), the sum of `loads()` over all processes; this one's own if it is not given.
@@ -240,7 +240,7 @@ class Trunk(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Linear layers that keep the scale of what they are given."""
+    """Draw weights of linear layers that keep the scale of their input."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:

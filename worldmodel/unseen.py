@@ -1,4 +1,4 @@
-"""Which episodes of a file a model and its codec have not been trained on, told by what is in them and not by where they lie."""
+"""Which episodes of a file a model and its codec have not been trained on, judged by their content and not by their file."""
 
 import logging
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 def trained_on(stores: Sequence[EpisodeStore], episodes: Sequence[Sequence[int]]) -> list[str]:
-    """Digests of some episodes of each file, for the card of what is trained on them."""
+    """Return digests of some episodes of each file, for the card of what is trained on them."""
     return sorted({store.identities[i] for store, chosen in zip(stores, episodes, strict=True) for i in chosen})
 
 
 def held_out_episodes(trained: Pretrained, store: EpisodeStore) -> list[int]:
-    """Episodes of a file that neither the model nor its codec was trained on; all of a file that both have never seen.
+    """List the episodes of a file that neither the model nor its codec was trained on; all of a file that is new to both.
 
     Raises:
         UserError: there is none, or the model was trained for other actions.
@@ -49,7 +49,7 @@ def held_out_episodes(trained: Pretrained, store: EpisodeStore) -> list[int]:
 
 
 def warn_of_seen(codec: Codec, stores: Sequence[EpisodeStore], held_out: Sequence[Sequence[int]]) -> int:
-    """How many of the held-out episodes of some files a codec was trained on; logs it where there are any."""
+    """Count the held-out episodes of some files that a codec was trained on; logs a warning if there are any."""
     seen = set(codec.trained_on)
     found = sum(store.identities[i] in seen for store, chosen in zip(stores, held_out, strict=True) for i in chosen)
     if found:

@@ -175,7 +175,7 @@ def test_convert_there_and_back(path: Path, capsys: Output) -> None:
 
 def test_fetch_lists_what_there_is(capsys: Output) -> None:
     text = said(capsys, "fetch")
-    assert all(name in text for name in ("sotu", "wordnet", "openmoji", "iconify", "stamps", "licence"))
+    assert all(name in text for name in ("sotu", "wordnet", "openmoji", "iconify", "stamps", "license"))
 
 
 def test_mix_shows_documents(path: Path, tmp_path: Path, capsys: Output) -> None:

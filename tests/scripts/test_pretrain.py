@@ -133,7 +133,7 @@ def test_help_says_what_the_presets_are(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         run(["pretrain", "--help"])
     said = " ".join(capfd.readouterr().out.split())
-    assert "Two CPU cores, minutes; for latents of small patches" in said and "preset:small --preset.train.lr 3e-4" in said
+    assert "Train on two CPU cores in minutes; for latents of" in said and "preset:small --preset.train.lr 3e-4" in said
 
 
 @contextlib.contextmanager

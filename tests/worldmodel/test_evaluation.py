@@ -261,7 +261,7 @@ def test_dreams_with_jumps_are_refused(store: EpisodeStore) -> None:
         def rollout(self, *asked: Any) -> Tensor:
             return super().rollout(*asked)[:, :, 1::2]
 
-    with pytest.raises(UserError, match="2 frames are dreamt for 4 steps: dream without jumps"):
+    with pytest.raises(UserError, match="2 frames are dreamed for 4 steps: dream without jumps"):
         dreamt(store, Leaps())
 
 

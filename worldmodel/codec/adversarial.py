@@ -1,4 +1,4 @@
-"""An optional opponent of the decoder: a small network that tells painted patches from true ones.
+"""An optional discriminator for the decoder: a small network that tells decoded patches from true ones.
 
 As in RAE (arXiv 2510.11690; paper.md section 4): hinge loss for the opponent, minus its mean score for the decoder, the weight of
 that adapted so that it pulls at the decoder's last layer as hard as the other terms do (VQGAN, arXiv 2012.09841); off at first. The
@@ -24,7 +24,7 @@ class AdversarialConfig:
     """The adversarial term of the decoder's loss."""
 
     weight: float = 0.0
-    """Weight beside the adapted one; 0: no opponent. RAE takes 0.75."""
+    """Factor of the adaptive weight; 0: no opponent. RAE takes 0.75."""
     opponent_start: float = 0.375
     """Share of the decoder's steps before the opponent learns (RAE: 6 of 16 epochs)."""
     start: float = 0.5
@@ -64,12 +64,12 @@ class Opponent(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1] -> (b, 1, h / 4, w / 4)."""
+        """Score patches: (b, 3, h, w) in [0, 1] -> (b, 1, h / 4, w / 4)."""
         return self.layers(2 * frames - 1)
 
 
 def opponent_loss(opponent: Opponent, painted: Tensor, frames: Tensor) -> Tensor:
-    """Hinge loss that trains the opponent alone.
+    """Compute the hinge loss that trains the discriminator alone.
 
     It sees painted frames as they would be saved, in 256 levels: values between or beyond these would give them away. RAE's code
     paints once more for this, after the decoder's step; here one painting serves both.
@@ -79,7 +79,7 @@ def opponent_loss(opponent: Opponent, painted: Tensor, frames: Tensor) -> Tensor
 
 
 def deception_loss(opponent: Opponent, painted: Tensor) -> Tensor:
-    """Minus the opponent's mean score; trains what painted the frames and leaves the opponent alone."""
+    """Compute minus the discriminator's mean score, the generator loss: it trains what decoded the frames, not the discriminator."""
     opponent.requires_grad_(False)
     loss = -opponent(painted).mean()
     opponent.requires_grad_(True)
@@ -87,7 +87,7 @@ def deception_loss(opponent: Opponent, painted: Tensor) -> Tensor:
 
 
 def adapted_weight(loss: Tensor, deception: Tensor, last_layer: Tensor) -> Tensor:
-    """Norm of a loss's gradient at the last layer over that of the adversarial term, at most `LARGEST`; without gradient."""
+    """Divide the norm of a loss's gradient at the last layer by that of the adversarial term; at most `LARGEST`, without gradient."""
     of_loss = torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
     of_deception = torch.autograd.grad(deception, last_layer, retain_graph=True)[0].norm()
     return (of_loss / (of_deception + 1e-6)).clamp(max=LARGEST).detach()

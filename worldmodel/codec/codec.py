@@ -1,7 +1,7 @@
-"""What every codec is: frames to normalised latents and back, in a folder of its own.
+"""What every codec is: frames to normalized latents and back, in a folder of its own.
 
-    frames -> raw latents (the codec's own) -> normalisation per position and channel -> latents
-    latents -> the normalisation undone -> frames (the codec's own)
+    frames -> raw latents (the codec's own) -> normalization per position and channel -> latents
+    latents -> the normalization undone -> frames (the codec's own)
 
 Three kinds, one interface: `rae` (a frozen representation with a trained decoder), `vae` and `pixels`. Everything that comes after
 sees a `Codec` and never asks which.
@@ -35,7 +35,7 @@ MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
 
 
 class Codec(nn.Module, ABC):
-    """Encodes frames to normalised latents and paints latents back to frames.
+    """Encodes frames to normalized latents and decodes latents to frames.
 
     A kind of codec has a config (a dataclass, whole in `config.json`), says its sizes, and implements `raw_encode`, `raw_decode`
     and `build`. What only decoding needs lies in a module `decoder`.
@@ -76,16 +76,16 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def raw_encode(self, frames: Tensor) -> Tensor:
-        """Frames (b, 3, h, w) in [0, 1] to latents (b, n, c) before normalisation."""
+        """Encode frames (b, 3, h, w) in [0, 1] to latents (b, n, c) before normalization."""
 
     @abstractmethod
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, n, c) without normalisation to frames (b, 3, h, w), not clamped; differentiable."""
+        """Decode latents (b, n, c) without normalization to frames (b, 3, h, w), not clamped; differentiable."""
 
     @classmethod
     @abstractmethod
     def build(cls, config: dict[str, Any]) -> "Codec":
-        """A codec with fresh weights from the config that `config.json` holds.
+        """Build a codec with fresh weights from the config that `config.json` holds.
 
         Raises:
             KeyError, TypeError, ValueError: the fields are not those of this kind (UserError is a ValueError).
@@ -93,7 +93,7 @@ class Codec(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames to latents; the encoder is frozen, so no gradient flows.
+        """Encode frames to latents; the encoder is frozen, so no gradient flows.
 
         Args:
             frames: (b, 3, h, w) float in [0, 1].
@@ -112,7 +112,7 @@ class Codec(nn.Module, ABC):
         return (self.raw_encode(frames).float() - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, n, c) to frames (b, 3, h, w) in [0, 1]; differentiable inside that range.
+        """Decode latents (b, n, c) to frames (b, 3, h, w) in [0, 1]; differentiable inside that range.
 
         Raises:
             UserError: for latents of another shape.
@@ -124,7 +124,7 @@ class Codec(nn.Module, ABC):
         return self.raw_decode(latents * self.std + self.mean).float().clamp(0, 1)
 
     def goal_features(self, latents: Tensor) -> Tensor:
-        """A linear map of latents (..., n, c) to (..., g), in which squared distance counts steps.
+        """Map latents (..., n, c) linearly to features (..., g), in which squared distance counts steps.
 
         Plain distance between latents is flat far from a goal; this one falls on the way there.
         Differentiable.
@@ -132,7 +132,7 @@ class Codec(nn.Module, ABC):
         return rearrange(latents, "... n c -> ... (n c)") @ self.goal_map
 
     def encode_frames(self, frames: np.ndarray, batch_size: int = 256) -> Tensor:
-        """Frames as files hold them, uint8 (..., h, w, 3), to latents (..., n, c) on the codec's device.
+        """Encode frames as files hold them, uint8 (..., h, w, 3), to latents (..., n, c) on the codec's device.
 
         Raises:
             UserError: for frames of another size or type.
@@ -147,20 +147,20 @@ class Codec(nn.Module, ABC):
         return latents.reshape(*frames.shape[:-3], self.num_tokens, self.channels)
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Sets the (n, c) mean and variance of `raw_encode`'s output that `encode` normalises with."""
+        """Set the (n, c) mean and variance of `raw_encode`'s output that `encode` normalizes with."""
         self.mean.copy_(mean)
         self.std.copy_((variance + 1e-5).sqrt())
 
     def set_goal_map(self, goal_map: Tensor) -> None:
-        """Sets the (n * c, g) map of `goal_features`."""
+        """Set the (n * c, g) map of `goal_features`."""
         self.goal_map.copy_(goal_map)
 
     def encoding_state(self) -> dict[str, Tensor]:
-        """The tensors that latents depend on, by name."""
+        """Return the tensors that latents depend on, by name."""
         return {name: tensor for name, tensor in self.state_dict().items() if name != "goal_map" and not name.startswith("decoder.")}
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Writes `config.json` and `model.safetensors`, each one whole or not at all.
+        """Write `config.json` and `model.safetensors`, each one whole or not at all.
 
         Raises:
             UserError: when the folder holds a config.json of something else.
@@ -182,7 +182,7 @@ class Codec(nn.Module, ABC):
 
 
 def read_record(folder: Path, remedy: str = TRAIN) -> dict[str, Any]:
-    """What a folder's config.json says, if it is a codec's and of this schema version.
+    """Read a folder's config.json, if it is a codec's and of this schema version.
 
     Raises:
         UserError: for a missing, damaged or foreign file or another schema version; `remedy` says what to do.
@@ -204,7 +204,7 @@ def read_record(folder: Path, remedy: str = TRAIN) -> dict[str, Any]:
 
 
 def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: str = TRAIN) -> Codec:
-    """Reads what `Codec.save_pretrained` wrote, of any kind, in evaluation mode.
+    """Read what `Codec.save_pretrained` wrote, of any kind, in evaluation mode.
 
     Args:
         folder: that it wrote.
@@ -230,7 +230,7 @@ def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: s
 
 
 def build(kind: type[Codec], config: Any, there: int) -> Codec:
-    """The codec of a `config.json`; one that is far larger than its tensors is not built at all.
+    """Build the codec of a `config.json`; one that is far larger than its tensors is refused before it is built.
 
     Args:
         kind: of codec.
@@ -253,7 +253,7 @@ def build(kind: type[Codec], config: Any, there: int) -> Codec:
 
 
 def read_config(kind: type[Config], given: Any, **parts: Any) -> Config:
-    """A config from its fields in a `config.json`; those that it had not got when it was written are as by default.
+    """Build a config from its fields in a `config.json`; fields that did not exist when it was written get their defaults.
 
     Args:
         kind: dataclass.
@@ -273,7 +273,7 @@ def read_config(kind: type[Config], given: Any, **parts: Any) -> Config:
 
 
 def codec_kinds() -> dict[str, type[Codec]]:
-    """The kinds of codec by the name in their `config.json`."""
+    """Return the kinds of codec by the name in their `config.json`."""
     from worldmodel.codec.pixels import Pixels  # these are made of what is above
     from worldmodel.codec.rae import RAE
     from worldmodel.codec.vae import VAE

@@ -1,4 +1,4 @@
-"""Codecs side by side on one set of frames: what they keep, what they paint, and how fast they are.
+"""Codecs compared on one set of frames: what they keep, how they reconstruct, and how fast they are.
 
 Axes: b batch, n tokens of a frame, c channels, h w pixels, m frames.
 """
@@ -27,7 +27,7 @@ SPEED_REPEATS = 3
 
 
 def check_size(folder: Path, codec: Codec, data: CodecData) -> None:
-    """Refuses a codec for frames of another size.
+    """Refuse a codec for frames of another size.
 
     Raises:
         UserError: naming both sizes.
@@ -43,7 +43,7 @@ def check_size(folder: Path, codec: Codec, data: CodecData) -> None:
 def compare_codec(
     codec: Codec, data: CodecData, probe_frames: int, seed: int, progress: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """One row of the comparison.
+    """Measure one row of the comparison.
 
     Args:
         codec: its frames have the data's size.
@@ -78,7 +78,7 @@ def compare_codec(
 
 
 def control_errors(data: CodecData) -> dict[str, float]:
-    """The probe's `r2` and `error` when nothing is known: every held-out frame is said to be the mean of the training frames."""
+    """Compute the probe's `r2` and `error` of the control: every held-out frame is predicted as the mean of the training frames."""
     truth = data.features[data.validation].astype(np.float64)
     residual = np.square(truth - data.features[data.train].mean(axis=0)).mean(axis=0)
     varies = truth.var(axis=0) > 1e-8
@@ -89,13 +89,13 @@ def control_errors(data: CodecData) -> dict[str, float]:
 
 
 def encoder_name(codec: Codec) -> str:
-    """What made the latents: a pretrained encoder by its name, else a word."""
+    """Name what made the latents: a pretrained encoder by its name, else a word."""
     own = {"rae": "self-supervised", "vae": "convolutions", "pixels": "patches"}[codec.kind]
     return str(getattr(getattr(codec.config, "encoder", None), "name", own))
 
 
 def encode_speed(codec: Codec, frames: np.ndarray) -> float:
-    """Frames a second that are encoded, float frames on the codec's device to latents, in one batch."""
+    """Measure the frames per second that are encoded, float frames on the codec's device to latents, in one batch."""
     batch = frames_to_float(frames, codec.mean.device)
     seconds = []
     for _ in range(1 + SPEED_REPEATS):
@@ -109,7 +109,7 @@ def encode_speed(codec: Codec, frames: np.ndarray) -> float:
 
 @torch.no_grad()
 def painted_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) -> list[np.ndarray]:
-    """Held-out frames, then what each codec paints of them, then the mean picture: uint8 (rows, h, w, 3) each."""
+    """Collect held-out frames, then each codec's reconstruction, then the mean picture: uint8 (rows, h, w, 3) each."""
     frames = data.frames[subset(data.validation, rows, seed)]
     mean = mean_picture(data.frames[subset(data.train, 1024, seed)])[0]
     painted = [frames_to_uint8(paint(codec, frames)) for codec in codecs]
@@ -117,5 +117,5 @@ def painted_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) 
 
 
 def paint(codec: Codec, frames: np.ndarray) -> Tensor:
-    """uint8 frames (b, h, w, 3), encoded and decoded: (b, 3, h, w) in [0, 1]."""
+    """Encode and decode uint8 frames (b, h, w, 3): (b, 3, h, w) in [0, 1]."""
     return codec.decode(codec.encode_frames(frames))

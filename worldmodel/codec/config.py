@@ -70,7 +70,7 @@ class CodecConfig:
     decoder_frames: int = 32768
     """Largest number of frames, and of extra pictures, that a decoder is trained on."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Optimisation of every stage."""
+    """Optimization of every stage."""
     seed: int = 0
     """Of weights, batches, noise and masks."""
 
@@ -102,9 +102,9 @@ class CodecConfig:
         return self.vae.image_size if self.kind == "vae" else self.pixels.image_size
 
     def vae_config(self) -> VAEConfig:
-        """What a vae is built from."""
+        """Configure a vae."""
         return VAEConfig(**asdict(self.vae), goal_features=self.goal_features)
 
     def pixels_config(self) -> PixelsConfig:
-        """What a pixels codec is built from."""
+        """Configure a pixels codec."""
         return PixelsConfig(**asdict(self.pixels), goal_features=self.goal_features)

@@ -23,7 +23,7 @@ class CodecData:
     frames: np.ndarray
     """uint8 (M, h, w, 3), in time order within an episode."""
     features: np.ndarray
-    """float (M, f): the true variables that the probe looks for."""
+    """float (M, f): the true variables that the probe predicts."""
     episode: np.ndarray
     """int (M,): episode of each frame."""
     train: np.ndarray
@@ -33,7 +33,7 @@ class CodecData:
     feature_names: tuple[str, ...] = ()
     """f names; numbered when empty."""
     extra: np.ndarray | None = None
-    """uint8 (E, h, w, 3): pictures without an episode (icons), trained on beside the frames."""
+    """uint8 (E, h, w, 3): pictures without an episode (icons), trained on together with the frames."""
     extra_validation: np.ndarray | None = None
     """uint8 (K, h, w, 3): held-out pictures of the same kind."""
     trained_on: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class CodecData:
         return self.feature_names or tuple(f"feature_{i}" for i in range(self.features.shape[1]))
 
     def check(self, image_size: int) -> None:
-        """Refuses frames or pictures that are not uint8 of this size.
+        """Refuse frames or pictures that are not uint8 of this size.
 
         Raises:
             UserError: naming shape and type.
@@ -69,7 +69,7 @@ class CodecData:
                 check_frames(frames, image_size)
 
     def fingerprint(self) -> str:
-        """Hash of the shapes, the splits and a sample of the frames: does a run go on with the same data?"""
+        """Hash the shapes, the splits and a sample of the frames: a run that is continued must have the same data."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.frames, self.features, self.extra):
             if array is not None:
@@ -81,7 +81,7 @@ class CodecData:
 
 
 class FrameSampler:
-    """Draws batches: frames with a neighbour from the same episode, and a share of extra pictures."""
+    """Draws batches: frames with a neighbor from the same episode, and a share of extra pictures."""
 
     def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0) -> None:
         self.data = data
@@ -94,7 +94,7 @@ class FrameSampler:
         self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> FrameBatch:
-        """One batch on the generator's device; a pure function of the generator's state."""
+        """Draw one batch on the generator's device; a pure function of the generator's state."""
         data, device = self.data, generator.device
         index = data.train[randint(len(data.train), self.num_frames, generator)]
         offset = randint(2 * self.neighbour_steps + 1, self.num_frames, generator) - self.neighbour_steps
@@ -112,7 +112,7 @@ class LatentSampler:
     """Draws latents and their frames for the decoder; every frame is encoded once, ahead, where the latents fit into memory."""
 
     def __init__(self, sources: list[tuple[np.ndarray, int]], encode: Callable[[np.ndarray], Tensor], latent_bytes: int) -> None:
-        """Prepares the draws.
+        """Prepare the draws.
 
         Args:
             sources: uint8 frames (P, h, w, 3), and how many of them go in a batch.
@@ -127,7 +127,7 @@ class LatentSampler:
         self.scale = torch.cat(scales)  # (b, 2)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns latents (b, n, c), frames (b, 3, h, w) and scale (b, 2) on the generator's device."""
+        """Return latents (b, n, c), frames (b, 3, h, w) and scale (b, 2) on the generator's device."""
         latents, frames = [], []
         for (pictures, count), codes in zip(self.sources, self.latents, strict=True):
             index = randint(len(pictures), count, generator)
@@ -138,14 +138,14 @@ class LatentSampler:
 
 
 def extra_count(data: CodecData, batch_size: int, extra_share: float) -> int:
-    """How many of a batch are extra pictures: none when there are none, else at least one."""
+    """Count the extra pictures of a batch: none when there are none, else at least one."""
     if data.extra is None or len(data.extra) == 0 or extra_share == 0:
         return 0
     return min(batch_size - 1, max(1, round(batch_size * extra_share)))
 
 
 def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The mean of uint8 frames (M, h, w, 3), and what painting nothing else costs; about 1024 are looked at.
+    """Compute the mean of about 1024 of the uint8 frames (M, h, w, 3), and the error of decoding every frame to that mean.
 
     Returns:
         (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames,
@@ -158,19 +158,19 @@ def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def randint(high: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """(count,) int64 in 0..high-1."""
+    """Draw (count,) int64 in 0..high-1."""
     return torch.randint(high, (count,), generator=generator, device=generator.device).cpu().numpy()
 
 
 def subset(index: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` of the indices, a seeded choice in rising order."""
+    """Choose at most `count` of the indices by seed, in rising order."""
     if len(index) <= count:
         return np.sort(index)
     return np.sort(np.random.default_rng(seed).choice(index, size=count, replace=False))
 
 
 def whole_episodes(index: np.ndarray, episode: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Frames of whole episodes, a seeded choice in rising order: what fits into `count`, at least one."""
+    """Choose frames of whole episodes by seed, in rising order: what fits into `count`, at least one episode."""
     names, lengths = np.unique(episode[index], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     kept = names[order[: max(1, int((np.cumsum(lengths[order]) <= count).sum()))]]

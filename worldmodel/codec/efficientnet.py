@@ -2,7 +2,7 @@
 
     pixels -> stem (/2) -> 16 inverted bottlenecks (/2, /4, /8, /16, /32) -> maps of features
 
-The network of 2020 in plain torch. It is only ever frozen, so every batch normalisation is folded into the convolution before it. The
+The network of 2020 in plain torch. It is only ever frozen, so every batch normalization is folded into the convolution before it. The
 classifier and the convolution before it are left out.
 
 Axes: b batch, c channels, h w pixels or places of a map, n tokens of a frame.
@@ -45,7 +45,7 @@ MEAN, STD = 127 / 255, 128 / 255
 
 
 def map_of_layer(layer: int) -> tuple[int, int]:
-    """(stride, channels) of the map after so many blocks (0: the stem)."""
+    """Return (stride, channels) of the map after so many blocks (0: the stem)."""
     stride, channels, blocks = 2, 32, 0
     for repeats, _, _, first, width in STAGES:
         if layer <= blocks:
@@ -55,7 +55,7 @@ def map_of_layer(layer: int) -> tuple[int, int]:
 
 
 def pyramid_channels() -> int:
-    """Channels of a token of the pyramid: a stride-8 map gives 4 places to each."""
+    """Return the channels of a token of the pyramid: a stride-8 map gives 4 places to each."""
     return sum(channels * max(1, 16 // stride) ** 2 for stride, channels in map(map_of_layer, PYRAMID))
 
 
@@ -81,7 +81,7 @@ class EfficientNetLite0(nn.Module):
         convert_conv2d_weight_memory_format(self, torch.channels_last)  # a third faster on a CPU
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w), normalised with MEAN and STD, to tokens (b, n, c), row by row."""
+        """Map (b, 3, h, w), normalized with MEAN and STD, to tokens (b, n, c), row by row."""
         x = self.stem(pixels).clamp(0, 6)
         maps = {0: x}
         for i, block in enumerate(self.blocks):
@@ -97,7 +97,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Inverted bottleneck: widen each place, mix neighbours channel by channel, narrow; residual where the shapes agree."""
+    """Inverted bottleneck: widen each place, mix neighbors channel by channel, narrow; residual where the shapes agree."""
 
     def __init__(self, channels: int, out_channels: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Bottleneck(nn.Module):
         self.residual = stride == 1 and channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) to (b, c', h / stride, w / stride)."""
+        """Map (b, c, h, w) to (b, c', h / stride, w / stride)."""
         hidden = x if self.expand is None else self.expand(x).clamp(0, 6)
         update = self.project(self.depthwise(hidden).clamp(0, 6))
         return x + update if self.residual else update
@@ -123,17 +123,17 @@ class Convolution(nn.Conv2d):
         self.margins = (margin // 2, margin - margin // 2) * 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) to (b, c', h / stride, w / stride)."""
+        """Map (b, c, h, w) to (b, c', h / stride, w / stride)."""
         return super().forward(F.pad(x, self.margins))
 
 
 def channel_norm(x: Tensor) -> Tensor:
-    """Layer norm without affine over the channels of a map (b, c, h, w)."""
+    """Apply layer norm without affine over the channels of a map (b, c, h, w)."""
     return rearrange(F.layer_norm(rearrange(x, "b c h w -> b h w c"), x.shape[1:2]), "b h w c -> b c h w")
 
 
 def load_efficientnet(layer: int = DEFAULT_LAYER, pyramid: bool = False) -> EfficientNetLite0:
-    """With the weights of the package efficientnet-lite0, trained on ImageNet; the file is read as tensors, nothing in it is executed.
+    """Load the weights of the package efficientnet-lite0, trained on ImageNet; the file is read as tensors, nothing in it is executed.
 
     Raises:
         UserError: the package has not been fetched, or its file is damaged.
@@ -155,7 +155,7 @@ def load_efficientnet(layer: int = DEFAULT_LAYER, pyramid: bool = False) -> Effi
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A dictionary of tensors written by `torch.save`, read without unpickling anything else.
+    """Read a dictionary of tensors written by `torch.save`, without unpickling anything else.
 
     Raises:
         UserError: the file is damaged or holds more than tensors.
@@ -169,7 +169,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def folded(weights: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
-    """The package's tensors under the names here, batch normalisations (epsilon 1e-3) folded into the convolutions before them."""
+    """Rename the package's tensors, batch normalizations (epsilon 1e-3) folded into the convolutions before them."""
     parts = [("stem", "_conv_stem", "_bn0")]
     for i in range(num_blocks):
         if f"_blocks.{i}._expand_conv.weight" in weights:

@@ -25,7 +25,7 @@ from worldmodel.folder import write_tensors
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[torch.Generator, float], tuple[Tensor, dict[str, Tensor]]]
-"""Draws its own batch with the generator; is told the share of the steps done, in [0, 1); returns the scalar and its named parts."""
+"""Draws its own batch with the generator; is given the share of the steps done, in [0, 1); returns the scalar and its named parts."""
 
 EARLY = 20
 """First steps of a stage, whose largest loss the later ones are held against."""
@@ -35,7 +35,7 @@ DIVERGED = 10.0
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a stage is optimised."""
+    """How a stage is optimized."""
 
     lr: float = 2e-3
     """Peak learning rate: linear warm-up, then cosine to a tenth."""
@@ -76,7 +76,7 @@ def fit(
     opponent: nn.Module | None = None,
     opponent_lr_factor: float = 1.0,
 ) -> float:
-    """Trains the parameters of `module` that require gradients; goes on from `checkpoint` if it exists.
+    """Train the parameters of `module` that require gradients; goes on from `checkpoint` if it exists.
 
     Args:
         name: of the stage, in the progress bar and in TensorBoard (`codec/<name>/...`).
@@ -84,7 +84,7 @@ def fit(
         loss: see `Loss`.
         steps: optimizer steps in all.
         seed: of the generator.
-        config: optimisation.
+        config: optimization.
         checkpoint: file to resume from and to write to.
         writer: TensorBoard, if wanted.
         opponent: trained by the same loss, with gradients clipped apart from the module's; must not share parameters with it.
@@ -166,7 +166,7 @@ class Stage:
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, lr_factor: float) -> list[dict[str, Any]]:
-    """Weights of layers, which decay, and the rest: biases, norms, pictures."""
+    """Split weights of layers, which decay, from the rest: biases, norms, pictures."""
     matrices = [value for value in parameters.values() if value.ndim in (2, 4)]
     rest = [value for value in parameters.values() if value.ndim not in (2, 4)]
     return [
@@ -176,7 +176,7 @@ def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, l
 
 
 def learning_rate(step: int, steps: int, config: FitConfig) -> float:
-    """Linear warm-up, then cosine from `lr` to a tenth of it at the last step."""
+    """Compute a linear warm-up, then a cosine from `lr` to a tenth of it at the last step."""
     warmup = min(config.warmup, max(1, steps // 4))
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -185,7 +185,7 @@ def learning_rate(step: int, steps: int, config: FitConfig) -> float:
 
 
 def save_checkpoint(path: Path, stage: Stage) -> None:
-    """Writes a stage atomically."""
+    """Write a stage's checkpoint atomically."""
     tensors = {"generator": stage.generator.get_state()}
     for name, parameter in stage.parameters.items():
         tensors[f"parameter.{name}"] = parameter.detach().cpu().contiguous()
@@ -197,7 +197,7 @@ def save_checkpoint(path: Path, stage: Stage) -> None:
 
 
 def load_checkpoint(path: Path, stage: Stage) -> None:
-    """Restores in place what `save_checkpoint` wrote.
+    """Restore in place what `save_checkpoint` wrote.
 
     Raises:
         UserError: when the file is damaged or of another module.

@@ -9,7 +9,7 @@ from worldmodel.errors import UserError
 
 
 def check_frames(frames: np.ndarray, image_size: int) -> None:
-    """Refuses anything but uint8 frames of the codec's size.
+    """Refuse anything but uint8 frames of the codec's size.
 
     Raises:
         UserError: naming the shape and type found and those expected.
@@ -22,19 +22,19 @@ def check_frames(frames: np.ndarray, image_size: int) -> None:
 
 
 def frames_to_float(frames: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """From uint8 (..., h, w, 3) in 0..255 to float32 (..., 3, h, w) in [0, 1]."""
+    """Convert uint8 (..., h, w, 3) in 0..255 to float32 (..., 3, h, w) in [0, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
     return rearrange(tensor.to(device), "... h w c -> ... c h w").contiguous().float() / 255.0
 
 
 def frames_to_uint8(frames: Tensor) -> np.ndarray:
-    """From float (..., 3, h, w) to uint8 (..., h, w, 3), rounded; values outside [0, 1] are clamped."""
+    """Convert float (..., 3, h, w) to uint8 (..., h, w, 3), rounded; values outside [0, 1] are clamped."""
     levels = (frames.detach().float().clamp(0, 1) * 255.0).round().to(torch.uint8)
     return rearrange(levels, "... c h w -> ... h w c").cpu().numpy()
 
 
 def one_above_other(above: Tensor, below: Tensor) -> Tensor:
-    """Pictures (n, c, h, w) side by side, each of `below` under its own of `above`, as one picture (1, c, 2 h, n w).
+    """Lay pictures (n, c, h, w) side by side, each of `below` under its own of `above`, as one picture (1, c, 2 h, n w).
 
     A log that is handed 2 n pictures makes a grid of eight columns of them, where they lie one above the other only if n is 8.
     """
@@ -42,10 +42,10 @@ def one_above_other(above: Tensor, below: Tensor) -> Tensor:
 
 
 def psnr(first: Tensor, second: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two tensors in [0, 1]; 100 dB when they are equal."""
+    """Compute the peak signal-to-noise ratio in dB of two tensors in [0, 1]; 100 dB when they are equal."""
     return psnr_of((first.double() - second.double()).square().mean().item())
 
 
 def psnr_of(error: float) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error of numbers in [0, 1]; at most 100 dB."""
+    """Compute the peak signal-to-noise ratio in dB of a mean squared error of numbers in [0, 1]; at most 100 dB."""
     return float(-10.0 * np.log10(max(error, 1e-10)))

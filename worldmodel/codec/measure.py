@@ -1,4 +1,4 @@
-"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, what it paints."""
+"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, reconstruction."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PERCEPTUAL_FRAMES = 32
 def measure_latents(
     codec: Codec, data: CodecData, index: np.ndarray, latents: Tensor, seed: int
 ) -> tuple[LinearProbe, dict[str, Any]]:
-    """Fits the probe on training episodes and measures the latents on held-out ones.
+    """Fit the probe on training episodes and measure the latents on held-out ones.
 
     Args:
         codec: its statistics and goal features are set.
@@ -57,12 +57,12 @@ def measure_latents(
 
 
 def most_frames(codec: Codec, asked: int) -> int:
-    """How many frames are kept encoded to be measured: what is asked, fewer where latents are large."""
+    """Return how many frames are kept encoded to be measured: what is asked, fewer where latents are large."""
     return min(asked, max(1, MEASURED_NUMBERS // (codec.num_tokens * codec.channels)))
 
 
 def choosing_frames(episode: np.ndarray) -> np.ndarray:
-    """(m,) bool: frames that choose the ridge strength: every eighth episode, or half of a single one."""
+    """Mark the frames (m,) bool that choose the ridge strength: every eighth episode, or half of a single one."""
     names = np.unique(episode)
     if len(names) == 1:
         return np.arange(len(episode)) >= len(episode) // 2
@@ -70,7 +70,7 @@ def choosing_frames(episode: np.ndarray) -> np.ndarray:
 
 
 def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
-    """Squared latent distance of consecutive frames over that of random pairs."""
+    """Divide the squared latent distance of consecutive frames by that of random pairs."""
     same = torch.from_numpy(np.diff(episode) == 0)
     other = torch.from_numpy(np.random.default_rng(seed).permutation(len(latents)))
     near = torch.diff(latents, dim=0)[same.to(latents.device)].square().mean().item() if same.any() else 0.0
@@ -81,7 +81,7 @@ def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
 def measure_reconstruction(
     codec: Codec, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter | None = None
 ) -> dict[str, float | None]:
-    """How well held-out frames are painted, with the mean training frame as control.
+    """Measure how well held-out frames are reconstructed, with the mean training frame as control.
 
     Returns:
         `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; `ssim`; `perceptual`, the distance
@@ -124,7 +124,7 @@ def measure_reconstruction(
 
 @torch.no_grad()
 def likeness(painted: Tensor, frames: Tensor, distance: nn.Module | None) -> dict[str, float | None]:
-    """How alike frames (b, 3, h, w) look: `ssim`, 1 for equal ones, and `perceptual`, 0 for equal ones, of a spread of them.
+    """Measure how alike frames (b, 3, h, w) look: `ssim`, 1 for equal ones, and `perceptual`, 0 for equal ones, of a spread of them.
 
     None for `ssim` of frames that are too small for it, and for `perceptual` without a distance.
     """
@@ -137,15 +137,15 @@ def likeness(painted: Tensor, frames: Tensor, distance: nn.Module | None) -> dic
 
 
 def encode(codec: Codec, frames: Tensor) -> Tensor:
-    """`codec.encode`, in pieces where latents are large."""
+    """Run `codec.encode`, in chunks where latents are large."""
     return torch.cat([codec.encode(piece) for piece in frames.split(piece_size(codec))])
 
 
 def decode(codec: Codec, latents: Tensor) -> Tensor:
-    """`codec.decode`, in pieces where latents are large."""
+    """Run `codec.decode`, in chunks where latents are large."""
     return torch.cat([codec.decode(piece) for piece in latents.split(piece_size(codec))])
 
 
 def piece_size(codec: Codec) -> int:
-    """Frames at once: 1024, fewer of a codec with more than 4096 latent numbers a frame."""
+    """Return the frames of a chunk: 1024, fewer of a codec with more than 4096 latent numbers a frame."""
     return max(1, min(1024, 2**22 // (codec.num_tokens * codec.channels)))

@@ -15,16 +15,16 @@ from einops import rearrange
 from torch import Tensor
 
 LARGEST = 2048
-"""Of longer latents this many entries, evenly spread, are looked at: the work grows with the cube."""
+"""Of longer latents this many entries, evenly spread, are used: the work grows with the cube."""
 
 
 def spread_columns(total: int) -> Tensor:
-    """Indices of at most `LARGEST` of `total` entries, evenly spread."""
+    """Return the indices of at most `LARGEST` of `total` entries, evenly spread."""
     return torch.linspace(0, total - 1, min(total, LARGEST), dtype=torch.float64).round().long()
 
 
 def goal_projection(latents: Tensor, episode: np.ndarray, size: int, ridge: float) -> Tensor:
-    """The linear map under which squared Euclidean distance counts steps.
+    """Compute the linear map under which squared Euclidean distance counts steps.
 
     Args:
         latents: (m, n, c) of whole episodes, in time order.
@@ -55,7 +55,7 @@ def goal_projection(latents: Tensor, episode: np.ndarray, size: int, ridge: floa
 
 
 def episode_means(flat: Tensor, episode: np.ndarray) -> Tensor:
-    """(m, f) -> (m, f): every row replaced by the mean of its episode."""
+    """Replace every row of (m, f) by the mean of its episode."""
     _, inverse, counts = np.unique(episode, return_inverse=True, return_counts=True)
     group = torch.from_numpy(inverse)
     sums = flat.new_zeros(len(counts), flat.shape[1]).index_add(0, group, flat)

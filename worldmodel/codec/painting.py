@@ -1,4 +1,4 @@
-"""What painted frames cost: pixels, and if wanted how alike they look and how well they pass for true ones.
+"""The loss of decoded frames: pixels, and if wanted how alike they look and how well they pass for true ones.
 
     loss = L1 + L2 + perceptual_weight * perceptual distance + adversarial weight * adapted weight * adversarial term
 
@@ -25,7 +25,7 @@ SCALE_FRAMES = 64
 
 @dataclass(frozen=True)
 class PaintingLoss:
-    """The loss of painted frames; trains an opponent in the same step if there is one."""
+    """The loss of decoded frames; trains a discriminator in the same step if there is one."""
 
     perceptual_weight: float = 0.0
     """Weight of the perceptual distance."""
@@ -41,7 +41,7 @@ class PaintingLoss:
     def __call__(
         self, painted: Tensor, frames: Tensor, scale: Tensor, last_layer: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its parts by name.
+        """Compute the loss and its parts by name.
 
         Args:
             painted: (b, 3, h, w), not clamped, with gradient.
@@ -70,7 +70,7 @@ class PaintingLoss:
 
 @torch.no_grad()
 def perceptual_scale(perceptual: nn.Module, sources: list[tuple[np.ndarray, int]], device: torch.device) -> Tensor:
-    """(b,) mean distance of the mean picture from the frames of its source, at least 1e-4.
+    """Compute the mean distance (b,) of the mean picture from the frames of its source, at least 1e-4.
 
     Args:
         perceptual: the distance.

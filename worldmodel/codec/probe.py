@@ -1,6 +1,6 @@
-"""What do latents know? A linear probe of the true state, and latent distance beside true distance.
+"""What do latents know? A linear probe of the true state, and latent distance compared with true distance.
 
-The probe is a ridge regression on standardised latents. Ridge is not optional: layer norm makes latents
+The probe is a ridge regression on standardized latents. Ridge is not optional: layer norm makes latents
 rank-deficient, and plain least squares then fits noise. Its strength is chosen on episodes apart from those
 that are reported on.
 """
@@ -28,19 +28,19 @@ class LinearProbe:
     """Ridge strength, relative to the number of frames."""
 
     def predict(self, latents: Tensor) -> np.ndarray:
-        """(M, ...) latents -> (M, f) float64 features."""
+        """Predict (M, f) float64 features from (M, ...) latents."""
         flat = flatten_latents(latents)
         return (((flat - self.mean) / self.std) @ self.weights + self.bias).numpy()
 
 
 def flatten_latents(latents: Tensor) -> Tensor:
-    """(M, ...) -> (M, F) float64 on the CPU; of very long latents evenly spread entries."""
+    """Flatten (M, ...) to (M, F) float64 on the CPU; of very long latents evenly spread entries."""
     flat = latents.detach().cpu().flatten(1)
     return flat[:, spread_columns(flat.shape[1])].double()
 
 
 def fit_probe(latents: Tensor, features: np.ndarray, choose_latents: Tensor, choose_features: np.ndarray) -> LinearProbe:
-    """Fits a ridge regression for each strength and keeps the one with the smallest error on the second set.
+    """Fit a ridge regression for each strength and keep the one with the smallest error on the second set.
 
     Args:
         latents: (M, ...) latents to fit on; flattened.
@@ -66,7 +66,7 @@ def fit_probe(latents: Tensor, features: np.ndarray, choose_latents: Tensor, cho
 
 
 def probe_report(probe: LinearProbe, latents: Tensor, features: np.ndarray, names: tuple[str, ...]) -> dict[str, object]:
-    """Held-out quality of a probe.
+    """Report the held-out quality of a probe.
 
     Args:
         probe: fitted on other episodes.
@@ -95,12 +95,12 @@ def probe_report(probe: LinearProbe, latents: Tensor, features: np.ndarray, name
 
 
 def mean_of(values: list[float]) -> float:
-    """Mean, or 0 for no values (nothing varied, so nothing could be told apart)."""
+    """Return the mean, or 0 for no values (nothing varied, so nothing could be told apart)."""
     return float(np.mean(values)) if values else 0.0
 
 
 def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed: int) -> dict[str, float]:
-    """How well the distance of vectors stands in for true distance, as a planner with a goal frame uses it.
+    """Measure how well the distance of vectors stands in for true distance, as a planner with a goal frame uses it.
 
     Args:
         vectors: (M, ...) held-out latents or goal features.
@@ -121,7 +121,7 @@ def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two vectors; ties share their mean rank; 0 when one of them is constant."""
+    """Compute the rank correlation of two vectors; ties share their mean rank; 0 when one of them is constant."""
     ranks = np.stack([mean_ranks(first), mean_ranks(second)])
     ranks -= ranks.mean(axis=1, keepdims=True)
     scale = np.sqrt(np.square(ranks).sum(axis=1).prod())
@@ -129,7 +129,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """(M,) -> (M,) float64 ranks from 0; equal values share the mean of their ranks."""
+    """Rank (M,) as (M,) float64 ranks from 0; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[inverse]

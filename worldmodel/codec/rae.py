@@ -1,7 +1,7 @@
 """Representation Autoencoder: a frozen encoder, fixed latent statistics, a decoder (RAE, arXiv 2510.11690).
 
-    frames -> encoder (frozen) -> layer norm without affine -> normalisation per position and channel ->
-    latents -> the normalisation undone -> ViT decoder -> frames
+    frames -> encoder (frozen) -> layer norm without affine -> normalization per position and channel ->
+    latents -> the normalization undone -> ViT decoder -> frames
 
 The encoder is our own, trained by self-supervision on the frames themselves, or a pretrained one (`pretrained.py`).
 The decoder is trained on latents with noise added, so that it also paints latents that a generative model
@@ -47,7 +47,7 @@ class RAE(Codec):
     config: RAEConfig
 
     def __init__(self, config: RAEConfig, pretrained: PretrainedEncoder | None = None) -> None:
-        """A codec with a fresh decoder.
+        """Build a codec with a fresh decoder.
 
         Args:
             config: what to build.
@@ -67,24 +67,24 @@ class RAE(Codec):
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> "RAE":
-        """From `config.json`; a pretrained encoder is the one that has a name."""
+        """Build from `config.json`; a pretrained encoder is the one that has a name."""
         encoder, decoder = config.pop("encoder"), read_config(DecoderConfig, config.pop("decoder"))
         shape = read_config(PretrainedConfig, encoder) if "name" in encoder else read_config(EncoderConfig, encoder)
         return cls(read_config(RAEConfig, config, encoder=shape, decoder=decoder))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
-        """The encoder's output."""
+        """Return the encoder's output."""
         return self.encoder(frames)
 
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """What the decoder paints."""
+        """Return the decoder's output."""
         return self.decoder(latents)
 
     def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """For training: frames (b, 3, h, w) painted from latents (b, n, c) of `encode` with noise added; not clamped.
+        """Decode latents (b, n, c) of `encode` with noise added to frames (b, 3, h, w), not clamped; for training.
 
-        RAE's code draws the same deviations but adds the noise before the normalisation, where its layer-normed tokens have a
-        deviation of about 1, too. Ours has that after the normalisation alone, and so has what a generative model puts out.
+        RAE's code draws the same deviations but adds the noise before the normalization, where its layer-normed tokens have a
+        deviation of about 1, too. This one has that after the normalization alone, and so has what a generative model puts out.
 
         Args:
             latents: (b, n, c) from `encode`.

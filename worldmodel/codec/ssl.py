@@ -45,7 +45,7 @@ class MaskedConfig:
 
 @dataclass(frozen=True)
 class JointConfig:
-    """Joint embedding with variance-invariance-covariance regularisation (VICReg, arXiv 2105.04906)."""
+    """Joint embedding with variance-invariance-covariance regularization (VICReg, arXiv 2105.04906)."""
 
     steps: int = 200
     """Training steps; one costs about twice a step of masked autoencoding."""
@@ -73,10 +73,10 @@ class JointConfig:
 
 
 class MaskedAutoencoder(nn.Module):
-    """Hides patches, encodes the rest, and paints the whole frame from what is left.
+    """Hides patches, encodes the rest, and predicts the whole frame from what is left.
 
     Unlike MAE the loss covers the visible patches too: the one thing that moves is often wholly hidden,
-    where nothing can be learnt from it, and a visible token must keep its own content for the codec's
+    where nothing can be learned from it, and a visible token must keep its own content for the codec's
     decoder anyway. The error is relative to painting the mean picture of the frame's source: in plain
     squared error a few icons outweigh hundreds of frames in which only a disc differs. The decoder has the
     codec's shape and is the start of the codec's own.
@@ -90,7 +90,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(decoder.width))
 
     def forward(self, batch: FrameBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the relative squared pixel error and its parts by name."""
+        """Return the relative squared pixel error and its parts by name."""
         b, n = len(batch.frames), self.encoder.config.num_tokens
         order = torch.rand(b, n, generator=generator, device=batch.frames.device).argsort(dim=1)
         keep = order[:, : self.num_visible]  # (b, m)
@@ -103,10 +103,10 @@ class MaskedAutoencoder(nn.Module):
 
 
 class JointEmbedding(nn.Module):
-    """Pulls two views together, the second of a neighbouring frame, and keeps the embedding from collapsing.
+    """Pulls two views together, the second of a neighboring frame, and keeps the embedding from collapsing.
 
-    Views are photometric and faint: where things are is what the latents must tell, so nothing is cropped
-    or shifted, and a disc that covers 1.5 % of a frame drowns in the usual colour jitter. What makes the
+    Views are photometric and faint: where things are is what the latents must encode, so nothing is cropped
+    or shifted, and a disc that covers 1.5 % of a frame drowns in the usual color jitter. What makes the
     views differ is time. The expander sees all tokens side by side, with their places.
     """
 
@@ -123,7 +123,7 @@ class JointEmbedding(nn.Module):
         )
 
     def forward(self, batch: FrameBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the weighted sum of the three terms and the terms by name."""
+        """Return the weighted sum of the three terms and the terms by name."""
         views = torch.cat([self.view(batch.frames, generator), self.view(batch.neighbours, generator)])
         embedded = self.expander(rearrange(self.encoder(views), "b n c -> b (n c)"))
         first, second = embedded.chunk(2)
@@ -136,7 +136,7 @@ class JointEmbedding(nn.Module):
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def view(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """One random view of every frame, (b, 3, h, w) -> (b, 3, h, w)."""
+        """Draw one random view of every frame, (b, 3, h, w) -> (b, 3, h, w)."""
         device = frames.device
         amount = 2 * torch.rand(len(frames), 1, 1, 1, generator=generator, device=device) - 1
         noise = torch.randn(frames.shape, generator=generator, device=device)
@@ -144,12 +144,12 @@ class JointEmbedding(nn.Module):
 
 
 def variance_hinge(x: Tensor) -> Tensor:
-    """(b, d) -> mean over d of how far its standard deviation lies below 1."""
+    """Compute how far the standard deviation of each dimension of (b, d) lies below 1, mean over d."""
     return F.relu(1 - (x.var(dim=0) + 1e-4).sqrt()).mean()
 
 
 def squared_covariance(x: Tensor) -> Tensor:
-    """(b, d) -> sum of the squared covariances between different dimensions, over d."""
+    """Sum the squared covariances between different dimensions of (b, d), over d."""
     x = x - x.mean(dim=0)
     covariance = x.T @ x / (len(x) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[1]

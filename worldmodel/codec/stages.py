@@ -63,7 +63,7 @@ class Run:
 
 
 def make_candidates(run: Run) -> dict[str, Candidate]:
-    """The codecs to choose from, by what made their encoder; one alone but for a rae with several objectives."""
+    """Train or build the codecs to choose from, by what made their encoder; one alone but for a rae with several objectives."""
     if run.config.kind == "vae":
         return {"vae": train_vae(run)}
     if run.config.kind == "pixels":
@@ -74,7 +74,7 @@ def make_candidates(run: Run) -> dict[str, Candidate]:
 
 
 def train_encoder(run: Run, name: Objective) -> Candidate:
-    """Trains one encoder by one self-supervised objective."""
+    """Train one encoder by one self-supervised objective."""
     config, data, device = run.config, run.data, run.device
     seed = config.seed * 10 + (1 if name == "mae" else 2)
     objective: MaskedAutoencoder | JointEmbedding
@@ -85,7 +85,7 @@ def train_encoder(run: Run, name: Objective) -> Candidate:
             objective = MaskedAutoencoder(config.encoder, config.decoder, config.masked).to(device)
             objective.decoder.set_background(background(run))
             steps, sampler = config.masked.steps, FrameSampler(data, config.batch_size, config.extra_share)
-        else:  # extra pictures have no neighbours, and beside them the frames would look all alike
+        else:  # extra pictures have no neighbors, and beside them the frames would look all alike
             objective = JointEmbedding(config.encoder, config.joint).to(device)
             steps = config.joint.steps
             sampler = FrameSampler(data, config.batch_size, 0.0, config.joint.neighbour_steps)
@@ -104,7 +104,7 @@ def train_encoder(run: Run, name: Objective) -> Candidate:
 
 
 def take_encoder(run: Run, encoder: PretrainedEncoder) -> Candidate:
-    """A codec with a pretrained encoder and a fresh decoder."""
+    """Build a codec with a pretrained encoder and a fresh decoder."""
     config = run.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 10 + 4)
@@ -114,7 +114,7 @@ def take_encoder(run: Run, encoder: PretrainedEncoder) -> Candidate:
 
 
 def cut_pixels(run: Run) -> Candidate:
-    """A codec of patches, which needs no training."""
+    """Build a codec of patches, which needs no training."""
     codec = Pixels(run.config.pixels_config()).to(run.device).eval()
     if codec.config.components:
         some = run.data.frames[subset(run.data.train, BASIS_FRAMES, run.config.seed)]
@@ -124,7 +124,7 @@ def cut_pixels(run: Run) -> Candidate:
 
 
 def train_vae(run: Run) -> Candidate:
-    """Trains a variational autoencoder whole."""
+    """Train a variational autoencoder whole."""
     config = run.config
     seed = config.seed * 10 + 5
     with torch.random.fork_rng(devices=[]):
@@ -145,7 +145,7 @@ def train_vae(run: Run) -> Candidate:
 
 
 def train_decoder(run: Run, codec: RAE) -> float:
-    """Trains the decoder on latents of the frozen encoder; returns the seconds it took."""
+    """Train the decoder on latents of the frozen encoder; returns the seconds it took."""
     sources = batch_sources(run)
     sampler = LatentSampler(sources, codec.encode_frames, 4 * codec.num_tokens * codec.channels)
     painting = painting_loss(run, sources)
@@ -159,14 +159,14 @@ def train_decoder(run: Run, codec: RAE) -> float:
 
 
 def fit_painter(run: Run, name: str, codec: Codec, loss: Loss, steps: int, seed: int, painting: PaintingLoss) -> float:
-    """`fit` for a stage that paints, with its opponent if it has one."""
+    """Run `fit` for a stage that trains a decoder, with its discriminator if it has one."""
     checkpoint = run.out / "checkpoints" / f"{name}.safetensors"
     factor = run.config.adversarial.lr_factor
     return fit(name, codec, loss, steps, seed, run.config.fit, checkpoint, run.writer, painting.opponent, factor)
 
 
 def painting_loss(run: Run, sources: list[tuple[np.ndarray, int]]) -> PaintingLoss:
-    """The loss of painted frames that the config asks for; `sources` as in `batch_sources`."""
+    """Build the loss of decoded frames that the config asks for; `sources` as in `batch_sources`."""
     config, opponent = run.config, None
     if config.adversarial.weight > 0:
         with torch.random.fork_rng(devices=[]):
@@ -177,7 +177,7 @@ def painting_loss(run: Run, sources: list[tuple[np.ndarray, int]]) -> PaintingLo
 
 
 def batch_sources(run: Run) -> list[tuple[np.ndarray, int]]:
-    """Training frames and, if there are any, extra pictures, each with how many of a batch they give."""
+    """Return training frames and, if there are any, extra pictures, each with how many of a batch they give."""
     config, data = run.config, run.data
     num_extra = extra_count(data, config.batch_size, config.extra_share)
     frames = data.frames[subset(data.train, config.decoder_frames, config.seed)]
@@ -188,12 +188,12 @@ def batch_sources(run: Run) -> list[tuple[np.ndarray, int]]:
 
 
 def background(run: Run) -> Tensor:
-    """The (3, h, w) mean picture that a decoder starts from."""
+    """Compute the (3, h, w) mean picture that a decoder starts from."""
     return mean_picture(run.data.frames[subset(run.data.train, 1024, run.config.seed)])[0]
 
 
 def measured(run: Run, codec: Codec, name: str, steps: int, seconds: float) -> Candidate:
-    """Sets statistics and goal features, and measures the latents of an encoder that took these steps and seconds."""
+    """Set statistics and goal features, and measure the latents of an encoder that took these steps and seconds."""
     with tqdm(total=2, unit="part", desc=f"codec {name}: encoding frames", leave=False, disable=None) as bar:
         index, latents = calibrate(codec, run.config, run.data)
         bar.update()
@@ -208,7 +208,7 @@ def measured(run: Run, codec: Codec, name: str, steps: int, seconds: float) -> C
 
 
 def calibrate(codec: Codec, config: CodecConfig, data: CodecData) -> tuple[np.ndarray, Tensor]:
-    """Sets the latent statistics, then the goal features, from training frames of whole episodes.
+    """Set the latent statistics, then the goal features, from training frames of whole episodes.
 
     Extra pictures enter the statistics with their share. Without them, where a frame hardly ever varies a
     picture's latents would be huge; with them no latent channel of a picture has more variance than 1 over
@@ -234,5 +234,5 @@ def calibrate(codec: Codec, config: CodecConfig, data: CodecData) -> tuple[np.nd
 
 
 def raw_latents(codec: Codec, frames: np.ndarray) -> Tensor:
-    """(m, n, c) float64 outputs of the encoder; the codec's statistics must still be those of a new codec."""
+    """Encode frames to (m, n, c) float64; the codec's statistics must still be those of a new codec."""
     return codec.encode_frames(frames).double()

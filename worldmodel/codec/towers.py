@@ -52,7 +52,7 @@ HUB_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "m
 
 
 class Tower(nn.Module):
-    """Normalised pixels to tokens.
+    """Normalized pixels to tokens.
 
     Args:
         model: of `transformers`.
@@ -67,7 +67,7 @@ class Tower(nn.Module):
         self.dropped = 0 if kind == SIGLIP else 1 + getattr(model.config, "num_register_tokens", 0)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) to (b, n, c), row by row, before any final norm."""
+        """Map (b, 3, h, w) to (b, n, c), row by row, before any final norm."""
         return self.model(pixels, **self.options).last_hidden_state[:, self.dropped :]
 
 
@@ -94,7 +94,7 @@ class TowerFiles:
 
 
 def build_tower(name: str, kind: str, architecture: dict[str, Any], layer: int) -> Tower:
-    """A tower of `layer` blocks with fresh weights.
+    """Build a tower of `layer` blocks with fresh weights.
 
     Raises:
         UserError: `transformers` is not installed.
@@ -104,7 +104,7 @@ def build_tower(name: str, kind: str, architecture: dict[str, Any], layer: int) 
 
 
 def find_tower(name: str) -> TowerFiles:
-    """Looks a model up: in a folder, or on the hub (whose files come into the hub's own cache).
+    """Look a model up: in a folder, or on the hub (whose files come into the hub's own cache).
 
     Raises:
         UserError: `transformers` is not installed, the hub cannot be reached, or there is no such model of a supported type.
@@ -132,7 +132,7 @@ def find_tower(name: str) -> TowerFiles:
 
 
 def load_tower(name: str, files: TowerFiles, layer: int) -> Tower:
-    """The tower with the folder's weights; the folder may hold more than that (a text tower), never less.
+    """Load the tower with the folder's weights; the folder may hold more than that (a text tower), never less.
 
     Raises:
         UserError: the weights are missing, damaged or not safetensors, or do not fit the folder's config.
@@ -156,7 +156,7 @@ def load_tower(name: str, files: TowerFiles, layer: int) -> Tower:
 
 
 def _cut(transformers: Any, kind: str, architecture: dict[str, Any], layer: int) -> Any:
-    """The config of `transformers` for a tower of so many blocks."""
+    """Return the config of `transformers` for a tower of so many blocks."""
     cut = architecture | {"num_hidden_layers": layer} | ({"vision_use_head": False} if kind == SIGLIP else {})
     return transformers.AutoConfig.for_model(kind, **cut)
 
@@ -169,7 +169,7 @@ def _transformers(name: str) -> Any:
 
 
 def _folder(name: str) -> Path:
-    """The folder that a name means: itself, or the hub's files in the hub's cache, fetched if need be."""
+    """Return the folder that a name means: itself, or the hub's files in the hub's cache, fetched if need be."""
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
@@ -195,7 +195,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's report of what it left unread in a file, such as a text tower."""
+    """Silence the library's report of what it left unread in a file, such as a text tower."""
     logging = importlib.import_module("transformers.utils.logging")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -46,7 +46,7 @@ def train_codec(
     device: torch.device | str = "cpu",
     tensorboard: Path | str | None = None,
 ) -> tuple[Codec, dict[str, Any]]:
-    """Trains a codec, or goes on with one, or reads it if it is finished.
+    """Train a codec, or go on with one, or read it if it is finished.
 
     Args:
         config: kind, sizes, steps and seed.
@@ -66,7 +66,7 @@ def train_codec(
     check_free(out)
     size = config.image_size or data.frames.shape[1]
     data.check(size)
-    finished = (out / "report.json").exists()  # then no hub is asked; and what cannot be had is told before a folder is made
+    finished = (out / "report.json").exists()  # then no hub is asked; and what is missing is reported before a folder is made
     encoder = distance = None
     if not finished:
         distance = perceptual_distance(config)
@@ -108,7 +108,7 @@ def train_codec(
 
 
 def check_free(out: Path) -> None:
-    """Refuses a place where something else lies.
+    """Refuse a path that holds something else.
 
     Raises:
         UserError: it is a file, or a folder without the run.json of a codec.
@@ -120,7 +120,7 @@ def check_free(out: Path) -> None:
 
 
 def perceptual_distance(config: CodecConfig) -> PerceptualDistance | None:
-    """The distance that the config weighs, or None for a weight of 0.
+    """Load the distance that the config weighs, or None for a weight of 0.
 
     Raises:
         UserError: its weights are not at hand.
@@ -137,7 +137,7 @@ def perceptual_distance(config: CodecConfig) -> PerceptualDistance | None:
 
 
 def choose(candidates: dict[str, Candidate], margin: float) -> str:
-    """The candidate with the smallest held-out probe error; a later one must be better by the margin."""
+    """Choose the candidate with the smallest held-out probe error; a later one must be better by the margin."""
     errors = {name: candidate.report["probe"]["error"] for name, candidate in candidates.items()}
     chosen, *others = errors
     for name in others:
@@ -149,12 +149,12 @@ def choose(candidates: dict[str, Candidate], margin: float) -> str:
 
 
 def freeze(codec: Codec) -> Codec:
-    """The codec itself, with no parameter that wants a gradient."""
+    """Return the codec itself, with no parameter that requires a gradient."""
     return codec.requires_grad_(False).eval()
 
 
 def parameter_counts(codec: Codec) -> dict[str, int]:
-    """Numbers of parameters that encoding and decoding take."""
+    """Count the parameters that encoding and decoding take."""
     sizes = {name: parameter.numel() for name, parameter in codec.named_parameters()}
     decoder = sum(size for name, size in sizes.items() if name.startswith("decoder."))
     return {"encoder": sum(sizes.values()) - decoder, "decoder": decoder}

@@ -1,4 +1,4 @@
-"""Variational autoencoder: a small convolutional network whose latents are pulled towards a normal distribution.
+"""Variational autoencoder: a small convolutional network whose latents are pulled toward a normal distribution.
 
     frames -> convolutions, down by `downsampling` -> mean and deviation of a latent map -> patches of the map -> latents
     latents -> the map -> convolutions, up again, on a learned background -> frames
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, k, h, w) -> (b, k, h, w)."""
+        """Map (b, k, h, w) to (b, k, h, w)."""
         return x + self.layers(x)
 
 
@@ -118,7 +118,7 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """See the class."""
+        """Encode frames (b, 3, h, w) in [0, 1] to mean and log variance, (b, 2 k, h', w')."""
         return self.layers(2 * frames - 1)
 
 
@@ -145,15 +145,15 @@ class ConvDecoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights that paint pixels."""
+        """The weights of the layer that outputs pixels."""
         return self.head.weight
 
     def forward(self, latent_map: Tensor) -> Tensor:
-        """See the class."""
+        """Decode a latent map (b, k, h', w') to frames (b, 3, h, w), not clamped."""
         return self.background + F.pixel_shuffle(self.head(self.layers(latent_map)), 2)
 
     def set_background(self, picture: Tensor) -> None:
-        """Starts from a (3, h, w) picture in [0, 1]."""
+        """Start from a (3, h, w) picture in [0, 1]."""
         with torch.no_grad():
             self.background.copy_(picture)
 
@@ -171,24 +171,24 @@ class VAE(Codec):
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> "VAE":
-        """From `config.json`."""
+        """Build from `config.json`."""
         return cls(read_config(VAEConfig, config))
 
     def raw_encode(self, frames: Tensor) -> Tensor:
-        """The posterior's mean; latents are never drawn from it."""
+        """Return the posterior's mean; latents are never sampled from it."""
         return patchify(self.posterior(frames)[0], self.config.patch_size)
 
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """What the decoder paints."""
+        """Return the decoder's output."""
         return self.decoder(unpatchify(latents, self.grid, self.config.patch_size))
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the latent map, (b, k, h', w') each."""
+        """Compute mean and log variance of the latent map, (b, k, h', w') each."""
         mean, log_variance = self.encoder(frames).chunk(2, dim=1)
         return mean, log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
     def reconstruct(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For training: frames painted from a draw of their posterior, and what the posterior tells.
+        """Decode frames from a sample of their posterior, for training; also return the posterior's KL divergence.
 
         Args:
             frames: (b, 3, h, w) in [0, 1].

@@ -71,7 +71,7 @@ class DecoderConfig:
 
 
 def check_sizes(config: EncoderConfig | DecoderConfig) -> None:
-    """Refuses widths that the heads and the positions cannot share evenly.
+    """Refuse widths that the heads and the positions cannot share evenly.
 
     Raises:
         UserError: naming the width, the heads or the depth that does not fit.
@@ -83,7 +83,7 @@ def check_sizes(config: EncoderConfig | DecoderConfig) -> None:
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed sine-cosine positions of a grid of tokens (MAE, arXiv 2111.06377).
+    """Compute fixed sine-cosine positions of a grid of tokens (MAE, arXiv 2111.06377).
 
     Args:
         grid: rows and columns.
@@ -111,7 +111,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
+        """Map (b, n, d) to (b, n, d)."""
         query, key, value = rearrange(self.qkv(x), "b n (three k d) -> three b k n d", three=3, k=self.heads)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.out(rearrange(mixed, "b k n d -> b n (k d)"))
@@ -128,7 +128,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
+        """Map (b, n, d) to (b, n, d)."""
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
         self.apply(init_linear)
 
     def forward(self, frames: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Encodes frames, or only some of their patches.
+        """Encode frames, or only some of their patches.
 
         Args:
             frames: (b, 3, h, w) in [0, 1].
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
     positions: Tensor
 
     def __init__(self, config: DecoderConfig, grid: tuple[int, int], channels: int, image_size: int) -> None:
-        """A new decoder.
+        """Build a new decoder.
 
         Args:
             config: shape of the transformer.
@@ -199,20 +199,20 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights that paint pixels."""
+        """The weights of the layer that outputs pixels."""
         return self.head.weight
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(b, n, c) -> (b, 3, h, w), about [0, 1]."""
+        """Decode (b, n, c) to (b, 3, h, w), about [0, 1]."""
         return self.paint(self.embed(latents))
 
     def set_background(self, picture: Tensor) -> None:
-        """Starts from a (3, h, w) picture in [0, 1]."""
+        """Start from a (3, h, w) picture in [0, 1]."""
         with torch.no_grad():
             self.background.copy_(picture)
 
     def paint(self, x: Tensor) -> Tensor:
-        """Frames from tokens that are embedded already, (b, n, d) -> (b, 3, h, w)."""
+        """Decode tokens that are embedded already, (b, n, d), to frames (b, 3, h, w)."""
         x = x + self.positions
         for block in self.blocks:
             x = block(x)
@@ -224,17 +224,17 @@ class Decoder(nn.Module):
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:
-    """(b, c, h, w) -> (b, n, c * patch_size ** 2), patches row by row."""
+    """Cut (b, c, h, w) into (b, n, c * patch_size ** 2), patches row by row."""
     return rearrange(frames, "b c (i p) (j q) -> b (i j) (c p q)", p=patch_size, q=patch_size)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """(b, n, c * patch_size ** 2) -> (b, c, h, w), the inverse of `patchify`."""
+    """Join (b, n, c * patch_size ** 2) to (b, c, h, w), the inverse of `patchify`."""
     return rearrange(patches, "b (i j) (c p q) -> b c (i p) (j q)", i=grid[0], j=grid[1], p=patch_size, q=patch_size)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases, as in MAE's code."""
+    """Set Xavier-uniform weights and zero biases, as in MAE's code."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

@@ -1,1 +1,1 @@
-"""What is learnt about models by training many of them, or by looking inside one."""
+"""What is learned about models by training many of them, or by looking inside one."""

@@ -7,7 +7,7 @@ common drops out; intervals are Student's over the seeds. Tables of all of it: `
 
 Two variants change more than one thing. v-prediction also does without the scaling of noised latents and the floor on 1 - t of
 x-prediction (`worldmodel.flow`; with the shift of `tiny` fewer than one flow time in 100,000 lies under the floor). With the shift
-off, frames are also dreamt on another grid of times. Nothing is tuned for a variant, so one that wants another learning rate or
+off, frames are also dreamed on another grid of times. Nothing is tuned for a variant, so one that wants another learning rate or
 more steps is at a disadvantage.
 """
 
@@ -26,7 +26,7 @@ from worldmodel.studies.scaling_fit import student, verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
 LEAST_SEEDS = 3
-"""Of a finding: with two, one number tells all of the spread."""
+"""Least seeds for a finding: with two, the spread is estimated from one number."""
 LEAST_STEPS = 100
 """Of the runs that a finding is about: shorter ones are all warm-up, and compare initial weights."""
 
@@ -42,11 +42,11 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Of its run folders and rows."""
+        """Name of the variant's run folders and rows."""
         return f"{self.codec}_{self.feed_forward}_{self.prediction}_shift-{self.shift}"
 
     def apply(self, preset: Preset) -> Preset:
-        """The preset with this variant's model; the codec is another matter."""
+        """Configure the preset with this variant's model; the codec is chosen elsewhere."""
         preset = with_feed_forward(preset, self.feed_forward)
         flow = replace(preset.model.flow, prediction=self.prediction)
         if self.shift == "off":
@@ -55,7 +55,7 @@ class Variant:
 
 
 def variants(what: What, feed_forward: FeedForwardKind) -> dict[str, Variant]:
-    """The variants of a comparison by the word that tells them apart, the baseline, which has this feed-forward, first."""
+    """List the variants of a comparison by the word that tells them apart; the baseline, which has this feed-forward, comes first."""
     baseline = Variant("rae", feed_forward)
     if what == "codec":
         return {kind: replace(baseline, codec=kind) for kind in get_args(CodecKind)}
@@ -167,14 +167,14 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's interval."""
+    """Compute the mean and Student's interval."""
     n = len(values)
     half = float(student(n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
     return Estimate(float(np.mean(values)), half, n)
 
 
 def values_of(runs: Runs, variant: str, measure: str) -> dict[int, float]:
-    """A measure by seed, of the runs that have it."""
+    """Return a measure by seed, of the runs that have it."""
     return {seed: values[measure] for (name, seed), values in runs.items() if name == variant and measure in values}
 
 
@@ -199,7 +199,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """holds: the interval lies above 0; does not hold: below; cannot be told: neither, or too few seeds or steps."""
+        """The verdict: holds, the interval lies above 0; does not hold, below; cannot be told, neither, or too few seeds or steps."""
         if self.steps < LEAST_STEPS:
             return f"cannot be told: {self.steps} steps are fewer than {LEAST_STEPS}"
         if self.gain is not None and 1 < self.gain.seeds < LEAST_SEEDS:
@@ -207,14 +207,14 @@ class Outcome:
         return verdict(*(self.interval or (None, None)))
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, for results.json."""
+        """Return a flat record for results.json."""
         low, high = self.interval or (None, None)
         numbers = {"means": self.means, "gain": self.gain and self.gain.mean, "low": low, "high": high}
         return asdict(self.finding) | numbers | {"seeds": self.gain.seeds if self.gain else 0, "verdict": self.verdict}
 
 
 def compare(finding: Finding, first: Variant, second: Variant, runs: Runs, steps: int = LEAST_STEPS) -> Outcome:
-    """Whether the paper's finding holds in these runs: the paired difference over the seeds that both variants have."""
+    """Test whether the paper's finding holds in these runs: the paired difference over the seeds that both variants have."""
     sign = MEASURES[finding.measure].sign
     ours, theirs = (values_of(runs, variant.name, finding.measure) for variant in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
@@ -225,6 +225,6 @@ def compare(finding: Finding, first: Variant, second: Variant, runs: Runs, steps
 
 
 def findings(whats: Sequence[What], feed_forward: FeedForwardKind, runs: Runs, steps: int = LEAST_STEPS) -> list[Outcome]:
-    """What these runs of so many steps say of each known finding of these comparisons; `feed_forward` is the baseline's."""
+    """Test each known finding of these comparisons in runs of so many steps; `feed_forward` is the baseline's."""
     named = {what: variants(what, feed_forward) for what in whats}
     return [compare(f, named[f.what][f.better], named[f.what][f.worse], runs, steps) for f in FINDINGS if f.what in whats]

@@ -10,7 +10,7 @@ ASIDE = ("codec_psnr", "active_parameters")
 
 
 def table(asked: Sequence[Variant], runs: Runs, controls: Mapping[str, float]) -> Rows:
-    """A header, a row for each variant, of the measures that any run has, and one for copying the last frame."""
+    """Lay out a header, a row for each variant, of the measures that any run has, and one for copying the last frame."""
     shown = [name for name in MEASURES if name not in ASIDE and any(name in values for values in runs.values())]
     rows: Rows = [("variant", *(MEASURES[name].title for name in shown), "seeds")]
     for variant in asked:
@@ -28,7 +28,7 @@ def table(asked: Sequence[Variant], runs: Runs, controls: Mapping[str, float]) -
 
 
 def label(variant: Variant, baseline: Variant) -> str:
-    """What a variant differs in; of the baseline, all that it is."""
+    """Name what a variant differs in; of the baseline, all that it is."""
     differs = [f"{name.replace('_', '-')} {value}" for name, value in vars(variant).items() if value != getattr(baseline, name)]
     if differs:
         return ", ".join(differs)
@@ -36,14 +36,14 @@ def label(variant: Variant, baseline: Variant) -> str:
 
 
 def cell(value: Estimate, digits: int) -> str:
-    """A mean with half of its interval."""
+    """Format a mean with half of its interval."""
     if value.half is None:
         return f"{value.mean:.{digits}f}"
     return f"{value.mean:.{digits}f} +- {value.half:.{digits}f}"
 
 
 def findings_table(outcomes: Sequence[Outcome]) -> Rows:
-    """A header, and a row for each finding."""
+    """Lay out a header, and a row for each finding."""
     rows: Rows = [("comparison", "measured by", "the paper", "here", "gain of the first [95 %]", "the finding")]
     for outcome in outcomes:
         finding, measure = outcome.finding, MEASURES[outcome.finding.measure]
@@ -60,7 +60,7 @@ def findings_table(outcomes: Sequence[Outcome]) -> Rows:
 
 
 def markdown(rows: Rows) -> str:
-    """The same rows as a Markdown table."""
+    """Format the same rows as a Markdown table."""
     head, *body = (" | ".join("" if text == "-" else text.replace("+-", "±") for text in row) for row in rows)
     return "\n".join(f"| {line} |" for line in (head, " | ".join("---" for _ in rows[0]), *body)) + "\n"
 
@@ -68,7 +68,7 @@ def markdown(rows: Rows) -> str:
 def page(
     asked: Sequence[Variant], runs: Runs, controls: Mapping[str, float], outcomes: Sequence[Outcome], steps: int, shift: float | None
 ) -> str:
-    """Both tables and the notes, as Markdown; `shift` is the preset's strength of it, None for RAE's rule."""
+    """Write both tables and the notes as Markdown; `shift` is the preset's strength of it, None for RAE's rule."""
     seeds = sorted({seed for _, seed in runs})
     strength = "by RAE's rule" if shift is None else f"of strength {shift:g}"
     head = f"# Ablation\n\n{steps} steps, seeds {', '.join(map(str, seeds))}; the shift is {strength}.\n\n"

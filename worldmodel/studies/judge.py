@@ -1,8 +1,8 @@
-"""A judge that reads the true state off a picture and knows no codec: the same yardstick for dreams of every codec.
+"""A judge that predicts the true state from a picture and knows no codec: it measures the dreams of every codec in the same way.
 
-Ridge regression from two small pictures: 8 x 8 colours, and 16 x 16 of how far the frame is from the median picture, brought to a
-sum of 1. The latter is where things are, whatever their colour and size. Fitted on true frames of training episodes; on held-out
-TwoRoom frames with discs of any colour it is off by 0.004 standard deviations. It sees little of a busier scene, so its own error
+Ridge regression from two small pictures: 8 x 8 colors, and 16 x 16 of how far the frame is from the median picture, brought to a
+sum of 1. The latter is where things are, whatever their color and size. Fitted on true frames of training episodes; on held-out
+TwoRoom frames with discs of any color it is off by 0.004 standard deviations. It sees little of a busier scene, so its own error
 on true frames stands beside every score.
 """
 
@@ -42,7 +42,7 @@ class Judge:
         self.probe = fit_probe(inputs[~choosing], target[~choosing], inputs[choosing], target[choosing])
 
     def _inputs(self, frames: np.ndarray, chunk: int = 1024) -> Tensor:
-        """Frames (m, h, w, 3) -> (m, 448)."""
+        """Map frames (m, h, w, 3) to inputs (m, 448)."""
         rows = []
         for start in range(0, len(frames), chunk):
             part = frames_to_float(frames[start : start + chunk])
@@ -52,7 +52,7 @@ class Judge:
         return torch.cat(rows)
 
     def error(self, frames: np.ndarray, features: np.ndarray) -> float:
-        """Root mean squared error of the state read off frames (m, h, w, 3), in standard deviations of the true variables (m, f).
+        """Compute the RMS error of the state read off frames (m, h, w, 3), in standard deviations of the true variables (m, f).
 
         0 is perfect; 1 is what the mean of the training frames would give.
         """

@@ -58,7 +58,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
+        """Name of the point's run folder."""
         return f"{self.kind}_size{self.size:g}_{self.budget:g}"
 
 
@@ -76,7 +76,7 @@ class Measured:
 
 
 def with_feed_forward(preset: Preset, kind: FeedForwardKind) -> Preset:
-    """The same preset with another feed-forward of as many active parameters per token.
+    """Configure the preset with another feed-forward of as many active parameters per token.
 
     A mixture that the preset does not describe itself gets experts of hidden width hidden / slots, a dense layer in place of the
     preset's mixture hidden width slots * expert_hidden.
@@ -96,7 +96,7 @@ def with_feed_forward(preset: Preset, kind: FeedForwardKind) -> Preset:
 
 
 def scaled(preset: Preset, size: float, kind: Kind) -> Preset:
-    """The preset `size` times as wide and as deep.
+    """Make the preset `size` times as wide and as deep.
 
     The width of a head, query heads per key/value head, and hidden widths per width stay; so do the number of experts, those that a
     token visits, and with them sparsity and granularity. Depth is at least 1 and width at least one group of heads, so small sizes
@@ -131,12 +131,12 @@ def scaled(preset: Preset, size: float, kind: Kind) -> Preset:
 
 
 def _eights(value: float) -> int:
-    """The nearest multiple of 8, at least 8."""
+    """Round to the nearest multiple of 8, at least 8."""
     return max(8, 8 * round(value / 8))
 
 
 def for_steps(preset: Preset, steps: int) -> Preset:
-    """The same schedule over another number of steps: warm-up and averaging last the same share; no samples on the way.
+    """Stretch the schedule to another number of steps: warm-up and averaging last the same share; no samples on the way.
 
     A checkpoint is written every tenth of the run, or as often as the preset does if that is rarer.
     """
@@ -158,7 +158,7 @@ def for_steps(preset: Preset, steps: int) -> Preset:
 
 
 def plan(config: ModelConfig, kind: Kind, size: float, budgets: Sequence[float], batches: Sequence[PackedBatch]) -> list[Point]:
-    """The points of one model at all budgets.
+    """Plan the points of one model at all budgets.
 
     Args:
         config: the model, fitted to codec and tokenizer.
@@ -212,7 +212,7 @@ class Study:
     """By kind and modality."""
 
     def gap(self, kind: str, approach: str) -> Exponent | None:
-        """How much more data than language vision asks for: b of vision minus b of language."""
+        """Compute how much more data than language vision asks for: b of vision minus b of language."""
         if any((kind, modality) not in self.fits for modality in MODALITIES):
             return None
         language, vision = (_b(self.fits[kind, modality], approach) for modality in MODALITIES)
@@ -220,14 +220,14 @@ class Study:
 
     @property
     def here(self) -> str:
-        """The runs that the sentences stand on."""
+        """The runs that the sentences are based on."""
         curves = [fits.curve for (_, modality), fits in self.fits.items() if modality == MODALITIES[0]]
         sizes, budgets = (np.concatenate([getattr(curve, name) for curve in curves]) for name in ("parameters", "flops"))
         spans = [f"{values.min():.3g} to {values.max():.3g}" for values in (sizes, budgets)]
         return f"{len(sizes)} runs of {spans[0]} active parameters and {spans[1]} FLOPs"
 
     def sentences(self) -> list[str]:
-        """Whether the paper's findings hold in these runs, by each approach."""
+        """Write whether the paper's findings hold in these runs, by each approach."""
         lines = []
         for approach, title in APPROACHES.items():
             gaps = {kind: self.gap(kind, approach) for kind in ("dense", "moe")}
@@ -242,7 +242,7 @@ class Study:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Exponents, intervals, optima, problems, and sentences with the runs that they stand on."""
+        """Return exponents, intervals, optima, problems, and sentences with the runs that they are based on."""
         record = {f"{kind}/{modality}": _fits_json(fits, PAPER[kind, modality]) for (kind, modality), fits in self.fits.items()}
         return {"fits": record, "runs": self.here, "findings": self.sentences()}
 
@@ -251,14 +251,14 @@ APPROACHES = {"surface": "approach 3", "parabolas": "approach 2"}
 
 
 def _b(fits: Fits, approach: str) -> Exponent | None:
-    """An exponent that can be compared; a surface whose exponents the runs do not tell has none."""
+    """Return an exponent that can be compared; None for a surface whose exponents the runs do not determine."""
     if approach == "surface":
         return None if fits.surface.problem else fits.surface.b
     return fits.parabolas.b
 
 
 def sentence(title: str, claim: str, value: Exponent | None, remark: str) -> str:
-    """One finding in words, with its interval."""
+    """Write one finding in words, with its interval."""
     if value is None:
         return f"{title}: {claim}: cannot be told here, there are no exponents to compare; {remark}"
     if value.low is None or value.high is None:
@@ -303,5 +303,5 @@ def _fits_json(fits: Fits, paper: tuple[float, float]) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON does not have, by None."""
     return float(value) if np.isfinite(value) else None

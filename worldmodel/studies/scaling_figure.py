@@ -13,7 +13,7 @@ UNITS = {"language": "held-out text, nats per token", "vision": "held-out video,
 
 
 def draw(study: Study) -> bytes:
-    """A PNG: a row for each modality, dense and mixture of experts side by side."""
+    """Draw a PNG: a row for each modality, dense and mixture of experts side by side."""
     kinds = [kind for kind in ("dense", "moe") if any(which == kind for which, _ in study.fits)]
     figure = Figure(figsize=(8.4 * len(kinds), 7.6), layout="constrained", dpi=110)
     axes = figure.subplots(len(MODALITIES), 2 * len(kinds), squeeze=False)

@@ -3,7 +3,7 @@
 Both ways of Hoffmann et al. (arXiv 2203.15556) are fitted, and both are reported, since they fail differently:
 
 - approach 2: of the runs of one budget C the loss is a parabola in log N; the optima of the budgets follow N_opt ~ C^a, D_opt ~ C^b.
-  Its exponents are biased where the loss is no parabola: on wide grids, on grids that are not centred on the optimum, and
+  Its exponents are biased where the loss is no parabola: on wide grids, on grids that are not centered on the optimum, and
   where model and data weigh differently (arXiv 2603.22339). An optimum outside its grid is left out and said, never extrapolated.
 - approach 3: L = E + A / N^alpha + B / D^beta through all runs, from which a = beta / (alpha + beta), b = alpha / (alpha + beta). By
   variable projection: for given exponents E, A and B are a linear least-squares problem with no negative answer, so that only two
@@ -49,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent with its 95 % interval, which is None where there is no way to tell."""
+    """An exponent with its 95 % interval, which is None where it cannot be estimated."""
 
     value: float
     low: float | None
@@ -58,7 +58,7 @@ class Exponent:
     """(r,) bootstrap values; NaN where a replicate had none."""
 
     def to_json(self) -> dict[str, float | None]:
-        """Without the replicates."""
+        """Return the exponent without its replicates."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
@@ -110,12 +110,12 @@ class SurfaceFit:
     problem: str
 
     def predict(self, parameters: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Losses of models of N parameters after D tokens."""
+        """Predict the losses of models of N parameters after D tokens."""
         return self.floor + self.size_coefficient * parameters**-self.alpha + self.data_coefficient * tokens**-self.beta
 
 
 def fit_parabolas(curve: Curve, replicates: int, seed: int) -> ParabolaFit:
-    """Approach 2 on all budgets, with intervals."""
+    """Fit approach 2 to all budgets, with intervals."""
     budgets = [np.flatnonzero(curve.flops == flops) for flops in np.unique(curve.flops)]
     optima = tuple(_optimum(curve, at) for at in budgets)
     used = [(optimum, at) for optimum, at in zip(optima, budgets, strict=True) if not optimum.problem]
@@ -160,7 +160,7 @@ def _optimum(curve: Curve, at: np.ndarray) -> Optimum:
 
 
 def _vertex(curve: Curve, at: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ln N, ln D) at the lowest points of parabolas through losses (r, m of this budget); NaN where they bend down."""
+    """Compute (ln N, ln D) at the lowest points of parabolas through losses (r, m of this budget); NaN where they bend down."""
     size, data = np.log(curve.parameters[at]), np.log(curve.tokens[at])
     middle = size.mean()
     c2, c1, _ = np.linalg.lstsq(np.vander(size - middle, 3), losses.T, rcond=None)[0]  # (r,) each
@@ -171,12 +171,12 @@ def _vertex(curve: Curve, at: np.ndarray, losses: np.ndarray) -> tuple[np.ndarra
 
 
 def _inflation(count: int, freedom: int) -> float:
-    """Factor of the residuals of a fit: it took some of their degrees of freedom, and few are left to tell their size (Student)."""
+    """Compute the factor that corrects residuals for the degrees of freedom that a fit took, and for how few are left (Student)."""
     return math.sqrt(count / freedom) * student(freedom) / 1.959964
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Slopes (r,) of straight lines through x (k,) and y (r, k)."""
+    """Compute the slopes (r,) of straight lines through x (k,) and y (r, k)."""
     centred = x - x.mean()
     return y @ centred / (centred @ centred)
 
@@ -190,7 +190,7 @@ def _exponent(value: float, replicates: np.ndarray) -> Exponent:
 
 
 def fit_surface(curve: Curve, replicates: int, seed: int) -> SurfaceFit:
-    """Approach 3, with intervals."""
+    """Fit approach 3, with intervals."""
     count = len(curve.loss)
     if count < 6:
         return SurfaceFit(
@@ -233,7 +233,7 @@ def fit_surface(curve: Curve, replicates: int, seed: int) -> SurfaceFit:
 def _search(
     x: np.ndarray, y: np.ndarray, loss: np.ndarray, log_alpha: np.ndarray, log_beta: np.ndarray, spacing: float, finest: float = 1e-4
 ) -> tuple[tuple[float, float], np.ndarray, float]:
-    """The best (alpha, beta), its (E, A, B) in centred logarithms, and its squared error.
+    """Find the best (alpha, beta), its (E, A, B) in centered logarithms, and its squared error.
 
     From the best of the given exponents on, windows of 7 x 7 around the best so far, narrower as long as it lies inside.
     """
@@ -257,7 +257,7 @@ def _search(
 
 
 def _project(exponents: np.ndarray, x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best E, A, B >= 0 for each pair of exponents (g, 2): (g, 3), and squared errors (g,).
+    """Find the best E, A, B >= 0 for each pair of exponents (g, 2): (g, 3), and squared errors (g,).
 
     The best non-negative answer is the plain one of some subset of the three columns, and there are seven of them.
     """
@@ -277,14 +277,14 @@ def _project(exponents: np.ndarray, x: np.ndarray, y: np.ndarray, loss: np.ndarr
 
 
 def difference(first: Exponent | None, second: Exponent | None) -> Exponent | None:
-    """First minus second, replicate by replicate."""
+    """Subtract the second from the first, replicate by replicate."""
     if first is None or second is None:
         return None
     return _exponent(first.value - second.value, first.replicates - second.replicates)
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t."""
+    """Return the 97.5 % quantile of Student's t."""
     known = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
     if freedom <= len(known):
         return known[freedom - 1]
@@ -293,7 +293,7 @@ def student(freedom: int) -> float:
 
 
 def verdict(low: float | None, high: float | None) -> str:
-    """What a 95 % interval says of "this is above 0"."""
+    """Judge the claim "this is above 0" by a 95 % interval, in words."""
     if low is None or high is None or low <= 0 <= high:
         return "cannot be told"
     return "holds" if low > 0 else "does not hold"

@@ -1,4 +1,4 @@
-"""What routers choose on held-out batches, counted by kind of token, layer and expert, beside routers with fresh weights.
+"""What routers choose on held-out batches, counted by kind of token, layer and expert, with routers of fresh weights as control.
 
 Axes: n batches, l layers, e experts, f frames, g noised frames, p tokens of a frame, j flat positions, k selections per token.
 """
@@ -99,12 +99,12 @@ def record(
     )
     for kind, what in (("text", "text"), ("vision", "frames")):
         if not own.counts[kind].sum():
-            raise UserError(f"the held-out documents have no {what}, and specialisation compares text with vision: add a source of it")
+            raise UserError(f"the held-out documents have no {what}, and specialization compares text with vision: add a source of it")
     return own, control
 
 
 def token_kinds(batch: PackedBatch, marks: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-    """Which of the flat positions (j,) are of which kind, bool for each of `KINDS`."""
+    """Tell which of the flat positions (j,) are of which kind, bool for each of `KINDS`."""
     document, modality, frame = batch.document_id.flatten(), batch.modality.flatten(), batch.frame_id.flatten()
     filled = document >= 0
     mark = torch.isin(batch.token_id.flatten(), torch.tensor(list(marks), device=document.device))
@@ -128,14 +128,14 @@ def token_kinds(batch: PackedBatch, marks: Sequence[int], generator: torch.Gener
 
 
 def count(experts: Tensor, num_experts: int) -> Tensor:
-    """Choices (l, j, k) -> how often each expert is chosen, (l, e) float64 on the CPU."""
+    """Count how often each expert is chosen: choices (l, j, k) to (l, e) float64 on the CPU."""
     row = rearrange(torch.arange(len(experts), device=experts.device) * num_experts, "l -> l 1 1")
     counted = torch.bincount((experts + row).flatten(), minlength=len(experts) * num_experts)
     return rearrange(counted.double().cpu(), "(l e) -> l e", e=num_experts)
 
 
 def _by_frame(experts: Tensor, batch: PackedBatch, num_experts: int) -> Tensor:
-    """Choices (l, j, k) -> (g, l, e) by the tokens of each noised frame."""
+    """Count choices (l, j, k) by the tokens of each noised frame: (g, l, e)."""
     flat = experts[:, batch.frame_positions]
     of_frames = rearrange(flat, "l (f p) k -> f l p k", f=len(batch.clean)) if len(batch.clean) else flat.new_zeros(0, len(flat), 0, 1)
     noised = of_frames[~batch.clean]

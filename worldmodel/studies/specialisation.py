@@ -1,4 +1,4 @@
-"""What the experts of a trained mixture specialise in, as in arXiv 2603.03276, section 5: by modality, flow time and task.
+"""What the experts of a trained mixture specialize in, as in arXiv 2603.03276, section 5: by modality, flow time and task.
 
 The selection rate of expert i for the tokens of modality m is R_m^(i) = C_m^(i) / (N_m k), its share of their N_m k selections. Its
 index is S_i = (R_text - R_vision) / (R_text + R_vision), 1 for an expert of text, -1 for one of vision. All of it is measured on
@@ -29,7 +29,7 @@ MOST_WIDER = 3.0
 
 @dataclass(frozen=True)
 class SpecialisationConfig:
-    """How specialisation is measured."""
+    """How specialization is measured."""
 
     batches: int = 32
     """Batches of held-out documents; intervals come from drawing them anew."""
@@ -37,7 +37,7 @@ class SpecialisationConfig:
     """Sequences per batch; their length is the one that the model was trained with."""
     threshold: float = 0.5
     """An expert is one of text from an index S of this on, one of vision down to minus this, and multimodal between: 0.5 means chosen
-    three times as often. The paper has these classes; its thresholds are not known, 0.5 is ours."""
+    three times as often. The paper has these classes; its thresholds are not known, 0.5 is chosen here."""
     time_bins: int = 10
     """Bins of flow time over which an expert's selection is compared (the paper: 10)."""
     resamples: int = 1000
@@ -85,17 +85,17 @@ class LayerReport:
 
 
 def selection_rate(counts: Tensor) -> Tensor:
-    """Counts (..., e) -> R (..., e), which sum to 1; NaN where nothing was chosen."""
+    """Normalize counts (..., e) to rates R (..., e), which sum to 1; NaN where nothing was chosen."""
     return counts / counts.sum(-1, keepdim=True)
 
 
 def modality_index(text: Tensor, vision: Tensor) -> Tensor:
-    """Rates (..., e) -> S (..., e) from -1, vision, to 1, text; NaN for an expert that neither chooses."""
+    """Compute S (..., e) from rates (..., e): from -1, vision, to 1, text; NaN for an expert that neither chooses."""
     return (text - vision) / (text + vision)
 
 
 def time_variation(frames: Tensor, times: Tensor, bins: int) -> Tensor:
-    """Coefficient of variation (l, e) of every expert's rate over the bins of flow time that have frames.
+    """Compute the coefficient of variation (l, e) of every expert's rate over the bins of flow time that have frames.
 
     Args:
         frames: (g, l, e) selections.
@@ -109,13 +109,13 @@ def time_variation(frames: Tensor, times: Tensor, bins: int) -> Tensor:
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation over the last axis; NaN where one of them is constant."""
+    """Compute the correlation over the last axis; NaN where one of them is constant."""
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 def correlation_interval(rates: Sequence[Tensor], replicates: Sequence[Tensor], batches: int) -> Tensor:
-    """95 % intervals (2, l) of the correlation of two rates (l, e) over experts, from bootstrap replicates (r, l, e) over batches.
+    """Compute 95 % intervals (2, l) of the correlation of two rates (l, e) over experts, from replicates (r, l, e) over batches.
 
     What the batches scatter makes a correlation smaller than that of the rates themselves, which the interval is of: it is raised by
     the two reliabilities (Spearman 1904), on Fisher's scale with Student's quantile. NaN where there is no correlation.
@@ -134,7 +134,7 @@ def correlation_interval(rates: Sequence[Tensor], replicates: Sequence[Tensor], 
 
 
 def analyse(selections: Selections, config: SpecialisationConfig) -> list[LayerReport]:
-    """The report of every layer."""
+    """Report on every layer."""
     generator = torch.Generator().manual_seed(config.seed)
     rates = {kind: selection_rate(counts.sum(0)) for kind, counts in selections.counts.items()}  # (l, e)
     index = modality_index(rates["text"], rates["vision"])
@@ -180,12 +180,12 @@ def _number(value: Tensor) -> float | None:
 
 
 def to_json(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
-    """As JSON values, one object per layer."""
+    """Return JSON values, one object per layer."""
     return [{"layer": i} | {item.name: getattr(report, item.name) for item in fields(report)} for i, report in enumerate(reports)]
 
 
 def load_picture(loads: Tensor, cell: int = 8) -> Tensor:
-    """What the experts are used for, as a picture for a training log: a row of cells per layer, a column per expert.
+    """Draw what the experts are used for, for a training log: a row of cells per layer, a column per expert.
 
     Blue is an expert's share of the selections by text and actions, red its share of those by visual tokens, as in the figure of
     `worldmodel experts`: half lit at an even load, fully from twice that on.

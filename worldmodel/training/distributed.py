@@ -1,4 +1,4 @@
-"""Training by several processes: who they are, what they tell each other, and a model that is sharded over them.
+"""Training by several processes: their ranks, what they exchange, and a model that is sharded over them.
 
 `torchrun --nproc-per-node N` starts N processes of one program; each finds its rank in the environment. FSDP2 keeps one part of
 every weight, gradient and moment on each process (arXiv 2304.11277): a block's weights are gathered just before they are used, its
@@ -77,7 +77,7 @@ class Processes:
             dist.all_reduce(torch.zeros(1), group=self.patient)
 
     def broadcast_object(self, value: Any) -> Any:
-        """What the main process gives, on all; the others' `value` is not looked at."""
+        """Return on all processes what the main process gives; `value` is ignored on the others."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -85,7 +85,7 @@ class Processes:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each has, by rank."""
+        """Collect what each process has, by rank."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value, group=self.patient)
@@ -111,20 +111,20 @@ class Processes:
 
 
 def _excerpt(text: str, other: str, around: int = 60) -> str:
-    """The part of a long text where it begins to differ from another."""
+    """Cut out the part of a long text where it begins to differ from another."""
     same = len(os.path.commonprefix([text, other]))
     start, end = max(0, same - around), same + around
     return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
 
 
 def single(device: torch.device) -> Processes:
-    """One process alone."""
+    """Describe one process alone."""
     return Processes(0, 1, 0, device)
 
 
 @contextlib.contextmanager
 def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATIENCE) -> Iterator[Processes]:
-    """The processes that torchrun started, connected for as long as the block lasts; without torchrun, this process alone.
+    """Connect the processes that torchrun started for as long as the block lasts; without torchrun, this process alone.
 
     An error in the block of one process ends the block of all: the others, which wait for it, raise what it has said.
 
@@ -185,7 +185,7 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
 
 @contextlib.contextmanager
 def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[threading.Event]:
-    """While the block lasts, give up what is waited for in `group` as soon as another process has noted that the run ended.
+    """Give up what is waited for in `group` as soon as another process has noted that the run ended, while the block lasts.
 
     For GPUs: a collective waits for a process that is gone until NCCL's timeout. After an abort its results are garbage, and the next
     collective raises.
@@ -222,7 +222,7 @@ def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> 
 
 
 def own_device(name: str, local_rank: int) -> torch.device:
-    """The device of one of several processes on a machine, made current if it is a GPU.
+    """Choose the device of one of several processes on a machine, made current if it is a GPU.
 
     Raises:
         UserError: one device for all was asked for, or there are more processes than GPUs.
@@ -314,12 +314,12 @@ def _cut(model: WorldModel, mesh: DeviceMesh) -> None:
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights and buffers, also those that no checkpoint holds, without their graph."""
+    """Yield weights and buffers, also those that no checkpoint holds, without their graph."""
     return ((name, tensor.detach()) for name, tensor in chain(model.named_parameters(), model.named_buffers()))
 
 
 def duplicate(model: Model) -> Model:
-    """A copy of a model; of a sharded one in the same parts, without its ever being whole."""
+    """Copy a model; a sharded one in the same parts, without its ever being whole."""
     if not isinstance(model, FSDPModule):
         return copy.deepcopy(model)
     assert isinstance(model, WorldModel), "only `shard` makes sharded models"
@@ -335,20 +335,20 @@ def duplicate(model: Model) -> Model:
 
 
 def _axis(weight: nn.Parameter, size: int) -> Shard | None:
-    """Stacks with too few entries to share out evenly are cut by rows; `None` is the first axis."""
+    """Choose the axis to shard: rows for stacks with too few entries to share out evenly; `None` is the first axis."""
     by_rows = weight.ndim == 3 and weight.shape[0] % size > 0 and weight.shape[1] % size == 0
     return Shard(1) if by_rows else None
 
 
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A model's parameters by name; of a sharded model the parts, also just after a forward pass, when its root is still gathered."""
+    """Return a model's parameters by name; a sharded model's parts, even right after a forward pass, when its root is gathered."""
     if isinstance(model, FSDPModule):
         model.reshard()
     return dict(model.named_parameters())
 
 
 def whole_model(model: nn.Module) -> dict[str, Tensor]:
-    """All weights and persistent buffers, whole and on the CPU, on the main process; empty on the others. All have to call it."""
+    """Gather weights and persistent buffers, whole, on the main process's CPU; empty on the others. All have to call it."""
     whole: dict[str, Tensor] = {}
     is_main = not dist.is_initialized() or dist.get_rank() == 0
     for name, tensor in model.state_dict().items():
@@ -359,7 +359,7 @@ def whole_model(model: nn.Module) -> dict[str, Tensor]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    """Return this process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

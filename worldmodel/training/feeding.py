@@ -33,7 +33,7 @@ from worldmodel.training.latent_cache import LatentCache, encode_frames, frame_k
 CACHE_BYTES = 2**31
 GROUPS_AHEAD = 2  # per worker process
 SECONDS_TO_SAVE = 60.0
-"""How long a worker that a cluster tells to end serves on: the training process was told the same, and has a step to finish first.
+"""How long a worker serves on after a cluster's SIGTERM: the training process got the same signal, and has a step to finish first.
 Validation and saving, which may take longer, need no batches."""
 
 
@@ -74,7 +74,7 @@ class BatchStream:
         return self._thread.submit(next, self._groups, None)
 
     def next(self) -> PackedBatch:
-        """The next batch, waiting for it if need be.
+        """Return the next batch, waiting for it if need be.
 
         Raises:
             UserError: what was wrong with the data, or that a worker process died.
@@ -126,7 +126,7 @@ class _Groups(Dataset[list[dict[str, Any]] | _Failure]):
 
 
 def _in_processes(packer: Packer, groups: range, workers: int) -> Generator[list[PackedBatch], None, None]:
-    """Groups of batches in order, each packed by one of several processes; for a thread of its own, whose signal mask they inherit."""
+    """Pack groups of batches in order, each by one of several processes; for a thread of its own, whose signal mask they inherit."""
     _block_signals()
     loader = DataLoader(
         _Groups(packer),
@@ -166,13 +166,13 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _block_signals() -> None:
-    """Ctrl-C reaches all processes of a terminal, a cluster's SIGTERM all of a job: who trains then saves, and needs its workers."""
+    """Block Ctrl-C, which reaches all processes of a terminal, and SIGTERM, which a cluster sends to all: saving needs its workers."""
     resource_tracker.ensure_running()  # starting it, as the first process does, unblocks these signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _follow_the_parent(worker: int) -> None:
-    """A worker ends with the training process, and at once when that tells it to."""
+    """End a worker with the training process, and at once when that sends SIGTERM."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     threading.Thread(target=_end_after_sigterm, daemon=True).start()
     multiprocessing.util.Finalize(None, _end_at_once, exitpriority=-100)  # after every other
@@ -193,7 +193,7 @@ def _end_with_the_parent() -> None:
 
 
 def _end_after_sigterm() -> None:
-    """What SIGTERM does here: at once if the training process sent it, else when that has had the time to save."""
+    """End on SIGTERM: at once if the training process sent it, else when that has had the time to save."""
     if hasattr(signal, "sigwaitinfo"):
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
             os._exit(0)
@@ -204,7 +204,7 @@ def _end_after_sigterm() -> None:
 
 
 class FrameEncoder:
-    """The frozen codec in front of the model, with a memory of the frames that it has encoded.
+    """The frozen codec in front of the model, with a cache of the frames that it has encoded.
 
     Args:
         codec: in evaluation mode, on `device`.
@@ -218,12 +218,12 @@ class FrameEncoder:
         self.known: dict[bytes, Tensor] = {}
 
     def forget(self) -> None:
-        """Drop everything that is remembered."""
+        """Drop everything that is cached."""
         self.known.clear()
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames (f, h, w, 3) uint8 -> latents (f, p, c) on the device."""
+        """Encode frames (f, h, w, 3) uint8 to latents (f, p, c) on the device."""
         if not len(frames) or not (self.remember or self.cache is not None):
             return encode_frames(self.codec, frames, self.device)
         keys = [frame_key(frame.numpy()) for frame in frames]

@@ -1,4 +1,4 @@
-"""The guard of a run: batches that would spoil the weights are not trained on, and spoilt weights are taken back.
+"""The guard of a run: batches that would spoil the weights are not trained on, and spoiled weights are taken back.
 
 Three steps, each decided from numbers that all processes share, so that they decide alike:
 
@@ -39,7 +39,7 @@ class Guard:
         self.config, self.progress = config, progress
 
     def judge(self, loss: float, norm: float) -> str | None:
-        """Why the present batch must not be trained on, in words; None where nothing speaks against it.
+        """Say why the present batch must not be trained on; None if there is no reason.
 
         Args:
             loss: total loss of the whole step, all processes together.
@@ -61,7 +61,7 @@ class Guard:
         return None
 
     def accept(self, loss: float, norm: float) -> None:
-        """Remember a step; to be called when it was made and counted."""
+        """Add a step to the history; to be called when it was made and counted."""
         for values, value in ((self.progress.losses, loss), (self.progress.norms, norm)):
             values.append(value)
             del values[: -self.config.spike_window]
@@ -76,7 +76,7 @@ class Guard:
         return len(progress.suspects) >= self.config.spike_patience
 
     def go_back(self, checkpoints: list[Path], run_dir: Path, reason: str) -> Path:
-        """The checkpoint to go back to: the newest, and an older one each time that it did not help.
+        """Choose the checkpoint to go back to: the newest, and an older one each time that it did not help.
 
         Args:
             checkpoints: of the run, oldest first.
@@ -143,5 +143,5 @@ class SkippedBatches:
 
 
 def read_skipped(path: Path) -> list[dict[str, Any]]:
-    """All rows of a run's `skipped.jsonl`; [] where there is no file. What else it holds is left out, and that is said."""
+    """Read all rows of a run's `skipped.jsonl`; [] where there is no file. Lines that are no rows are left out with a warning."""
     return read_lines(path, lambda row: is_count(row.get("batch")))

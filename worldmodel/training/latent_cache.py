@@ -57,12 +57,12 @@ class Contents:
 
 
 def frame_key(pixels: np.ndarray) -> bytes:
-    """What a frame (H, W, 3) uint8 is found by."""
+    """Hash a frame (H, W, 3) uint8 to the key of its row."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=HASH_BYTES).digest()
 
 
 def codec_key(codec: Codec) -> str:
-    """What tells codecs apart: a hash of everything that latents depend on."""
+    """Hash everything that latents depend on, to tell codecs apart."""
     digest = hashlib.blake2b(repr((codec.kind, asdict(codec.config))).encode(), digest_size=HASH_BYTES)
     for name, tensor in sorted(codec.encoding_state().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -71,14 +71,14 @@ def codec_key(codec: Codec) -> str:
 
 @torch.no_grad()
 def encode_frames(codec: Codec, frames: Tensor, device: torch.device) -> Tensor:
-    """Frames (f, h, w, 3) uint8 -> latents (f, p, c) float32 on the device, a few at a time."""
+    """Encode frames (f, h, w, 3) uint8 to latents (f, p, c) float32 on the device, a few at a time."""
     at_once = ENCODE_FRAMES_GPU if device.type == "cuda" else ENCODE_FRAMES
     parts = [codec.encode(frames_to_float(part, device)) for part in copied(frames, device).split(at_once) if len(part)]
     return torch.cat(parts) if parts else torch.zeros(0, codec.num_tokens, codec.channels, device=device)
 
 
 def cache_bytes(codec: Codec, frames: int, dtype: LatentType = "float32") -> int:
-    """Size of a cache of so many frames, if no two are equal."""
+    """Compute the size of a cache of so many frames, if no two are equal."""
     return frames * (codec.num_tokens * codec.channels * np.dtype(dtype).itemsize + KEY.itemsize)
 
 
@@ -148,7 +148,7 @@ def _build(folder: Path, codec: Codec, frames: Iterable[np.ndarray], count: int,
 
 
 def _whole_rows(latents: BinaryIO, keys: BinaryIO, row_bytes: int) -> set[bytes]:
-    """Keys of the rows that an interrupted build left whole; both files are cut behind them."""
+    """Find the keys of the rows that an interrupted build left whole; both files are cut after them."""
     latents.seek(0)
     keys.seek(0)
     known: set[bytes] = set()
@@ -200,7 +200,7 @@ class LatentCache:
             os.close(self._file)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Latents (p, c) float32 of the frames that are here, by key.
+        """Read the latents (p, c) float32 of the frames that are cached, by key.
 
         Raises:
             UserError: a row is damaged.

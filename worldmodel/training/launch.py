@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 def number_of_processes(config: TrainConfig) -> int:
-    """How many processes are to train: what is asked for; by default one on a GPU, and on CPUs as many as torch has threads.
+    """Choose how many processes train: what is asked for; by default one on a GPU, and on CPUs as many as torch has threads.
 
     Lanes have to divide among them. 1 where torchrun has started this process: there are others already.
     """
@@ -75,7 +75,7 @@ def launch(work: Callable[[], Result], count: int) -> Result:
 
 @contextlib.contextmanager
 def _other(rank: int, count: int, port: int, threads: int, work: Callable[[], object]) -> Iterator[tuple[SpawnProcess, Connection]]:
-    """One of the other processes, which has ended when the block has."""
+    """Start one of the other processes; it has ended when the block has."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(rank, count, port, threads, work, theirs), name=f"process {rank}")
@@ -109,7 +109,7 @@ def _wait_for(process: SpawnProcess, ready: Connection) -> None:
 
 
 def _run(rank: int, count: int, port: int, threads: int, work: Callable[[], object], ready: Connection) -> None:
-    """What another process does."""
+    """Run the work of another process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until `stop_on_signals`
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -139,7 +139,7 @@ def _end_with_the_parent() -> None:
 
 @contextlib.contextmanager
 def _environment(rank: int, count: int, port: int) -> Iterator[None]:
-    """The variables that torchrun sets, while the block lasts."""
+    """Set the variables that torchrun sets, while the block lasts."""
     ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": HOST, "MASTER_PORT": port}
     ours |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}  # the store is there already
     before = {name: os.environ.get(name) for name in ours}

@@ -1,11 +1,11 @@
-"""Muon: momentum whose matrix updates are orthogonalised (Jordan 2024; arXiv 2502.16982), for matrices and stacks of matrices.
+"""Muon: momentum whose matrix updates are orthogonalized (Jordan 2024; arXiv 2502.16982), for matrices and stacks of matrices.
 
 `torch.optim.Muon` takes only 2-D parameters and always iterates in bfloat16, which a CPU without bfloat16 units runs about a
-hundred times slower than float32; this one also takes stacks (e, rows, columns) and weights that are sharded, and orthogonalises in
+hundred times slower than float32; this one also takes stacks (e, rows, columns) and weights that are sharded, and orthogonalizes in
 another way on a CPU.
 
 All matrices of one shape are one batch, whatever weights they belong to. Of sharded weights, a stack whose entries are
-whole is orthogonalised where it lies; matrices whose rows are spread over the processes are dealt out, each process gets the whole
+whole is orthogonalized where it lies; matrices whose rows are spread over the processes are dealt out, each process gets the whole
 of its share, and sends the rows back: two all-to-alls, and no product is computed twice.
 """
 
@@ -30,7 +30,7 @@ CACHE_NUMBERS = 2**18
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """Towards the nearest (semi-)orthogonal matrix: singular values end near 1, within about 30 %.
+    """Approximate the nearest (semi-)orthogonal matrix: singular values end near 1, within about 30 %.
 
     On a CPU by `rational`, which takes a third of the operations; else by `newton_schulz`, which is products alone.
 
@@ -72,7 +72,7 @@ def rational(x: Tensor) -> Tensor:
 
 
 def newton_schulz(x: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration.
+    """Apply the Newton-Schulz iteration.
 
     A step multiplies X by P = a + b G + c G^2 with G = X X^T. Where X is at least twice as long as wide, and in float32, the steps run
     on the small side alone: G becomes P G P, the P are multiplied up, and X is multiplied once, at the end. In bfloat16 that loses
@@ -109,7 +109,7 @@ def _iterate_gram(x: Tensor, steps: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum with Nesterov look-ahead and decoupled weight decay.
+    """Orthogonalized momentum with Nesterov look-ahead and decoupled weight decay.
 
     An update has singular values near 1, times max(1, fan-out / fan-in) ** 0.5 (Jordan 2024), times the rate: for a given shape ratio
     the change of a layer's output does not depend on its width (arXiv 2310.17813), so the rate carries over between widths. The
@@ -125,7 +125,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         iteration_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`iteration_dtype`: on a GPU bfloat16 is enough, and faster; a CPU keeps to float32."""
+        """Build the optimizer; `iteration_dtype`: on a GPU bfloat16 is enough, and faster; a CPU keeps to float32."""
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self.iteration_dtype = iteration_dtype
@@ -136,7 +136,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update; `closure` is not supported."""
+        """Make one update; `closure` is not supported."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not moved:
@@ -156,18 +156,18 @@ class Muon(torch.optim.Optimizer):
 
 
 def update_scale(parameter: Tensor) -> float:
-    """What an orthogonal update of this weight is multiplied by: max(1, fan-out / fan-in) ** 0.5."""
+    """Return the factor of an orthogonal update of this weight: max(1, fan-out / fan-in) ** 0.5."""
     first, second = parameter.shape[-2:]
     ratio = first / second if parameter.ndim == 2 else second / first
     return max(1.0, ratio) ** 0.5
 
 
 def orthogonalise_all(owners: list[Tensor], tensors: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Orthogonalise the matrices of many weights, those of a shape together.
+    """Orthogonalize the matrices of many weights, those of a shape together.
 
     Args:
         owners: the weights; their shapes and, if they are `DTensor`s cut along one axis of one mesh, placements count.
-        tensors: what to orthogonalise, per weight, this process's part of it.
+        tensors: what to orthogonalize, per weight, this process's part of it.
         dtype: of the iteration.
 
     Returns:
@@ -196,7 +196,7 @@ def orthogonalise_all(owners: list[Tensor], tensors: list[Tensor], dtype: torch.
 
 
 def _rows_are_spread(owner: Tensor) -> bool:
-    """Whether a process has some rows of every matrix, and not whole matrices.
+    """Tell whether a process has some rows of every matrix, and not whole matrices.
 
     Raises:
         ValueError: the weight is cut in another way.
@@ -211,7 +211,7 @@ def _rows_are_spread(owner: Tensor) -> bool:
 
 
 def orthogonalise_spread(matrices: Tensor, rows: int, group: dist.ProcessGroup, first: int = 0) -> Tensor:
-    """Orthogonalise matrices whose rows are spread over processes; all of them call it.
+    """Orthogonalize matrices whose rows are spread over processes; all of them call it.
 
     Args:
         matrices: (k, rows here, columns), in order of rank as `torch.chunk` cuts them.

@@ -16,7 +16,7 @@ width, and with m = width / base_width
 
 b is `base_width`, or the trunk's width where there is none; no rate is above `lr`. A stem takes in whole maps and all hidden states
 of a frame, many times as many numbers as the trunk is wide, and paints worse at the trunk's rate. Tokens are gathered at that rate all
-the same: more slowly, actions are learnt later (both measured, docs/worlds.md, "Ideas tried").
+the same: more slowly, actions are learned later (both measured, docs/worlds.md, "Ideas tried").
 
 The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
 no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates
@@ -50,7 +50,7 @@ def build_optimizers(
     betas: tuple[float, float],
     dtype: torch.dtype = torch.float32,
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that together move every weight once; a model that is to be sharded is so already.
+    """Build the optimizers that together move every weight once; a model that is to be sharded is so already.
 
     `adamw`: AdamW for all; matrices decay, while norms, biases, the table of tokens and what stands for missing frames do not. `muon`:
     Muon for the matrices of the trunk but the routers, AdamW as before for the rest. Each group keeps its peak rate under `peak`; the
@@ -86,7 +86,7 @@ def build_optimizers(
 
 
 def slowness(name: str, matrix: Tensor, base: int, m: float) -> float:
-    """How many times lower than `lr` AdamW's rate of a matrix is: see the module's table.
+    """Return how many times lower than `lr` AdamW's rate of a matrix is: see the module's table.
 
     Args:
         name: of the matrix in the model.
@@ -109,7 +109,7 @@ def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
 
 
 def schedule(step: int, steps: int, warmup_steps: int, final_share: float) -> float:
-    """Share of the peak rate at `step` (0 is the first): linear warm-up, then a cosine to `final_share`."""
+    """Return the share of the peak rate at `step` (0 is the first): linear warm-up, then a cosine to `final_share`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
@@ -117,7 +117,7 @@ def schedule(step: int, steps: int, warmup_steps: int, final_share: float) -> fl
 
 
 def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state by weight and kind, sharing memory with it."""
+    """Collect the optimizers' state by weight and kind, sharing memory with it."""
     states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
     named = ((f"{name}.{key}", value) for name, p in weights(model).items() for key, value in states[p].items())
     return dict(named)
@@ -136,7 +136,7 @@ class Ema(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards `model` as it is after step `step` (0 is the first)."""
+        """Move toward `model` as it is after step `step` (0 is the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [local(p) for p in weights(self.model).values()]
         torch._foreach_lerp_(averages, [local(p) for p in weights(model).values()], 1 - decay)

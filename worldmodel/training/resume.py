@@ -91,7 +91,7 @@ class State:
     progress: Progress
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, averages and the optimizers' state by name, sharing memory with their owners."""
+        """Collect weights, averages and the optimizers' state by name, sharing memory with their owners."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         moments = optimizer_tensors(self.model, self.optimizers)
@@ -100,7 +100,7 @@ class State:
 
 @contextlib.contextmanager
 def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
-    """`whole_folder` of all processes: they write into one folder, which is there when all have done so."""
+    """Share one `whole_folder` among all processes: they write into one folder, which is there when all have done so."""
     with contextlib.ExitStack() as stack:
         beside = stack.enter_context(whole_folder(folder)) if processes.is_main else None
         yield processes.broadcast_object(beside)
@@ -110,7 +110,7 @@ def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def claimed(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
-    """Hold a run's folder until the block ends, with a note of what the run does, or where one is there, the same note.
+    """Hold a run's folder until the block ends, and write what the run does, or check that the folder says the same.
 
     Raises:
         UserError: the folder is in use, holds a run with other settings, or something else; nothing is written to it then.
@@ -136,7 +136,7 @@ def release(run_dir: Path) -> None:
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint folder of the most steps."""
+    """Find the checkpoint folder of the most steps."""
     found = checkpoints(run_dir)
     return found[-1] if found else None
 
@@ -180,7 +180,7 @@ def read_state(folder: Path, state: State) -> None:
 
 
 def read_progress(folder: Path) -> Progress:
-    """The progress in a checkpoint folder.
+    """Read the progress in a checkpoint folder.
 
     Raises:
         UserError: it is missing, damaged or of another version, or its fields are not what they can be.
@@ -209,7 +209,7 @@ def check_parts(metadata: dcp.Metadata) -> None:
 
 @contextlib.contextmanager
 def one_process() -> Iterator[None]:
-    """Saving and loading from one process is meant, not a mistake that torch should warn of."""
+    """Silence torch's warning of saving and loading from one process, which is meant here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield

@@ -107,15 +107,15 @@ class Run:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands."""
+        """The progress of the run."""
         return self.state.progress
 
     def enough_memory(self) -> contextlib.AbstractContextManager[None]:
-        """A block that may run out of memory."""
+        """Open a block that may run out of memory."""
         return told_what_to_do(self.config, self.model.config, self.part_rows, self.dtype, self.device)
 
     def train(self, on_sample: OnSample | None, validation: Validation | None) -> TrainResult:
-        """The loop."""
+        """Train from the present step to the last one."""
         config, start = self.config, self.progress
         with contextlib.ExitStack() as opened:
             opened.enter_context(float32_products(self.onednn))
@@ -140,7 +140,7 @@ class Run:
                     bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in self.tracker.last.items() if k.startswith("loss/")})
 
     def needed(self) -> int:
-        """Number of the batch after the last one that is needed, if no more are skipped."""
+        """Return the number of the batch after the last one that is needed, if no more are skipped."""
         return self.progress.position + self.config.steps - self.progress.step
 
     @torch.no_grad()
@@ -259,5 +259,5 @@ class Run:
 
 @functools.cache
 def measured_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a matrix product here, measured once."""
+    """Measure the floating-point operations per second of a matrix product here, once."""
     return matmul_rate(device, dtype)

@@ -28,7 +28,7 @@ class SampleConfig:
     """How much is sampled."""
 
     clips: int = 64
-    """Held-out clips that are dreamt."""
+    """Held-out clips that are dreamed."""
     prompts: int = 4
     """Held-out texts that are continued from their first half."""
     tokens: int = 40
@@ -40,7 +40,7 @@ class SampleConfig:
 
 
 def sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig | None = None) -> OnSample:
-    """Everything that the held-out data allow: continued texts, pictures for captions, dreams."""
+    """Make a sampler of everything that the held-out data allow: continued texts, pictures for captions, dreams."""
     config = config or SampleConfig()
     kinds = [
         text_sampler(data, tokenizer, config),
@@ -57,7 +57,7 @@ def sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: Samp
 
 
 def text_sampler(data: StandardData, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
-    """Logs what the model makes of the first halves of held-out texts; None where there are none."""
+    """Make a sampler that logs what the model makes of the first halves of held-out texts; None where there are none."""
     halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in data.held_out_texts[: config.prompts] if len(text) > 1]
     if not halves:
         return None
@@ -71,7 +71,7 @@ def text_sampler(data: StandardData, tokenizer: Tokenizer, config: SampleConfig)
 
 
 def picture_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
-    """Logs held-out pictures, and below them what the model draws for their captions; None where there are none.
+    """Make a sampler that logs held-out pictures, and below them what the model draws for their captions; None where there are none.
 
     Captions are of pictures, and where the mixture has no pictures of frames of held-out episodes.
     """
@@ -91,7 +91,7 @@ def picture_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, conf
 
 
 def _captioned(data: StandardData, count: int) -> list[tuple[np.ndarray, str]]:
-    """Held-out pictures, uint8 (H, W, 3), with their captions."""
+    """Read held-out pictures, uint8 (H, W, 3), with their captions."""
     pictures = data.held_out_pictures
     if pictures is not None and len(pictures):
         return [pictures.pair(i) for i in range(min(count, len(pictures)))]
@@ -106,7 +106,7 @@ def _captioned(data: StandardData, count: int) -> list[tuple[np.ndarray, str]]:
 
 
 def dream_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
-    """Logs one-step and open-loop errors beside copying, and a film of truth above dream.
+    """Make a sampler that logs one-step and open-loop errors, those of copying, and a film of truth above dream.
 
     Of the first file with actions and a held-out episode of one model step; None where there is none.
     """
@@ -136,7 +136,7 @@ def dream_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, clips:
 
 
 def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
-    """Truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side: uint8 (t + h, 2 height, b width, 3).
+    """Stack truth (b, t + h, height, width, 3) above dream (b, h, ...), side by side: uint8 (t + h, 2 height, b width, 3).
 
     While the context is shown both rows are true.
     """
@@ -148,7 +148,7 @@ def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def one_step_samples(model: WorldModel, codec: Codec, batch: PackedBatch, latents: Tensor, count: int = 8) -> Tensor:
-    """Up to `count` predicted frames of a batch, and below each what one flow step from pure noise makes of it.
+    """Put below up to `count` predicted frames of a batch what one flow step from pure noise makes of each.
 
     Args:
         model: whole, in evaluation mode.

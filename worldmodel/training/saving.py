@@ -21,7 +21,7 @@ from worldmodel.training.resume import State, checkpoints, prune, shared_folder,
 
 
 def whole_average(average: WorldModel, processes: Processes, device: torch.device | None = None) -> WorldModel | None:
-    """The averaged model in one piece and in evaluation mode, on the main process; None on the others. All have to call it.
+    """Copy the averaged model, whole and in evaluation mode, on the main process; None on the others. All have to call it.
 
     Args:
         average: in parts where there are several processes; alone it is returned as it is.

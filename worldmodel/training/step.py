@@ -38,7 +38,7 @@ class Totals:
 
     @classmethod
     def of(cls, batch: PackedBatch, names: list[str], processes: Processes) -> "Totals":
-        """Summed over processes, on the CPU: no GPU is waited for.
+        """Sum over processes, on the CPU: no GPU is waited for.
 
         Args:
             batch: this process's rows.
@@ -53,13 +53,13 @@ class Totals:
 
 
 def step_generator(seed: int, batch: int, lane: int) -> torch.Generator:
-    """The CPU generator of the flow times and noise of one lane of a batch."""
+    """Make the CPU generator of the flow times and noise of one lane of a batch."""
     mixed = int(np.random.SeedSequence([seed, batch, lane]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(mixed >> 1)
 
 
 def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, lanes: range, device: torch.device) -> FlowDraw:
-    """Flow times and noise of a batch, drawn lane by lane, so that they do not depend on which process has a lane.
+    """Draw the flow times and noise of a batch lane by lane, so that they do not depend on which process has a lane.
 
     Args:
         model: that will be trained on them.
@@ -77,7 +77,7 @@ def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, la
 
 
 def move(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    """A batch of the CPU on a device, all but its pictures: the model sees their latents. A GPU copies while it computes."""
+    """Move a CPU batch to a device, all but its pictures: the model sees their latents. A GPU copies while it computes."""
     pictures = ("frames", "given")
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor) and name not in pictures}
     return PackedBatch.restore(vars(batch) | {name: copied(value, device) for name, value in tensors.items()})
@@ -94,7 +94,7 @@ def gradient(
     """Add the gradient of a step's parts to the weights'.
 
     Args:
-        model: the gradients of its weights are cleared before. Afterwards each has one, of zeros where the step says nothing of
+        model: the gradients of its weights are cleared before. Afterward each has one, of zeros where the step says nothing of
             it: on several processes FSDP gives such zeros, and an optimizer would pass over a weight that has none.
         parts: this process's rows of the step, on the CPU, in order.
         latents: (f + g, l, c) of the pictures of all parts, frames first, on the device to compute on.
@@ -125,7 +125,7 @@ def gradient(
 
 
 def read_losses(names: list[str], sums: Tensor, stop: bool, processes: Processes) -> tuple[dict[str, float], bool]:
-    """The losses of the whole step, and whether any process was asked to stop: the one place where a step waits for its GPU."""
+    """Read the losses of the whole step, and whether any process was asked to stop: the one place where a step waits for its GPU."""
     wish = sums.new_full((1,), float(stop))  # filled on the device: nothing is copied there
     *values, stops = processes.sum(torch.cat([sums, wish])).tolist()
     return readable(dict(zip(names, values, strict=True))), stops > 0
@@ -159,7 +159,7 @@ def _is_shortage(error: RuntimeError) -> bool:
 
 
 def memory_advice(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> str:
-    """What makes a step smaller, with this step's numbers."""
+    """Say what makes a step smaller, with this step's numbers."""
     length, trunk = config.packing.length, model.trunk
     knobs = []
     if rows > 1:
@@ -180,7 +180,7 @@ def memory_advice(config: TrainConfig, model: ModelConfig, rows: int, dtype: tor
 
 
 def memory_in_use(device: torch.device) -> str:
-    """How much memory is taken, in words."""
+    """Say how much memory is taken."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         taken = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""What torchrun, or whoever stands in for it, says in the environment about the processes that train together."""
+"""What torchrun, or whatever replaces it, says in the environment about the processes that train together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from worldmodel.errors import UserError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that torchrun sets beside WORLD_SIZE, and that processes cannot find each other without."""
+"""Variables that torchrun sets in addition to WORLD_SIZE, and that processes cannot find each other without."""
 
 
 @dataclass(frozen=True)

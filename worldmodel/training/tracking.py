@@ -29,7 +29,7 @@ class Tracker:
     """
 
     def __init__(self, run_dir: Path, start: int = 0) -> None:
-        """`start` is the number of steps done already."""
+        """Open both files; `start` is the number of steps done already."""
         self.run_dir = run_dir
         self._open(start)
 
@@ -82,7 +82,7 @@ class Tracker:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a run's `metrics.jsonl`; [] where there is no file. What else it holds is left out, and that is said."""
+    """Read all rows of a run's `metrics.jsonl`; [] where there is no file. Lines that are no rows are left out with a warning."""
     return read_lines(path, _is_row)
 
 
@@ -91,12 +91,12 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value of a JSON file is a whole number that counts something."""
+    """Tell whether a value of a JSON file is a whole number that counts something."""
     return type(value) is int and value >= 0
 
 
 def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """The JSON objects of a file that has one in each line, without those lines that hold none, which a warning names.
+    """Read the JSON objects of a file that has one in each line; lines that hold none are left out, and a warning names them.
 
     Such are the last one where a process was killed while it wrote, what a disk damaged, and what others wrote.
 
@@ -123,7 +123,7 @@ def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> list[dict[
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one JSON object a line; whole or not at all."""
+    """Write one JSON object per line; whole or not at all."""
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
@@ -157,7 +157,7 @@ class Meter:
             self.loads = loads.clone() if self.loads is None else self.loads + loads
 
     def row(self, flops: float = 0.0, matmul_rate: float = 0.0) -> dict[str, float]:
-        """The means, speed and share of time spent waiting; starts over.
+        """Return the means, speed and share of time spent waiting; starts over.
 
         Args:
             flops: floating-point operations of a step of this process; 0: they are not logged.
@@ -175,7 +175,7 @@ class Meter:
 
 
 def load_imbalance(loads: Tensor) -> dict[str, float]:
-    """How unevenly experts are used: the load of the busiest over the mean, mean over layers; 1 is even.
+    """Compute how unevenly experts are used: the load of the busiest over the mean, mean over layers; 1 is even.
 
     Args:
         loads: (layers, 2, e) selections by visual / other tokens.
@@ -186,7 +186,7 @@ def load_imbalance(loads: Tensor) -> dict[str, float]:
 
 
 def shares(positions: dict[str, int]) -> dict[str, float]:
-    """Share of each source in all positions trained on so far."""
+    """Compute the share of each source in all positions trained on so far."""
     total = sum(positions.values())
     return {f"data/share/{name}": count / total for name, count in sorted(positions.items())}
 
@@ -203,7 +203,7 @@ class Passes:
         self.mixture, self.before = mixture, mixture.epochs(documents)
 
     def row(self, documents: int) -> dict[str, float]:
-        """The passes after so many documents of the stream, to be logged."""
+        """Return the passes after so many documents of the stream, to be logged."""
         now = self.mixture.epochs(documents)
         for name, passes in now.items():
             if passes > 1 >= self.before[name]:

@@ -62,7 +62,7 @@ def train(
     """Train `model` in place, or go on with the run that `run_dir` holds.
 
     Args:
-        model: initialised, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
+        model: initialized, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
             counts, and the others' may be on the meta device.
         codec: frozen; it encodes the frames.
         packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
@@ -118,7 +118,7 @@ def train(
 
 
 def describe_data(packer: Packer) -> dict[str, Any]:
-    """What the batches are drawn from, for the run's config."""
+    """Describe what the batches are drawn from, for the run's config."""
     names = [source.name for source in packer.mixture.sources]
     return {
         "seed": packer.mixture.seed,
@@ -128,7 +128,7 @@ def describe_data(packer: Packer) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
+    """Yield an event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
 
     For a program's main thread. Under torchrun, which passes on what it gets, a cluster that signals all processes of a job reaches
     this one twice: what comes within `ECHO` seconds is the same signal.

@@ -27,7 +27,7 @@ from worldmodel.training.latent_cache import encode_frames
 from worldmodel.training.step import move
 
 ROWS = 16
-"""Rows of a batch at most: a model is measured beside its training, whose memory is taken."""
+"""Rows of a batch at most: a model is measured while the training's memory is in use."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Validation:
         return {source.name: self._fixed(source) for source in self.sources}
 
     def _fixed(self, source: Source) -> list[Fixed]:
-        """Documents in a seeded order, a row filled until the next one does not fit.
+        """Pack documents in a seeded order, a row filled until the next one does not fit.
 
         Rows are 1, 2, 4, 8 or as many as there may be, the last ones empty: of few shapes, for each of which a GPU compiles attention.
         """
@@ -104,7 +104,7 @@ class Validation:
     def measure(
         self, model: WorldModel, codec: Codec, dtype: torch.dtype = torch.float32, processes: Processes | None = None
     ) -> dict[str, float]:
-        """Losses by name, the same for the same weights.
+        """Measure losses by name, the same for the same weights.
 
         For each source `validation/<source>/`: `text` (nats per token), `bits_per_byte` (of sources that are text alone), `flow` (at
         flow times as in training), `flow_high_noise` (at flow times below 0.1, where a rollout in few steps starts) and `action`
@@ -136,7 +136,7 @@ class Validation:
         return values
 
     def _sums(self, model: WorldModel, codec: Codec, dtype: torch.dtype, processes: Processes) -> dict[tuple[str, str], float]:
-        """Sums of the losses over the batches of each source, by source and part.
+        """Sum the losses over the batches of each source, by source and part.
 
         The forward passes are dealt out. Of a sharded model each takes all processes, so one that has none left repeats the last.
         """
@@ -163,7 +163,7 @@ class Validation:
     def _losses(
         self, model: WorldModel, codec: Codec, each: Fixed, number: int, high: bool, dtype: torch.dtype
     ) -> tuple[float, float, float]:
-        """Sums of the text, flow and action losses of one batch; `high`: at flow times below 0.1."""
+        """Sum the text, flow and action losses of one batch; `high`: at flow times below 0.1."""
         device = model.device
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.pictures, device).cpu()
