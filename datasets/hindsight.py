@@ -10,12 +10,18 @@ and must be distinguished from what moves: a short training does not get that fa
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldmodel.datasets.documents import Action, Document, NextActions, goal_document, transition_document
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
+from worldmodel.envs import make_task, task_ids
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.envs.contract import Task
 
 SHARE_OF_ONE = 0.4
 """Share of transitions of a single model step; the others are jumps, all lengths alike."""
@@ -108,6 +114,45 @@ class TransitionSource:
         return transition_document(sampler.now(episode, t, rng), sampler.actions(episode, t, count), after)
 
 
+class GoalTest:
+    """Whether a frame of an episode already meets the goal that a later one is, as the file's task measures success.
+
+    Args:
+        store: the episode file.
+
+    Raises:
+        UserError: the task cannot be made here.
+    """
+
+    def __init__(self, store: EpisodeStore) -> None:
+        self._store = store
+        self._task = self._make()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_store": self._store}  # a process that feeds the training makes its own task
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._store = state["_store"]
+        self._task = self._make()
+
+    def _make(self) -> "Task":
+        try:
+            return make_task(self._store.meta["env_id"], image_size=self._store.image_size)
+        except UserError as error:
+            raise UserError(f"{error}; or set mixture goal_tries to 1: goals are then asked for whether they are met or not") from None
+
+    @staticmethod
+    def applies(store: EpisodeStore) -> bool:
+        """Tell whether a file is of a task of this suite and holds its states."""
+        return store.meta.get("env_id") in task_ids() and store.row_shape("state")[0] > 0
+
+    def met(self, episode: int, now: int, goal: int) -> bool:
+        """Tell whether frame `now` of an episode meets the goal that frame `goal` is."""
+        first = int(self._store.offsets[episode])
+        here, there = (self._store.rows("state", first + t, first + t + 1)[0] for t in (now, goal))
+        return bool(self._task.is_success(here, there))
+
+
 class GoalSource:
     """Which actions lead to what the episode came to later: `goal_document`.
 
@@ -120,6 +165,10 @@ class GoalSource:
         shift: see `StepSampler`.
         said: the goal is the caption of its frame instead of the frame.
         name: of the source.
+        tries: the most pairs of now and goal that are drawn until one is not met from the start; the last one is taken as it is.
+
+    Raises:
+        UserError: `tries` is above 1 and the task of the file cannot be made here.
     """
 
     def __init__(
@@ -132,21 +181,32 @@ class GoalSource:
         shift: int = 0,
         said: bool = False,
         name: str = "goal",
+        tries: int = 1,
     ) -> None:
-        self.name, self._reach, self._said = name, reach, said
+        self.name, self._said = name, said
         self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
+        self._reach = max(1, reach // self._sampler.recorded)  # in recorded steps
+        self._tries, self._test = (tries, GoalTest(store)) if tries > 1 and GoalTest.applies(store) else (1, None)
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make [Frame, goal, Steps, NextActions] from a place on; all distances of the goal within reach are equally likely."""
+        """Make [Frame, goal, Steps, NextActions] of an item's episode; all distances of the goal within reach are equally likely."""
         sampler, store = self._sampler, self._sampler.store
-        episode, t, left = sampler.place(item)
-        steps = int(rng.integers(1, min(max(1, self._reach // sampler.recorded), left) + 1))
+        episode, _, _ = sampler.place(item)
+        for _ in range(self._tries):
+            t, steps = self._pair(int(store.lengths[episode]), rng)
+            if self._test is None or not self._test.met(episode, t, t + steps):
+                break
         now, asked = store.frame(episode, t), sampler.answers(episode, t, steps)
         caption = store.caption(episode, t + steps) if self._said else ""
         if caption:
             return goal_document(sampler.moved([now], rng)[0], caption, steps * sampler.recorded, asked)
         now, goal = sampler.moved([now, store.frame(episode, t + steps)], rng)
         return goal_document(now, goal, steps * sampler.recorded, asked)
+
+    def _pair(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a time and how many recorded steps later its goal is, in an episode of so many recorded steps."""
+        steps = int(rng.integers(1, min(self._reach, length) + 1))
+        return int(rng.integers(0, length - steps + 1)), steps

@@ -140,6 +140,7 @@ def open_entry(
     seed: int,
     unseen: Sequence[Sequence[int]] = (),
     shift: int = 0,
+    goal_tries: int = 1,
 ) -> Opened:
     """Open one source.
 
@@ -151,7 +152,8 @@ def open_entry(
         held_out: share of texts and pictures that is held out.
         seed: of the choice of what is held out.
         unseen: held-out episodes of each file.
-        shift: most pixels that frames of transitions and goals are moved by while training.
+        shift: most pixels that frames of goals are moved by while training.
+        goal_tries: most draws of a goal until one is still to be met.
 
     Raises:
         UserError: it cannot be read, or is empty; names the entry when it is a recipe's.
@@ -173,22 +175,24 @@ def open_entry(
                 return Opened(_part(entry, pictures, licences), pictures=split, held_out=_held_out(entry, shown, licences))
             case _:
                 able = [each for each in files_of(entry, trainings) if not lacks(each, entry.kind)]
-                found = [(each, episode_source(each, entry, action_block, shift)) for each in able]
+                found = [(each, episode_source(each, entry, action_block, shift, goal_tries)) for each in able]
                 sources = [source for _, source in found if source is not None]
                 licences = [short_licence(each.store.meta) for each, source in found if source is not None]
                 rest = dict(zip([each.store.path for each in trainings], unseen, strict=False))
-                tests = [_unseen(Training(each.store, rest.get(each.store.path, ())), entry, action_block) for each in able]
+                tests = [
+                    _unseen(Training(each.store, rest.get(each.store.path, ())), entry, action_block, goal_tries) for each in able
+                ]
                 return Opened(_part(entry, sources, licences), held_out=_held_out(entry, [s for s in tests if s], licences))
     except UserError as error:
         raise UserError(f"{entry.where}: {error}" if entry.where else str(error)) from error
 
 
-def _unseen(kept: Training, entry: Entry, action_block: int) -> Source | None:
+def _unseen(kept: Training, entry: Entry, action_block: int, goal_tries: int) -> Source | None:
     """Open the documents of a file's held-out episodes; None where these give none, being too few or too short."""
     if not kept.episodes or lacks(kept, entry.kind):
         return None
     try:
-        return episode_source(kept, entry, action_block)
+        return episode_source(kept, entry, action_block, goal_tries=goal_tries)
     except UserError:
         return None
 

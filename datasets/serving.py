@@ -56,10 +56,10 @@ def lacks(training: Training, kind: str) -> str | None:
     return None
 
 
-def episode_source(training: Training, entry: Entry, action_block: int, shift: int = 0) -> Source | None:
+def episode_source(training: Training, entry: Entry, action_block: int, shift: int = 0, goal_tries: int = 1) -> Source | None:
     """Open the documents of one file; None when its episodes are all on the other side of `with_actions`.
 
-    `shift` is in pixels, see `MixtureConfig`.
+    `shift`, in pixels, and `goal_tries`: see `MixtureConfig`.
     """
     store, episodes, clip_length = training.store, training.episodes, entry.clip_length or 1
     if training.with_actions is not None and entry.kind in (*ACTION_KINDS, "video"):
@@ -71,8 +71,8 @@ def episode_source(training: Training, entry: Entry, action_block: int, shift: i
         case "transition":
             return TransitionSource(store, episodes, action_block, entry.horizon or 1, entry.name)
         case "goal" | "spoken goal":
-            said = entry.kind == "spoken goal"
-            return GoalSource(store, episodes, action_block, entry.horizon or 1, shift=shift, said=said, name=entry.name)
+            said, horizon = entry.kind == "spoken goal", entry.horizon or 1
+            return GoalSource(store, episodes, action_block, horizon, shift=shift, said=said, name=entry.name, tries=goal_tries)
         case "action video":
             return ActionVideoSource(store, episodes, clip_length, action_block, entry.name)
         case "video":

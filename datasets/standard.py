@@ -92,6 +92,9 @@ class MixtureConfig:
     shift: int = 0
     """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
     training is long. In the minutes of `tiny` it costs far more than it gives (docs/worlds.md, "Ideas tried")."""
+    goal_tries: int = 4
+    """Most draws of now and goal in an episode until one is still to be met, as the task measures it; 1: whatever comes first. Of the
+    tasks of this suite only."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)
@@ -114,6 +117,7 @@ class MixtureConfig:
             ("horizon", 1),
             ("jump", 1),
             ("shift", 0),
+            ("goal_tries", 1),
             ("text_chunk", 1),
             ("split_seed", 0),
         ):
@@ -276,7 +280,17 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
     size = stores[0].image_size if stores else image_size
     unseen = [list(held_out) for _, held_out in splits]
     opened = [
-        open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed, unseen, config.shift)
+        open_entry(
+            entry,
+            trainings,
+            size,
+            config.action_block,
+            config.held_out,
+            config.split_seed,
+            unseen,
+            shift=config.shift,
+            goal_tries=config.goal_tries,
+        )
         for entry in served(entries, trainings)
     ]
     corpora = [corpus for each in opened for corpus in each.corpora]

@@ -1,5 +1,6 @@
 """Transitions and goals, told by counters: frame t shows t, action t is t."""
 
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.datasets.counter import counter_episode, read_number, write_counter_file
+from worldmodel.datasets import hindsight
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.hindsight import SHARE_ALONE, SHARE_OF_ONE, GoalSource, StepSampler, TransitionSource
+from worldmodel.datasets.hindsight import SHARE_ALONE, SHARE_OF_ONE, GoalSource, GoalTest, StepSampler, TransitionSource
 from worldmodel.datasets.standard import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 
@@ -154,6 +156,61 @@ def test_all_frames_of_a_goal_document_are_moved_alike_by_a_few_pixels(store: Ep
         assert len(found) == 1
         moves.update(found)
     assert {down for down, _ in moves} == {right for _, right in moves} == {-2, -1, 0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def waits(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """A counter of TwoRoom, whose disc stands still up to frame 6 and then goes one and a half success thresholds with each frame."""
+    x = 0.225 * np.maximum(0, np.arange(11) - 6.0)
+    state = np.zeros((11, 23))
+    state[:, 1] = x
+    path = tmp_path_factory.mktemp("waits") / "waits.h5"
+    write_episodes(
+        path,
+        [counter_episode(4, state=state[:5], goal_state=state[4]), counter_episode(10, 100, state=state, goal_state=state[-1])],
+        {"env_id": "worldmodel/TwoRoom-v0", "seed": 0},
+    )
+    return EpisodeStore(path, in_memory=True)
+
+
+def test_of_goals_those_are_preferred_that_are_still_to_be_met(tmp_path: Path, waits: EpisodeStore) -> None:
+    """The disc does not move: 21 of 55 pairs of frames, by distance 6 of 10, 5 of 9, ... 1 of 5, each distance a tenth of all."""
+    met = sum((6 - k + 1) / (11 - k) for k in range(1, 7)) / 10
+    test = GoalTest(waits)
+    assert [test.met(1, 0, k) for k in range(1, 11)] == [True] * 6 + [False] * 4
+    assert not test.met(1, 7, 8) and not test.met(1, 6, 7) and test.met(1, 5, 6)
+    for tries in (1, 2, 4):
+        source = GoalSource(waits, [1], tries=tries)
+        drawn = [source.document(0, np.random.default_rng([tries, seed])) for seed in range(1500)]
+        found = [numbers(document[:2])[1] <= 106 for document in drawn]
+        assert np.mean(found) == pytest.approx(met**tries, abs=0.03)
+    source = pickle.loads(pickle.dumps(GoalSource(waits, [1], tries=40)))  # as a process is given it that feeds a training
+    assert all(numbers(document[:2])[1] > 106 for document in documents(source, 20))
+
+
+def test_goals_of_other_environments_are_taken_as_they_come(store: EpisodeStore, waits: EpisodeStore) -> None:
+    assert not GoalTest.applies(store) and GoalTest.applies(waits)
+    pairs = [[numbers(each[:2]) for each in documents(GoalSource(store, range(3), tries=tries), 5)] for tries in (1, 9)]
+    assert pairs[0] == pairs[1]
+
+
+def test_a_machine_that_cannot_make_the_task_is_told_what_to_do(waits: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **named: object) -> None:
+        raise UserError("cannot render")
+
+    monkeypatch.setattr(hindsight, "make_task", fails)
+    with pytest.raises(UserError, match="cannot render; or set mixture goal_tries to 1"):
+        GoalSource(waits, [1], tries=2)
+    GoalSource(waits, [1])
+
+
+def test_every_distance_is_as_likely_and_every_time_of_it(waits: EpisodeStore) -> None:
+    source = GoalSource(waits, [1], reach=8)
+    drawn = [numbers(source.document(0, np.random.default_rng(seed))[:2]) for seed in range(4000)]
+    distances = Counter(goal - now for now, goal in drawn)
+    assert [distances[k] / 4000 for k in range(1, 9)] == pytest.approx([1 / 8] * 8, abs=0.02)
+    times = Counter(now - 100 for now, goal in drawn if goal - now == 8)
+    assert [times[t] / distances[8] for t in range(3)] == pytest.approx([1 / 3] * 3, abs=0.07)
 
 
 def by(frame: np.ndarray, down: int, right: int) -> np.ndarray:
