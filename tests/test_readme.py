@@ -33,6 +33,7 @@ TRAIN = "--preset.train.steps 4 --preset.train.sample-every 2 --preset.train.log
 FEW_ROWS = "--preset.train.packing.rows 2"
 DREAM = "--dream.clips 2 --dream.horizon 2"
 SMALLER = {
+    "doctor": "",
     "envs": "",
     "play": "--port 0 --no-browser",
     "collect": "--episodes 6 --max-steps 20 --workers 1",

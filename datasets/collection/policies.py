@@ -1,6 +1,7 @@
 """Who plays while episodes are recorded: scripted, random and trained policies, and their shares of the episodes."""
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,12 +38,14 @@ def check_policies(shares: Mapping[str, float]) -> None:
     """Refuse shares that cannot be drawn from.
 
     Raises:
-        UserError: no such policy or file; a share is negative or not finite, or all are zero.
+        UserError: no such policy or file; Stable-Baselines3 is not installed; a share is negative or not finite, or all are zero.
     """
     for name, share in shares.items():
         if name.startswith(SB3):
             if not policy_file(name).is_file():
                 raise UserError(f"policy {name}: no such file {policy_file(name)}")
+            if importlib.util.find_spec("stable_baselines3") is None:
+                raise UserError(f"policy {name} needs the package stable-baselines3: pip install 'worldmodel[sb3]'")
         elif name not in POLICIES:
             close = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -75,7 +78,7 @@ def make_policy(name: str, task: "Task", rng: np.random.Generator, noise: float)
         noise: Standard deviation of the noise of `noisy`, in units of half the action range.
 
     Raises:
-        UserError: no such policy; the file does not fit the task; the task has no demonstrator.
+        UserError: no such policy; the file does not fit the task; Stable-Baselines3 is not installed; the task has no demonstrator.
     """
     space = task.action_space
     assert isinstance(space, spaces.Box), f"a task has a Box of actions, got {space}"
@@ -90,11 +93,11 @@ def make_policy(name: str, task: "Task", rng: np.random.Generator, noise: float)
         return _noisy(task.demonstrator(rng), rng, low, high, noise)
     if name == "play":
         return _play(task, rng)
+    check_policies({name: 1.0})
     if name.startswith(SB3):
         from worldmodel.datasets.collection.sb3_policy import sb3_policy  # needs torch, which takes a second to import
 
         return sb3_policy(policy_file(name), task, rng)
-    check_policies({name: 1.0})
     raise AssertionError(f"policy {name} is listed but not made")
 
 

@@ -15,6 +15,7 @@ from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
+from worldmodel.datasets.pictures.svg import need_resvg
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
@@ -30,8 +31,9 @@ def open_openmoji() -> PictureFiles:
     """Open all OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
 
     Raises:
-        UserError: the package is missing.
+        UserError: the package, or the one that draws it, is missing.
     """
+    need_resvg()
     folder = package_folder("openmoji") / "openmoji" / "svg"
     captions = {path.name: _unicode_name(path.stem) for path in sorted(folder.glob("*.svg"))}
     named = {file: caption for file, caption in captions.items() if caption}
@@ -65,10 +67,11 @@ class IconSets:
         sets: names of sets; none for all color sets.
 
     Raises:
-        UserError: the package is missing, there is no such set, or its license is not permissive.
+        UserError: the package, or the one that draws it, is missing, there is no such set, or its license is not permissive.
     """
 
     def __init__(self, sets: Sequence[str] = ()) -> None:
+        need_resvg()
         root = package_folder("iconify")
         try:
             known: dict[str, Any] = parse_json((root / "collections.json").read_bytes())

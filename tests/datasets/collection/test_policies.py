@@ -2,6 +2,7 @@ import base64
 import json
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -247,3 +248,18 @@ def test_play_goes_to_more_places_than_one_goal(task: MujocoTask) -> None:
             episode = record_episode(task, replace(config, policies={name: 1}), index)
             distances[name] = np.linalg.norm(np.diff(episode.features, axis=0), axis=1).sum()
         assert distances["play"] > 2 * distances["demonstrator"]
+
+
+def test_without_stable_baselines3_the_refusal_names_the_extra(
+    task: MujocoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    name = f"sb3:{tmp_path / 'model.zip'}"
+    with pytest.raises(UserError, match="no such file"):
+        CollectConfig(policies={name: 1})
+    (tmp_path / "model.zip").touch()
+    with pytest.raises(UserError, match=r"needs the package stable-baselines3: pip install 'worldmodel\[sb3\]'"):
+        CollectConfig(policies={name: 1})
+    with pytest.raises(UserError, match=r"pip install 'worldmodel\[sb3\]'"):
+        make_policy(name, task, np.random.default_rng(0), 0.5)
+    CollectConfig(policies={"random": 1})

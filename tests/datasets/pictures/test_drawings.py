@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,10 @@ def test_empty_packages_are_refused(name: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(drawings, "package_folder", lambda name: tmp_path)
     with pytest.raises(UserError, match=f"worldmodel datasets fetch {name}"):
         open_pairs(name)
+
+
+def test_without_the_renderer_the_refusal_names_the_extra(iconify: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    for source in ("openmoji", "iconify"):
+        with pytest.raises(UserError, match=r"need the package resvg-py: pip install 'worldmodel\[pictures\]'"):
+            open_pairs(source)
