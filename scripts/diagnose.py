@@ -20,7 +20,7 @@ from worldmodel.agents.report import Curves, Section, Table, Text, write_report
 from worldmodel.agents.rungs import Marked, MenuConfig
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
@@ -86,7 +86,7 @@ def main(config: DiagnoseConfig) -> None:
     for name in ("diagnose.json", "report.html"):
         check_output(out / name, inputs=[config.data, *filter(None, [config.manifest])], overwrite=config.overwrite)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
-    trained = from_pretrained(config.checkpoint, device)
+    trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     env_id = str(store.meta["env_id"])
     if config.task and config.task not in (env_id, task_name(env_id)):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.agents.actions import describe_block
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -69,7 +69,7 @@ def main(config: DreamVerbConfig) -> None:
     out, device = config.out or runs_dir() / "dream.mp4", choose_device(config.device)
     check_output(out, ENDINGS, [config.data], config.overwrite)
     with stages("reading the model", "fitting what reads the true state", "dreaming", "drawing the film") as end:
-        trained = from_pretrained(config.checkpoint, device)
+        trained = read_checkpoint(config.checkpoint, device)
         store = EpisodeStore(config.data, in_memory=True)
         episodes = held_out_episodes(trained, store)
         block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)

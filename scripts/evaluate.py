@@ -27,7 +27,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Curves, Intervals, Row, Section, Table, Video, video_bytes, write_report
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output
 from worldmodel.errors import UserError
@@ -81,7 +81,7 @@ def main(config: EvaluateVerbConfig) -> None:
     given = Manifest.load(config.manifest) if config.manifest is not None else None
     if given is None:
         check_output(out / "manifest.json", inputs=[config.data], overwrite=config.overwrite, mark=MANIFEST)
-    trained = from_pretrained(config.checkpoint, device)
+    trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     if given is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldmodel.agents.language import score_language
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import captioned
 from worldmodel.datasets.outputs import check_output, png_bytes, write_output
@@ -66,7 +66,7 @@ def main(config: GenerateConfig) -> None:
     if config.draw or config.out is not None:
         check_output(out, (".png",), [config.data] if config.data else [], config.overwrite)
     with stages("reading the model"):
-        trained = from_pretrained(config.checkpoint, device)
+        trained = read_checkpoint(config.checkpoint, device)
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
         said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)

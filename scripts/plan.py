@@ -7,7 +7,7 @@ from pathlib import Path
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.outputs import check_output
@@ -48,7 +48,7 @@ def main(config: PlanConfig) -> None:
     """Plan, say how it went, write the film."""
     out, device = config.out or runs_dir() / "plan.mp4", choose_device(config.device)
     check_output(out, ENDINGS, [config.data], config.overwrite)
-    trained = from_pretrained(config.checkpoint, device)
+    trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(config.data, in_memory=True)
     block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
     manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)

@@ -69,7 +69,7 @@ def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, code
     write_json(folder / "config.json", record | {"model": dataclasses.asdict(model.config)})
 
 
-def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
+def read_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
     """Read a checkpoint folder, or the newest checkpoint of a run folder; model and codec come in evaluation mode.
 
     Raises:
