@@ -36,9 +36,13 @@ if TYPE_CHECKING:
     from worldmodel.envs.contract import Task
 
 
-@dataclass
+@dataclass(repr=False)
 class World(Pretrained):
     """A trained model with its tokenizer, its codec and the card of what it was trained on; see `from_pretrained`."""
+
+    def __repr__(self) -> str:
+        weights = sum(tensor.numel() for tensor in self.model.parameters())
+        return f"World of {', '.join(self.tasks) or 'no task'}, {weights:,} weights on {self.model.device}"
 
     @property
     def tasks(self) -> dict[str, list[str]]:
