@@ -101,16 +101,16 @@ def actions_of(card: dict[str, Any], task: str) -> Actions:
     """The actions of one of the tasks of a card.
 
     Raises:
-        UserError: the card does not describe them, as those of older versions.
+        UserError: the card does not describe them, or is damaged.
     """
     described = card.get(ACTIONS)
     found = described.get(task) if isinstance(described, dict) else None
+    names, block = (card.get(KEY) or {}).get(task), card.get("mixture", {}).get("action_block")
+    if found is None and names and type(block) is int:  # older cards say no more
+        return Actions(len(names), -1.0, 1.0, block)
     if found is None:
-        raise UserError(f"the checkpoint does not describe the actions of {task}, an older version wrote it: train it again")
-    try:
-        actions = rebuild(Actions, found, f"the card's actions of {task}")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the card of the checkpoint is damaged ({error}): use another checkpoint") from None
+        raise UserError(f"the checkpoint does not describe the actions of {task}: train it again")
+    actions = rebuild(Actions, found, f"the card's actions of {task}")
     assert isinstance(actions, Actions)
     return actions
 

@@ -196,6 +196,8 @@ def test_a_model_of_several_tasks_or_without_goals_says_so(world: World) -> None
     assert np.array_equal(several.act(FRAMES[0], GOAL, task="TwoRoom"), world.act(FRAMES[0], GOAL))
     with pytest.raises(UserError, match="does not describe the actions of worldmodel/Reacher-v0"):
         several.act(FRAMES[0], GOAL, task="Reacher")
+    older = other(actions=None, mixture={"action_block": BLOCK})
+    assert older.actions() == world.actions(), "older cards tell names and block"
     shorter = other(actions={TASK: {"size": 1, "low": -0.001, "high": 0.5, "block": 2}})
     few = shorter.act(FRAMES[0], GOAL)
     assert few.shape == (2, 1) and few.min() >= -0.001 and few.max() <= 0.5, "numbers beyond the task's own are not said"
