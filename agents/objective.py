@@ -40,6 +40,8 @@ class GoalCost:
     weighted: an average in which step i counts `growth` times as much as step i - 1."""
     hurry: float = 0.3
     """Of `soonest` only; 0 equals min, large values run straight at the goal."""
+    floor: float = 0.0
+    """Of steps_to_go only: as many env steps count as none. What a model says of the last few is too coarse to choose by."""
     growth: float = 2.0
     """Of `weighted` only; 1 equals mean, large values approach final. Positive."""
 
@@ -49,6 +51,8 @@ class GoalCost:
                 raise UserError(f"unknown {name} '{value}': use {', '.join(get_args(known))}")
         if self.growth <= 0 or self.hurry < 0:
             raise UserError(f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative")
+        if not self.floor >= 0:
+            raise UserError(f"floor is {self.floor}, must not be negative")
 
     def reduce(self, error: Tensor) -> Tensor:
         """Reduce distances (b, s, h) to costs (b, s)."""
@@ -94,7 +98,7 @@ def _steps_to_go(config: GoalCost, actor: Actor) -> Objective:
         goals = repeat(goal, "b n c -> (b s h) n c", s=s, h=h)
         pairs = zip(future.flatten(0, 2).split(FRAMES_AT_ONCE), goals.split(FRAMES_AT_ONCE), strict=True)
         steps = torch.cat([actor.steps_to_go(frames, wanted).float() for frames, wanted in pairs])
-        return config.reduce(steps.reshape(b, s, h))
+        return config.reduce(steps.reshape(b, s, h).clamp_min(config.floor))
 
     return objective
 

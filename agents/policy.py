@@ -90,7 +90,7 @@ class Proposals:
             self._goals[part],
             steps.to(self.device),
         )
-        mean, std = mean[:, : self.horizon], std[:, : self.horizon]
+        mean, std = (each[:, : self.horizon, : self.bounds.dim] for each in (mean, std))  # a model of several tasks says more numbers
         return self.bounds.clamp(mean.float().cpu()), self.spread * std.float().cpu()
 
 

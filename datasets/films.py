@@ -33,7 +33,7 @@ def frame_rate_for(frames: int) -> float:
     return min(FASTEST, max(SLOWEST, frames / SHORTEST))
 
 
-def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, hold: float = 0.0) -> None:
+def write_film(path: Path | str, frames: Iterable[np.ndarray], fps: float, hold: float = 0.0) -> None:
     """Write a film whole or not at all; its file says that worldmodel made it.
 
     Args:
@@ -45,6 +45,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, hold: float
     Raises:
         UserError: another ending; no frame; it cannot be written.
     """
+    path = Path(path)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise UserError(f"{path} must end in {' or '.join(ENDINGS)}")

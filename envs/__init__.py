@@ -12,6 +12,8 @@ from worldmodel.errors import UserError
 if TYPE_CHECKING:
     from worldmodel.envs.contract import Task
 
+__all__ = ["full_id", "make_task", "task_ids", "task_of_data"]
+
 gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
 gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
 gymnasium.register("worldmodel/PushT-v0", "worldmodel.envs.push_t:PushT", max_episode_steps=200)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import Kind
 from worldmodel.codec.training import CodecConfig, train_codec
@@ -212,7 +212,7 @@ def run_all(
             result = trials[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
             if not result.finished:
                 break
-            trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
+            trained = read_checkpoint(result.checkpoint, choose_device(preset.train.device))
             seconds = read_progress(result.checkpoint).seconds
             held_out = trials[variant.codec].held_out(preset, config.batches)
             values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)

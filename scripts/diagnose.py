@@ -20,12 +20,13 @@ from worldmodel.agents.report import Curves, Section, Table, Text, write_report
 from worldmodel.agents.rungs import Marked, MenuConfig
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors
 from worldmodel.home import runs_dir
+from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
@@ -60,8 +61,9 @@ class DiagnoseConfig:
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
-    data: Path
-    """Episode file; readers are trained on its training episodes, all else is measured on the held-out ones."""
+    data: Path | None = None
+    """Episode file; readers are trained on its training episodes, all else is measured on the held-out ones. By default the
+    one that the checkpoint was trained on."""
     task: str = ""
     """Refuse a file of another task than this one, e.g. PushT."""
     out: Path | None = None
@@ -83,17 +85,18 @@ class DiagnoseConfig:
 def main(config: DiagnoseConfig) -> None:
     """Climb the ladder, print its table and the weakest rung, write the report."""
     out, device = config.out or runs_dir() / "diagnose", choose_device(config.device)
+    data = config.data or data_of(config.checkpoint)
     for name in ("diagnose.json", "report.html"):
-        check_output(out / name, inputs=[config.data, *filter(None, [config.manifest])], overwrite=config.overwrite)
+        check_output(out / name, inputs=[data, *filter(None, [config.manifest])], overwrite=config.overwrite)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
-    trained = from_pretrained(config.checkpoint, device)
-    store = EpisodeStore(config.data, in_memory=True)
+    trained = read_checkpoint(config.checkpoint, device)
+    store = EpisodeStore(data, in_memory=True)
     env_id = str(store.meta["env_id"])
     if config.task and config.task not in (env_id, task_name(env_id)):
-        raise UserError(f"{config.data} holds episodes of {task_name(env_id)}, not of {config.task}")
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+        raise UserError(f"{data} holds episodes of {task_name(env_id)}, not of {config.task}")
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
     held_out = held_out_episodes(trained, store)
-    manifest = given or make_manifest(store, held_out, config.data.name, config.problems)
+    manifest = given or make_manifest(store, held_out, data.name, config.problems)
     rows = climb(trained, store, held_out, manifest, block, config.ladder, config.seed)
     verdict = ladder.weakest(rows)
     print_columns([ladder.HEADERS, *map(tuple, ladder.cells(rows))])

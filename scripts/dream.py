@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.agents.actions import describe_block
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -28,6 +28,7 @@ from worldmodel.evaluation import (
     within,
 )
 from worldmodel.home import runs_dir
+from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
@@ -41,8 +42,8 @@ class DreamVerbConfig:
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
-    data: Path
-    """Episode file; its held-out episodes are dreamed."""
+    data: Path | None = None
+    """Episode file; its held-out episodes are dreamed. By default the one that the checkpoint was trained on."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -67,12 +68,13 @@ class DreamVerbConfig:
 def main(config: DreamVerbConfig) -> None:
     """Dream, print the table, write the film."""
     out, device = config.out or runs_dir() / "dream.mp4", choose_device(config.device)
-    check_output(out, ENDINGS, [config.data], config.overwrite)
+    data = config.data or data_of(config.checkpoint)
+    check_output(out, ENDINGS, [data], config.overwrite)
     with stages("reading the model", "fitting what reads the true state", "dreaming", "drawing the film") as end:
-        trained = from_pretrained(config.checkpoint, device)
-        store = EpisodeStore(config.data, in_memory=True)
+        trained = read_checkpoint(config.checkpoint, device)
+        store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
-        block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+        block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
         describe = None
         if config.rollout.action_form == "text":
             describe = describe_block(store.meta["env_id"], store.action_size)
@@ -88,7 +90,7 @@ def main(config: DreamVerbConfig) -> None:
         end()
     print(table(errors))
     print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")
-    print(f"next: {command('evaluate', '--checkpoint', config.checkpoint, '--data', config.data)}")
+    print(f"next: {command('evaluate', '--checkpoint', config.checkpoint, '--data', data)}")
 
 
 def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:

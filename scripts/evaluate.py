@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.acting import Acting
 from worldmodel.agents.actions import describe_block
-from worldmodel.agents.actor import Actor
 from worldmodel.agents.controllers import (
     NO_ORACLE,
     SEARCHES,
@@ -27,12 +25,13 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Curves, Intervals, Row, Section, Table, Video, video_bytes, write_report
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.agents.world import actor_of
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import check_task
+from worldmodel.known_tasks import check_task, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -46,8 +45,8 @@ class EvaluateVerbConfig:
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
-    data: Path
-    """Episode file; starts and goals come from its held-out episodes."""
+    data: Path | None = None
+    """Episode file; starts and goals come from its held-out episodes. By default the one that the checkpoint was trained on."""
     out: Path | None = None
     """Folder for manifest.json, report.html and report.json; by default `evaluate` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -76,21 +75,22 @@ class EvaluateVerbConfig:
 def main(config: EvaluateVerbConfig) -> None:
     """Draw or read the problems, run all controllers, print the table and write the report."""
     out, device = config.out or runs_dir() / "evaluate", choose_device(config.device)
+    data = config.data or data_of(config.checkpoint)
     for name in ("report.html", "report.json"):
-        check_output(out / name, inputs=[config.data], overwrite=config.overwrite)
+        check_output(out / name, inputs=[data], overwrite=config.overwrite)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
     if given is None:
-        check_output(out / "manifest.json", inputs=[config.data], overwrite=config.overwrite, mark=MANIFEST)
-    trained = from_pretrained(config.checkpoint, device)
-    store = EpisodeStore(config.data, in_memory=True)
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
+        check_output(out / "manifest.json", inputs=[data], overwrite=config.overwrite, mark=MANIFEST)
+    trained = read_checkpoint(config.checkpoint, device)
+    store = EpisodeStore(data, in_memory=True)
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
     if given is not None:
         check_task(trained.card, store)
         if given.env_id != store.meta["env_id"]:
-            raise UserError(f"{config.manifest} holds problems of {given.env_id}, {config.data} episodes of {store.meta['env_id']}")
+            raise UserError(f"{config.manifest} holds problems of {given.env_id}, {data} episodes of {store.meta['env_id']}")
         manifest = given
     else:
-        manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
+        manifest = make_manifest(store, held_out_episodes(trained, store), data.name, config.problems)
         manifest.save(out / "manifest.json")
     scores, goals = score(
         trained, manifest, block, config.evaluate, config.rollout, config.workers, config.controller, config.candidates
@@ -145,12 +145,6 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
         goal_steps=goal_steps(manifest),
         device=trained.model.device,
     )
-
-
-def actor_of(trained: Pretrained) -> Actor | None:
-    """Return the model's outputs of actions and steps to go, if it was trained on goals."""
-    taught = any(source["kind"] in ("goal", "spoken goal") for source in trained.card.get("sources", []))
-    return Acting(trained.model, trained.tokenizer) if taught else None
 
 
 def goal_steps(manifest: Manifest) -> int | None:

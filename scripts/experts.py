@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldmodel.batch import PackedBatch
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.outputs import MARK, check_output, json_bytes, write_output
 from worldmodel.datasets.standard import MixtureConfig, open_standard
@@ -65,7 +65,7 @@ def main(config: ExpertsConfig) -> None:
     device, out = choose_device(config.device), config.out or runs_dir() / "experts"
     for name in ("experts.json", "experts.png"):
         check_output(out / name, inputs=config.data, overwrite=config.overwrite)
-    trained = from_pretrained(config.checkpoint, device)
+    trained = read_checkpoint(config.checkpoint, device)
     kind = trained.model.config.trunk.feed_forward
     if kind != "moe":
         raise UserError(

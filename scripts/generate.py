@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldmodel.agents.language import score_language
-from worldmodel.checkpoint import Pretrained, from_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import captioned
 from worldmodel.datasets.outputs import check_output, png_bytes, write_output
@@ -16,6 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import decode_video
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
+from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb, stages
 from worldmodel.unseen import held_out_episodes
@@ -32,7 +33,8 @@ class GenerateConfig:
     draw: tuple[str, ...] = ()
     """Captions to draw pictures for."""
     data: Path | None = None
-    """Episode file whose held-out frames are captioned and asked about."""
+    """Episode file whose held-out frames are captioned and asked about. If nothing else is asked for, by default the one that the
+    checkpoint was trained on."""
     frames: int = 100
     """How many of them."""
     out: Path | None = None
@@ -53,8 +55,6 @@ class GenerateConfig:
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
     def __post_init__(self) -> None:
-        if self.text is None and not self.draw and self.data is None:
-            raise UserError("nothing to generate: give --text, --draw or --data")
         for name, least in (("frames", 1), ("tokens", 1), ("steps", 1), ("temperature", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
@@ -63,10 +63,11 @@ class GenerateConfig:
 def main(config: GenerateConfig) -> None:
     """Generate what was asked for, in order."""
     out, device = config.out or runs_dir() / "drawn.png", choose_device(config.device)
+    data = data_of(config.checkpoint) if config.text is None and not config.draw and config.data is None else config.data
     if config.draw or config.out is not None:
-        check_output(out, (".png",), [config.data] if config.data else [], config.overwrite)
+        check_output(out, (".png",), [data] if data else [], config.overwrite)
     with stages("reading the model"):
-        trained = from_pretrained(config.checkpoint, device)
+        trained = read_checkpoint(config.checkpoint, device)
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
         said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)
@@ -76,8 +77,8 @@ def main(config: GenerateConfig) -> None:
             pictures = draw(trained, config.draw, config.seed, config.steps, config.guidance)
         write_output(out, png_bytes(captioned(list(pictures), config.draw)))
         print(f"{out}: {len(pictures)} pictures, from left to right as asked")
-    if config.data is not None:
-        store = EpisodeStore(config.data, in_memory=True)
+    if data is not None:
+        store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
         with stages("captions and answers"):
             score = score_language(trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
@@ -201,7 +201,7 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
             result = trials.run(preset, folder, stop)
             if not result.finished:
                 break
-            losses = trials.losses(from_pretrained(result.checkpoint, choose_device(preset.train.device)).model, held_out)
+            losses = trials.losses(read_checkpoint(result.checkpoint, choose_device(preset.train.device)).model, held_out)
             step_seconds = read_progress(result.checkpoint).seconds
             done[point.name] = Measured(point, losses, step_seconds, time.perf_counter() - began if fresh else None)
             write_record(out / "points.json", [asdict(measured) for measured in done.values()])

@@ -7,11 +7,12 @@ from pathlib import Path
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
+from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -26,8 +27,8 @@ class PlanConfig:
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
-    data: Path
-    """Episode file; starts and goals come from its held-out episodes."""
+    data: Path | None = None
+    """Episode file; starts and goals come from its held-out episodes. By default the one that the checkpoint was trained on."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `plan.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -47,11 +48,12 @@ class PlanConfig:
 def main(config: PlanConfig) -> None:
     """Plan, say how it went, write the film."""
     out, device = config.out or runs_dir() / "plan.mp4", choose_device(config.device)
-    check_output(out, ENDINGS, [config.data], config.overwrite)
-    trained = from_pretrained(config.checkpoint, device)
-    store = EpisodeStore(config.data, in_memory=True)
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, config.data)
-    manifest = make_manifest(store, held_out_episodes(trained, store), config.data.name, config.problems)
+    data = config.data or data_of(config.checkpoint)
+    check_output(out, ENDINGS, [data], config.overwrite)
+    trained = read_checkpoint(config.checkpoint, device)
+    store = EpisodeStore(data, in_memory=True)
+    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
+    manifest = make_manifest(store, held_out_episodes(trained, store), data.name, config.problems)
     settings = replace(config.evaluate, videos=len(manifest.problems), streams=1)
     name = config.controller or settings.search
     (result,), goals = score(trained, manifest, block, settings, config.rollout, 2, (name,))

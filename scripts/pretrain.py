@@ -20,7 +20,7 @@ from worldmodel.datasets.standard import MixtureConfig, StandardData, open_stand
 from worldmodel.errors import UserError
 from worldmodel.flops import parameter_counts
 from worldmodel.home import cache_dir, runs_dir
-from worldmodel.known_tasks import KEY, tasks_of
+from worldmodel.known_tasks import card_of
 from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
@@ -209,7 +209,7 @@ def pretrain(
             "data": [store.path.name for store in data.stores],
             "sources": data.description(),
             "trained_on": seen,
-            KEY: tasks_of(data.stores),
+            **card_of(data.stores, data.config.action_block),
         },
         "latents": latents,
         "processes": group,

@@ -27,7 +27,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report
 from worldmodel.agents.score import Score
-from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
+from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collection.collect import collect
@@ -221,7 +221,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None
-    trained = from_pretrained(trained_to.checkpoint, device)
+    trained = read_checkpoint(trained_to.checkpoint, device)
     model, tokenizer = trained.model, trained.tokenizer
     save_pretrained(out / "checkpoint", model, tokenizer, trained.codec, trained.card)
     store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block

@@ -1,11 +1,14 @@
 """Imports run one way, scripts -> agents -> worldmodel -> datasets -> envs; heavy ones wait until needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import worldmodel
 
 LEAVES = {"errors", "home"}
 """Modules of worldmodel/ that every folder may use; `worldmodel` itself carries the version."""
@@ -43,7 +46,7 @@ def imported_folders(source: str) -> set[str]:
 def test_folders_import_only_to_the_right(root: Path, folder: str) -> None:
     modules = [path for path in (root / folder).rglob("*.py") if path.resolve().is_relative_to(root / folder)]
     for path in modules:
-        if path.name == "__main__.py":  # `python -m worldmodel` is a verb's way in
+        if path in (root / "worldmodel" / "__main__.py", root / "worldmodel" / "__init__.py"):  # the ways in: a verb's, and Python's
             continue
         wrong = imported_folders(path.read_text()) - ALLOWED[folder]
         assert not wrong, f"{path.relative_to(root)} imports {sorted(wrong)}; {folder} may import {sorted(ALLOWED[folder])}"
@@ -65,10 +68,36 @@ def test_the_import_reader_sees_every_form(line: str, folders: set[str]) -> None
     assert imported_folders(line) == folders
 
 
+def test_only_scripts_and_tests_import_scripts(root: Path) -> None:
+    """Layers keep the folders from it; here are the ways in and what the pages show."""
+    assert imported_folders((root / "worldmodel" / "__init__.py").read_text()) == {"envs", "datasets", "worldmodel", "agents"}
+    for page in [root / "README.md", *(root / "docs").rglob("*.md")]:
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            assert "scripts" not in imported_folders(block), page
+
+
+def test_public_names_are_where_they_are_said_to_be(root: Path) -> None:
+    tree = ast.parse((root / "worldmodel" / "__init__.py").read_text())
+    typed = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname}
+    assert typed == set(worldmodel.__all__) <= set(dir(worldmodel))
+    for name in worldmodel.__all__:
+        value = getattr(worldmodel, name)
+        assert value.__doc__ and value.__name__ in (name, f"worldmodel.{name}")
+    with pytest.raises(AttributeError, match="module 'worldmodel' has no attribute 'dreams'"):
+        worldmodel.dreams  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["envs", "datasets", "agents", "scripts"])
+def test_help_lists_the_folders(name: str) -> None:
+    assert f"worldmodel.{name} " in (worldmodel.__doc__ or "")
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import worldmodel", "torch mujoco gymnasium numpy"),
+        ("import worldmodel; dir(worldmodel); worldmodel.UserError", "torch mujoco gymnasium numpy"),
+        ("import worldmodel; worldmodel.make_task; worldmodel.EpisodeStore; worldmodel.collect", "torch mujoco"),
         ("import worldmodel.envs", "torch h5py"),
         ("import worldmodel.datasets.collection.collect", "torch"),
         ("import worldmodel.scripts.cli", "torch mujoco gymnasium"),

@@ -19,7 +19,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.agents.protocol import Manifest
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.config import CodecConfig
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -158,7 +158,7 @@ def test_it_ends_with_the_table_of_success_rates(done: Quickstart) -> None:
 def test_what_was_collected_and_trained_can_be_read(done: Quickstart) -> None:
     with EpisodeStore(done.out / "episodes.h5") as store:
         assert (len(store), store.num_frames) == (EPISODES, EPISODES * (STEPS + 1))
-    trained = from_pretrained(done.out / "checkpoint")
+    trained = read_checkpoint(done.out / "checkpoint")
     assert trained.card["step"] == 4
     assert trained.model.config.channels == trained.codec.channels
     assert {"transition", "goal"} <= set(trained.card["positions"]) and trained.card["mixture"]["held_out"] == 0.4

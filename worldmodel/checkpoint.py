@@ -69,24 +69,34 @@ def write_pretrained(folder: Path, model: WorldModel, tokenizer: Tokenizer, code
     write_json(folder / "config.json", record | {"model": dataclasses.asdict(model.config)})
 
 
-def from_pretrained(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a checkpoint folder, or the newest checkpoint of a run folder; model and codec come in evaluation mode.
+def read_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Pretrained:
+    """Read a checkpoint folder, or the checkpoint that `newest_checkpoint` finds in it; model and codec come in evaluation mode.
 
     Raises:
         UserError: the folder is missing, is no checkpoint, has another schema version or an unknown config;
             tensors are missing, unexpected, of another shape or cut short; the parts do not fit together.
     """
-    folder = Path(folder)
-    folder = next(reversed(checkpoints(folder)), folder)
+    folder = newest_checkpoint(Path(folder))
     config = read_model_config(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     codec = load_codec(folder / "codec", device, OTHER)
     check_fit(config, codec, tokenizer)
     model = build(config, folder)
     read_tensors(model, folder / "model.safetensors", OTHER)
+    return Pretrained(model.to(device).eval(), tokenizer, codec, read_card(folder))
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a checkpoint was trained on, without its weights; the folder is as of `read_checkpoint`.
+
+    Raises:
+        UserError: the folder is missing or is no checkpoint, or its card is damaged.
+    """
+    folder = newest_checkpoint(folder)
+    read_model_config(folder)
     card = read_json(folder / "card.json", OTHER)
     check_card(card, folder / "card.json")
-    return Pretrained(model.to(device).eval(), tokenizer, codec, card)
+    return card
 
 
 def build(config: ModelConfig, folder: Path) -> WorldModel:
@@ -130,6 +140,13 @@ def check_card(card: dict[str, Any], path: Path) -> None:
     wrong = [name for name, right in forms.items() if not right]
     if wrong:
         raise UserError(f"{path} is damaged, its {wrong[0]} is {shortened(card[wrong[0]])}: {OTHER}")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a quickstart's folder, the newest one of a run's folder; any other folder itself."""
+    if is_checkpoint(folder / "checkpoint"):
+        return folder / "checkpoint"
+    return next(reversed(checkpoints(folder)), folder)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

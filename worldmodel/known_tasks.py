@@ -1,15 +1,41 @@
-"""For which tasks a model was trained, and whether it is asked about another one."""
+"""For which tasks and on which files a model was trained, as its card tells it, and whether it is asked about another task."""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from worldmodel.checkpoint import read_card
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.records import shortened
+from worldmodel.envs import full_id
 from worldmodel.errors import UserError
+from worldmodel.folder import rebuild
 
 logger = logging.getLogger(__name__)
 KEY = "tasks"
 """Where a card of a model names its tasks."""
+ACTIONS = "actions"
+"""Where it describes their actions."""
+FILES = "files"
+"""Where it says in which files its episodes lie."""
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The actions of one task, as a model was trained on them."""
+
+    size: int
+    """Numbers of an environment action."""
+    low: float
+    """The smallest value that any of them has."""
+    high: float
+    """The largest one."""
+    block: int
+    """Environment actions of a model step."""
 
 
 def tasks_of(stores: Sequence[EpisodeStore]) -> dict[str, list[str]]:
@@ -34,3 +60,77 @@ def check_task(card: dict[str, Any], store: EpisodeStore) -> None:
             f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}): give episodes of a task that it knows"
         )
     logger.warning("the model was trained on %s: of %s, the task of %s, it has seen nothing", trained, env_id, store.path)
+
+
+def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
+    """Entries of the card of a model that is trained on some files: tasks, their actions, where the files are.
+
+    Args:
+        stores: episode files.
+        block: environment actions of a model step.
+    """
+    actions: dict[str, Actions] = {}
+    for store in stores:
+        if store.has_actions:
+            name, taken = str(store.meta["env_id"]), store.column("actions")
+            taken = taken[np.isfinite(taken)]
+            before = actions.get(name, Actions(store.action_size, -1.0, 1.0, block))  # every task takes -1 to 1
+            low, high = float(taken.min(initial=before.low)), float(taken.max(initial=before.high))
+            actions[name] = Actions(store.action_size, low, high, block)
+    return {
+        KEY: tasks_of(stores),
+        ACTIONS: {name: asdict(each) for name, each in actions.items()},
+        FILES: [str(store.path.resolve()) for store in stores],
+    }
+
+
+def known_task(card: dict[str, Any], name: str) -> str:
+    """The id of a task that a model was trained on, from its id or its short name, e.g. `PushT`.
+
+    Raises:
+        UserError: the model was not trained on it.
+    """
+    known = card.get(KEY) or {}
+    if full_id(name) in known:
+        return full_id(name)
+    trained = f"was trained on {', '.join(known)}" if known else "does not say which tasks it was trained on"
+    raise UserError(f"the model {trained}, so it is not asked about {name}: name a task that it knows, or train one on {name}")
+
+
+def actions_of(card: dict[str, Any], task: str) -> Actions:
+    """The actions of one of the tasks of a card.
+
+    Raises:
+        UserError: the card does not describe them, or is damaged.
+    """
+    described = card.get(ACTIONS)
+    found = described.get(task) if isinstance(described, dict) else None
+    names, block = (card.get(KEY) or {}).get(task), card.get("mixture", {}).get("action_block")
+    if found is None and names and type(block) is int:  # older cards say no more
+        return Actions(len(names), -1.0, 1.0, block)
+    if found is None:
+        raise UserError(f"the checkpoint does not describe the actions of {task}: train it again")
+    actions = rebuild(Actions, found, f"the card's actions of {task}")
+    assert isinstance(actions, Actions)
+    return actions
+
+
+def data_of(checkpoint: Path) -> Path:
+    """The first episode file with actions that a checkpoint was trained on, and says which one that is.
+
+    Args:
+        checkpoint: its folder, or one that `read_checkpoint` takes.
+
+    Raises:
+        UserError: the files are gone, or the card names none.
+    """
+    files = read_card(checkpoint).get(FILES)
+    if not isinstance(files, list) or not files or not all(isinstance(each, str) for each in files):
+        raise UserError(f"the checkpoint {checkpoint} does not say where its episodes are ({shortened(files)}): give --data FILE")
+    there = [Path(each) for each in files if Path(each).is_file()]
+    if not there:
+        raise UserError(f"the episodes that {checkpoint} was trained on are gone from {files[0]}: say where they are with --data FILE")
+    found = next((each for each in there if EpisodeStore(each).has_actions), there[0])
+    others = f", one of its {len(files)} files" if len(files) > 1 else ""
+    logger.info("data: %s, which the model was trained on%s", found, others)
+    return found

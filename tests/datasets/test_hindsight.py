@@ -174,7 +174,7 @@ def waits(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 def test_of_goals_those_are_preferred_that_are_still_to_be_met(tmp_path: Path, waits: EpisodeStore) -> None:
-    """The disc does not move: 21 of 55 pairs of frames, by distance 6 of 10, 5 of 9, ... 1 of 5, each distance a tenth of all."""
+    """The disc has not moved from now to the goal in 6 of 10 pairs that are 1 apart, 5 of 9 that are 2 apart, ... 1 of 5."""
     met = sum((6 - k + 1) / (11 - k) for k in range(1, 7)) / 10
     test = GoalTest(waits)
     assert [test.met(1, 0, k) for k in range(1, 11)] == [True] * 6 + [False] * 4

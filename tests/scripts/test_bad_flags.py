@@ -125,10 +125,6 @@ def test_values_that_make_no_sense(verb: str, flags: list[str], words: str, tiny
     assert words in refused(*reading(tiny, verb, tmp_path), *flags)
 
 
-def test_nothing_to_generate(tiny: Tiny, refused: Refused) -> None:
-    assert "give --text, --draw or --data" in refused("generate", "--checkpoint", tiny.run)
-
-
 def test_a_device_that_is_not_there(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     said = refused(*replaced(tiny.codec_flags, out=tmp_path / "out"), "--device", "abacus")
     assert "unknown device 'abacus'" in said

@@ -9,7 +9,7 @@ import torch
 
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import sentence
-from worldmodel.checkpoint import from_pretrained, save_pretrained
+from worldmodel.checkpoint import read_checkpoint, save_pretrained
 from worldmodel.model import WorldModel
 from worldmodel.moe import MoEConfig
 from worldmodel.scripts import experts
@@ -25,7 +25,7 @@ def run(*flags: object) -> int:
 @pytest.fixture(scope="module")
 def mixture(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run's checkpoint, but of a model with experts."""
-    trained = from_pretrained(tiny.run)
+    trained = read_checkpoint(tiny.run)
     config = trained.model.config
     trunk = replace(config.trunk, depth=2, feed_forward="moe", moe=MoEConfig(8, 2, 16))
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from tests.datasets.toys import make_episode
 from tests.scripts.conftest import Tiny
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch, unpack
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import psnr_of
 from worldmodel.datasets.documents import Frame, Text
@@ -112,7 +112,7 @@ def test_a_trained_codec_and_the_checkpoints_made_with_it_remember_its_episodes(
     with EpisodeStore(tiny.data) as store:
         train, held_out = store.split(0, 0.4)
         assert load_codec(tiny.codec).trained_on == tuple(trained_on([store], [train]))
-        trained = from_pretrained(tiny.run)
+        trained = read_checkpoint(tiny.run)
         assert trained.codec.trained_on == tuple(trained.card["trained_on"]) == tuple(trained_on([store], [train]))
         assert not {store.identities[i] for i in held_out} & set(trained.codec.trained_on)
 

@@ -16,7 +16,7 @@ from tests.datasets.toys import make_episode
 from tests.scripts.conftest import TINY_MODEL, Tiny
 from tests.scripts.refusals import Refused
 from tests.waiting import PATIENCE
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -110,14 +110,14 @@ def test_films_alone_can_be_trained_on(tiny: Tiny, tmp_path: Path, capfd: pytest
     assert "next: worldmodel generate" in capfd.readouterr().out, "without actions there is nothing to dream with"
     rows = losses(tmp_path / "run")
     assert "loss/flow" in rows[-1] and not any(name.startswith("dream/") for row in rows for name in row)
-    card = from_pretrained(tmp_path / "run" / "checkpoints" / "step_000002").card
+    card = read_checkpoint(tmp_path / "run" / "checkpoints" / "step_000002").card
     assert {entry["kind"] for entry in card["sources"]} == {"video", "text"} and json.dumps(card)
 
 
 def test_the_dream_is_of_a_file_with_actions(tiny: Tiny, tmp_path: Path) -> None:
     codec, shares = load_codec(tiny.codec), MixtureConfig(text=0, pictures=0, held_out=0.4)
     both = open_standard([film(tmp_path / "film.h5"), tiny.data], shares)
-    tokenizer = from_pretrained(tiny.run / "checkpoints" / "step_000002").tokenizer
+    tokenizer = read_checkpoint(tiny.run / "checkpoints" / "step_000002").tokenizer
     assert dream_sampler(both, codec, tokenizer) is not None
     assert dream_sampler(open_standard([tmp_path / "film.h5"], shares), codec, tokenizer) is None
     assert EpisodeStore(tmp_path / "film.h5").action_size == 0
@@ -181,4 +181,4 @@ def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
         for name in ("one", "two")
     ]
     assert validated[0] == pytest.approx(validated[1], rel=1e-4) and len(validated[0]) == 2
-    assert from_pretrained(tmp_path / "two").card["step"] == 2
+    assert read_checkpoint(tmp_path / "two").card["step"] == 2

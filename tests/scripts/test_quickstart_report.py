@@ -52,7 +52,7 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
         "codec_data": lambda data: None,
         "train_codec": train,
         "pretrain_on_files": lambda config, tell: SimpleNamespace(finished=True, checkpoint=tmp_path),
-        "from_pretrained": load,
+        "read_checkpoint": load,
     }
     for name, part in parts.items():
         monkeypatch.setattr(quickstart, name, part)

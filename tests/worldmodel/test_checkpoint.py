@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained, whole_folder
+from worldmodel.checkpoint import checkpoints, read_checkpoint, save_pretrained, whole_folder
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
@@ -54,7 +54,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
     model, codec, tokenizer = toys.model("moe", flow), toys.codec(), toys.tokenizer()
     model.trunk.blocks[0].feed_forward.balance_bias += 1
     save_pretrained(tmp_path / "a" / "b", model.train(), tokenizer, codec, CARD)
-    found = from_pretrained(tmp_path / "a" / "b")
+    found = read_checkpoint(tmp_path / "a" / "b")
     assert found.model.config == model.config
     assert not found.model.training
     assert found.card == CARD
@@ -71,7 +71,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, flow: FlowConfig) -> None:
 def test_a_stem_comes_back(tmp_path: Path) -> None:
     model = toys.model(stem=toys.STEM)
     save_pretrained(tmp_path / "a", model, toys.tokenizer(), toys.codec(), CARD)
-    found = from_pretrained(tmp_path / "a").model
+    found = read_checkpoint(tmp_path / "a").model
     assert found.config == model.config and found.config.references == 2
     for name, tensor in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_these_files(folder: Path) -> None:
 
 def test_an_older_checkpoint_is_replaced(folder: Path) -> None:
     save_pretrained(folder, toys.model("shared", seed=1), toys.tokenizer(), toys.codec(), {"note": "newer"})
-    assert from_pretrained(folder).card == {"note": "newer"}
+    assert read_checkpoint(folder).card == {"note": "newer"}
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
 
 
@@ -105,7 +105,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(folder: Path, monkeypatch: 
     with pytest.raises(OSError, match="disk full"):
         save_pretrained(folder, toys.model(seed=1), toys.tokenizer(), toys.codec(), {})
     monkeypatch.undo()
-    assert from_pretrained(folder).card == CARD
+    assert read_checkpoint(folder).card == CARD
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
 
 
@@ -118,9 +118,9 @@ def test_a_new_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"there is no checkpoint folder {tmp_path}/none"):
-        from_pretrained(tmp_path / "none")
+        read_checkpoint(tmp_path / "none")
     with pytest.raises(UserError, match="no config.json"):
-        from_pretrained(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_wrong_config_is_refused(folder: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     edit(folder / "config.json", change)
     with pytest.raises(UserError, match=message) as error:
-        from_pretrained(folder)
+        read_checkpoint(folder)
     assert "\n" not in str(error.value)
 
 
@@ -183,10 +183,10 @@ def test_a_damaged_config_is_refused(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text[:100])
     with pytest.raises(UserError, match="config.json is damaged"):
-        from_pretrained(folder)
+        read_checkpoint(folder)
     (folder / "config.json").write_text("[]")
     with pytest.raises(UserError, match="holds list, expected a JSON object"):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_wrong_tensors_are_refused(folder: Path, change: Callable[[dict[str, Any
     change(tensors)
     save_file(tensors, path)
     with pytest.raises(UserError, match=message):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -219,7 +219,7 @@ def test_a_truncated_file_is_refused(folder: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="model.safetensors is damaged"):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -229,14 +229,14 @@ def test_a_truncated_file_is_refused(folder: Path, share: float) -> None:
 def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=Path(name).name):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 def test_a_damaged_codec_is_no_reason_to_train_one_again(folder: Path) -> None:
     path = folder / "codec" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"codec/model.safetensors is damaged \(.*\): use another checkpoint"):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 def test_the_newest_checkpoint_of_a_run_is_read(folder: Path) -> None:
@@ -245,7 +245,7 @@ def test_the_newest_checkpoint_of_a_run_is_read(folder: Path) -> None:
         shutil.copytree(folder, run / "checkpoints" / step)
     edit(run / "checkpoints" / "step_001000" / "card.json", lambda record: record.update(note="newest"))
     assert [path.name for path in checkpoints(run)] == ["step_000090", "step_001000"]
-    assert from_pretrained(run).card["note"] == "newest"
+    assert read_checkpoint(run).card["note"] == "newest"
 
 
 def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_model_that_does_not_fit_its_codec_is_not_saved(tmp_path: Path) -> Non
 def test_a_card_of_another_form_is_refused(folder: Path, damage: dict[str, Any]) -> None:
     edit(folder / "card.json", lambda record: record.update(damage))
     with pytest.raises(UserError, match=f"card.json is damaged, its {next(iter(damage))} is"):
-        from_pretrained(folder)
+        read_checkpoint(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
@@ -278,4 +278,4 @@ def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     tensors["latent_in.bias"][3] = float("nan")
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"not finite, in 1 tensors \(first: latent_in.bias\)"):
-        from_pretrained(folder)
+        read_checkpoint(folder)

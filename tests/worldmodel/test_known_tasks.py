@@ -5,13 +5,14 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
-from worldmodel.known_tasks import KEY, check_task, tasks_of
+from worldmodel.known_tasks import KEY, Actions, actions_of, card_of, check_task, data_of, known_task, tasks_of
 from worldmodel.scripts.pretrain_arguments import refuse_changed_data
 from worldmodel.unseen import held_out_episodes
 
@@ -51,6 +52,31 @@ def test_a_task_that_it_knows_and_a_card_that_names_none_say_nothing(
         for card in ({}, {KEY: {}}, {KEY: None}):
             check_task(card, toy_file(tmp_path / f"{len(str(card))}.h5", "Hall-v0", ["torque"]))
     assert caplog.text == ""
+
+
+def test_a_card_tells_actions_with_their_range_and_where_the_files_are(tmp_path: Path) -> None:
+    wide = make_episode(0, 3, actions=np.array([[-2, 0], [0.5, np.nan], [0, 1.5]], np.float32))
+    write_episodes(tmp_path / "wide.h5", [wide], {"env_id": "worldmodel/PushT-v0", "seed": 0, "action_names": ["dx", "dy"]})
+    stores = [toy_file(tmp_path / "room.h5", "Room-v0", ["dx", "dy"]), EpisodeStore(tmp_path / "wide.h5")]
+    card = json.loads(json.dumps(card_of(stores, block=3)))
+    assert card["tasks"] == {"Room-v0": ["dx", "dy"], "worldmodel/PushT-v0": ["dx", "dy"]}
+    assert card["files"] == [str(tmp_path / "room.h5"), str(tmp_path / "wide.h5")]
+    assert actions_of(card, "Room-v0") == Actions(2, -1.0, 1.0, 3)
+    assert actions_of(card, "worldmodel/PushT-v0") == Actions(2, -2.0, 1.5, 3)
+    assert known_task(card, "PushT") == known_task(card, "worldmodel/PushT-v0") == "worldmodel/PushT-v0"
+    with pytest.raises(UserError, match="trained on Room-v0, worldmodel/PushT-v0, so it is not asked about Reacher"):
+        known_task(card, "Reacher")
+
+
+def test_the_file_with_actions_that_is_still_there_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_file(tmp_path / "room.h5", "Room-v0", ["dx", "dy"])
+    files = [str(tmp_path / "gone.h5"), str(tmp_path / "room.h5")]
+    monkeypatch.setattr("worldmodel.known_tasks.read_card", lambda folder: {"files": files})
+    with caplog.at_level(logging.INFO):
+        assert data_of(tmp_path) == tmp_path / "room.h5"
+    assert "room.h5, which the model was trained on, one of its 2 files" in caplog.text
 
 
 def test_a_run_is_not_gone_on_with_when_its_data_have_changed(tmp_path: Path) -> None:

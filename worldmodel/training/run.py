@@ -48,7 +48,7 @@ class TrainResult:
     """How a run ended."""
 
     checkpoint: Path
-    """The newest checkpoint: `from_pretrained` reads it."""
+    """The newest checkpoint: `read_checkpoint` reads it."""
     step: int
     """Optimizer steps done, in all runs of this folder together."""
     finished: bool

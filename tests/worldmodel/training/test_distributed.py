@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 from tests.waiting import PATIENCE
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.model import LossCounts, WorldModel
 from worldmodel.moe import MoEConfig
@@ -239,7 +239,7 @@ def test_two_processes_train_as_one_and_go_on_from_each_other(pair: Pair, tmp_pa
     assert result(by_two(pair, two)).finished
     assert len(one.curve()) == 4 * STEPS
     assert two.curve() == pytest.approx(one.curve(), rel=1e-4)
-    mine, theirs = (from_pretrained(run.run_dir).model.state_dict() for run in (one, two))
+    mine, theirs = (read_checkpoint(run.run_dir).model.state_dict() for run in (one, two))
     for name, tensor in mine.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4)
     expected = one.curve()

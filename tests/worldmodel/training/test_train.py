@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE, wait_for
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, crash_after, losses, run, state
 from worldmodel.batch import PackedBatch
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
 from worldmodel.losses import FlowDraw, LossCounts
@@ -173,7 +173,7 @@ def test_text_alone_can_be_learnt(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_the_averaged_model_and_its_card(tmp_path: Path) -> None:
     result = run(tmp_path, card={"mixture": {"videos": 2.0}})
-    found, tensors = from_pretrained(result.checkpoint), state(result.checkpoint)
+    found, tensors = read_checkpoint(result.checkpoint), state(result.checkpoint)
     for name, tensor in found.model.state_dict().items():
         assert torch.equal(tensor, tensors[f"average.{name}"]), name
     weight = "trunk.blocks.0.attention.qkv.weight"

@@ -122,9 +122,9 @@ def test_a_run_measures_its_averaged_model(tmp_path: Path) -> None:
     rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "validation/text" in row]
     assert [row["step"] for row in rows] == [4, 6]
     assert result.metrics["validation/text"] == rows[-1]["validation/text"]
-    from worldmodel.checkpoint import from_pretrained
+    from worldmodel.checkpoint import read_checkpoint
 
-    kept = from_pretrained(result.checkpoint)
+    kept = read_checkpoint(result.checkpoint)
     again = validation(batches=1).measure(kept.model, kept.codec)["validation/flow"]
     assert again == pytest.approx(rows[-1]["validation/flow"], rel=1e-6)  # elsewhere in memory sums may round otherwise
     assert kept.card["metrics"]["validation/flow"] == rows[-1]["validation/flow"]
