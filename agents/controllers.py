@@ -56,15 +56,20 @@ class GuidedConfig:
 
     search: CEMConfig = field(default_factory=lambda: CEMConfig(horizon=4, num_samples=16, iterations=1))
     """The search, no further ahead than the model proposes; mean and spread are the proposal's, so its `std` is not used."""
-    spread: float = 1.0
+    spread: float = 0.5
     """How wide it searches, in standard deviations of the proposal. What the model says of a candidate is wrong by something, and the
     wider the search, the more the best of its candidates owes to that."""
-    replan_every: int = 2
+    replan_every: int = 1
     """Model steps of a plan that are carried out before the next plan."""
+    near: float = 3.0
+    """Model steps to the goal, as the model says, that are too few to choose by: up to there it acts without a search, and of plans that
+    come as near none is better than another."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise UserError(f"guided.replan_every is {self.replan_every}, must be at least 1")
+        if not self.near >= 0:
+            raise UserError(f"guided.near is {self.near}, must not be negative")
         if not self.spread > 0:
             raise UserError(f"guided.spread is {self.spread}, must be positive")
 
@@ -186,8 +191,9 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     if name in ("guided", "oracle_guided"):
         proposals = _proposals(config, parts, name, config.guided.search.horizon, config.guided.spread)
         search = replace(config.guided.search, horizon=proposals.horizon)
-        mpc = replace(mpc, replan_every=config.guided.replan_every)
-        return MPCController(_simulator(config, parts, name), CEM(search, bounds), objective, mpc, proposals)
+        mpc, near = replace(mpc, replan_every=config.guided.replan_every), config.guided.near * bounds.block
+        objective = make_objective(replace(config.objective, floor=near), parts.codec, parts.actor)
+        return MPCController(_simulator(config, parts, name), CEM(search, bounds), objective, mpc, proposals, near)
     settings: PlannerConfig = SEARCHES[name]() if name in SEARCHES and name != config.search else config.planner
     return MPCController(_simulator(config, parts, name), make_planner(settings, bounds), objective, mpc)
 

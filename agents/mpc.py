@@ -108,6 +108,7 @@ class MPCController:
         objective: cost of what is predicted.
         config: how much of a plan is carried out.
         proposals: where each search starts and how wide, instead of the rest of the last plan.
+        near: env steps to the goal, as the proposals' actor tells them, up to which a proposal is carried out without a search.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class MPCController:
         objective: Objective,
         config: MPCConfig,
         proposals: Proposals | None = None,
+        near: float = 0.0,
     ) -> None:
-        self.simulator, self.planner, self.objective, self.config, self.proposals = simulator, planner, objective, config, proposals
+        self.simulator, self.planner, self.objective, self.config = simulator, planner, objective, config
+        self.proposals, self.near = proposals, near
         self.on_futures: Callable[[int], object] | None = None  # called with the number of futures evaluated since
         self._goals: Tensor | None = None
         self._generators: list[torch.Generator] = []
@@ -132,27 +135,40 @@ class MPCController:
             self.proposals.reset(goals)
 
     def act(self, history: History) -> np.ndarray:
-        size, every = self.config.problems_at_once, self.config.replan_every
-        plans = torch.cat([self._plan(history, slice(start, start + size)) for start in range(0, len(history), size)])
+        size, every, rows = self.config.problems_at_once, self.config.replan_every, np.arange(len(history))
+        near = np.zeros(len(rows), bool)
+        if self.proposals is not None and self.near:
+            near = (self.proposals.steps_to_go(history) <= self.near).numpy()
+        parts, plan = [], {False: self._plan, True: self._proposed}
+        for alone in (False, True):
+            chosen = rows[near == alone]
+            parts += [(part, plan[alone](history, part)) for part in np.split(chosen, range(size, len(chosen), size)) if len(part)]
+        order = np.argsort(np.concatenate([part for part, _ in parts]))
+        plans = torch.cat([planned for _, planned in parts])[order]
         if plans.shape[1] < every:
             raise UserError(f"replan_every is {every}, above the plan's {plans.shape[1]} steps")
         self._rest = shift(plans, every)
         return plans[:, :every].numpy()
 
-    def _plan(self, history: History, part: slice) -> Tensor:
-        """Plan actions (b', h, a) for some of the problems."""
+    def _proposed(self, history: History, rows: np.ndarray) -> Tensor:
+        """Take the proposals (b', h, a) for some of the problems as they are."""
+        assert self.proposals is not None, "without proposals no goal is near"
+        return self.proposals(history, rows)[0]
+
+    def _plan(self, history: History, rows: np.ndarray) -> Tensor:
+        """Search for plans (b', h, a) of some of the problems."""
         assert self._goals is not None, "reset the controller before it acts"
         start, spread = None, None
         if self.proposals is not None:
-            start, spread = self.proposals(history, part)
+            start, spread = self.proposals(history, rows)
         elif self.config.warm_start and self._rest is not None:
-            start = self._rest[part]
+            start = self._rest[rows]
         return self.planner.plan(
             self.simulator if self.on_futures is None else Watched(self.simulator, self.on_futures),
-            self.simulator.encode(history.select(part, self.config.context)),
+            self.simulator.encode(history.select(rows, self.config.context)),
             self.objective,
-            self._goals[part],
-            self._generators[part],
+            self._goals[rows],
+            [self._generators[row] for row in rows],
             start,
             spread,
         ).actions

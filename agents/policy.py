@@ -70,7 +70,7 @@ class Proposals:
             self._first = torch.full((len(goals),), float(self.goal_steps))
 
     @torch.inference_mode()
-    def __call__(self, history: History, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def __call__(self, history: History, part: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (b', h, a) on the CPU of the actions of some problems, within the bounds.
 
         Args:
@@ -92,6 +92,13 @@ class Proposals:
         )
         mean, std = (each[:, : self.horizon, : self.bounds.dim] for each in (mean, std))  # a model of several tasks says more numbers
         return self.bounds.clamp(mean.float().cpu()), self.spread * std.float().cpu()
+
+    @torch.inference_mode()
+    def steps_to_go(self, history: History) -> Tensor:
+        """Env steps (b,), on the CPU, that the actor tells from the newest frames to the goals."""
+        assert self._goals is not None, "reset the proposals before they are asked for"
+        frames = encode_frames(self.codec, history.frames[:, -1], self.device)
+        return self.actor.steps_to_go(frames, self._goals).float().cpu()
 
 
 class PolicyController:
