@@ -32,7 +32,8 @@ def test_every_dependency_is_pinned_inside_its_range(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = {normal_name(name): version for name, version in (line.split("==") for line in lines)}
-    for text in project["dependencies"] + project["optional-dependencies"]["test"]:
+    extras = project["optional-dependencies"]
+    for text in project["dependencies"] + extras["docs"] + extras["test"]:
         requirement = Requirement(text)
         version = pins.get(normal_name(requirement.name))
         assert version is not None, f"constraints.txt lacks {requirement.name}"
