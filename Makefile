@@ -2,6 +2,7 @@
 #   make quickstart [TASK=PushT] [SEED=1] [OUT=folder]     the whole loop, minutes on two cores; ends with a report
 #   make results                              draws README's table of results anew
 #   make test                                 lint, types, tests
+#   make docs                                 builds the documentation as a site in site/
 #   make mutants                              plants each error of tests/mutants/errors.toml and sees that its tests fail
 # and, each in an environment of its own:
 #   make test-external                        the adapter's tests with the environments of other packages
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 GL := $(VENV)/.gl
 
-.PHONY: quickstart results test mutants test-external test-interop lint types format install clean
+.PHONY: quickstart results test docs mutants test-external test-interop lint types format install clean
 
 quickstart: $(INSTALLED) $(GL)
 	$(BIN)/worldmodel quickstart $(if $(TASK),--task "$(TASK)") $(if $(SEED),--seed "$(SEED)") $(if $(OUT),--out "$(OUT)")
@@ -26,6 +27,11 @@ results: $(INSTALLED)
 
 test: lint types $(GL)
 	$(BIN)/python -m pytest
+
+# Every warning is an error; the variable silences an advertisement.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo site/index.html
 
 # About five minutes on one core. A few of them, drawn by the commit, are part of make test.
 mutants: $(INSTALLED) $(GL)
@@ -69,12 +75,12 @@ test-mujoco4: $(GL)
 install: $(INSTALLED) $(GL)
 
 clean:
-	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("worldmodel needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,test]'
 	@touch $@
 
 # Written only once drawing works, so that it is tried again where it does not; the tests then name what is missing.

@@ -2,7 +2,7 @@
 
 A place is an episode and a time in it, in recorded steps. Goals are asked of one frame: recorded actions resemble each other from
 step to step, so that what came before tells the next ones, too, and a model that has learned that may, when it acts itself, go on with
-whatever it did (causal confusion, arXiv 1905.11979; what was measured: docs/worlds.md, "Ideas tried").
+whatever it did (causal confusion, arXiv 1905.11979; what was measured: docs/ideas.md).
 
 All frames of a goal document may be moved by the same few pixels at random (`shift`), so that a model that is trained for long does
 not learn episodes by heart; actions are the same wherever the picture lies. What stands still then stands elsewhere in each document,

@@ -93,7 +93,7 @@ class MixtureConfig:
     """Most model steps of a transition. Whoever plans with longer jumps (rollout.jump) asks for what was never trained."""
     shift: int = 0
     """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
-    training is long. In the minutes of `tiny` it costs far more than it gives (docs/worlds.md, "Ideas tried")."""
+    training is long. In the minutes of `tiny` it costs far more than it gives (docs/ideas.md)."""
     goal_tries: int = 4
     """Most draws of now and goal in an episode until one is still to be met, as the task measures it; 1: whatever comes first. Of the
     tasks of this suite only."""

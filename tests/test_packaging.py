@@ -59,7 +59,7 @@ def requirements(project: dict[str, Any], *extras: str) -> set[str]:
 def test_every_dependency_is_pinned_inside_its_range(root: Path, project: dict[str, Any]) -> None:
     lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = {normal_name(name): version for name, version in (line.split("==") for line in lines)}
-    for text in requirements(project) | requirements(project, "all", "test"):
+    for text in requirements(project) | requirements(project, "all", "docs", "test"):
         requirement = Requirement(text)
         version = pins.get(normal_name(requirement.name))
         assert version is not None, f"constraints.txt lacks {requirement.name}"

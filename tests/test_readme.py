@@ -1,6 +1,7 @@
 """README and docs are true: their commands and their Python run, the file tree is the disk's, links lead somewhere.
 
-The commands run as they stand, in order, in one empty folder, made small by the flags that are appended here.
+The commands run as they stand, in order, in one empty folder, made small by the flags that are appended here. Each page of docs/howto
+has an empty folder of its own: its files are written, its commands and its Python run in the order of the page.
 """
 
 import json
@@ -17,7 +18,8 @@ from tests.waiting import PATIENCE
 from worldmodel.scripts.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HOWTO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 
 PROBLEMS = "--problems.problems 2 --problems.goal-offset 6 --problems.budget 6 --problems.min-distance 0.1"
 PLANNER = (
@@ -88,7 +90,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of each command in the sh blocks."""
-    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return command_lines("".join(blocks(page, "sh")))
+
+
+def command_lines(block: str) -> list[list[str]]:
+    """The words of each command in a block."""
+    lines = block.replace("\\\n", " ").splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
@@ -130,28 +137,70 @@ def outputs(words: list[str]) -> list[str]:
     return [after for flag, after in zip(words, words[1:], strict=False) if flag in ("--out", "--preview", "--gallery")]
 
 
-def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "WORLDMODEL_HOME": str(tmp_path / "home")}
+def prepare(folder: Path) -> dict[str, str]:
+    """Put the small corpus of `MIXTURE` into a folder; returns the environment variables of what runs there."""
     lines = [json.dumps({"text": f"The Congress met {n} times, and our economy grew."}) for n in range(40)]
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return os.environ | {"PYTHONPATH": str(ROOT), "WORLDMODEL_HOME": str(folder / "home")}
+
+
+def run_command(words: list[str], page: Path, folder: Path, env: dict[str, str]) -> str:
+    """Run a command of a page, made small, in a folder; returns what it printed."""
+    command, elsewhere = translate(words)
+    result = subprocess.run(command, cwd=elsewhere or folder, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+    name = f"{page.name}: {shlex.join(words)}"
+    assert result.returncode == 0, f"{name}\n{result.stderr}"
+    missing = [out for out in outputs(words) if not (folder / out).exists()]
+    assert not missing, f"{name} did not write {missing}"
+    return result.stdout
+
+
+def run_python(block: str, page: Path, folder: Path, env: dict[str, str]) -> None:
+    """Run a block of Python of a page in a folder; warnings are errors."""
+    run = [sys.executable, "-W", "error", "-c", block]
+    result = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert result.returncode == 0, f"{page.name}:\n{block}\n{result.stderr}"
+
+
+def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
+    env = prepare(tmp_path)
     seen = {}
     for page in PAGES:
         for words in commands(page):
-            command, folder = translate(words)
-            result = subprocess.run(command, cwd=folder or tmp_path, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
-            name = f"{page.name}: {shlex.join(words)}"
-            assert result.returncode == 0, f"{name}\n{result.stderr}"
-            missing = [out for out in outputs(words) if not (tmp_path / out).exists()]
-            assert not missing, f"{name} did not write {missing}"
-            seen[shlex.join(words)] = result.stdout
+            seen[shlex.join(words)] = run_command(words, page, tmp_path, env)
         for block in blocks(page, "python"):
-            run = [sys.executable, "-W", "error", "-c", block]
-            result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
-            assert result.returncode == 0, f"{page.name}:\n{block}\n{result.stderr}"
+            run_python(block, page, tmp_path, env)
     assert "worldmodel quickstart" in seen["make quickstart"] and "pytest" in seen["make test"]
     assert "loss/text" in seen["tensorboard --logdir run"]
     shown = {words.split()[1] for words in seen if words.startswith("worldmodel ")}
     assert shown == set(VERBS), "each verb has an example"
+
+
+@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+def test_a_howto_page_runs_as_written(page: Path, tmp_path: Path) -> None:
+    env = prepare(tmp_path)
+    for language, title, block in re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL):
+        if title:  # a file that the reader is to write
+            (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / title).write_text(block)
+        elif language == "python":
+            run_python(block, page, tmp_path, env)
+        elif language == "sh":
+            for words in command_lines(block):
+                if words[0] == "export":
+                    env |= [words[1].split("=", 1)]
+                else:
+                    run_command(words, page, tmp_path, env)
+
+
+@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+def test_what_a_howto_page_says_of_a_file_stands_in_it(page: Path) -> None:
+    """In tables whose first column is a file, every name in the row is to be found in that file."""
+    rows = re.findall(r"^\| `([\w./]+\.\w+)` \| (.*) \|$", page.read_text(), re.MULTILINE)
+    for file, text in rows:
+        assert (ROOT / file).is_file(), f"{page.name} names {file}, which is not there"
+        lost = [name for name in re.findall(r"`([^`]+)`", text) if name not in (ROOT / file).read_text()]
+        assert lost == [], f"{page.name} says of {file} what is not in it"
 
 
 def test_a_verb_without_an_entry_fails() -> None:
@@ -172,7 +221,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *HOWTO], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = [target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if not target.startswith("http")]
     lost = []

@@ -2,8 +2,7 @@
 
 The spatial softmax of Levine et al. 2016 (arXiv 1504.00702, section 5.1). A convolution sees every frame by itself and gives some
 maps; each is made a distribution over places, and its mean is a point. Where something is, and how far from where it is to be, are
-then a few numbers from the first step of training on. What they gave, and at which rates: docs/worlds.md,
-"Ideas tried".
+then a few numbers from the first step of training on. What they gave, and at which rates: docs/ideas.md.
 
 Axes: f scenes, s frames of each, c channels, k points, rows y and columns x.
 """

@@ -35,7 +35,7 @@ WEIGHTS: dict[str, Any] = {
     "level_frames": True,
 }
 """Where all is learned at once, in minutes: with the paper's weights text, whose loss is ten times as large, leaves the others behind
-(docs/worlds.md, "Ideas tried")."""
+(docs/ideas.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def tiny() -> Preset:
     What the paper's recipe needs to learn dynamics in so few steps (docs/training.md, "Ablations"): a stem, through which a frame is
     seen beside the two before it; Muon; and flow times near pure noise, where a rollout starts. The dimension rule gives no shift for
     latents this small, yet of 4,096 numbers that show a few things each says where they are as soon as a little noise is gone.
-    Recorded actions are mostly noise, and at three times these rates some are not learned at all (docs/worlds.md, "Ideas tried").
+    Recorded actions are mostly noise, and at three times these rates some are not learned at all (docs/ideas.md).
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(

@@ -16,7 +16,7 @@ width, and with m = width / base_width
 
 b is `base_width`, or the trunk's width where there is none; no rate is above `lr`. A stem takes in whole maps and all hidden states
 of a frame, many times as many numbers as the trunk is wide, and paints worse at the trunk's rate. Tokens are gathered at that rate all
-the same: more slowly, actions are learned later (both measured, docs/worlds.md, "Ideas tried").
+the same: more slowly, actions are learned later (both measured, docs/ideas.md).
 
 The last two columns are the model's. Routers are readouts inside the trunk; with the initial variance of a hidden matrix they have
 no multiplier, and its rate. Weight decay times rate stays the same at every width. Muon's rate needs no rule: the size of its updates

@@ -1,0 +1,37 @@
+"""Train a codec and a tiny model on the episodes of 02_collect.py: the task alone, without text corpora and pictures.
+
+Writes the folders codec and run; the same command goes on where it was stopped.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.presets import tiny
+from worldmodel.scripts.codec import codec_data
+from worldmodel.scripts.pretrain import pretrain
+
+
+def main(steps: int = 600, vocab_size: int = 512) -> None:
+    """Train.
+
+    Args:
+        steps: of the model; its full number is that of the preset.
+        vocab_size: largest vocabulary of the tokenizer.
+    """
+    data = open_standard([Path("rooms.h5")], MixtureConfig(text=0, pictures=0))
+    print(f"{len(data.train_episodes[0])} episodes to train on, {len(data.held_out_episodes[0])} held out")
+    codec, report = train_codec(CodecConfig(kind="pixels"), codec_data(data), "codec")
+    print(f"codec: {codec.num_tokens} tokens x {codec.channels}, {report['reconstruction']['psnr']:.1f} dB on held-out frames")
+
+    preset = tiny()
+    preset = replace(preset, train=replace(preset.train, steps=steps))
+    result = pretrain(data, codec, preset, vocab_size, Path("run"))
+    print(f"{result.checkpoint}: the model after {result.step} steps")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
