@@ -62,8 +62,8 @@ class GuidedConfig:
     replan_every: int = 1
     """Model steps of a plan that are carried out before the next plan."""
     near: float = 3.0
-    """Model steps to the goal, as the model says, that are too few to choose by: up to there it acts without a search, and of plans that
-    come as near none is better than another."""
+    """Model steps to the goal, as the model says, that are too few to choose by: up to there it acts without a search, and of plans
+    that come as near none is better than another."""
 
     def __post_init__(self) -> None:
         if self.replan_every < 1:

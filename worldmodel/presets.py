@@ -58,7 +58,7 @@ def tiny() -> Preset:
     """
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
-        steps=2400,
+        steps=1600,
         packing=PackingConfig(rows=4, length=152, lanes=2, text_action_share=0.05),
         optimizer="muon",
         lr=1e-3,
