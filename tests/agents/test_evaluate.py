@@ -134,6 +134,11 @@ def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_propos
     true = make_controllers(config, parts(actor=PointActor(horizon=3)), ["oracle_guided"])["oracle_guided"]
     assert true.planner.config == made["guided"].planner.config and true.proposals.spread == 0.25
     assert isinstance(true.simulator, OracleSimulator)
+    made = make_controllers(EvaluateConfig(guided=GuidedConfig(near=2.5)), parts(actor=PointActor(horizon=3)), ["guided", "cem"])
+    assert made["guided"].near == 2.5 * BOUNDS.block and made["cem"].near == 0
+    close, goal = torch.tensor([[[[[0.02, 0.0]], [[0.2, 0.0]]]]]), torch.zeros(1, 1, 2)  # 0.4 and 4 env steps away, 2.5 blocks are 5
+    assert made["guided"].objective(close, goal) == pytest.approx(1.3 * 5) and made["cem"].objective(close, goal) < 1
+    made = make_controllers(config, parts(actor=PointActor(horizon=3)), ["cem", "guided"])
     assert made["guided"].config.replan_every == 2 and made["cem"].config.replan_every == 4
 
 
@@ -260,6 +265,10 @@ def test_negative_numbers_are_refused():
         GuidedConfig(replan_every=0)
     with pytest.raises(UserError, match=r"guided.spread is 0.0"):
         GuidedConfig(spread=0.0)
+    with pytest.raises(UserError, match=r"guided.near is -1"):
+        GuidedConfig(near=-1)
+    with pytest.raises(UserError, match=r"floor is -1"):
+        GoalCost(floor=-1)
 
 
 def test_executing_more_than_is_planned_is_refused():

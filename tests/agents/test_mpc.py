@@ -32,11 +32,11 @@ class Recorder:
 STARTS, GOALS = ((0.0, 0.0), (0.2, 0.2), (-0.3, 0.1)), ((0.5, 0.0), (0.0, 0.0), (0.3, 0.3))
 
 
-def start(config, proposals=None):
+def start(config, proposals=None, near=0.0):
     history, goal_frames = problem([list(each) for each in STARTS], [list(each) for each in GOALS])
     recorder = Recorder()
     objective = make_objective(GoalCost("latents", "final"), PointCodec())
-    controller = MPCController(PointMass(), recorder, objective, config, proposals)
+    controller = MPCController(PointMass(), recorder, objective, config, proposals, near)
     controller.reset(goal_frames, [0, 1, 2])
     return controller, recorder, history
 
@@ -64,6 +64,22 @@ def test_proposals_are_where_a_search_starts_and_how_wide():
     whole = proposals(history)[0]
     torch.testing.assert_close(torch.cat(recorder.warm[2:]), whole)  # not the rest of the last plan
     assert all((std == 0.2).all() for std in recorder.std)
+
+
+@pytest.mark.parametrize(("near", "alone"), [(0.0, []), (1.5, []), (2.5, [1]), (5.5, [0, 1]), (99.0, [0, 1, 2])])
+def test_near_the_goal_a_proposal_is_carried_out_without_a_search(near, alone):
+    """The problems' goals are 5, 2 and 6 env steps away."""
+    config, actors = MPCConfig(problems_at_once=1, replan_every=2), [PointActor(std=0.2) for _ in range(2)]
+    proposals = [Proposals(actor, PointCodec(), BOUNDS, context=2, goal_steps=20) for actor in actors]
+    searched = start(config, proposals[0])[0].act(start(config)[2])
+    controller, recorder, history = start(config, proposals[1], near)
+    actions = controller.act(history)
+    proposed = proposals[1](history)[0][:, :2].numpy()
+    far = [i for i in range(3) if i not in alone]
+    np.testing.assert_array_equal(actions[alone], proposed[alone])
+    np.testing.assert_array_equal(actions[far], searched[far])
+    assert [tuple(goal[0, 0].tolist()) for goal in recorder.goals] == [pytest.approx(GOALS[i]) for i in far]
+    assert controller._rest.shape == (3, 4, 4)
 
 
 def test_problems_at_once_does_not_change_the_actions():

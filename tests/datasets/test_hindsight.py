@@ -209,8 +209,9 @@ def test_every_distance_is_as_likely_and_every_time_of_it(waits: EpisodeStore) -
     drawn = [numbers(source.document(0, np.random.default_rng(seed))[:2]) for seed in range(4000)]
     distances = Counter(goal - now for now, goal in drawn)
     assert [distances[k] / 4000 for k in range(1, 9)] == pytest.approx([1 / 8] * 8, abs=0.02)
-    times = Counter(now - 100 for now, goal in drawn if goal - now == 8)
-    assert [times[t] / distances[8] for t in range(3)] == pytest.approx([1 / 3] * 3, abs=0.07)
+    for k in (3, 8):
+        times = Counter(now - 100 for now, goal in drawn if goal - now == k)
+        assert [times[t] / distances[k] for t in range(11 - k)] == pytest.approx([1 / (11 - k)] * (11 - k), abs=0.07)
 
 
 def by(frame: np.ndarray, down: int, right: int) -> np.ndarray:
