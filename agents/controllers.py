@@ -8,7 +8,7 @@ import torch
 
 from worldmodel.agents.actor import Actor
 from worldmodel.agents.cem import CEM, CEMConfig
-from worldmodel.agents.learned import LatentDynamics, LearnedSimulator
+from worldmodel.agents.learned_simulator import LatentDynamics, LearnedSimulator
 from worldmodel.agents.mpc import Controller, MPCConfig, MPCController, RandomController
 from worldmodel.agents.mppi import MPPI, MPPIConfig
 from worldmodel.agents.objective import GoalCost, make_objective

@@ -28,7 +28,7 @@ from worldmodel.agents.ladder import (
     Row,
     Rung,
 )
-from worldmodel.agents.learned import LearnedSimulator
+from worldmodel.agents.learned_simulator import LearnedSimulator
 from worldmodel.agents.objective import make_objective
 from worldmodel.agents.oracle import OracleSimulator, TrueDistance, true_distance_objective
 from worldmodel.agents.planner import ActionBounds, correlated_noise

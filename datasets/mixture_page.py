@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
-from worldmodel.datasets.drawn import HEADERS, Drawn, as_rows
+from worldmodel.datasets.mixture_stats import HEADERS, Drawn, as_rows
 from worldmodel.datasets.outputs import MARK
 
 LEAST_WIDTH = 96

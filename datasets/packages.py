@@ -16,7 +16,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from worldmodel.datasets.made_once import made_once
+from worldmodel.datasets.build_once import made_once
 from worldmodel.errors import UserError
 from worldmodel.home import home
 

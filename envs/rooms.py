@@ -7,9 +7,9 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
+from worldmodel.envs.floor_paths import CELL, Ground, ground_of, place_of
 from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PIECES, Plan, plan_of
 from worldmodel.envs.floor_views import Eye, Seen, View, look
-from worldmodel.envs.floor_ways import CELL, Ground, ground_of, place_of
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, with_article
 from worldmodel.envs.rooms_scene import MAX_PICTURES, PATTERNS, RADIUS, ROOM_COLORS, SKY_COLORS, add_body, add_flat, furnish
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy

@@ -25,21 +25,21 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import Kind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
-from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
 from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts.ablate_yardstick import Yardstick, make_yardstick
+from worldmodel.scripts.ablate_metrics import Yardstick, make_yardstick
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.scripts.experiment_runner import Trials, write_record
 from worldmodel.scripts.pretrain import PresetFlag, with_seed
-from worldmodel.scripts.trials import Trials, write_record
+from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps

@@ -17,16 +17,16 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldmodel.datasets.collection.peer import PEER_TASKS, peer_installed, peer_rates
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.speed import Rates, collecting_rates, drawing_rates
+from worldmodel.datasets.collection.reference_library import PEER_TASKS, peer_installed, peer_rates
+from worldmodel.datasets.collection.throughput import Rates, collecting_rates, drawing_rates
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
 from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decodes
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.machine import command_line, machine
+from worldmodel.scripts.system_info import command_line, machine
 
 Row = dict[str, Any]
 Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from worldmodel.datasets.collection.peer import PEER_FORMATS, write_peer_files
 from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.reference_library import PEER_FORMATS, write_peer_files
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loading_speed import BATCH, measure, reading_sides, stored_bytes, write_files
 

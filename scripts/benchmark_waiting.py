@@ -10,7 +10,7 @@ from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.training import CodecConfig
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.presets import Preset
 from worldmodel.scripts.pretrain import pretrain
 from worldmodel.training.tracking import read_rows

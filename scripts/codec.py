@@ -10,8 +10,8 @@ import numpy as np
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, check_free, train_codec
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.opening import open_entry, open_stores
-from worldmodel.datasets.standard import IMAGE_SIZE, MixtureConfig, Pictures, StandardData
+from worldmodel.datasets.recipe_sources import open_entry, open_stores
+from worldmodel.datasets.training_data import IMAGE_SIZE, MixtureConfig, Pictures, StandardData
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device

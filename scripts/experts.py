@@ -19,7 +19,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained, from_pretrained
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.outputs import MARK, check_output, json_bytes, write_output
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.packing import Packer

@@ -20,17 +20,17 @@ from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.errors import UserError
-from worldmodel.folder import rebuild
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb, stages
-from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.scripts.experiment_runner import Trials, write_record
 from worldmodel.scripts.pretrain import PresetFlag
-from worldmodel.scripts.trials import Trials, write_record
+from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.serialization import rebuild
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key

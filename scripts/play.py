@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 import tyro
 
-from worldmodel.datasets.collection.cockpit import Cockpit
-from worldmodel.datasets.collection.driving import Drive, DriveFile
 from worldmodel.datasets.collection.recording import CollectConfig, first_look
+from worldmodel.datasets.collection.teleop_controller import Cockpit
+from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir

@@ -14,9 +14,9 @@ import torch
 import tyro
 
 from worldmodel.codec.codec import Codec, load_codec
-from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.mixture_stats import as_text
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.flops import parameter_counts
 from worldmodel.home import cache_dir, runs_dir

@@ -33,7 +33,7 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -50,10 +50,10 @@ from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
-from worldmodel.scripts.machine import command_line, commit, machine
 from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
+from worldmodel.scripts.system_info import command_line, commit, machine
 from worldmodel.training.resume import claimed, release
 from worldmodel.training.tracking import read_rows
 

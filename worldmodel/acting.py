@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.decoding import FramePiece, Piece, QuestionPiece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.model import WorldModel
-from worldmodel.session import FramePiece, Piece, QuestionPiece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 
 

@@ -25,8 +25,8 @@ from worldmodel.codec.codec import FAR_LARGER, Codec, load_codec
 from worldmodel.datasets.atomic import replacing, temporary_beside
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.serialization import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1

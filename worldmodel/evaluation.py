@@ -17,8 +17,8 @@ from torch import Tensor
 from worldmodel.batch import collate
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_uint8
-from worldmodel.codec.measure import choosing_frames
 from worldmodel.codec.probe import fit_probe
+from worldmodel.codec.quality import choosing_frames
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler

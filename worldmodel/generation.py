@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.decoding import FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.model import WorldModel
 from worldmodel.rollout import denoise_frame
-from worldmodel.session import FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 

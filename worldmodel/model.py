@@ -20,7 +20,7 @@ from worldmodel.attention import Backend, prepare_mask
 from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time, velocity_from, velocity_target
-from worldmodel.heads import TimeEmbedding, WideHead
+from worldmodel.flow_head import TimeEmbedding, WideHead
 from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average, text_loss
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied

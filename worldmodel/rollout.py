@@ -15,10 +15,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from worldmodel.decoding import ActionPiece, FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.errors import UserError
 from worldmodel.flow import sample
 from worldmodel.model import WorldModel
-from worldmodel.session import ActionPiece, FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import Tokenizer
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from worldmodel.datasets.atomic import is_leftover, locked_folder, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
 from worldmodel.datasets.collection.coverage import Coverage
-from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
+from worldmodel.datasets.collection.episode_shards import PATTERN, load_part, part_path
 from worldmodel.datasets.collection.recording import CollectConfig, as_the_task_says
 from worldmodel.datasets.collection.workers import WorkerPool
 from worldmodel.datasets.episodes.episode import Episode

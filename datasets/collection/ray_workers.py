@@ -20,7 +20,7 @@ except ImportError:
 
 from worldmodel.datasets.atomic import DISK_FULL, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path
-from worldmodel.datasets.collection.parts import part_bytes, part_path
+from worldmodel.datasets.collection.episode_shards import part_bytes, part_path
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.workers import SENT_AHEAD, prepare_process
 from worldmodel.errors import UserError

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.collection.attempts import LeftOut, Player, save_left_out
-from worldmodel.datasets.collection.parts import part_path, save_part
+from worldmodel.datasets.collection.episode_shards import part_path, save_part
 from worldmodel.datasets.collection.policies import SB3
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.errors import UserError

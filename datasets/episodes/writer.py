@@ -13,7 +13,7 @@ import simplejpeg
 
 from worldmodel.datasets.atomic import BlackHoleFile, Temporary
 from worldmodel.datasets.episodes.chunks import datasets_of
-from worldmodel.datasets.episodes.columns import ColumnWriter, create_column
+from worldmodel.datasets.episodes.column_writer import ColumnWriter, create_column
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import (
     FORMAT,

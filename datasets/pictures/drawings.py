@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.packages import PACKAGES, package_folder
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, Skipped
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.formats import eight_bits, open_picture
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.datasets.pictures.svg import svg_to_png
 from worldmodel.errors import UserError
 

@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.datasets.documents import Document, caption_document, image_document
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Recent
 from worldmodel.datasets.pictures.drawings import IconSets, open_openmoji, open_stamps
 from worldmodel.datasets.pictures.images import Fit, Margin, Square, decode_picture, is_svg
 from worldmodel.datasets.pictures.picture_files import open_folder
 from worldmodel.datasets.pictures.picture_tables import PictureTables
 from worldmodel.datasets.pictures.shards import TarShards, expand_braces
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, Skipped
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.captions import caption_of_name, caption_of_record, caption_of_text, record_of_json
 from worldmodel.datasets.pictures.shards import PICTURE_ENDINGS
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, Skipped
 from worldmodel.errors import UserError
 
 METADATA = "metadata.jsonl"

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Recent
 from worldmodel.datasets.pictures.captions import CAPTION_KEYS, caption_of_record
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, Skipped
 from worldmodel.errors import UserError
 
 PICTURE_KEYS = ("image", "jpg", "png", "webp", "picture", "img", "bytes", "image_bytes")

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, Skipped
 from worldmodel.errors import UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from worldmodel.datasets.made_once import made_once
+from worldmodel.datasets.build_once import made_once
 from worldmodel.datasets.shuffle import seeded_key
-from worldmodel.datasets.texts.pieces import Pieces, PieceWriter, Size, is_whole
+from worldmodel.datasets.texts.chunk_store import Pieces, PieceWriter, Size, is_whole
+from worldmodel.datasets.texts.raw_corpora import Origin, open_origin
 from worldmodel.datasets.texts.text import chunk_text
-from worldmodel.datasets.texts.text_origins import Origin, open_origin
 from worldmodel.errors import UserError
 from worldmodel.home import cache_dir
 

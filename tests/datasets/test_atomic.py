@@ -13,8 +13,8 @@ import pytest
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.atomic import Temporary, is_leftover, locked_folder, replacing, temporary_beside, write_atomic
+from worldmodel.datasets.build_once import made_once
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.made_once import made_once
 from worldmodel.errors import UserError
 
 

@@ -10,7 +10,7 @@ from tests.datasets.toys import make_episode
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.sources import Source
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 
 EPISODES, COUNT = 10, 20
 

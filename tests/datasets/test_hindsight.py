@@ -12,7 +12,7 @@ from worldmodel.datasets.documents import Action, Document, Frame, NextActions, 
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.hindsight import SHARE_ALONE, SHARE_OF_ONE, GoalSource, StepSampler, TransitionSource
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 
 LENGTHS = (6, 3, 9)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets import packages
-from worldmodel.datasets.made_once import made_once
+from worldmodel.datasets.build_once import made_once
 from worldmodel.datasets.packages import PACKAGES, fetch, package_folder
 from worldmodel.errors import UserError
 

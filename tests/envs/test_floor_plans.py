@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import floor_plans
+from worldmodel.envs.floor_paths import ground_of
 from worldmodel.envs.floor_plans import HALF, MAX_DOOR, MAX_PIECES, WALL, plan_of
 from worldmodel.envs.floor_views import Eye, look
-from worldmodel.envs.floor_ways import ground_of
 
 LAYOUTS = range(0, 1200, 20)
 EYE = Eye(0.65, -0.1, 1.48)

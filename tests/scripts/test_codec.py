@@ -8,7 +8,7 @@ from PIL import Image
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.scripts.codec import codec_data, open_frames, probe_targets, some_of
 

@@ -22,15 +22,15 @@ from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.sources import Source
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts import ablate_yardstick, diagnose, dream, experts, pretrain
+from worldmodel.scripts import ablate_metrics, diagnose, dream, experts, pretrain
 from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.trials import Trials
+from worldmodel.scripts.experiment_runner import Trials
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
 from worldmodel.unseen import trained_on
@@ -188,8 +188,8 @@ def test_the_yardstick_dreams_held_out_episodes_and_its_judge_is_fitted_on_train
         def error(self, frames: np.ndarray, features: np.ndarray) -> float:
             return 0.0
 
-    monkeypatch.setattr(ablate_yardstick, "Judge", Watched)
-    made = ablate_yardstick.make_yardstick(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
+    monkeypatch.setattr(ablate_metrics, "Judge", Watched)
+    made = ablate_metrics.make_yardstick(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
     assert made.held_out == data.held_out_episodes[0]
     assert of_episodes(fitted[0]) == set(data.train_episodes[0])
 
@@ -263,7 +263,7 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
         "copy_last_frame": [(0.05, 0.0), (0.06, 0.0), (0.08, 0.0)],
     }
     frames = np.arange(3, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 1, 1, 3), np.uint8)
-    monkeypatch.setattr(ablate_yardstick, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
+    monkeypatch.setattr(ablate_metrics, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
     future = 100.0 * np.arange(3)[None, :, None] * np.ones((2, 1, 1))
     judge: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
     asked: list[tuple[Any, Any]] = []
@@ -274,7 +274,7 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
 
     flow = FlowConfig(shift=3.0)
     trials: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
-    made = ablate_yardstick.Yardstick(None, [], judge, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
+    made = ablate_metrics.Yardstick(None, [], judge, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
     trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None)
     values = made.measure(trained, trials, {"vision": []}, flow, 0)
     assert values["psnr_1"] == psnr_of(0.01) and values["psnr_last"] == psnr_of(0.04)

@@ -21,7 +21,7 @@ from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.scripts import pretrain
 from worldmodel.scripts.cli import run
 from worldmodel.scripts.pretrain import every_frame, latent_cache

@@ -18,8 +18,8 @@ from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained,
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
-from worldmodel.folder import rebuild
 from worldmodel.model import WorldModel
+from worldmodel.serialization import rebuild
 
 CARD = {"trained_on": {"videos": 12, "captions": 3}, "note": "toy"}
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.batch import collate
 from worldmodel.datasets.documents import Action, Frame, Text, transition_document
+from worldmodel.decoding import Session, text_piece
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample
 from worldmodel.generation import continue_text, describe_frames, draw_pictures, write_text
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.session import Session, text_piece
 from worldmodel.tokens import Tokens
 
 P, C = 4, toys.CHANNELS

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData, mean_picture, subset, whole_episodes
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
-from worldmodel.codec.measure import measure_latents, measure_reconstruction, most_frames
+from worldmodel.codec.quality import measure_latents, measure_reconstruction, most_frames
 from worldmodel.errors import UserError
 
 SPEED_FRAMES = 256

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from worldmodel.codec.adversarial import AdversarialConfig
-from worldmodel.codec.fitting import FitConfig
 from worldmodel.codec.pixels import PatchConfig, PixelsConfig
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
+from worldmodel.codec.training_loop import FitConfig
 from worldmodel.codec.vae import ConvConfig, VAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.errors import UserError

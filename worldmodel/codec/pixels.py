@@ -62,7 +62,7 @@ class PixelsConfig(PatchConfig):
     """What it takes to build the codec."""
 
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
 
 class Enlarger(nn.Module):

@@ -33,7 +33,7 @@ class RAEConfig:
     noise: float = 0.8
     """tau: the decoder is trained on latents plus noise of deviation tau * U(0, 1), drawn per frame."""
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
     def __post_init__(self) -> None:
         if self.noise < 0:

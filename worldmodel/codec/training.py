@@ -25,14 +25,14 @@ from torch.utils.tensorboard import SummaryWriter
 from worldmodel.codec.codec import TRAIN, Codec, load_codec
 from worldmodel.codec.config import CodecConfig
 from worldmodel.codec.data import CodecData
-from worldmodel.codec.measure import measure_reconstruction
 from worldmodel.codec.perceptual import PerceptualDistance, load_perceptual
 from worldmodel.codec.pretrained import load_encoder
+from worldmodel.codec.quality import measure_reconstruction
 from worldmodel.codec.rae import RAE
-from worldmodel.codec.stages import Candidate, Run, make_candidates, train_decoder
+from worldmodel.codec.training_stages import Candidate, Run, make_candidates, train_decoder
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, same_settings, write_json
+from worldmodel.serialization import read_json, same_settings, write_json
 
 __all__ = ["CodecConfig", "train_codec"]
 

@@ -80,7 +80,7 @@ class VAEConfig(ConvConfig):
     """What it takes to build the codec."""
 
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
 
 class ResidualBlock(nn.Module):

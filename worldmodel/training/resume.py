@@ -29,7 +29,7 @@ from worldmodel.checkpoint import checkpoints, whole_folder
 from worldmodel.datasets.atomic import is_leftover, locked_folder
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, rebuild, same_settings, write_json
+from worldmodel.serialization import read_json, rebuild, same_settings, write_json
 from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 

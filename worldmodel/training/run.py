@@ -29,13 +29,13 @@ from worldmodel.studies.specialisation import load_picture
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, clip_gradients, replicate, shard, sum_gradients
-from worldmodel.training.feeding import BatchStream, FrameEncoder
-from worldmodel.training.guard import Guard, SkippedBatches
 from worldmodel.training.latent_cache import LatentCache
 from worldmodel.training.optimizer import Ema, build_optimizers, schedule, set_rate
+from worldmodel.training.prefetching import BatchStream, FrameEncoder
 from worldmodel.training.resume import Progress, State, checkpoints, newest_checkpoint, read_state
+from worldmodel.training.run_checkpoints import drop_newer, save, whole_average
 from worldmodel.training.samples import OnSample, one_step_samples
-from worldmodel.training.saving import drop_newer, save, whole_average
+from worldmodel.training.spike_detection import Guard, SkippedBatches
 from worldmodel.training.step import Totals, draw_lanes, gradient, move, read_losses, told_what_to_do
 from worldmodel.training.tracking import Meter, Passes, Tracker, shares
 from worldmodel.training.validation import Validation

@@ -32,8 +32,8 @@ from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import LatentCache
 from worldmodel.training.resume import claimed
 from worldmodel.training.run import Run, TrainResult
+from worldmodel.training.run_checkpoints import room_on_disk
 from worldmodel.training.samples import OnSample
-from worldmodel.training.saving import room_on_disk
 from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from tests.datasets.collection.failing import BROKEN, FLAKY, SAFE
 from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path, load_left_out, save_left_out
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.parts import part_path
+from worldmodel.datasets.collection.episode_shards import part_path
 from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode
 from worldmodel.datasets.episodes.episode import same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE, is_running, wait_for
 from worldmodel.datasets.atomic import temporary_beside
 from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.parts import PATTERN, part_path
+from worldmodel.datasets.collection.episode_shards import PATTERN, part_path
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.datasets.picture_sets import encoded, plain
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.images import Square, decode_picture
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.errors import UserError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

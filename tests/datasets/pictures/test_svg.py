@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.waiting import is_running, wait_for
 from worldmodel.datasets.pictures import svg
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.images import Square, decode_picture
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 
 HEAD = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10">'
 RED = f'{HEAD}<rect width="10" height="10" fill="#ff0000"/></svg>'

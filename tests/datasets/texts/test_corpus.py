@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import PATIENCE
 from worldmodel.datasets.texts.corpus import Corpus, is_held_out, open_corpus
-from worldmodel.datasets.texts.text_origins import gloss_sentence
+from worldmodel.datasets.texts.raw_corpora import gloss_sentence
 from worldmodel.errors import UserError
 
 DOCUMENTS = [f"Document {i} begins. " + "It goes on. " * (i % 7) + f"Document {i} ends." for i in range(60)]

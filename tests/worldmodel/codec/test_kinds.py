@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.worldmodel.codec.test_painting import Brightness
 from tests.worldmodel.codec.test_rae import pretrained_encoder
+from tests.worldmodel.codec.test_reconstruction_loss import Brightness
 from tests.worldmodel.codec.test_training import Killed, kill_in
-from worldmodel.codec import measure, training
+from worldmodel.codec import quality, training
 from worldmodel.codec.adversarial import AdversarialConfig
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
@@ -125,7 +125,7 @@ def test_an_opponent_changes_what_is_learnt(kind, square_world, tiny_config, tmp
 
 def test_a_perceptual_term_changes_what_is_learnt_and_is_reported(vae_config, square_world, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_perceptual", Brightness)
-    monkeypatch.setattr(measure, "load_perceptual", Brightness)
+    monkeypatch.setattr(quality, "load_perceptual", Brightness)
     plain, report = train_codec(vae_config, square_world, tmp_path / "plain")
     assert report["reconstruction"]["perceptual"] > 0
     seen, _ = train_codec(dataclasses.replace(vae_config, perceptual_weight=1.0), square_world, tmp_path / "seen")
@@ -134,7 +134,7 @@ def test_a_perceptual_term_changes_what_is_learnt_and_is_reported(vae_config, sq
 
 def test_without_weights_a_perceptual_term_is_refused_before_anything_is_written(vae_config, square_world, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_perceptual", lambda: None)
-    monkeypatch.setattr(measure, "load_perceptual", lambda: None)
+    monkeypatch.setattr(quality, "load_perceptual", lambda: None)
     with pytest.raises(UserError, match="worldmodel datasets fetch hed lpips"):
         train_codec(dataclasses.replace(vae_config, perceptual_weight=1.0), square_world, tmp_path / "codec")
     assert not (tmp_path / "codec").exists()

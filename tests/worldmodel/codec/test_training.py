@@ -6,12 +6,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel.codec import stages
+from worldmodel.codec import training_stages
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
-from worldmodel.codec.stages import Candidate
 from worldmodel.codec.training import CodecConfig, choose, train_codec
+from worldmodel.codec.training_stages import Candidate
 from worldmodel.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Killed(Exception):
 
 def kill_in(stage, step, monkeypatch):
     """Makes the loss of a stage raise at a step."""
-    real = stages.fit
+    real = training_stages.fit
 
     def fit(name, module, loss, *rest):
         calls = []
@@ -34,7 +34,7 @@ def kill_in(stage, step, monkeypatch):
 
         return real(name, module, dying, *rest)
 
-    monkeypatch.setattr(stages, "fit", fit)
+    monkeypatch.setattr(training_stages, "fit", fit)
 
 
 def test_a_codec_learns_the_square_world(square_world, tiny_config, tmp_path):

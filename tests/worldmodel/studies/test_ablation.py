@@ -9,8 +9,8 @@ from worldmodel.flops import parameter_counts
 from worldmodel.presets import base, small, tiny
 from worldmodel.studies.ablation import FINDINGS, MEASURES, Variant, compare, estimate, findings, values_of, variants
 from worldmodel.studies.ablation_tables import findings_table, label, markdown, table
-from worldmodel.studies.judge import Judge
 from worldmodel.studies.scaling_fit import student
+from worldmodel.studies.state_probe import Judge
 
 BASELINE = Variant("rae", "modality")
 X_BEATS_V = next(f for f in FINDINGS if f.what == "prediction" and f.measure == "flow_loss")

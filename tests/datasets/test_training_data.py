@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets import opening
+from worldmodel.datasets import recipe_sources
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import SHARES, MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import SHARES, MixtureConfig, StandardData, open_standard
 from worldmodel.errors import UserError
 
 NO_SHARES = dict.fromkeys(SHARES, 0.0)
@@ -279,7 +279,7 @@ def test_what_a_recipe_names_must_be_there(tmp_path: Path, bare: Path, entry: st
 
 def test_large_files_are_not_kept_in_memory(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_standard([full], ALONE).stores[0].in_memory
-    monkeypatch.setattr(opening, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
+    monkeypatch.setattr(recipe_sources, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
     data = open_standard([full], ALONE)
     assert not data.stores[0].in_memory
     counts = Counter(len(Mixture(data.sources(), 0).document(i)) for i in range(50))

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from worldmodel.datasets.drawn import Part
+from worldmodel.datasets.episode_sources import Training, episode_source, keep_actions, lacks
 from worldmodel.datasets.episodes.inspection import short_licence
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.mixture_stats import Part
 from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
 from worldmodel.datasets.recipe import ACTION_KINDS, EPISODE_KINDS, Entry
-from worldmodel.datasets.serving import Training, episode_source, keep_actions, lacks
 from worldmodel.datasets.sources import JoinedSource, Source
 from worldmodel.datasets.texts.corpus import Corpus, open_corpus
 from worldmodel.datasets.texts.text import TextSource

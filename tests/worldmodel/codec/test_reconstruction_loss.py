@@ -4,7 +4,7 @@ from torch import nn
 
 from worldmodel.codec.adversarial import LARGEST, AdversarialConfig, Opponent, adapted_weight, deception_loss, opponent_loss
 from worldmodel.codec.frames import frames_to_uint8
-from worldmodel.codec.painting import PaintingLoss, perceptual_scale
+from worldmodel.codec.reconstruction_loss import PaintingLoss, perceptual_scale
 from worldmodel.errors import UserError
 
 

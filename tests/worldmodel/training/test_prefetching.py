@@ -17,9 +17,9 @@ from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document
 from worldmodel.errors import UserError
 from worldmodel.packing import Packer
-from worldmodel.training import feeding
-from worldmodel.training.feeding import BatchStream, FrameEncoder
+from worldmodel.training import prefetching
 from worldmodel.training.latent_cache import build_latent_cache
+from worldmodel.training.prefetching import BatchStream, FrameEncoder
 
 
 def same(a: PackedBatch, b: PackedBatch) -> bool:
@@ -106,11 +106,11 @@ def test_the_training_process_ends_its_workers_at_once() -> None:
 
 
 def test_a_worker_that_a_cluster_ends_goes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "SECONDS_TO_SAVE", 0.0)
+    monkeypatch.setattr(prefetching, "SECONDS_TO_SAVE", 0.0)
     pid = os.fork()
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        feeding._end_after_sigterm()
+        prefetching._end_after_sigterm()
     send(signal.SIGTERM, pid)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (1, -signal.SIGTERM)  # the latter before it has begun to listen
 
@@ -118,7 +118,7 @@ def test_a_worker_that_a_cluster_ends_goes_in_the_end(monkeypatch: pytest.Monkey
 FIRST_STREAM = """
 import multiprocessing, time
 from tests.worldmodel import toys
-from worldmodel.training.feeding import BatchStream
+from worldmodel.training.prefetching import BatchStream
 with BatchStream(toys.packer(), 0, 200, 1) as stream:
     while not (workers := multiprocessing.active_children()):
         time.sleep(0.01)

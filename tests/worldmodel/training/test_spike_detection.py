@@ -15,8 +15,8 @@ from tests.worldmodel.runs import CONFIG, Crash, assert_same_run, losses, run, s
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.training.config import TrainConfig
-from worldmodel.training.guard import Guard, SkippedBatches, read_skipped
 from worldmodel.training.resume import Progress
+from worldmodel.training.spike_detection import Guard, SkippedBatches, read_skipped
 
 RULES = TrainConfig(steps=100, warmup_steps=4, spike_window=8, spike_deviations=5, spike_patience=2, spike_recent=6)
 

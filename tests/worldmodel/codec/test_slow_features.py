@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from worldmodel.codec.metric import episode_means, goal_projection, spread_columns
 from worldmodel.codec.probe import spearman
+from worldmodel.codec.slow_features import episode_means, goal_projection, spread_columns
 
 
 def line_walks(seed: int):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldmodel.envs.gaits import LEG_ANGLES, LEG_SIDES, trot
+from worldmodel.envs.ant_gait import LEG_ANGLES, LEG_SIDES, trot
 
 CYCLE = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.datasets.collection.cockpit import Cockpit
-from worldmodel.datasets.collection.driving import Drive, DriveFile
 from worldmodel.datasets.collection.recording import CollectConfig, first_look
+from worldmodel.datasets.collection.teleop_controller import Cockpit
+from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 

@@ -20,7 +20,7 @@ import numpy as np
 from worldmodel import __version__
 from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
 from worldmodel.datasets.collection.coverage import Coverage
-from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path, save_part
+from worldmodel.datasets.collection.episode_shards import PATTERN, load_part, part_path, save_part
 from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_options
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore

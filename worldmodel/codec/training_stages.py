@@ -20,16 +20,16 @@ from worldmodel.codec.adversarial import Opponent
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecConfig, Objective
 from worldmodel.codec.data import CodecData, FrameSampler, LatentSampler, extra_count, mean_picture, subset, whole_episodes
-from worldmodel.codec.fitting import Loss, fit
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.measure import measure_latents, most_frames
-from worldmodel.codec.metric import goal_projection
-from worldmodel.codec.painting import PaintingLoss, perceptual_scale
 from worldmodel.codec.pixels import Pixels
 from worldmodel.codec.pretrained import PretrainedEncoder
 from worldmodel.codec.probe import LinearProbe
+from worldmodel.codec.quality import measure_latents, most_frames
 from worldmodel.codec.rae import RAE, RAEConfig
+from worldmodel.codec.reconstruction_loss import PaintingLoss, perceptual_scale
+from worldmodel.codec.slow_features import goal_projection
 from worldmodel.codec.ssl import JointEmbedding, MaskedAutoencoder
+from worldmodel.codec.training_loop import Loss, fit
 from worldmodel.codec.vae import VAE
 
 logger = logging.getLogger(__name__)

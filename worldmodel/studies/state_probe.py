@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.measure import choosing_frames
 from worldmodel.codec.probe import fit_probe
+from worldmodel.codec.quality import choosing_frames
 
 COLOURS, PLACES = 8, 16
 """Sides of the two small pictures."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json
+from worldmodel.serialization import read_json
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.worldmodel import toys
-from worldmodel.codec import measure
+from worldmodel.codec import quality
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.frames import frames_to_float
-from worldmodel.codec.measure import choosing_frames, measure_latents, measure_reconstruction
+from worldmodel.codec.quality import choosing_frames, measure_latents, measure_reconstruction
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def codec() -> Codec:
 def test_the_probe_is_measured_on_held_out_episodes(square_world: CodecData, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[np.ndarray] = []
     fitted: list[tuple[np.ndarray, np.ndarray]] = []
-    fit, report = measure.fit_probe, measure.probe_report
+    fit, report = quality.fit_probe, quality.probe_report
 
     def watched_report(probe: Any, latents: Any, features: np.ndarray, names: Any) -> Any:
         reported.append(features)
@@ -34,8 +34,8 @@ def test_the_probe_is_measured_on_held_out_episodes(square_world: CodecData, cod
         fitted.append((features, choose_features))
         return fit(latents, features, choose_latents, choose_features)
 
-    monkeypatch.setattr(measure, "probe_report", watched_report)
-    monkeypatch.setattr(measure, "fit_probe", watched_fit)
+    monkeypatch.setattr(quality, "probe_report", watched_report)
+    monkeypatch.setattr(quality, "fit_probe", watched_fit)
     index = square_world.train
     measure_latents(codec, square_world, index, codec.encode_frames(square_world.frames[index]), 0)
     assert np.array_equal(reported[0], square_world.features[square_world.validation])
@@ -49,13 +49,13 @@ def test_reconstruction_is_measured_on_held_out_frames(square_world: CodecData, 
     latents = codec.encode_frames(world.frames[world.train])
     probe, _ = measure_latents(codec, world, world.train, latents, 0)
     seen: list[torch.Tensor] = []
-    psnr = measure.psnr
+    psnr = quality.psnr
 
     def watched(painted: torch.Tensor, frames: torch.Tensor) -> float:
         seen.append(frames)
         return psnr(painted, frames)
 
-    monkeypatch.setattr(measure, "psnr", watched)
+    monkeypatch.setattr(quality, "psnr", watched)
     measure_reconstruction(codec, probe, world, 0)
     held_out = frames_to_float(world.frames[world.validation])
     assert len(seen) >= 3 and all(torch.equal(frames, held_out) for frames in seen[:3])

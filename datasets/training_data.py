@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.documents import Document
-from worldmodel.datasets.drawn import Drawn, Part, drawn
+from worldmodel.datasets.episode_sources import share_actions
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.opening import choose_episodes, open_entry, open_stores, served
+from worldmodel.datasets.mixture_stats import Drawn, Part, drawn
 from worldmodel.datasets.pictures.pairs import Pairs
 from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
-from worldmodel.datasets.serving import share_actions
+from worldmodel.datasets.recipe_sources import choose_episodes, open_entry, open_stores, served
 from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
 from worldmodel.datasets.texts.corpus import Corpus
@@ -213,7 +213,7 @@ class StandardData:
         return [(part.source, part.weight) for part in self.parts]
 
     def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
-        """What the first documents of a mixture of `sources()` are; see `worldmodel.datasets.drawn`."""
+        """What the first documents of a mixture of `sources()` are; see `worldmodel.datasets.mixture_stats`."""
         return drawn(self.parts, mixture, documents, measure)
 
     def description(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from worldmodel.errors import UserError
-from worldmodel.folder import write_tensors
+from worldmodel.serialization import write_tensors
 
 logger = logging.getLogger(__name__)
 

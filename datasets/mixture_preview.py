@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
-from worldmodel.datasets.drawn import Part, as_text
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.mixture_page import Numbered, counted, mixture_page
+from worldmodel.datasets.mixture_stats import Part, as_text
 from worldmodel.datasets.outputs import check_output, write_output
 from worldmodel.datasets.recipe import recipe_path
 from worldmodel.datasets.shuffle import seeded_key, shuffled
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_standard
 from worldmodel.errors import UserError
 
 

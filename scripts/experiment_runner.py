@@ -15,7 +15,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import StandardData
+from worldmodel.datasets.training_data import StandardData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.model import FlowDraw, LossCounts, ModelConfig, WorldModel

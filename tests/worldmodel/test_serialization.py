@@ -11,7 +11,7 @@ from torch import nn
 from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.records import DEEPEST, parse_json, shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, same_settings, write_json, write_tensors
+from worldmodel.serialization import count_numbers, read_json, read_tensors, same_settings, write_json, write_tensors
 
 SETTINGS = {"train": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": "abc"}
 

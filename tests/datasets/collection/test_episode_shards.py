@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.collection.parts import load_part, part_path, save_part
+from worldmodel.datasets.collection.episode_shards import load_part, part_path, save_part
 from worldmodel.datasets.episodes.episode import same_episode
 
 

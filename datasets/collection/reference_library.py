@@ -14,7 +14,7 @@ import numpy as np
 
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.speed import Rates, interleave
+from worldmodel.datasets.collection.throughput import Rates, interleave
 from worldmodel.datasets.episodes.store import EpisodeStore
 
 PEER_TASKS = {

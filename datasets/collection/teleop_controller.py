@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from worldmodel.datasets.collection.driving import Drive, DriveFile
+from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.collection.driving import Drive, DriveFile
-from worldmodel.datasets.collection.parts import PATTERN, part_path
+from worldmodel.datasets.collection.episode_shards import PATTERN, part_path
 from worldmodel.datasets.collection.recording import CollectConfig, first_look
+from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
@@ -164,7 +164,7 @@ def test_what_was_kept_survives_a_kill(tmp_path: Path, root: Path) -> None:
 import json, os, signal, sys
 from pathlib import Path
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.collection.driving import DriveFile
+from worldmodel.datasets.collection.teleop_session import DriveFile
 file = DriveFile(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
 file.keep(make_episode(0))
 file.merge()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel.codec.fitting import FitConfig, fit, learning_rate
+from worldmodel.codec.training_loop import FitConfig, fit, learning_rate
 from worldmodel.errors import UserError
 
 CONFIG = FitConfig(lr=0.05, warmup=2, checkpoint_every=3)

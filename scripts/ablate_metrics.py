@@ -11,7 +11,7 @@ from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
-from worldmodel.datasets.standard import StandardData
+from worldmodel.datasets.training_data import StandardData
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts
@@ -19,8 +19,8 @@ from worldmodel.flow import FlowConfig
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import column_of, some_of, target_column
-from worldmodel.scripts.trials import Trials
-from worldmodel.studies.judge import Judge
+from worldmodel.scripts.experiment_runner import Trials
+from worldmodel.studies.state_probe import Judge
 
 JUDGE_FRAMES = 8192
 """About how many frames the judge is fitted on."""
