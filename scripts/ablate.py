@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.config import Kind
+from worldmodel.codec.config import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
@@ -223,7 +223,7 @@ def run_all(
     return runs
 
 
-def make_codec(config: AblateConfig, data: StandardData, kind: Kind, out: Path) -> tuple[Codec, dict[str, Any]]:
+def make_codec(config: AblateConfig, data: StandardData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
     """The codec of a kind, trained once for all seeds; a pretrained encoder is for the kind rae alone."""
     wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))

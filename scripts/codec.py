@@ -47,7 +47,7 @@ def main(config: CodecVerbConfig) -> None:
         data = codec_data(open_frames(config.data, config.mixture))
     _, report = train_codec(config.codec, data, out, device)
     try:
-        lines = [f"{name}: probe R^2 {candidate['probe']['r2']:.3f}" for name, candidate in report["objectives"].items()]
+        lines = [f"{name}: probe R^2 {variant['probe']['r2']:.3f}" for name, variant in report["objectives"].items()]
         lines += [f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames"]
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{out / 'report.json'} is damaged: remove it and the same command measures the codec again") from None

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from worldmodel.codec.codec import Codec, load_codec
-from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, painted_columns
+from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, reconstruction_columns
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
@@ -39,7 +39,7 @@ class CodecsConfig:
     data: tuple[Path, ...]
     """Episode files, the codecs' own or others."""
     out: Path | None = None
-    """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs paint."""
+    """JSON file for the table; beside it comes a picture, .png, of the frames that the codecs reconstruct."""
     overwrite: bool = False
     """Replace files of these names which worldmodel did not make."""
     probe_frames: int = 6144
@@ -124,7 +124,7 @@ def codec_cells(name: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def control_cells(control: dict[str, Any]) -> tuple[str, ...]:
-    """The line of what knows nothing of a frame and paints the mean one."""
+    """The line of what knows nothing of a frame and predicts the mean one."""
     probe = control["probe"]
     known = (*reconstruction_cells(control["reconstruction"]), f"{probe['r2']:.3f}", f"{probe['error']:.4f}")
     return ("mean frame", "-", "-", "-", "-", *known, "-", "-", "-")
@@ -137,8 +137,8 @@ def reconstruction_cells(values: dict[str, float | None]) -> tuple[str, ...]:
 
 
 def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:
-    """Held-out frames in the first column, what each codec paints of them in the next ones, the mean frame in the last."""
-    columns = painted_columns(codecs, data, ROWS, seed)
+    """Held-out frames in the first column, what each codec reconstructs of them in the next ones, the mean frame in the last."""
+    columns = reconstruction_columns(codecs, data, ROWS, seed)
     labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
     write_output(path, png_bytes(sheet(labels, columns)))
 

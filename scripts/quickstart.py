@@ -360,10 +360,10 @@ def training_sections(results: Results, out: Path) -> list[Section]:
     }
     store, codec = results.data.stores[0], results.trained.codec
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
-    painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames, codec.mean.device))))
-    pair = rearrange(np.stack([frames, painted]), "two b h w c -> (two h) (b w) c")
-    candidates = results.codec_report["objectives"]
-    probes = [[name, c["probe"]["r2"]] for name, c in candidates.items()]
+    reconstruction = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames, codec.mean.device))))
+    pair = rearrange(np.stack([frames, reconstruction]), "two b h w c -> (two h) (b w) c")
+    variants = results.codec_report["objectives"]
+    probes = [[name, c["probe"]["r2"]] for name, c in variants.items()]
     psnr = results.codec_report["reconstruction"]["psnr"]
     return [
         Curves("Training", losses, "step", "loss", log_y=True),

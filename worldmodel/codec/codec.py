@@ -35,7 +35,7 @@ MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
 
 
 class Codec(nn.Module, ABC):
-    """Encodes frames to normalised latents and paints latents back to frames.
+    """Encodes frames to normalised latents and decodes latents back to frames.
 
     A kind of codec has a config (a dataclass, whole in `config.json`), says its sizes, and implements `raw_encode`, `raw_decode`
     and `build`. What only decoding needs lies in a module `decoder`.

@@ -1,4 +1,4 @@
-"""Codecs side by side on one set of frames: what they keep, what they paint, and how fast they are.
+"""Codecs side by side on one set of frames: what they keep, what they reconstruct, and how fast they are.
 
 Axes: b batch, n tokens of a frame, c channels, h w pixels, m frames.
 """
@@ -108,14 +108,14 @@ def encode_speed(codec: Codec, frames: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def painted_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) -> list[np.ndarray]:
-    """Held-out frames, then what each codec paints of them, then the mean picture: uint8 (rows, h, w, 3) each."""
+def reconstruction_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) -> list[np.ndarray]:
+    """Held-out frames, then what each codec reconstructs of them, then the mean picture: uint8 (rows, h, w, 3) each."""
     frames = data.frames[subset(data.validation, rows, seed)]
     mean = mean_picture(data.frames[subset(data.train, 1024, seed)])[0]
-    painted = [frames_to_uint8(paint(codec, frames)) for codec in codecs]
-    return [frames, *painted, frames_to_uint8(mean.expand(len(frames), *mean.shape))]
+    reconstructions = [frames_to_uint8(reconstruct(codec, frames)) for codec in codecs]
+    return [frames, *reconstructions, frames_to_uint8(mean.expand(len(frames), *mean.shape))]
 
 
-def paint(codec: Codec, frames: np.ndarray) -> Tensor:
+def reconstruct(codec: Codec, frames: np.ndarray) -> Tensor:
     """uint8 frames (b, h, w, 3), encoded and decoded: (b, 3, h, w) in [0, 1]."""
     return codec.decode(codec.encode_frames(frames))

@@ -80,7 +80,7 @@ class CodecData:
         return digest.hexdigest()
 
 
-class FrameSampler:
+class FrameBatchSampler:
     """Draws batches: frames with a neighbour from the same episode, and a share of extra pictures."""
 
     def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0) -> None:
@@ -145,7 +145,7 @@ def extra_count(data: CodecData, batch_size: int, extra_share: float) -> int:
 
 
 def mean_picture(frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The mean of uint8 frames (M, h, w, 3), and what painting nothing else costs; about 1024 are looked at.
+    """The mean of uint8 frames (M, h, w, 3), and what predicting nothing else costs; about 1024 are looked at.
 
     Returns:
         (3, h, w) mean picture in [0, 1], and (2,) its mean absolute and mean squared error over the frames,

@@ -1,4 +1,4 @@
-"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, what it paints."""
+"""What a codec is worth: the probe, distances to a goal, smoothness along a trajectory, what it reconstructs."""
 
 from typing import Any
 
@@ -81,12 +81,12 @@ def step_ratio(latents: Tensor, episode: np.ndarray, seed: int) -> float:
 def measure_reconstruction(
     codec: Codec, probe: LinearProbe, data: CodecData, seed: int, writer: SummaryWriter | None = None
 ) -> dict[str, float | None]:
-    """How well held-out frames are painted, with the mean training frame as control.
+    """How well held-out frames are reconstructed, with the mean training frame as control.
 
     Returns:
         `psnr` in dB, and `psnr_moving` over the pixels that differ from the mean frame; `ssim`; `perceptual`, the distance
         "lpips-hed", None where its weights are not here; the same with `_mean_frame` for the control; `psnr_noise_05` from
-        latents with noise of deviation 0.5; `probe_error_repainted`: the probe's error on painted frames encoded again, in
+        latents with noise of deviation 0.5; `probe_error_repainted`: the probe's error on reconstructed frames encoded again, in
         feature units (is the thing where it should be?); `psnr_extra` for held-out extra pictures. What has nothing to be
         measured on is left out.
     """
@@ -95,44 +95,44 @@ def measure_reconstruction(
     frames = frames_to_float(data.frames[index], device)
     mean = mean_picture(data.frames[subset(data.train, 1024, seed)])[0].to(device).expand_as(frames)
     latents = encode(codec, frames)
-    painted = decode(codec, latents)
+    reconstruction = decode(codec, latents)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(device)
     distance = load_perceptual() if codec.image_size >= SMALLEST else None
     report: dict[str, float | None] = {
-        "psnr": psnr(painted, frames),
+        "psnr": psnr(reconstruction, frames),
         "psnr_mean_frame": psnr(mean, frames),
         "psnr_noise_05": psnr(decode(codec, latents + 0.5 * noise), frames),
-        **likeness(painted, frames, distance),
-        **{f"{name}_mean_frame": value for name, value in likeness(mean, frames, distance).items()},
+        **image_similarity(reconstruction, frames, distance),
+        **{f"{name}_mean_frame": value for name, value in image_similarity(mean, frames, distance).items()},
     }
     moving = ((frames - mean).abs().amax(dim=1, keepdim=True) > 0.1).expand_as(frames)
     if moving.any():
-        report["psnr_moving"] = psnr(painted[moving], frames[moving])
+        report["psnr_moving"] = psnr(reconstruction[moving], frames[moving])
         report["psnr_moving_mean_frame"] = psnr(mean[moving], frames[moving])
-    repainted = probe.predict(encode(codec, painted)) - data.features[index]
-    report["probe_error_repainted"] = float(np.sqrt(np.square(repainted).mean(axis=0)).mean())
+    reencoded = probe.predict(encode(codec, reconstruction)) - data.features[index]
+    report["probe_error_repainted"] = float(np.sqrt(np.square(reencoded).mean(axis=0)).mean())
     if writer is not None:
-        writer.add_images("codec/frames_above_painted_below", one_above_other(frames[:8], painted[:8]))
+        writer.add_images("codec/frames_above_reconstructions_below", one_above_other(frames[:8], reconstruction[:8]))
     if data.extra_validation is not None and len(data.extra_validation):
         extra = frames_to_float(data.extra_validation[:1024], device)
-        extra_painted = decode(codec, encode(codec, extra))
-        report["psnr_extra"] = psnr(extra_painted, extra)
+        extra_reconstruction = decode(codec, encode(codec, extra))
+        report["psnr_extra"] = psnr(extra_reconstruction, extra)
         if writer is not None:
-            writer.add_images("codec/extra_above_painted_below", one_above_other(extra[:8], extra_painted[:8]))
+            writer.add_images("codec/extra_above_reconstructions_below", one_above_other(extra[:8], extra_reconstruction[:8]))
     return report
 
 
 @torch.no_grad()
-def likeness(painted: Tensor, frames: Tensor, distance: nn.Module | None) -> dict[str, float | None]:
+def image_similarity(reconstruction: Tensor, frames: Tensor, distance: nn.Module | None) -> dict[str, float | None]:
     """How alike frames (b, 3, h, w) look: `ssim`, 1 for equal ones, and `perceptual`, 0 for equal ones, of a spread of them.
 
     None for `ssim` of frames that are too small for it, and for `perceptual` without a distance.
     """
-    ssim = structural_similarity(painted, frames).mean().item() if min(frames.shape[-2:]) >= SMALLEST else None
+    ssim = structural_similarity(reconstruction, frames).mean().item() if min(frames.shape[-2:]) >= SMALLEST else None
     if distance is None:
         return {"ssim": ssim, "perceptual": None}
     some = slice(None, None, max(1, len(frames) // PERCEPTUAL_FRAMES))
-    perceptual = distance.to(frames.device)(painted[some], frames[some]).mean().item()
+    perceptual = distance.to(frames.device)(reconstruction[some], frames[some]).mean().item()
     return {"ssim": ssim, "perceptual": perceptual}
 
 

@@ -4,7 +4,7 @@
     latents -> the normalisation undone -> ViT decoder -> frames
 
 The encoder is our own, trained by self-supervision on the frames themselves, or a pretrained one (`pretrained.py`).
-The decoder is trained on latents with noise added, so that it also paints latents that a generative model
+The decoder is trained on latents with noise added, so that it also decodes latents that a generative model
 got nearly right. `encode` never adds noise.
 
 Axes: b batch, t time, c channels, h w pixels, n tokens of a frame.
@@ -77,11 +77,11 @@ class RAE(Codec):
         return self.encoder(frames)
 
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """What the decoder paints."""
+        """What the decoder reconstructs."""
         return self.decoder(latents)
 
-    def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """For training: frames (b, 3, h, w) painted from latents (b, n, c) of `encode` with noise added; not clamped.
+    def decode_with_noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """For training: frames (b, 3, h, w) decoded from latents (b, n, c) of `encode` with noise added; not clamped.
 
         RAE's code draws the same deviations but adds the noise before the normalisation, where its layer-normed tokens have a
         deviation of about 1, too. Ours has that after the normalisation alone, and so has what a generative model puts out.

@@ -1,8 +1,8 @@
-"""What painted frames cost: pixels, and if wanted how alike they look and how well they pass for true ones.
+"""What reconstructed frames cost: pixels, and if wanted how alike they look and how well they pass for true ones.
 
-    loss = L1 + L2 + perceptual_weight * perceptual distance + adversarial weight * adapted weight * adversarial term
+    loss = L1 + L2 + perceptual_weight * perceptual distance + adversarial weight * adaptive weight * adversarial term
 
-L1, L2 and the perceptual distance are each relative to painting the mean picture of the frame's source: where only a disc differs
+L1, L2 and the perceptual distance are each relative to predicting the mean picture of the frame's source: where only a disc differs
 from frame to frame, in plain error a few icons would outweigh hundreds of frames. Relative, all three start near 1, and the weights
 mean the same for every task.
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.codec.adversarial import AdversarialConfig, Opponent, adapted_weight, deception_loss, opponent_loss
+from worldmodel.codec.adversarial import AdversarialConfig, Discriminator, adaptive_weight, discriminator_loss, generator_loss
 from worldmodel.codec.data import mean_picture, subset
 from worldmodel.codec.frames import frames_to_float
 
@@ -24,8 +24,8 @@ SCALE_FRAMES = 64
 
 
 @dataclass(frozen=True)
-class PaintingLoss:
-    """The loss of painted frames; trains an opponent in the same step if there is one."""
+class ReconstructionLoss:
+    """The loss of reconstructed frames; trains a discriminator in the same step if there is one."""
 
     perceptual_weight: float = 0.0
     """Weight of the perceptual distance."""
@@ -34,38 +34,38 @@ class PaintingLoss:
     perceptual_scale: Tensor | None = None
     """(b,) distance of the mean picture of each frame's source, on the frames' device."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    """Of the opponent."""
-    opponent: Opponent | None = None
-    """The opponent; None: not used."""
+    """Of the discriminator."""
+    discriminator: Discriminator | None = None
+    """The discriminator; None: not used."""
 
     def __call__(
-        self, painted: Tensor, frames: Tensor, scale: Tensor, last_layer: Tensor, progress: float
+        self, reconstruction: Tensor, frames: Tensor, scale: Tensor, last_layer: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts by name.
 
         Args:
-            painted: (b, 3, h, w), not clamped, with gradient.
+            reconstruction: (b, 3, h, w), not clamped, with gradient.
             frames: (b, 3, h, w) in [0, 1].
             scale: (b, 2) mean absolute and mean squared error of the mean picture of each frame's source.
             last_layer: weights of the decoder's last layer, where the adversarial term is weighed.
             progress: share of the training steps done, in [0, 1).
         """
-        error = painted - frames
+        error = reconstruction - frames
         absolute = (error.abs().mean(dim=(1, 2, 3)) / scale[:, 0]).mean()
         squared = (error.square().mean(dim=(1, 2, 3)) / scale[:, 1]).mean()
         loss, parts = absolute + squared, {"l1": absolute.detach(), "l2": squared.detach()}
         if self.perceptual is not None and self.perceptual_scale is not None:
-            look = (self.perceptual(painted, frames) / self.perceptual_scale).mean()
+            look = (self.perceptual(reconstruction, frames) / self.perceptual_scale).mean()
             loss, parts["perceptual"] = loss + self.perceptual_weight * look, look.detach()
-        if self.opponent is None or progress < self.adversarial.opponent_start:
+        if self.discriminator is None or progress < self.adversarial.discriminator_start:
             return loss, parts
         if progress >= self.adversarial.start:
-            deception = deception_loss(self.opponent, painted)
-            weight = self.adversarial.weight * adapted_weight(loss, deception, last_layer)
-            loss = loss + weight * deception
-            parts |= {"deception": deception.detach(), "adversarial_weight": weight}
-        judged = opponent_loss(self.opponent, painted, frames)
-        return loss + judged, parts | {"opponent": judged.detach()}
+            generator_term = generator_loss(self.discriminator, reconstruction)
+            weight = self.adversarial.weight * adaptive_weight(loss, generator_term, last_layer)
+            loss = loss + weight * generator_term
+            parts |= {"generator": generator_term.detach(), "adversarial_weight": weight}
+        discriminator_term = discriminator_loss(self.discriminator, reconstruction, frames)
+        return loss + discriminator_term, parts | {"discriminator": discriminator_term.detach()}
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def spread_columns(total: int) -> Tensor:
     return torch.linspace(0, total - 1, min(total, LARGEST), dtype=torch.float64).round().long()
 
 
-def goal_projection(latents: Tensor, episode: np.ndarray, size: int, ridge: float) -> Tensor:
+def slow_feature_projection(latents: Tensor, episode: np.ndarray, size: int, ridge: float) -> Tensor:
     """The linear map under which squared Euclidean distance counts steps.
 
     Args:

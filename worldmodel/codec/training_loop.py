@@ -73,8 +73,8 @@ def fit(
     config: FitConfig,
     checkpoint: Path,
     writer: SummaryWriter | None = None,
-    opponent: nn.Module | None = None,
-    opponent_lr_factor: float = 1.0,
+    discriminator: nn.Module | None = None,
+    discriminator_lr_factor: float = 1.0,
 ) -> float:
     """Trains the parameters of `module` that require gradients; goes on from `checkpoint` if it exists.
 
@@ -87,8 +87,8 @@ def fit(
         config: optimisation.
         checkpoint: file to resume from and to write to.
         writer: TensorBoard, if wanted.
-        opponent: trained by the same loss, with gradients clipped apart from the module's; must not share parameters with it.
-        opponent_lr_factor: learning rate of the opponent over that of the module.
+        discriminator: trained by the same loss, with gradients clipped apart from the module's; must not share parameters with it.
+        discriminator_lr_factor: learning rate of the discriminator over that of the module.
 
     Returns:
         Seconds of training, those before a resume included.
@@ -100,10 +100,10 @@ def fit(
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     own = {key: value for key, value in module.named_parameters() if value.requires_grad}
-    others = {f"opponent.{key}": value for key, value in opponent.named_parameters()} if opponent is not None else {}
+    others = {f"discriminator.{key}": value for key, value in discriminator.named_parameters()} if discriminator is not None else {}
     groups = parameter_groups(own, config.weight_decay, 1.0)
     if others:
-        groups += parameter_groups(others, config.weight_decay, opponent_lr_factor)
+        groups += parameter_groups(others, config.weight_decay, discriminator_lr_factor)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
     averages = {key: value.detach().clone() for key, value in own.items()} if config.ema else {}
     stage = Stage(own | others, averages, optimizer, generator)
@@ -124,11 +124,11 @@ def fit(
         if step < EARLY:
             stage.early = max(stage.early, value)
         finite = all(map(math.isfinite, (value, *sizes)))
-        # An opponent's part of the loss may be of any size: the clipping bounds what it does.
-        if not finite or (opponent is None and step >= EARLY and stage.recent > DIVERGED * max(1.0, stage.early)):
+        # A discriminator's part of the loss may be of any size: the clipping bounds what it does.
+        if not finite or (discriminator is None and step >= EARLY and stage.recent > DIVERGED * max(1.0, stage.early)):
             what = "loss diverges" if finite else "gradient is not finite" if math.isfinite(value) else "loss is not finite"
             kept = f"{checkpoint} keeps step {stage.step}; " if stage.step else ""
-            rival = "" if opponent is None else " or a smaller --codec.adversarial.weight"
+            rival = "" if discriminator is None else " or a smaller --codec.adversarial.weight"
             raise UserError(
                 f"codec {name}: at step {step + 1} of {steps} the {what} (loss {value:.4g}, at first up to {stage.early:.4g}; "
                 f"gradient {sum(sizes):.4g}); {kept}start again in another folder with a lower --codec.fit.lr (now {config.lr}), "
@@ -155,7 +155,7 @@ def fit(
 class Stage:
     """Everything that the next step depends on."""
 
-    parameters: dict[str, nn.Parameter]  # the opponent's with a prefix
+    parameters: dict[str, nn.Parameter]  # the discriminator's with a prefix
     averages: dict[str, Tensor]  # of the weights over the steps; none without `ema`
     optimizer: torch.optim.AdamW
     generator: torch.Generator
@@ -214,7 +214,7 @@ def load_checkpoint(path: Path, stage: Stage) -> None:
                 average.copy_(tensors[f"average.{name}"])
             for name, parameter in stage.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
-                if name.startswith("opponent.") and f"optimizer.step.{name}" not in tensors:  # an opponent that has not begun
+                if name.startswith("discriminator.") and f"optimizer.step.{name}" not in tensors:  # a discriminator that has not begun
                     continue
                 stage.optimizer.state[parameter] = {
                     "step": tensors[f"optimizer.step.{name}"],

@@ -125,7 +125,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Latent map (b, k, h', w') -> frames (b, 3, h, w), not clamped.
 
-    Like the transformer decoder (vit.py) it paints what differs from a learned background, and starts as the background alone.
+    Like the transformer decoder (vit.py) it decodes what differs from a learned background, and starts as the background alone.
     """
 
     def __init__(self, config: ConvConfig) -> None:
@@ -145,7 +145,7 @@ class ConvDecoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights that paint pixels."""
+        """The weights that decode pixels."""
         return self.head.weight
 
     def forward(self, latent_map: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class VAE(Codec):
         return patchify(self.posterior(frames)[0], self.config.patch_size)
 
     def raw_decode(self, latents: Tensor) -> Tensor:
-        """What the decoder paints."""
+        """What the decoder reconstructs."""
         return self.decoder(unpatchify(latents, self.grid, self.config.patch_size))
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,18 +188,18 @@ class VAE(Codec):
         return mean, log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
     def reconstruct(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """For training: frames painted from a draw of their posterior, and what the posterior tells.
+        """For training: frames decoded from a draw of their posterior, and what the posterior tells.
 
         Args:
             frames: (b, 3, h, w) in [0, 1].
             generator: of the draw, on the frames' device.
 
         Returns:
-            (b, 3, h, w) painted frames, and the KL divergence from a standard normal distribution in nats per number of the
+            (b, 3, h, w) reconstructed frames, and the KL divergence from a standard normal distribution in nats per number of the
             map (a scalar). The paper takes the sum over a frame; the mean does not change with the sizes.
         """
         mean, log_variance = self.posterior(frames)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        painted = self.decoder(mean + (log_variance / 2).exp() * noise)
+        reconstruction = self.decoder(mean + (log_variance / 2).exp() * noise)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        return painted, divergence
+        return reconstruction, divergence

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from worldmodel.codec.config import Kind as CodecKind
+from worldmodel.codec.config import CodecKind
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling import with_feed_forward

@@ -51,9 +51,9 @@ def test_reconstruction_is_measured_on_held_out_frames(square_world: CodecData, 
     seen: list[torch.Tensor] = []
     psnr = quality.psnr
 
-    def watched(painted: torch.Tensor, frames: torch.Tensor) -> float:
+    def watched(reconstruction: torch.Tensor, frames: torch.Tensor) -> float:
         seen.append(frames)
-        return psnr(painted, frames)
+        return psnr(reconstruction, frames)
 
     monkeypatch.setattr(quality, "psnr", watched)
     measure_reconstruction(codec, probe, world, 0)
@@ -61,7 +61,7 @@ def test_reconstruction_is_measured_on_held_out_frames(square_world: CodecData, 
     assert len(seen) >= 3 and all(torch.equal(frames, held_out) for frames in seen[:3])
 
 
-def test_each_frame_is_logged_above_what_was_painted_of_it(square_world: CodecData, codec: Codec) -> None:
+def test_each_frame_is_logged_above_its_reconstruction(square_world: CodecData, codec: Codec) -> None:
     logged: dict[str, torch.Tensor] = {}
     writer: Any = SimpleNamespace(add_images=lambda name, pictures: logged.update({name: pictures}))
     latents = codec.encode_frames(square_world.frames[square_world.train])
@@ -69,14 +69,14 @@ def test_each_frame_is_logged_above_what_was_painted_of_it(square_world: CodecDa
     measure_reconstruction(codec, probe, square_world, 0, writer)
     frames = frames_to_float(square_world.frames[square_world.validation[:8]])
     extra = frames_to_float(square_world.extra_validation)  # type: ignore[arg-type]
-    for name, true in (("frames_above_painted_below", frames), ("extra_above_painted_below", extra)):
+    for name, true in (("frames_above_reconstructions_below", frames), ("extra_above_reconstructions_below", extra)):
         [picture], size = logged[f"codec/{name}"], true.shape[-1]
         assert picture.shape == (3, 2 * size, len(true) * size)
-        painted = codec.decode(codec.encode(true))
+        reconstruction = codec.decode(codec.encode(true))
         for i in range(len(true)):
             column = picture[:, :, i * size : (i + 1) * size]
             assert torch.equal(column[:, :size], true[i])
-            torch.testing.assert_close(column[:, size:], painted[i], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(column[:, size:], reconstruction[i], atol=1e-4, rtol=1e-4)
 
 
 def test_every_eighth_episode_chooses_and_none_of_it_is_fitted() -> None:
@@ -93,6 +93,6 @@ def test_the_decoder_is_trained_on_noise_of_every_strength(codec: Any, monkeypat
     monkeypatch.setattr(codec.decoder, "forward", lambda latents: shown.append(latents) or latents)
     codec.std.fill_(1.0)
     codec.mean.zero_()
-    codec.paint_noisy(torch.zeros(2000, codec.num_tokens, codec.channels), torch.Generator().manual_seed(0))
+    codec.decode_with_noise(torch.zeros(2000, codec.num_tokens, codec.channels), torch.Generator().manual_seed(0))
     strength = shown[0].std(dim=(1, 2)) / codec.config.noise
     assert strength.min() < 0.05 and strength.max() > 0.95 and float(strength.mean()) == pytest.approx(0.5, abs=0.03)

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from worldmodel.codec.probe import spearman
-from worldmodel.codec.slow_features import episode_means, goal_projection, spread_columns
+from worldmodel.codec.slow_features import episode_means, slow_feature_projection, spread_columns
 
 
 def line_walks(seed: int):
@@ -24,7 +24,7 @@ def line_walks(seed: int):
 
 def test_goal_features_order_distances_where_plain_latents_are_flat():
     latents, _, episode = line_walks(0)
-    projection = goal_projection(latents, episode, size=3, ridge=0.05)
+    projection = slow_feature_projection(latents, episode, size=3, ridge=0.05)
     assert projection.shape == (60, 3)
     test, place, _ = line_walks(1)
     mapped = test.flatten(1) @ projection
@@ -37,7 +37,7 @@ def test_goal_features_order_distances_where_plain_latents_are_flat():
 
 def test_one_step_is_about_one():
     latents, _, episode = line_walks(0)
-    mapped = latents.flatten(1) @ goal_projection(latents, episode, size=1, ridge=1e-4)
+    mapped = latents.flatten(1) @ slow_feature_projection(latents, episode, size=1, ridge=1e-4)
     steps = torch.diff(mapped, dim=0)[torch.from_numpy(np.diff(episode) == 0)]
     assert 0.8 < steps.square().mean().item() < 1.05
 

@@ -49,39 +49,39 @@ def test_the_loss_is_told_the_share_of_the_steps_done(tmp_path):
     assert told == [0, 0.25, 0.5, 0.75]
 
 
-def fit_with_opponent(folder, stop_at=None, **options):
-    """A line, and beside it an opponent that learns from the middle on."""
-    line, opponent = fresh(), fresh()
+def fit_with_discriminator(folder, stop_at=None, **options):
+    """A line, and beside it a discriminator that learns from the middle on."""
+    line, discriminator = fresh(), fresh()
     calls = []
 
     def loss(generator, progress):
         calls.append(1)
         if stop_at is not None and len(calls) > stop_at:
             raise Interrupted
-        own, others = noisy_loss(line)[0], noisy_loss(opponent)[0]
+        own, others = noisy_loss(line)[0], noisy_loss(discriminator)[0]
         total, parts = own(generator, progress)
         return (total + 1000 * others(generator, progress)[0], parts) if progress >= 0.5 else (total, parts)
 
-    fit("line", line, loss, 20, 7, CONFIG, folder / "line.safetensors", opponent=opponent, **options)
-    return line, opponent
+    fit("line", line, loss, 20, 7, CONFIG, folder / "line.safetensors", discriminator=discriminator, **options)
+    return line, discriminator
 
 
 def test_an_opponent_learns_at_its_own_rate_without_a_hand_in_the_clipping(tmp_path):
     lines, moved = [], []
     for factor in (0.01, 1.0):
-        line, opponent = fit_with_opponent(tmp_path / str(factor), opponent_lr_factor=factor)
+        line, discriminator = fit_with_discriminator(tmp_path / str(factor), discriminator_lr_factor=factor)
         lines.append(line)
-        moved.append((opponent.weight - fresh().weight).norm().item())
+        moved.append((discriminator.weight - fresh().weight).norm().item())
     assert 0 < moved[0] < 0.05 * moved[1]
-    assert torch.equal(lines[0].weight, lines[1].weight)  # huge gradients of the opponent do not shrink the others'
+    assert torch.equal(lines[0].weight, lines[1].weight)  # huge gradients of the discriminator do not shrink the others'
 
 
 @pytest.mark.parametrize("stop_at", [7, 16])
 def test_a_killed_run_with_an_opponent_goes_on_bit_for_bit(tmp_path, stop_at):
-    whole = fit_with_opponent(tmp_path / "whole")
+    whole = fit_with_discriminator(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        fit_with_opponent(tmp_path / "cut", stop_at)
-    for module, same in zip(fit_with_opponent(tmp_path / "cut"), whole, strict=True):
+        fit_with_discriminator(tmp_path / "cut", stop_at)
+    for module, same in zip(fit_with_discriminator(tmp_path / "cut"), whole, strict=True):
         assert torch.equal(module.weight, same.weight) and torch.equal(module.bias, same.bias)
 
 
