@@ -14,7 +14,7 @@ from worldmodel.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def made_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
+def build_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
     """The folder, made now unless it is there; other processes that ask meanwhile wait and share it.
 
     Args:

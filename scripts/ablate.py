@@ -43,7 +43,7 @@ from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import claimed, read_progress
+from worldmodel.training.resume import locked_run_folder, read_progress
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
@@ -118,7 +118,7 @@ def main(config: AblateConfig) -> None:
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
     yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
-    with claimed(out, record_of(config, data)), stop_on_signals() as stop:
+    with locked_run_folder(out, record_of(config, data)), stop_on_signals() as stop:
         runs = run_all(config, data, asked, yardstick, out, stop)
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")

@@ -29,7 +29,7 @@ from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import clip_gradients
 from worldmodel.training.optimizer import build_optimizers
-from worldmodel.training.step import draw_lanes, gradient
+from worldmodel.training.step import gradient, sample_noise_by_shard
 
 SENTENCE = "a red disc is near the top left of the blue room, moves right by half a step, then stops; a green box waits at the door"
 ACTION_NUMBERS = 6
@@ -73,7 +73,7 @@ def made_up_batches(config: ModelConfig, packing: PackingConfig, count: int) -> 
     rng = np.random.default_rng(0)
     shares = {"video": 0.60, "caption": 0.19, "drawing": 0.11, "text": 0.10}
     sources = [(MadeUp(name), share) for name, share in shares.items()]
-    packing = replace(packing, lanes=1)
+    packing = replace(packing, data_shards=1)
     mixture = Mixture(sources, 0, lambda document: len(tokenise(document, tokenizer, config.grid, packing, rng)))
     packer = Packer(mixture, tokenizer, config.grid, config.action_dim, packing)
     return [packer.batch(step) for step in range(count)]
@@ -110,8 +110,8 @@ class Step:
     def __call__(self) -> None:
         place = self.done % len(self.batches)
         batch = self.batches[place]
-        draw = draw_lanes(self.model, batch, 0, self.done, range(self.train.packing.lanes), self.device)
-        gradient(self.model, [batch], self.latents[place], draw, LossCounts.of(batch), self.dtype)
+        noise_sample = sample_noise_by_shard(self.model, batch, 0, self.done, range(self.train.packing.data_shards), self.device)
+        gradient(self.model, [batch], self.latents[place], noise_sample, LossCounts.of(batch), self.dtype)
         clip_gradients(self.model, self.train.gradient_clip)
         self.update()
         self.model.trunk.update_balance()
@@ -265,7 +265,7 @@ class Training:
 def packed(run: Training, length: int) -> PackedBatch:
     """As many positions as a batch of the preset, in rows of this length."""
     packing = run.preset.train.packing
-    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, lanes=1)
+    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, data_shards=1)
     return made_up_batches(run.model("dense"), shape, 1)[0]
 
 

@@ -18,7 +18,7 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.training_data import StandardData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
-from worldmodel.model import FlowDraw, LossCounts, ModelConfig, WorldModel
+from worldmodel.model import LossCounts, ModelConfig, NoiseSample, WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
 from worldmodel.presets import Preset, fit, fit_packing
@@ -146,8 +146,8 @@ class Trials:
                 latents = encode_frames(codec, batch.pictures, device)
                 t = sample_time(len(batch.frames), alpha, flow.logit_normal, generator, flow.noise_share).to(device)
                 noise = torch.randn(len(batch.frames), *latents.shape[1:], generator=generator).to(device)
-                draw = FlowDraw(torch.where(here.clean, torch.ones_like(t), t), noise)
-                losses[modality] += model.loss(here, latents, draw, counts)[1][part].item()
+                noise_sample = NoiseSample(torch.where(here.clean, torch.ones_like(t), t), noise)
+                losses[modality] += model.loss(here, latents, noise_sample, counts)[1][part].item()
         return losses
 
     def step_seconds(self, preset: Preset, batch: PackedBatch) -> float:
@@ -163,7 +163,7 @@ class Trials:
         for _ in range(2):
             began = time.perf_counter()
             with autocast(device, choose_dtype(preset.train.dtype, device)):
-                loss, _parts = model.loss(here, latents, model.draw(here.clean, torch.Generator().manual_seed(0)))
+                loss, _parts = model.loss(here, latents, model.sample_noise(here.clean, torch.Generator().manual_seed(0)))
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()

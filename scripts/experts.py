@@ -99,7 +99,7 @@ def held_out_batches(
     """Batches of documents that the model was not trained on, from the mixture that it was trained on, with their latents."""
     card, codec, tokenizer = trained.card, trained.codec, trained.tokenizer
     asked = recorded(MixtureConfig, card.get("mixture", {}))
-    packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"lanes": 1}), rows=config.rows)
+    packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"data_shards": 1}), rows=config.rows)
     opened = open_standard(data, asked, codec.image_size)
     seen = set(card.get("trained_on", ()))
     for store, held_out in zip(opened.stores, opened.held_out_episodes, strict=True):

@@ -34,7 +34,7 @@ from worldmodel.serialization import rebuild
 from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key
-from worldmodel.training.resume import claimed, newest_checkpoint, read_progress
+from worldmodel.training.resume import locked_run_folder, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
@@ -112,7 +112,7 @@ def main(config: IsoflopConfig) -> None:
     if not kept:
         least = min(config.min_steps * point.budget / max(point.steps, 0.5) for point in points)
         raise UserError(f"no budget gives any size {config.min_steps} steps: take budgets of at least {least:.1e}, or smaller sizes")
-    with claimed(out, record_of(config, trials)), stop_on_signals() as stop:
+    with locked_run_folder(out, record_of(config, trials)), stop_on_signals() as stop:
         setup = time.perf_counter() - began
         measured = run_grid(config, trials, kept, out, stop)
     if len(measured) < len(kept):

@@ -54,7 +54,7 @@ from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 from worldmodel.scripts.system_info import command_line, commit, machine
-from worldmodel.training.resume import claimed, release
+from worldmodel.training.resume import locked_run_folder, release
 from worldmodel.training.tracking import read_rows
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def main(config: QuickstartConfig) -> None:
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with claimed(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
+    with locked_run_folder(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
         try:
             announce(config, recording, out)
             results = run(config, out)

@@ -53,7 +53,7 @@ def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer,
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not is_checkpoint(folder):
         raise UserError(f"{folder} exists and holds something that is no checkpoint: name another folder")
-    with whole_folder(folder) as beside:
+    with atomic_dir(folder) as beside:
         write_pretrained(beside, model, tokenizer, codec, card)
 
 
@@ -189,7 +189,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = temporary_beside(folder, ".old")

@@ -50,7 +50,7 @@ class HeadBlock(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class WideHead(nn.Module):
+class DDTHead(nn.Module):
     """Two transformer blocks behind the trunk that may be wider than it: (trunk's hidden state, z_t, t) -> features of z's tokens.
 
     The DDT head of RAE (arXiv 2510.11690, section 4): noise in many channels needs width, and here it costs two layers of visual

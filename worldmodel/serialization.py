@@ -174,7 +174,7 @@ def reading_tensors(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path} is damaged ({error}): {remedy}") from None
 
 
-def same_settings(path: Path, record: dict[str, Any]) -> None:
+def check_or_write_config(path: Path, record: dict[str, Any]) -> None:
     """Note in a file what its folder is for, or check that the same is noted there.
 
     Args:

@@ -197,7 +197,7 @@ def _own_parts(config: CollectConfig) -> Iterator[Path]:
         try:
             if config.path.exists():
                 raise UserError(f"{config.path} was finished by another process just now; run the command again")
-            _claim(parts, config)
+            _check_or_write_config(parts, config)
             yield parts
         finally:
             if not _has_episodes(parts):  # a start that failed leaves nothing behind
@@ -225,7 +225,7 @@ def _remove_leftovers(config: CollectConfig) -> None:
             _remove(parts)
 
 
-def _claim(parts: Path, config: CollectConfig) -> None:
+def _check_or_write_config(parts: Path, config: CollectConfig) -> None:
     """Marks the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
     try:
         for leftover in parts.iterdir():

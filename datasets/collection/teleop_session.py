@@ -124,10 +124,10 @@ class DriveFile:
         self._count()  # a file of something else is refused before anything is written beside it
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked_folder(self.parts, link=False))
-            self._claim()
+            self._check_or_write_config()
             self._lock = stack.pop_all()
 
-    def _claim(self) -> None:
+    def _check_or_write_config(self) -> None:
         about = self.parts / "config.json"
         try:
             if self._numbers():

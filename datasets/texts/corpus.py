@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from worldmodel.datasets.build_once import made_once
+from worldmodel.datasets.build_once import build_once
 from worldmodel.datasets.shuffle import seeded_key
 from worldmodel.datasets.texts.chunk_store import Pieces, PieceWriter, Size, is_whole
 from worldmodel.datasets.texts.raw_corpora import Origin, open_origin
@@ -64,7 +64,7 @@ def open_corpus(source: str | Path, chunk: int = 512, held_out: float = 0.05, se
         raise UserError(f"the share of held-out text is {held_out}, must lie between 0 and 1")
     origin = open_origin(str(source), field)
     fingerprint = hashlib.sha256(json.dumps([FORMAT, origin.identity, chunk, held_out, seed]).encode()).hexdigest()[:20]
-    folder = made_once(
+    folder = build_once(
         cache_dir() / "text" / fingerprint,
         lambda part: _cut(origin, chunk, Fraction(held_out), seed, part),
         lambda whole: _sizes(whole) is not None,

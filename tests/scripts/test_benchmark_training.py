@@ -98,7 +98,7 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
 def test_dense_and_experts_cost_the_same_but_for_the_router(name: str) -> None:
     found = training(name)
     dense, moe = found.model("dense"), found.model("moe")
-    (batch,) = made_up_batches(dense, replace(found.preset.train.packing, rows=2, lanes=1), 1)
+    (batch,) = made_up_batches(dense, replace(found.preset.train.packing, rows=2, data_shards=1), 1)
     tokens = Uses.of(batch, dense.frame_tokens).tokens
     router = 3 * 2 * tokens * dense.trunk.width * moe.trunk.moe.num_experts * dense.trunk.depth
     assert training_flops(moe, batch) - training_flops(dense, batch) == pytest.approx(router)

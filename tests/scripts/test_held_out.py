@@ -238,8 +238,8 @@ def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -
     def model(shift: float) -> Any:
         made = toys.model(flow=FlowConfig(shift=shift))
 
-        def loss(batch: PackedBatch, latents: Any, draw: Any, counts: Any) -> Any:
-            times.append(draw.t)
+        def loss(batch: PackedBatch, latents: Any, noise_sample: Any, counts: Any) -> Any:
+            times.append(noise_sample.t)
             return torch.zeros(()), {"text": torch.ones(()), "flow": torch.ones(())}
 
         made.loss = loss  # type: ignore[method-assign]

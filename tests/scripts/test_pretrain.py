@@ -166,7 +166,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
 
 def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     flags = [str(tmp_path / "two") if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags[1:]]
-    flags += ["--preset.train.log-every", "1", "--preset.train.packing.lanes", "2", "--preset.train.validate-every", "1"]
+    flags += ["--preset.train.log-every", "1", "--preset.train.packing.data-shards", "2", "--preset.train.validate-every", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "worldmodel.scripts.pretrain"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=2 * PATIENCE)

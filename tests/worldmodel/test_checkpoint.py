@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import checkpoints, from_pretrained, save_pretrained, whole_folder
+from worldmodel.checkpoint import atomic_dir, checkpoints, from_pretrained, save_pretrained
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
@@ -110,7 +110,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(folder: Path, monkeypatch: 
 
 
 def test_a_new_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), whole_folder(tmp_path / "new") as beside:
+    with pytest.raises(RuntimeError, match="stop"), atomic_dir(tmp_path / "new") as beside:
         (beside / "half").write_text("x")
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []

@@ -11,23 +11,23 @@ from torch import nn
 from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.records import DEEPEST, parse_json, shortened
 from worldmodel.errors import UserError
-from worldmodel.serialization import count_numbers, read_json, read_tensors, same_settings, write_json, write_tensors
+from worldmodel.serialization import check_or_write_config, count_numbers, read_json, read_tensors, write_json, write_tensors
 
 SETTINGS = {"train": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": "abc"}
 
 
 def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    same_settings(path, SETTINGS)
+    check_or_write_config(path, SETTINGS)
     before = path.read_bytes()
-    same_settings(path, SETTINGS)  # a tuple is a list in JSON
+    check_or_write_config(path, SETTINGS)  # a tuple is a list in JSON
     with pytest.raises(UserError, match=f"{tmp_path} .*: train.lr was 0.1 and is now 0.2; name another folder"):
-        same_settings(path, SETTINGS | {"train": {"lr": 0.2, "betas": (0.9, 0.95)}})
+        check_or_write_config(path, SETTINGS | {"train": {"lr": 0.2, "betas": (0.9, 0.95)}})
     with pytest.raises(UserError, match="seed was not there and is now 0"):
-        same_settings(path, SETTINGS | {"seed": 0})
+        check_or_write_config(path, SETTINGS | {"seed": 0})
     many = SETTINGS | {f"x{k}": k for k in range(6)}
     with pytest.raises(UserError, match="x3 was not there and is now 3, and 2 more; name"):
-        same_settings(path, many)
+        check_or_write_config(path, many)
     assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["run.json"]
 
 

@@ -32,7 +32,7 @@ from worldmodel.codec.rae import RAE
 from worldmodel.codec.training_stages import EncoderVariant, StageContext, make_variants, train_decoder
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
-from worldmodel.serialization import read_json, same_settings, write_json
+from worldmodel.serialization import check_or_write_config, read_json, write_json
 
 __all__ = ["CodecConfig", "train_codec"]
 
@@ -74,7 +74,7 @@ def train_codec(
             encoder = load_encoder(config.encoder_name, size, config.encoder_input_size, config.encoder_layer)
     run = {"config": dataclasses.asdict(config), "data": data.fingerprint()}
     with locked_folder(out):
-        same_settings(out / "run.json", run)
+        check_or_write_config(out / "run.json", run)
         if (out / "report.json").exists():
             logger.info("%s holds a finished codec", out)
             return freeze(load_codec(out, device)), read_json(out / "report.json", TRAIN)

@@ -37,7 +37,7 @@ SECONDS_TO_SAVE = 60.0
 Validation and saving, which may take longer, need no batches."""
 
 
-class BatchStream:
+class PrefetchingLoader:
     """The packer's batches in order, packed at least one group ahead.
 
     Args:
@@ -92,7 +92,7 @@ class BatchStream:
             self._pending = self._ahead()
         return self._batches.pop(0)
 
-    def __enter__(self) -> "BatchStream":
+    def __enter__(self) -> "PrefetchingLoader":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

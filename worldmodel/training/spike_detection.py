@@ -28,17 +28,17 @@ NAMED = 5
 logger = logging.getLogger(__name__)
 
 
-class Guard:
+class SpikeDetector:
     """Judges each step's loss and gradient norm.
 
     Attributes:
-        progress: the run's; what the guard remembers is in it.
+        progress: the run's; what the spike detector remembers is in it.
     """
 
     def __init__(self, config: TrainConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
 
-    def judge(self, loss: float, norm: float) -> str | None:
+    def check(self, loss: float, norm: float) -> str | None:
         """Why the present batch must not be trained on, in words; None where nothing speaks against it.
 
         Args:

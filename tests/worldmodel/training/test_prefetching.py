@@ -19,7 +19,7 @@ from worldmodel.errors import UserError
 from worldmodel.packing import Packer
 from worldmodel.training import prefetching
 from worldmodel.training.latent_cache import build_latent_cache
-from worldmodel.training.prefetching import BatchStream, FrameEncoder
+from worldmodel.training.prefetching import FrameEncoder, PrefetchingLoader
 
 
 def same(a: PackedBatch, b: PackedBatch) -> bool:
@@ -32,9 +32,9 @@ def test_the_stream_is_the_packer_from_any_step_on(workers: int) -> None:
     plain = toys.packer()
     last = plain.steps_per_group + 8
     for start in (0, 5, plain.steps_per_group + 2) if workers == 0 else (5,):
-        with BatchStream(toys.packer(), start, last, workers) as stream:
+        with PrefetchingLoader(toys.packer(), start, last, workers) as loader:
             for step in range(start, last):
-                assert same(stream.next(), plain.batch(step))
+                assert same(loader.next(), plain.batch(step))
 
 
 class Spoilt(toys.Sentences):
@@ -57,21 +57,21 @@ def spoilt(error: Exception | None) -> Packer:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_mistake_in_the_data_reaches_the_loop_as_it_is(workers: int) -> None:
-    with BatchStream(spoilt(UserError("frame 3 of a.png is broken")), 0, 50, workers) as stream:
+    with PrefetchingLoader(spoilt(UserError("frame 3 of a.png is broken")), 0, 50, workers) as loader:
         with pytest.raises(UserError, match="^frame 3 of a.png is broken$"):
-            stream.next()
+            loader.next()
 
 
 def test_other_failures_of_a_worker_are_one_sentence() -> None:
-    with BatchStream(spoilt(KeyError("colour")), 0, 50, 1) as stream:
+    with PrefetchingLoader(spoilt(KeyError("colour")), 0, 50, 1) as loader:
         with pytest.raises(RuntimeError, match="^a data worker failed: KeyError: 'colour'$"):
-            stream.next()
+            loader.next()
 
 
 def test_a_worker_that_was_killed_is_noticed() -> None:
-    with BatchStream(spoilt(None), 0, 50, 1) as stream:
+    with PrefetchingLoader(spoilt(None), 0, 50, 1) as loader:
         with pytest.raises(UserError, match=r"^a data worker ended without a word.*exited unexpectedly\)$"):
-            stream.next()
+            loader.next()
     assert not multiprocessing.active_children()
 
 
@@ -82,23 +82,23 @@ def send(number: signal.Signals, pid: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_the_workers_to_the_training_process(number: signal.Signals) -> None:
-    with BatchStream(toys.packer(), 0, 200, 1) as stream:
+    with PrefetchingLoader(toys.packer(), 0, 200, 1) as loader:
         wait_for(multiprocessing.active_children, "a worker")
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         send(number, worker.pid)  # while it starts
-        stream.next()
+        loader.next()
         send(number, worker.pid)
         for _ in range(60):
-            stream.next()
+            loader.next()
         assert worker.is_alive()
     wait_for(lambda: not worker.is_alive(), "the end of the worker")
     assert worker.exitcode == 0
 
 
 def test_the_training_process_ends_its_workers_at_once() -> None:
-    with BatchStream(toys.packer(), 0, 200, 1) as stream:
-        stream.next()
+    with PrefetchingLoader(toys.packer(), 0, 200, 1) as loader:
+        loader.next()
         (worker,) = multiprocessing.active_children()
         worker.terminate()
         worker.join(PATIENCE)
@@ -118,8 +118,8 @@ def test_a_worker_that_a_cluster_ends_goes_in_the_end(monkeypatch: pytest.Monkey
 FIRST_STREAM = """
 import multiprocessing, time
 from tests.worldmodel import toys
-from worldmodel.training.prefetching import BatchStream
-with BatchStream(toys.packer(), 0, 200, 1) as stream:
+from worldmodel.training.prefetching import PrefetchingLoader
+with PrefetchingLoader(toys.packer(), 0, 200, 1) as stream:
     while not (workers := multiprocessing.active_children()):
         time.sleep(0.01)
     print(workers[0].pid, flush=True)

@@ -16,53 +16,53 @@ from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.resume import Progress
-from worldmodel.training.spike_detection import Guard, SkippedBatches, read_skipped
+from worldmodel.training.spike_detection import SkippedBatches, SpikeDetector, read_skipped
 
 RULES = TrainConfig(steps=100, warmup_steps=4, spike_window=8, spike_deviations=5, spike_patience=2, spike_recent=6)
 
 
-def after(steps: int, config: TrainConfig = RULES) -> Guard:
+def after(steps: int, config: TrainConfig = RULES) -> SpikeDetector:
     """A guard that has seen so many steps of losses around 2 and norms around 1."""
-    guard = Guard(config, Progress())
+    spikes = SpikeDetector(config, Progress())
     for step in range(steps):
-        guard.progress.step += 1
-        guard.accept(2 + 0.1 * (-1) ** step, 1 + 0.3 * (-1) ** step)
-    return guard
+        spikes.progress.step += 1
+        spikes.accept(2 + 0.1 * (-1) ** step, 1 + 0.3 * (-1) ** step)
+    return spikes
 
 
 def test_what_is_not_finite_is_never_trained_on() -> None:
-    assert after(0).judge(math.nan, 1.0) == "its loss is nan"
-    assert after(0).judge(1.0, math.inf) == "its gradient norm is inf"
-    assert after(0).judge(100.0, 100.0) is None
+    assert after(0).check(math.nan, 1.0) == "its loss is nan"
+    assert after(0).check(1.0, math.inf) == "its gradient norm is inf"
+    assert after(0).check(100.0, 100.0) is None
 
 
 def test_a_spike_stands_out_from_the_steps_before() -> None:
-    guard = after(20)
-    assert guard.judge(2.9, 1.0) is None, "many deviations, but not far above the mean"
-    assert guard.judge(3.1, 1.0) == "its loss is 3.1 where the last 8 steps had 2 +- 0.1"
-    assert guard.judge(2.0, 9.0) is None
-    assert guard.judge(2.0, 12.0) == "its gradient norm is 12 where the last 8 steps had 1 +- 0.3"
-    noisy = Guard(RULES, Progress(step=50, losses=[0.5, 8.0] * 4, norms=[1.0] * 8))
-    assert noisy.judge(20.0, 1.0) is None, "far above the mean, but so are others"
+    spikes = after(20)
+    assert spikes.check(2.9, 1.0) is None, "many deviations, but not far above the mean"
+    assert spikes.check(3.1, 1.0) == "its loss is 3.1 where the last 8 steps had 2 +- 0.1"
+    assert spikes.check(2.0, 9.0) is None
+    assert spikes.check(2.0, 12.0) == "its gradient norm is 12 where the last 8 steps had 1 +- 0.3"
+    noisy = SpikeDetector(RULES, Progress(step=50, losses=[0.5, 8.0] * 4, norms=[1.0] * 8))
+    assert noisy.check(20.0, 1.0) is None, "far above the mean, but so are others"
 
 
 def test_spikes_are_not_looked_for_in_warm_up_or_when_switched_off() -> None:
-    assert after(7).judge(50.0, 1.0) is None, "too little is known"
-    warming = Guard(replace(RULES, warmup_steps=30), after(20).progress)
-    assert warming.judge(50.0, 1.0) is None
-    off = Guard(replace(RULES, spike_deviations=0), after(20).progress)
-    assert off.judge(50.0, 1.0) is None and off.judge(math.nan, 1.0)
+    assert after(7).check(50.0, 1.0) is None, "too little is known"
+    warming = SpikeDetector(replace(RULES, warmup_steps=30), after(20).progress)
+    assert warming.check(50.0, 1.0) is None
+    off = SpikeDetector(replace(RULES, spike_deviations=0), after(20).progress)
+    assert off.check(50.0, 1.0) is None and off.check(math.nan, 1.0)
 
 
 def test_the_weights_are_suspected_when_skips_come_close_together() -> None:
-    guard = after(20)
-    assert not guard.skip()
+    spikes = after(20)
+    assert not spikes.skip()
     for _ in range(6):
-        guard.progress.step += 1
-    assert not guard.skip(), "the other one is long ago"
-    guard.progress.step += 1
-    assert guard.skip()
-    assert guard.progress.skipped == [20, 27, 29] and guard.progress.position == 30
+        spikes.progress.step += 1
+    assert not spikes.skip(), "the other one is long ago"
+    spikes.progress.step += 1
+    assert spikes.skip()
+    assert spikes.progress.skipped == [20, 27, 29] and spikes.progress.position == 30
 
 
 def spoilt(factors: Mapping[int, float], crash_at: int | None = None) -> WorldModel:
