@@ -40,9 +40,9 @@ GROUP_ROWS = 64
 SHORTEST_PIECE = 12
 """Positions of a piece of a split text, at least."""
 
-Piece = tuple[int, int, int]
+Span = tuple[int, int, int]
 """A part of an item: which, from where, up to where."""
-Row = list[tuple[int, Tokens]]
+PackedRow = list[tuple[int, Tokens]]
 """What lies in a row: documents or pieces of texts, each with its index in the mixture."""
 
 
@@ -149,7 +149,7 @@ class Packer:
             )
         return tokens
 
-    def _shard(self, group: int, shard: int) -> list[Row]:
+    def _shard(self, group: int, shard: int) -> list[PackedRow]:
         """The rows of a shard of a group: documents, or pieces of texts, and where in the stream each is from."""
         rows, length = self.shard_rows * self.steps_per_group, self.config.length
         first = (group * self.config.data_shards + shard) * self.documents_per_shard
@@ -162,18 +162,18 @@ class Packer:
             del drawn[-max(1, len(drawn) // 200) :]
         return [[(first + i, drawn[i].part(start, stop)) for i, start, stop in row] for row in packed]
 
-    def _deal(self, rows: list[Row], group: int, shard: int) -> list[list[Row]]:
+    def _deal(self, rows: list[PackedRow], group: int, shard: int) -> list[list[PackedRow]]:
         """Rows for each step of the group: of k rows with about as many frames, each of the k steps gets one."""
         k = self.steps_per_group
         rng = np.random.default_rng([self.mixture.seed, group * self.config.data_shards + shard, 2])
         rows = sorted(rows, key=lambda row: sum(len(tokens.frames) for _, tokens in row))
-        dealt: list[list[Row]] = [[] for _ in range(k)]
+        dealt: list[list[PackedRow]] = [[] for _ in range(k)]
         for start in range(0, len(rows), k):
             for place, row in zip(rng.permutation(k), rows[start : start + k], strict=True):
                 dealt[place].append(row)
         return dealt
 
-    def _collate(self, rows: list[Row]) -> PackedBatch:
+    def _collate(self, rows: list[PackedRow]) -> PackedBatch:
         sources: dict[str, int] = {}
         for index, tokens in (document for row in rows for document in row):
             name = self.mixture.source_name(index)
@@ -183,7 +183,7 @@ class Packer:
         return collate(packed, self.config.length, self.tokenizer.pad_id, self.action_dim, sources, documents)
 
 
-def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Piece]] | None:
+def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Span]] | None:
     """Place every item in a bin: best-fit decreasing, the indivisible ones first; divisible ones are split where they must.
 
     Args:
@@ -195,7 +195,7 @@ def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: i
     Returns:
         The pieces (item, start, stop) of each bin, None when there is no room for all.
     """
-    packed: list[list[Piece]] = [[] for _ in range(rows)]
+    packed: list[list[Span]] = [[] for _ in range(rows)]
     room = [(length, row) for row in range(rows)]  # sorted
     too_long: list[int] = []
     shortest = min(SHORTEST_PIECE, length // 2)

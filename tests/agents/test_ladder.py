@@ -60,22 +60,22 @@ class NoWay(Codec):
 class Still(PointDynamics):
     """Believes that actions do not matter."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        return super().rollout(session, candidates * 0, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        return super().rollout(state, candidates * 0, generator)
 
 
 class Backwards(PointDynamics):
     """Goes the other way."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        return super().rollout(session, -candidates, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        return super().rollout(state, -candidates, generator)
 
 
 class Drifting(PointDynamics):
     """Right one step ahead and lost from there."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        future = super().rollout(session, candidates, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        future = super().rollout(state, candidates, generator)
         future[:, :, 1:] = 2 * torch.rand(future[:, :, 1:].shape, generator=torch.Generator().manual_seed(0)) - 1
         return future
 

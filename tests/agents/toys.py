@@ -111,9 +111,9 @@ class PointDynamics:
     def encode(self, latents: Tensor, actions: Tensor) -> Tensor:
         return latents[:, -1, 0]
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
         moves = candidates.unflatten(-1, (BOUNDS.block, 2)).sum(dim=-2) * SPEED
-        return (session[:, None, None] + moves.cumsum(dim=2))[..., None, :]
+        return (state[:, None, None] + moves.cumsum(dim=2))[..., None, :]
 
 
 def manifest(starts: list[list[float]], goals: list[list[float]], budget: int = 16) -> Manifest:

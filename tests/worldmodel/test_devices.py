@@ -160,8 +160,8 @@ def test_a_dream_takes_latents_and_actions_of_any_device(form: Any, guidance: fl
     rollout = Rollout(on_gpu(toys.model("moe", time=time)), toys.tokenizer(), config, lambda vector: f"action: {vector.sum():+.3f}")
     candidates = torch.zeros(3, 2, 2, 2, device=GPU if time == "adaln" else "cpu")
     with Watch(), torch.no_grad():
-        session = rollout.encode(torch.zeros(3, 2, 4, toys.CHANNELS, device=candidates.device), torch.zeros(3, 1, 2))
-        future = rollout.rollout(session, candidates, torch.Generator())
+        state = rollout.encode(torch.zeros(3, 2, 4, toys.CHANNELS, device=candidates.device), torch.zeros(3, 1, 2))
+        future = rollout.rollout(state, candidates, torch.Generator())
     assert future.shape == (3, 2, 2, 4, toys.CHANNELS) and future.device == GPU
 
 
