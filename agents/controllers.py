@@ -174,7 +174,7 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     """One controller; errors as of `make_controllers`."""
     bounds, mpc = parts.bounds, config.mpc
     if name in ("random", "random_held"):
-        return RandomController(bounds, mpc.replan_every, held=name == "random_held")
+        return RandomController(bounds, mpc.replan_every, action_repeat=name == "random_held")
     if name.startswith("oracle") and not parts.workers.restorable:
         raise UserError(NO_ORACLE.format(env_id=parts.workers.env_id))
     if name == "oracle_true_distance":

@@ -33,10 +33,10 @@ from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts.ablate_metrics import Yardstick, make_yardstick
+from worldmodel.scripts.ablate_metrics import AblationMetrics, make_ablation_metrics
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.experiment_runner import Trials, write_record
+from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
 from worldmodel.scripts.pretrain import PresetFlag, with_seed
 from worldmodel.scripts.system_info import command_line, device_facts, machine
 from worldmodel.serialization import read_json
@@ -117,9 +117,9 @@ def main(config: AblateConfig) -> None:
     data = open_standard(config.data, config.mixture)
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
-    yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
+    metrics = make_ablation_metrics(data, config.dream, config.rollout, config.problems)
     with locked_run_folder(out, record_of(config, data)), stop_on_signals() as stop:
-        runs = run_all(config, data, asked, yardstick, out, stop)
+        runs = run_all(config, data, asked, metrics, out, stop)
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
         return
@@ -183,42 +183,42 @@ def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
 
 
 def run_all(
-    config: AblateConfig, data: StandardData, asked: Sequence[Variant], yardstick: Yardstick, out: Path, stop: threading.Event
+    config: AblateConfig, data: StandardData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
     runs = runs_of(found, path)
-    yardstick.controls.update(found["controls"])
+    metrics.controls.update(found["controls"])
     made_by = [*found.get("made_by", []), origin(config)]
     made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
     if runs:
-        write_results(path, config, runs, yardstick.controls, made_by)  # with the command of today
-    trials: dict[str, Trials] = {}
+        write_results(path, config, runs, metrics.controls, made_by)  # with the command of today
+    runners: dict[str, ExperimentRunner] = {}
     steps, seeds = config.trained.train.steps, ", ".join(map(str, config.seeds))
     missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
     print(f"{len(asked)} variants, seeds {seeds}, {steps} steps each: {len(missing)} of {len(asked) * len(config.seeds)} runs to do")
     with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
         bar.update(bar.total - len(missing))
         for variant, seed in missing:
-            if variant.codec not in trials:
+            if variant.codec not in runners:
                 codec, report = make_codec(config, data, variant.codec, out)
-                tokenizer = next(iter(trials.values())).tokenizer if trials else None
-                trials[variant.codec] = Trials(data, codec, config.vocab_size, tokenizer)
-                yardstick.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
+                tokenizer = next(iter(runners.values())).tokenizer if runners else None
+                runners[variant.codec] = ExperimentRunner(data, codec, config.vocab_size, tokenizer)
+                metrics.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
             if stop.is_set():
                 break
             preset = with_seed(variant.apply(config.trained), seed)
-            result = trials[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
+            result = runners[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
             if not result.finished:
                 break
             trained = from_pretrained(result.checkpoint, choose_device(preset.train.device))
             seconds = read_progress(result.checkpoint).seconds
-            held_out = trials[variant.codec].held_out(preset, config.batches)
-            values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
-            values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]
+            held_out = runners[variant.codec].held_out(preset, config.batches)
+            values = metrics.measure(trained, runners[variant.codec], held_out, config.preset.model.flow, seed)
+            values["codec_psnr"] = metrics.controls[f"codec_psnr_{variant.codec}"]
             runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}
-            write_results(path, config, runs, yardstick.controls, made_by)
+            write_results(path, config, runs, metrics.controls, made_by)
             bar.update()
     return runs
 

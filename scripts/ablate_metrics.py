@@ -1,4 +1,4 @@
-"""What every run of an ablation is measured with: the same held-out clips, the same judge, the same text and problems."""
+"""What every run of an ablation is measured with: the same held-out clips, the same state probe, the same text and problems."""
 
 from dataclasses import dataclass, replace
 
@@ -19,25 +19,25 @@ from worldmodel.flow import FlowConfig
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.codec import column_of, some_of, target_column
-from worldmodel.scripts.experiment_runner import Trials
-from worldmodel.studies.state_probe import Judge
+from worldmodel.scripts.experiment_runner import ExperimentRunner
+from worldmodel.studies.state_probe import StateProbe
 
-JUDGE_FRAMES = 8192
-"""About how many frames the judge is fitted on."""
+STATE_PROBE_FRAMES = 8192
+"""About how many frames the state probe is fitted on."""
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """Built by `make_yardstick`."""
+class AblationMetrics:
+    """Built by `make_ablation_metrics`."""
 
     store: EpisodeStore
     """The file whose held-out episodes are dreamt."""
     held_out: list[int]
-    judge: Judge
+    state_probe: StateProbe
     future: np.ndarray
     """(clips, horizon, f) true variables of the dreamt frames."""
     controls: dict[str, float]
-    """Scores of copying the last frame, and of the judge on true frames."""
+    """Scores of copying the last frame, and of the state probe on true frames."""
     manifest: Manifest | None
     """Planning problems, if any are wanted."""
     block: int
@@ -46,28 +46,28 @@ class Yardstick:
     rollout: RolloutConfig
 
     def measure(
-        self, trained: Pretrained, trials: Trials, batches: dict[str, list[PackedBatch]], flow: FlowConfig, seed: int
+        self, trained: Pretrained, runner: ExperimentRunner, batches: dict[str, list[PackedBatch]], flow: FlowConfig, seed: int
     ) -> dict[str, float]:
         """Everything that is measured of one trained model, by the names of `MEASURES` (ablation.py).
 
         Args:
             trained: the model with its codec and tokenizer.
-            trials: the data that it was trained on.
+            runner: the data that it was trained on.
             batches: held-out ones by modality.
             flow: noise levels that the flow loss is measured at, the baseline's.
             seed: of the planner.
         """
-        model, data = trained.model, trials.data
+        model, data = trained.model, runner.data
         rollout = Rollout(model, trained.tokenizer, self.rollout)
         dream = dream_errors(rollout, trained.codec, self.store, self.held_out, self.block, self.dream)
         learned, shuffled, copied = (dream.pixel[name] for name in ("learned", "shuffled_actions", "copy_last_frame"))
         values = {
             "psnr_1": psnr_of(learned[0][0]),
             "psnr_last": psnr_of(learned[-1][0]),
-            "state_error_1": self.judge.error(dream.dream[:, 0], self.future[:, 0]),
-            "state_error_last": self.judge.error(dream.dream[:, -1], self.future[:, -1]),
+            "state_error_1": self.state_probe.error(dream.dream[:, 0], self.future[:, 0]),
+            "state_error_last": self.state_probe.error(dream.dream[:, -1], self.future[:, -1]),
             "action_sensitivity": shuffled[-1][0] / learned[-1][0],
-            "flow_loss": trials.losses(model, batches, flow=flow)["vision"],
+            "flow_loss": runner.losses(model, batches, flow=flow)["vision"],
             "active_parameters": float(parameter_counts(model.config).active),
         }
         if data.held_out_texts:
@@ -81,8 +81,8 @@ class Yardstick:
         return values
 
 
-def make_yardstick(data: StandardData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> Yardstick:
-    """The file whose held-out episodes are dreamt, its judge, and the problems.
+def make_ablation_metrics(data: StandardData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> AblationMetrics:
+    """The file whose held-out episodes are dreamt, its state probe, and the problems.
 
     Args:
         data: opened files.
@@ -109,9 +109,9 @@ def make_yardstick(data: StandardData, dream: DreamConfig, rollout: RolloutConfi
     column = target_column(store)
     if column is None:
         raise UserError(f"{store.path} has no true variables to judge dreams by; collect it with worldmodel collect")
-    kept = some_of(train, JUDGE_FRAMES / max(1, store.num_frames))
+    kept = some_of(train, STATE_PROBE_FRAMES / max(1, store.num_frames))
     episode = np.repeat(kept, store.lengths[kept] + 1)
-    judge = Judge(store.frames(store.frame_rows(kept)), column_of(store, column, kept), episode)
+    state_probe = StateProbe(store.frames(store.frame_rows(kept)), column_of(store, column, kept), episode)
     rng = np.random.default_rng(dream.seed)
     sampler = ClipSampler(store, held_out, steps, block)
     clips = [sampler.draw(rng) for _ in range(dream.clips)]  # the same as in dream_errors
@@ -122,7 +122,7 @@ def make_yardstick(data: StandardData, dream: DreamConfig, rollout: RolloutConfi
     last = truth[:, dream.context - 1]
     controls = {}
     for name, h in (("1", 0), ("last", -1)):
-        controls[f"state_error_{name} of true frames"] = judge.error(truth[:, dream.context :][:, h], future[:, h])
-        controls[f"state_error_{name} of copying"] = judge.error(last, future[:, h])
+        controls[f"state_error_{name} of true frames"] = state_probe.error(truth[:, dream.context :][:, h], future[:, h])
+        controls[f"state_error_{name} of copying"] = state_probe.error(last, future[:, h])
     manifest = make_manifest(store, held_out, store.path.name, ManifestConfig(problems=problems)) if problems else None
-    return Yardstick(store, list(held_out), judge, future, controls, manifest, block, dream, rollout)
+    return AblationMetrics(store, list(held_out), state_probe, future, controls, manifest, block, dream, rollout)

@@ -28,7 +28,7 @@ from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decod
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.system_info import command_line, machine
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
@@ -106,14 +106,14 @@ def main(config: BenchmarkConfig) -> None:
         print(f"\nwrote {config.out}")
 
 
-def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """The tables of what is asked for, one after the other; `machine` gets what is known of it on the way."""
     if config.what == "train":
         from worldmodel.scripts.benchmark_training import training_tables  # torch, which the other benchmarks need not wait for
 
         yield from training_tables(config, machine)
         return
-    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[Row]]]] = {
+    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[BenchmarkRow]]]] = {
         "envs": {"drawing": drawing, "collecting": collecting},
         "data": {"reading": reading, "waiting": waiting},
         "demonstrators": {"demonstrators": demonstrators},
@@ -130,7 +130,7 @@ def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
     return facts
 
 
-def drawing(config: BenchmarkConfig) -> Iterator[Row]:
+def drawing(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """A row for each task and size: step and draw with the preset, and with MuJoCo's stock settings."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="drawing", disable=None):
@@ -138,7 +138,7 @@ def drawing(config: BenchmarkConfig) -> Iterator[Row]:
         yield row_of(task, size, "fast", rates["fast"], "MuJoCo's default", rates["full"])
 
 
-def collecting(config: BenchmarkConfig) -> Iterator[Row]:
+def collecting(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """A row for each task: frames/s into a file, beside a bare loop, and beside a peer where one is installed."""
     size = config.image_sizes[0]
     for task in tqdm(config.tasks, unit="task", desc="collecting", disable=None):
@@ -150,7 +150,7 @@ def collecting(config: BenchmarkConfig) -> Iterator[Row]:
             yield row_of(task, size, "collect", peer["collect"], f"{PEER_TASKS[task]} World.collect", peer["peer"])
 
 
-def reading(config: BenchmarkConfig) -> Iterator[Row]:
+def reading(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """A row for each way to read each file: ours, and a peer's where one is installed; all ways of a case take turns."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="data", disable=None):
@@ -160,7 +160,7 @@ def reading(config: BenchmarkConfig) -> Iterator[Row]:
                 yield {"task": task, "px": size} | row
 
 
-def waiting(config: BenchmarkConfig) -> Iterator[Row]:
+def waiting(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """A row for each number of processes that pack: what a training step waits."""
     from worldmodel.presets import tiny  # torch, which the other benchmarks need not wait for
     from worldmodel.scripts.benchmark_waiting import waiting_rows
@@ -169,7 +169,7 @@ def waiting(config: BenchmarkConfig) -> Iterator[Row]:
         yield from waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers], tiny())
 
 
-def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:
+def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> BenchmarkRow:
     """One comparison."""
     return {
         "task": task,
@@ -184,11 +184,11 @@ def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other
     }
 
 
-def demonstrators(config: BenchmarkConfig) -> Iterator[Row]:
+def demonstrators(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """A row for each task: how many seeds the demonstrator and random actions solve."""
     for env_id in tqdm(config.tasks, unit="task", desc="demonstrators", disable=None):
         task = make_task(env_id)
-        row: Row = {"task": env_id, "seeds": config.seeds}
+        row: BenchmarkRow = {"task": env_id, "seeds": config.seeds}
         for label, options in (("", {}), (", all factors", {"variation": "all"})):
             for name, policy_of in (("demonstrator", task.demonstrator), ("random", random_policy(len(task.action_names)))):
                 row[name + label] = sum(solves(task, policy_of, seed, options) for seed in range(config.seeds))

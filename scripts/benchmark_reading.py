@@ -13,11 +13,11 @@ from worldmodel.datasets.collection.reference_library import PEER_FORMATS, write
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loading_speed import BATCH, measure, reading_sides, stored_bytes, write_files
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 PEER = "stable-worldmodel "
 
 
-def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[Row]:
+def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[BenchmarkRow]:
     """Records episodes, and reads them in every way.
 
     Returns:
@@ -40,10 +40,10 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
     def times(way: tuple[str, str, int], other: tuple[str, str, int]) -> float | None:
         return found[way].median / found[other].median if other in found and way != other else None
 
-    rows: list[Row] = []
+    rows: list[BenchmarkRow] = []
     for way in ways:
         name, reader, workers = way
-        row: Row = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
+        row: BenchmarkRow = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
         row |= {"clips/s": found[way].median, "range": found[way].spread}
         row |= {f"x {other}": times(way, (name, other, 0)) for other in ("in order", "read")}
         peers = {peer: (PEER + peer, "DataLoader", workers) for peer in PEER_FORMATS}

@@ -38,8 +38,8 @@ BATCHES = 4
 NOISY = 0.25
 """Quartiles of a ratio that lie so far apart, as a share of it, say that a CPU was busy: nothing is reported."""
 
-Row = dict[str, Any]
-Kind = Literal["dense", "moe"]
+BenchmarkRow = dict[str, Any]
+Sparsity = Literal["dense", "moe"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Training:
         """As `auto` does: on a GPU."""
         return self.device.type == "cuda" and not missing_compiler(self.device)
 
-    def model(self, kind: Kind, attention: Backend = "auto") -> ModelConfig:
+    def model(self, kind: Sparsity, attention: Backend = "auto") -> ModelConfig:
         """The preset's model with one feed-forward for all tokens, or with experts of which a token visits equally much."""
         grid = (4, 4) if self.preset.model.trunk.width < 384 else (8, 8)  # 64 pixels in patches of 16, 128 pixels
         trunk = self.preset.model.trunk
@@ -232,7 +232,7 @@ class Training:
         """On the CPU."""
         return made_up_batches(self.model("dense"), self.preset.train.packing, BATCHES)
 
-    def step(self, kind: Kind, attention: Backend = "auto", **options: Any) -> Step:
+    def step(self, kind: Sparsity, attention: Backend = "auto", **options: Any) -> Step:
         """A model and its optimizer; `optimizer`, `dtype` and `compiled` differ from the run's where they are given."""
         train = replace(self.preset.train, optimizer=options.get("optimizer", "adamw"))
         dtype, compiled = options.get("dtype", self.dtype), options.get("compiled", self.compiled)
@@ -242,9 +242,9 @@ class Training:
         """Seconds per call of each side, one number a round."""
         return take_turns(sides, self.rounds, self.seconds, self.device)
 
-    def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> Row:
+    def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> BenchmarkRow:
         """One ratio beside its target, such as ">= 0.5"; None where it cannot be measured, for the reason in the note."""
-        row: Row = {"ratio": name, "median": None, "quartiles": None, "target": target, "reached": "", "note": note}
+        row: BenchmarkRow = {"ratio": name, "median": None, "quartiles": None, "target": target, "reached": "", "note": note}
         if found is None:
             return row
         row["quartiles"] = found.quartiles

@@ -34,7 +34,7 @@ HELD_OUT_KINDS = {"language": ("text",), "vision": ("transition", "action video"
 """Sources that each held-out loss is measured on."""
 
 
-class Trials:
+class ExperimentRunner:
     """Runs of different models on the same mixture, codec and tokenizer.
 
     Args:

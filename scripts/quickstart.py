@@ -25,7 +25,7 @@ from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
-from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report
+from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
 from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, from_pretrained, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
@@ -121,7 +121,7 @@ class Results:
     manifest: Manifest
     scores: list[Score]
     goals: np.ndarray
-    rungs: list[ladder.Row]
+    rungs: list[ladder.LadderRow]
     seconds: dict[str, float]
 
 
@@ -334,10 +334,10 @@ def language_sections(results: Results) -> list[Section]:
     ]
     text = results.text
     return [
-        Row("Pictures drawn for captions", [Picture("", pixels, caption) for caption, pixels in results.drawn.items()]),
+        SectionRow("Pictures drawn for captions", [Picture("", pixels, caption) for caption, pixels in results.drawn.items()]),
         Table("What the model says of held-out frames", ("true", "said", "asked", "answered"), captions),
         Table("Share of right answers", ("what", "right", "95 % interval", "chance"), accuracies),
-        Text(
+        TextSection(
             "Text",
             "\n\n".join(f"{prompt}|{said}" for prompt, said in results.continued.items())
             + f"\n\nHeld-out text: {text.model:.3f} bits per byte; a unigram model {text.unigram:.3f}.",

@@ -109,10 +109,10 @@ class Rollout:
         latents, actions = latents.to(self.device), self._where_used(actions)
         if self.model.config.references:
             return Window(tuple(latents[:, -1 - i] for i in range(min(t, self.model.config.references))))
-        decoding = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
+        state = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
         if self.config.guidance != 1:
-            decoding.unconditional = self._read(latents, [])
-        return decoding
+            state.unconditional = self._read(latents, [])
+        return state
 
     def _read(self, latents: Tensor, actions: Sequence[BatchSegment]) -> DecodingState:
         """A decoding state that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
@@ -123,9 +123,9 @@ class Rollout:
                 segments.append(actions[step - 1])
             segments += [self._special(self.tokenizer.boi_id, b), FrameSegment(latents[:, step], 1.0)]
             segments.append(self._special(self.tokenizer.eoi_id, b))
-        decoding = DecodingState.start(self.model, b, size(segments, self.model.config.frame_tokens))
-        decoding.append(segments, commit=len(segments))
-        return decoding
+        state = DecodingState.start(self.model, b, size(segments, self.model.config.frame_tokens))
+        state.append(segments, commit=len(segments))
+        return state
 
     @torch.no_grad()
     def rollout(self, state: DecodingState | Window, candidates: Tensor, generator: torch.Generator) -> Tensor:
@@ -174,17 +174,17 @@ class Rollout:
             before = (future[-1], *kept)
         return rearrange(torch.stack(future, 1), "(b s) h l c -> b s h l c", s=s)
 
-    def _rollout(self, decoding: DecodingState, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
+    def _rollout(self, state: DecodingState, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
         b, s, h, _ = candidates.shape
         sequences = b * s
         actions = [self._action(rearrange(candidates[:, :, i], "b s a -> (b s) a")) for i in range(h)]
         boi, eoi = (self._special(i, sequences) for i in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         p = self.model.config.frame_tokens
-        states = [decoding.share(s, sum(size([a], p) + p + 2 for a in actions), rows)]
+        states = [state.share(s, sum(size([a], p) + p + 2 for a in actions), rows)]
         if self.config.guidance != 1:
-            if decoding.unconditional is None:
+            if state.unconditional is None:
                 raise ValueError("guidance needs a decoding state that was encoded with guidance")
-            states.append(decoding.unconditional.share(s, h * (p + 2), rows))
+            states.append(state.unconditional.share(s, h * (p + 2), rows))
         frames: list[Tensor] = []
         for i in range(h):
             seen: list[BatchSegment] = [FrameSegment(frames[-1], 1.0), eoi] if frames else []
@@ -232,9 +232,9 @@ def denoise_frame(
     def velocity(z: Tensor, t: float) -> Tensor:
         times = torch.full((len(z),), t, device=z.device)
         found = []
-        for decoding, segments in zip(states, pending, strict=True):
+        for state, segments in zip(states, pending, strict=True):
             frame = FrameSegment(z, t, beside)
-            hidden = decoding.append([*segments, frame], commit=len(segments))[-1]
+            hidden = state.append([*segments, frame], commit=len(segments))[-1]
             segments.clear()
             assert frame.seen is not None, "it has just been appended"
             found.append(model.denoise(hidden, z, times, frame.seen))

@@ -57,7 +57,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
     del trained[:]
     assert ablation("shift", "--seeds", "0") == 0
     assert trained == ["rae_modality_x_shift-off_seed0"], "the baseline is shared"
-    assert "(one seed, no interval)  cannot be told" in capsys.readouterr().out
+    assert "(one seed, no interval)  inconclusive" in capsys.readouterr().out
     assert [each["command"].split()[:2] for each in json.loads(results.read_text())["made_by"]]
 
 

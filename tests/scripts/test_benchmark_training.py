@@ -12,7 +12,7 @@ from worldmodel import presets
 from worldmodel.flops import Uses, training_flops
 from worldmodel.scripts import benchmark_steps, benchmark_training
 from worldmodel.scripts.benchmark_checks import relative_error
-from worldmodel.scripts.benchmark_steps import Ratio, Row, Training, made_up_batches, ratio, take_turns
+from worldmodel.scripts.benchmark_steps import BenchmarkRow, Ratio, Training, made_up_batches, ratio, take_turns
 from worldmodel.scripts.cli import run
 
 CPU = torch.device("cpu")
@@ -56,11 +56,11 @@ def test_tables_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def fails(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         yield "attention", [run.row("before", Ratio((1.0,)))]
         raise torch.OutOfMemoryError("no\nmemory")
 
-    def works(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def works(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         yield "attention", [run.row("after", Ratio((2.0,)))]
 
     monkeypatch.setattr(benchmark_training, "attention", fails)
@@ -78,7 +78,7 @@ def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
 def test_float32_products_go_where_training_sends_them(onednn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, found = torch.backends.mkldnn.matmul.fp32_precision, []
 
-    def look(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def look(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         found.append(torch.backends.mkldnn.matmul.fp32_precision)
         yield from ()
 

@@ -30,7 +30,7 @@ from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
 from worldmodel.scripts import ablate_metrics, diagnose, dream, experts, pretrain
 from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.experiment_runner import Trials
+from worldmodel.scripts.experiment_runner import ExperimentRunner
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
 from worldmodel.unseen import trained_on
@@ -125,7 +125,7 @@ def test_a_codec_that_saw_held_out_episodes_is_told_of_before_training(
     pretrained_with(data, preset, monkeypatch, tmp_path, codec)
     assert "the codec was trained on 3 of the 3 episodes that are held out here" in caplog.text
     caplog.clear()
-    Trials(data, codec, 400, toys.tokenizer())
+    ExperimentRunner(data, codec, 400, toys.tokenizer())
     assert "the codec was trained on 3 of the 3 episodes" in caplog.text
 
 
@@ -151,7 +151,7 @@ def batches_of(batches: Iterable[PackedBatch]) -> tuple[set[int], set[str]]:
 
 def test_trials_measure_on_held_out_sources(data: StandardData, preset: Preset) -> None:
     data = replace(data, parts=data.parts)
-    held_out = Trials(data, toys.codec(), 400, toys.tokenizer()).held_out(preset, 1)
+    held_out = ExperimentRunner(data, toys.codec(), 400, toys.tokenizer()).held_out(preset, 1)
     seen, _ = batches_of(held_out["vision"])
     assert seen and seen <= set(data.held_out_episodes[0])
     _, read = batches_of(held_out["language"])
@@ -188,8 +188,8 @@ def test_the_yardstick_dreams_held_out_episodes_and_its_judge_is_fitted_on_train
         def error(self, frames: np.ndarray, features: np.ndarray) -> float:
             return 0.0
 
-    monkeypatch.setattr(ablate_metrics, "Judge", Watched)
-    made = ablate_metrics.make_yardstick(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
+    monkeypatch.setattr(ablate_metrics, "StateProbe", Watched)
+    made = ablate_metrics.make_ablation_metrics(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
     assert made.held_out == data.held_out_episodes[0]
     assert of_episodes(fitted[0]) == set(data.train_episodes[0])
 
@@ -231,7 +231,7 @@ def test_a_model_step_is_as_many_actions_as_fit_its_numbers() -> None:
 
 
 def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -> None:
-    trials = Trials(data, toys.codec(), 400, toys.tokenizer())
+    runner = ExperimentRunner(data, toys.codec(), 400, toys.tokenizer())
     batch = toys.pack([toys.action_video(np.random.default_rng(0))], [(Text("one two three"),)])
     times: list[torch.Tensor] = []
 
@@ -247,12 +247,12 @@ def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -
 
     batches = {"language": [batch], "vision": [batch]}
     for shift in (1.0, 9.0):
-        trials.losses(model(shift), batches, flow=FlowConfig(shift=4.0))
-    trials.losses(model(9.0), batches)
+        runner.losses(model(shift), batches, flow=FlowConfig(shift=4.0))
+    runner.losses(model(9.0), batches)
     assert torch.equal(times[1], times[3]) and not torch.equal(times[3], times[5])
     expected = sample_time(len(batch.frames), 4.0, True, torch.Generator().manual_seed(0))
     assert torch.equal(times[1][~batch.clean], expected[~batch.clean]) and (times[1][batch.clean] == 1).all()
-    trials.losses(model(1.0), batches, flow=FlowConfig(shift=4.0, noise_share=1.0))
+    runner.losses(model(1.0), batches, flow=FlowConfig(shift=4.0, noise_share=1.0))
     assert (times[7][~batch.clean] == 0).all() and (times[7][batch.clean] == 1).all(), "frames that are noise alone, by their share"
 
 
@@ -265,7 +265,7 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     frames = np.arange(3, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 1, 1, 3), np.uint8)
     monkeypatch.setattr(ablate_metrics, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
     future = 100.0 * np.arange(3)[None, :, None] * np.ones((2, 1, 1))
-    judge: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
+    state_probe: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
     asked: list[tuple[Any, Any]] = []
 
     def losses(model: Any, batches: Any, flow: Any = None) -> dict[str, float]:
@@ -273,10 +273,10 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
         return {"vision": 0.7, "language": 5.0}
 
     flow = FlowConfig(shift=3.0)
-    trials: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
-    made = ablate_metrics.Yardstick(None, [], judge, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
+    runner: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
+    made = ablate_metrics.AblationMetrics(None, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
     trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None)
-    values = made.measure(trained, trials, {"vision": []}, flow, 0)
+    values = made.measure(trained, runner, {"vision": []}, flow, 0)
     assert values["psnr_1"] == psnr_of(0.01) and values["psnr_last"] == psnr_of(0.04)
     assert values["action_sensitivity"] == pytest.approx(2.5)
     assert values["state_error_1"] == 0 and values["state_error_last"] == 2 + 200

@@ -1,4 +1,4 @@
-"""A judge that reads the true state off a picture and knows no codec: the same yardstick for dreams of every codec.
+"""A state probe that reads the true state off a picture and knows no codec: the same measure for dreams of every codec.
 
 Ridge regression from two small pictures: 8 x 8 colours, and 16 x 16 of how far the frame is from the median picture, brought to a
 sum of 1. The latter is where things are, whatever their colour and size. Fitted on true frames of training episodes; on held-out
@@ -21,7 +21,7 @@ MEDIAN_FRAMES = 1024
 """Evenly spread frames that the median picture is taken of."""
 
 
-class Judge:
+class StateProbe:
     """Fitted on frames whose state is known.
 
     Args:
