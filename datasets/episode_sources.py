@@ -33,7 +33,7 @@ _TEXTS = {
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingEpisodes:
     """An episode file and what may be trained on."""
 
     store: EpisodeStore
@@ -43,7 +43,7 @@ class Training:
     """Those of them that keep their actions, where the others lose theirs; None: nothing is said about it."""
 
 
-def lacks(training: Training, kind: str) -> str | None:
+def missing_columns(training: TrainingEpisodes, kind: str) -> str | None:
     """What a file lacks to give documents of a kind, in words; None if it can give them."""
     store = training.store
     if kind in ACTION_KINDS and not store.has_actions:
@@ -56,7 +56,7 @@ def lacks(training: Training, kind: str) -> str | None:
     return None
 
 
-def episode_source(training: Training, entry: Entry, action_block: int, shift: int = 0) -> Source | None:
+def episode_source(training: TrainingEpisodes, entry: Entry, action_block: int, shift: int = 0) -> Source | None:
     """The documents of one file; None when its episodes are all on the other side of `with_actions`.
 
     `shift` is in pixels, see `MixtureConfig`.

@@ -14,7 +14,7 @@ from worldmodel.datasets.mixture_stats import Part, as_text
 from worldmodel.datasets.outputs import check_output, write_output
 from worldmodel.datasets.recipe import recipe_path
 from worldmodel.datasets.shuffle import seeded_key, shuffled
-from worldmodel.datasets.training_data import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 
 
@@ -63,7 +63,7 @@ def show(config: MixConfig) -> str:
         return recipe_path(config.print_recipe).read_text("utf8").rstrip()
     check_output(config.out, (".html",), [*config.data, *filter(None, [config.tokenizer])], config.overwrite)
     measure, unit = measure_of(config)
-    data = open_standard(config.data, config.mixture)
+    data = open_training_data(config.data, config.mixture)
     mixture = Mixture(data.sources(), config.seed, measure)
     table = data.report(mixture, config.drawn, measure)
     samples = {part.source.name: list(sample(part, config.documents, seeded_key(config.seed, k))) for k, part in enumerate(data.parts)}

@@ -22,7 +22,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class MixtureStats:
     """One source among the first documents of a mixture."""
 
     source: str
@@ -44,7 +44,9 @@ HEADERS = ("source", "kind", "items", "asked", "drawn", "epochs", "licence")
 """Of the columns of `as_rows`."""
 
 
-def drawn(parts: Sequence[Part], mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
+def mixture_stats(
+    parts: Sequence[Part], mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None
+) -> list[MixtureStats]:
     """What the first documents of a mixture are.
 
     Args:
@@ -65,7 +67,7 @@ def drawn(parts: Sequence[Part], mixture: Mixture, documents: int, measure: Call
     total, asked = sum(tokens.values()), sum(part.weight for part in parts)
     epochs = mixture.epochs(documents)
     return [
-        Drawn(
+        MixtureStats(
             source=part.source.name,
             kind=part.kind,
             licence=part.licence,
@@ -79,7 +81,7 @@ def drawn(parts: Sequence[Part], mixture: Mixture, documents: int, measure: Call
     ]
 
 
-def as_rows(table: Sequence[Drawn]) -> list[list[str]]:
+def as_rows(table: Sequence[MixtureStats]) -> list[list[str]]:
     """Cells to print, a row per source."""
     return [
         [each.source, each.kind, f"{each.items:,}", f"{each.asked:.2%}", f"{each.share:.2%}", f"{each.epochs:.3g}", each.licence]
@@ -87,7 +89,7 @@ def as_rows(table: Sequence[Drawn]) -> list[list[str]]:
     ]
 
 
-def as_text(table: Sequence[Drawn], shares: str = "drawn") -> str:
+def as_text(table: Sequence[MixtureStats], shares: str = "drawn") -> str:
     """The rows as a table of plain text, `shares` above those drawn; the last column stands to the left."""
     rows = [[shares if name == "drawn" else name for name in HEADERS], *as_rows(table)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]

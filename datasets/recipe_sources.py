@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from worldmodel.datasets.episode_sources import Training, episode_source, keep_actions, lacks
+from worldmodel.datasets.episode_sources import TrainingEpisodes, episode_source, keep_actions, missing_columns
 from worldmodel.datasets.episodes.inspection import short_licence
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture_stats import Part
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSource:
     """One source of a mixture, and what of it is held out."""
 
     part: Part
@@ -67,7 +67,7 @@ def choose_episodes(
     actions: float | None,
     action_block: int,
     seed: int,
-) -> list[Training]:
+) -> list[TrainingEpisodes]:
     """What may be trained on of each file, and which of its episodes keep their actions.
 
     Args:
@@ -78,7 +78,7 @@ def choose_episodes(
         action_block: environment actions per model step.
         seed: of the choice.
     """
-    trainings = [Training(store, list(of_store)) for store, of_store in zip(stores, episodes, strict=True)]
+    trainings = [TrainingEpisodes(store, list(of_store)) for store, of_store in zip(stores, episodes, strict=True)]
     if actions is None:
         return trainings
     chosen = []
@@ -92,13 +92,13 @@ def choose_episodes(
     return chosen
 
 
-def files_of(entry: Entry, trainings: Sequence[Training]) -> list[Training]:
+def files_of(entry: Entry, trainings: Sequence[TrainingEpisodes]) -> list[TrainingEpisodes]:
     """The files that an entry may draw from."""
     named = {path.resolve() for path in entry.files}
     return [each for each in trainings if not named or each.store.path.resolve() in named]
 
 
-def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entry]:
+def available(entries: Sequence[Entry], trainings: Sequence[TrainingEpisodes]) -> list[Entry]:
     """The entries that there is data for; logs what is left out.
 
     Raises:
@@ -109,7 +109,7 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
     without_actions = 0.0  # the default shares of what needs actions, when no file has any
     for entry in entries:
         files = files_of(entry, trainings) if entry.kind in EPISODE_KINDS else []
-        missing = {each.store.path: what for each in files if (what := lacks(each, entry.kind))}
+        missing = {each.store.path: what for each in files if (what := missing_columns(each, entry.kind))}
         for path, what in missing.items():
             lost.setdefault(path, {})[entry.kind] = what
         if len(missing) < len(files) or not files:
@@ -133,14 +133,14 @@ def served(entries: Sequence[Entry], trainings: Sequence[Training]) -> list[Entr
 
 def open_entry(
     entry: Entry,
-    trainings: Sequence[Training],
+    trainings: Sequence[TrainingEpisodes],
     image_size: int,
     action_block: int,
     held_out: float,
     seed: int,
     unseen: Sequence[Sequence[int]] = (),
     shift: int = 0,
-) -> Opened:
+) -> OpenedSource:
     """Opens one source.
 
     Args:
@@ -163,29 +163,29 @@ def open_entry(
                 licences = [corpus.licence for corpus in corpora]
                 texts = [TextSource(corpus.train, name=entry.name) for corpus in corpora]
                 kept = [TextSource(corpus.held_out, name=entry.name) for corpus in corpora if len(corpus.held_out)]
-                return Opened(_part(entry, texts, licences), corpora=corpora, held_out=_held_out(entry, kept, licences))
+                return OpenedSource(_part(entry, texts, licences), corpora=corpora, held_out=_held_out(entry, kept, licences))
             case "pairs":
                 pairs = [open_pairs(source, image_size, entry.fit) for source in entry.pairs]
                 split = [each.split(held_out, seed) for each in pairs]
                 licences = [each.licence for each in pairs]
                 pictures = [ImagePairSource(train, entry.direction, entry.name) for train, _ in split]
                 shown = [ImagePairSource(rest, entry.direction, entry.name) for _, rest in split if len(rest)]
-                return Opened(_part(entry, pictures, licences), pictures=split, held_out=_held_out(entry, shown, licences))
+                return OpenedSource(_part(entry, pictures, licences), pictures=split, held_out=_held_out(entry, shown, licences))
             case _:
-                able = [each for each in files_of(entry, trainings) if not lacks(each, entry.kind)]
+                able = [each for each in files_of(entry, trainings) if not missing_columns(each, entry.kind)]
                 found = [(each, episode_source(each, entry, action_block, shift)) for each in able]
                 sources = [source for _, source in found if source is not None]
                 licences = [short_licence(each.store.meta) for each, source in found if source is not None]
                 rest = dict(zip([each.store.path for each in trainings], unseen, strict=False))
-                tests = [_unseen(Training(each.store, rest.get(each.store.path, ())), entry, action_block) for each in able]
-                return Opened(_part(entry, sources, licences), held_out=_held_out(entry, [s for s in tests if s], licences))
+                tests = [_unseen(TrainingEpisodes(each.store, rest.get(each.store.path, ())), entry, action_block) for each in able]
+                return OpenedSource(_part(entry, sources, licences), held_out=_held_out(entry, [s for s in tests if s], licences))
     except UserError as error:
         raise UserError(f"{entry.where}: {error}" if entry.where else str(error)) from error
 
 
-def _unseen(kept: Training, entry: Entry, action_block: int) -> Source | None:
+def _unseen(kept: TrainingEpisodes, entry: Entry, action_block: int) -> Source | None:
     """The documents of a file's held-out episodes; None where these give none, being too few or too short."""
-    if not kept.episodes or lacks(kept, entry.kind):
+    if not kept.episodes or missing_columns(kept, entry.kind):
         return None
     try:
         return episode_source(kept, entry, action_block)

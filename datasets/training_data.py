@@ -16,10 +16,10 @@ from worldmodel.datasets.documents import Document
 from worldmodel.datasets.episode_sources import share_actions
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.mixture_stats import Drawn, Part, drawn
+from worldmodel.datasets.mixture_stats import MixtureStats, Part, mixture_stats
 from worldmodel.datasets.pictures.pairs import Pairs
 from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
-from worldmodel.datasets.recipe_sources import choose_episodes, open_entry, open_stores, served
+from worldmodel.datasets.recipe_sources import available, choose_episodes, open_entry, open_stores
 from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
 from worldmodel.datasets.texts.corpus import Corpus
@@ -28,7 +28,7 @@ from worldmodel.errors import UserError
 TOKENIZER_CHARACTERS = 16 * 2**20
 """Characters of the corpora, and as many of the pictures' captions, that a tokenizer is trained on at most."""
 HELD_OUT_TEXTS = 128
-"""Held-out pieces of text kept at hand."""
+"""Held-out chunks of text kept at hand."""
 IMAGE_SIZE = 64
 """Of pictures when there is no episode file to say it."""
 SHARES = {
@@ -185,8 +185,8 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class StandardData:
-    """Opened files and packages with their splits."""
+class TrainingData:
+    """OpenedSource files and packages with their splits."""
 
     stores: list[EpisodeStore]
     train_episodes: list[list[int]]
@@ -197,7 +197,7 @@ class StandardData:
     """Training sources with their kinds, licences and weights."""
     corpora: list[Corpus] = field(repr=False)
     held_out_texts: list[str] = field(repr=False)
-    """A sample of the corpora's held-out pieces."""
+    """A sample of the corpora's held-out chunks."""
     train_pictures: Pictures | None
     held_out_pictures: Pictures | None
     config: MixtureConfig
@@ -212,9 +212,9 @@ class StandardData:
         """Training sources with their shares of the tokens, for a `Mixture`."""
         return [(part.source, part.weight) for part in self.parts]
 
-    def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[Drawn]:
+    def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[MixtureStats]:
         """What the first documents of a mixture of `sources()` are; see `worldmodel.datasets.mixture_stats`."""
-        return drawn(self.parts, mixture, documents, measure)
+        return mixture_stats(self.parts, mixture, documents, measure)
 
     def description(self) -> list[dict[str, Any]]:
         """What was opened, as JSON values, for the card of what is trained on it."""
@@ -254,7 +254,7 @@ class StandardData:
         return texts
 
 
-def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int = IMAGE_SIZE) -> StandardData:
+def open_training_data(paths: Sequence[Path], config: MixtureConfig, image_size: int = IMAGE_SIZE) -> TrainingData:
     """Open the episode files and the text and pictures that the mixture needs, and split them.
 
     Nothing large is kept in memory but files of few frames. A default share that no file can serve goes to the others, with a
@@ -277,12 +277,12 @@ def open_standard(paths: Sequence[Path], config: MixtureConfig, image_size: int 
     unseen = [list(held_out) for _, held_out in splits]
     opened = [
         open_entry(entry, trainings, size, config.action_block, config.held_out, config.split_seed, unseen, config.shift)
-        for entry in served(entries, trainings)
+        for entry in available(entries, trainings)
     ]
     corpora = [corpus for each in opened for corpus in each.corpora]
     pictures = [split for each in opened for split in each.pictures]
     of_each = HELD_OUT_TEXTS // max(1, len(corpora))
-    return StandardData(
+    return TrainingData(
         stores,
         train,
         unseen,

@@ -25,7 +25,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
 from worldmodel.home import runs_dir
@@ -114,7 +114,7 @@ def main(config: AblateConfig) -> None:
         report(out / "results.json", config.comparisons)
         return
     choose_device(config.preset.train.device)
-    data = open_standard(config.data, config.mixture)
+    data = open_training_data(config.data, config.mixture)
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
     metrics = make_ablation_metrics(data, config.dream, config.rollout, config.problems)
@@ -175,7 +175,7 @@ def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
             raise UserError(f"codec {kind}: {error}") from None
 
 
-def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
+def record_of(config: AblateConfig, data: TrainingData) -> dict[str, Any]:
     """What all runs of a folder have in common; comparisons and seeds may be added."""
     common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "seeds", "mixture")}
     record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
@@ -183,7 +183,7 @@ def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
 
 
 def run_all(
-    config: AblateConfig, data: StandardData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
+    config: AblateConfig, data: TrainingData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Measures of all runs of the folder; those that were asked for are made unless told to stop."""
     path = out / "results.json"
@@ -223,7 +223,7 @@ def run_all(
     return runs
 
 
-def make_codec(config: AblateConfig, data: StandardData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
+def make_codec(config: AblateConfig, data: TrainingData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
     """The codec of a kind, trained once for all seeds; a pretrained encoder is for the kind rae alone."""
     wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))

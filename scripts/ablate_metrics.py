@@ -11,7 +11,7 @@ from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
-from worldmodel.datasets.training_data import StandardData
+from worldmodel.datasets.training_data import TrainingData
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts
@@ -81,7 +81,7 @@ class AblationMetrics:
         return values
 
 
-def make_ablation_metrics(data: StandardData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> AblationMetrics:
+def make_ablation_metrics(data: TrainingData, dream: DreamConfig, rollout: RolloutConfig, problems: int) -> AblationMetrics:
     """The file whose held-out episodes are dreamt, its state probe, and the problems.
 
     Args:

@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.reference_library import PEER_TASKS, peer_installed, peer_rates
+from worldmodel.datasets.collection.reference_library import REFERENCE_TASKS, reference_installed, reference_rates
 from worldmodel.datasets.collection.throughput import Rates, collecting_rates, drawing_rates
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.envs import make_task, task_ids
@@ -126,7 +126,7 @@ def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
     """What it is measured on, and with which versions."""
     facts = machine("mujoco", "gymnasium", "numpy") | {"load": [round(load, 2) for load in os.getloadavg()]}
     if config.what == "data":
-        facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
+        facts |= {"stable_worldmodel": str(reference_installed()), "its JPEG decoder": str(torchvision_decodes())}
     return facts
 
 
@@ -139,19 +139,19 @@ def drawing(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
 
 
 def collecting(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
-    """A row for each task: frames/s into a file, beside a bare loop, and beside a peer where one is installed."""
+    """A row for each task: frames/s into a file, beside a bare loop, and beside a reference implementation where one is installed."""
     size = config.image_sizes[0]
     for task in tqdm(config.tasks, unit="task", desc="collecting", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
         rates = collecting_rates(plan, config.repeats)
         yield row_of(task, size, "collect", rates["collect"], "bare loop", rates["bare"])
-        if task in PEER_TASKS and peer_installed():
-            peer = peer_rates(plan, config.repeats)
-            yield row_of(task, size, "collect", peer["collect"], f"{PEER_TASKS[task]} World.collect", peer["peer"])
+        if task in REFERENCE_TASKS and reference_installed():
+            reference = reference_rates(plan, config.repeats)
+            yield row_of(task, size, "collect", reference["collect"], f"{REFERENCE_TASKS[task]} World.collect", reference["reference"])
 
 
 def reading(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
-    """A row for each way to read each file: ours, and a peer's where one is installed; all ways of a case take turns."""
+    """A row for each way to read each file: ours, and a reference's where one is installed; all ways of a case take turns."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="data", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)

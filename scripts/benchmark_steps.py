@@ -148,7 +148,9 @@ class Ratio:
         return (self.quartiles[1] - self.quartiles[0]) / self.median
 
 
-def take_turns(sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
+def run_interleaved(
+    sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
     """Seconds per call of every side, one number a round, in an order that turns round each time.
 
     Args:
@@ -240,7 +242,7 @@ class Training:
 
     def turns(self, sides: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
         """Seconds per call of each side, one number a round."""
-        return take_turns(sides, self.rounds, self.seconds, self.device)
+        return run_interleaved(sides, self.rounds, self.seconds, self.device)
 
     def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> BenchmarkRow:
         """One ratio beside its target, such as ">= 0.5"; None where it cannot be measured, for the reason in the note."""

@@ -15,7 +15,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.training_data import StandardData
+from worldmodel.datasets.training_data import TrainingData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.model import LossCounts, ModelConfig, NoiseSample, WorldModel
@@ -47,7 +47,7 @@ class ExperimentRunner:
         UserError: frames and codec differ in size, or there is no text.
     """
 
-    def __init__(self, data: StandardData, codec: Codec, vocab_size: int, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, data: TrainingData, codec: Codec, vocab_size: int, tokenizer: Tokenizer | None = None) -> None:
         for store in data.stores:
             if store.image_size != codec.image_size:
                 raise UserError(

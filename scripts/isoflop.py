@@ -20,7 +20,7 @@ from worldmodel.checkpoint import from_pretrained
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
-from worldmodel.datasets.training_data import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
@@ -103,7 +103,7 @@ def main(config: IsoflopConfig) -> None:
     choose_device(config.preset.train.device)
     codec = load_codec(config.codec)
     with stages("reading the data, training the tokenizer"):
-        runner = ExperimentRunner(open_standard(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
+        runner = ExperimentRunner(open_training_data(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
     points = grid(config, runner)
     kept = [point for point in points if point.steps >= config.min_steps]
     if config.plan:

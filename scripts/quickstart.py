@@ -33,7 +33,7 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
-from worldmodel.datasets.training_data import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -110,7 +110,7 @@ class QuickstartConfig:
 class Results:
     """What the report is made of."""
 
-    data: StandardData
+    data: TrainingData
     trained: Pretrained
     codec_report: dict[str, Any]
     dream: DreamErrors
@@ -204,7 +204,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     device, seconds = choose_device(config.preset.train.device), dict[str, float]()
     with stage("collect", seconds):
         collected = collect(collection(config, out))
-        data = open_standard([collected.path], config.mixture)
+        data = open_training_data([collected.path], config.mixture)
         manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
         manifest.save(out / "manifest.json")
     with stage("codec", seconds):

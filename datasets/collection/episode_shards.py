@@ -1,6 +1,6 @@
 """Parts: a scratch file per finished episode, so that a killed collection loses only the episodes in flight.
 
-A part is written once, read once and deleted, so it is made for speed: one zstd frame with a checksum, which
+A shard is written once, read once and deleted, so it is made for speed: one zstd frame with a checksum, which
 holds a JSON text (its length comes first) and the arrays end to end.
 """
 
@@ -23,18 +23,18 @@ _LENGTH = struct.Struct("<Q")
 _FAST = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_checksum=True)
 
 
-def part_path(folder: Path, index: int) -> Path:
+def shard_path(folder: Path, index: int) -> Path:
     """Where episode `index` of a collection lies until all are there."""
     return folder / PATTERN.replace("*", f"{index:06d}")
 
 
-def save_part(path: Path, episode: Episode, durable: bool = True) -> None:
+def save_shard(path: Path, episode: Episode, durable: bool = True) -> None:
     """Writes one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
-    write_atomic(path, part_bytes(episode), durable)
+    write_atomic(path, shard_bytes(episode), durable)
 
 
-def part_bytes(episode: Episode) -> bytes:
-    """The content of the part of one episode."""
+def shard_bytes(episode: Episode) -> bytes:
+    """The content of the shard of one episode."""
     arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAY_FIELDS}
     arrays |= {f"views/{camera}": np.ascontiguousarray(view) for camera, view in episode.views.items()}
     record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
@@ -44,11 +44,11 @@ def part_bytes(episode: Episode) -> bytes:
     return zstandard.ZstdCompressor(compression_params=_FAST).compress(content)
 
 
-def load_part(path: Path) -> Episode:
+def load_shard(path: Path) -> Episode:
     """Reads one episode.
 
     Raises:
-        ValueError: the file is no whole part, or one of another version.
+        ValueError: the file is no whole shard, or one of another version.
         OSError: it cannot be read.
     """
     data = path.read_bytes()

@@ -208,7 +208,7 @@ def open_task(config: CollectConfig) -> "Task":
     return task
 
 
-def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
+def warm_up(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
     """Draws a first frame and makes every policy once, so that what cannot work fails at the start.
 
     Returns:

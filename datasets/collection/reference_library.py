@@ -17,46 +17,48 @@ from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.throughput import Rates, interleave
 from worldmodel.datasets.episodes.store import EpisodeStore
 
-PEER_TASKS = {
+REFERENCE_TASKS = {
     "worldmodel/TwoRoom-v0": "swm/TwoRoom-v1",
     "worldmodel/PushT-v0": "swm/PushT-v1",
 }
-"""Our task -> the peer's nearest one."""
-PEER_FORMATS = ("hdf5", "lance")
+"""Our task -> the reference implementation's nearest one."""
+REFERENCE_FORMATS = ("hdf5", "lance")
 """Its formats that are read beside ours."""
-PEER_ENVS = 8
-"""Environments of the peer's world, as in its own examples."""
+REFERENCE_ENVS = 8
+"""Environments of the reference implementation's world, as in its own examples."""
 
 
-def peer_installed() -> bool:
-    """Whether the peer can be measured here."""
+def reference_installed() -> bool:
+    """Whether the reference implementation can be measured here."""
     return importlib.util.find_spec("stable_worldmodel") is not None
 
 
-def peer_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
-    """Frames per second into a file: ours with `config`, and the peer's with as many episodes and random actions."""
+def reference_rates(config: CollectConfig, repeats: int) -> dict[str, Rates]:
+    """Frames per second into a file: ours with `config`, and the reference's with as many episodes and random actions."""
     import stable_worldmodel as swm
 
     size = config.image_size
-    world: Any = swm.World(PEER_TASKS[config.env], num_envs=PEER_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps)
+    world: Any = swm.World(
+        REFERENCE_TASKS[config.env], num_envs=REFERENCE_ENVS, image_shape=(size, size), max_episode_steps=config.max_steps
+    )
     world.set_policy(swm.policy.RandomPolicy())
 
-    def ours() -> float:
+    def local_rate() -> float:
         with tempfile.TemporaryDirectory() as folder:
             result = collect(CollectConfig(**{**vars(config), "out": Path(folder) / "episodes.h5"}))
         return result.frames / result.seconds
 
-    def theirs() -> float:
+    def reference_rate() -> float:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             world.collect(f"{folder}/episodes.h5", episodes=config.episodes, seed=0, format="hdf5")
             return config.episodes * config.max_steps / (time.perf_counter() - start)
 
-    return interleave({"collect": ours, "peer": theirs}, repeats)
+    return interleave({"collect": local_rate, "reference": reference_rate}, repeats)
 
 
-def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tuple[Any, float]]:
-    """The frames and actions of an episode file in the peer's formats, by its own writers; nothing where it is not installed.
+def write_reference_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tuple[Any, float]]:
+    """The frames and actions of an episode file in the reference's formats, by its own writers; nothing where it is not installed.
 
     Args:
         path: our file.
@@ -64,9 +66,9 @@ def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tu
         clip_frames: frames in an item of the data sets.
 
     Returns:
-        `hdf5` and `lance` -> (the peer's data set, bytes on the disk per frame).
+        `hdf5` and `lance` -> (the reference implementation's data set, bytes on the disk per frame).
     """
-    if not peer_installed():
+    if not reference_installed():
         return {}
     from stable_worldmodel.data.formats.hdf5 import HDF5Dataset, HDF5Writer
     from stable_worldmodel.data.formats.lance import LanceDataset, LanceWriter
@@ -74,18 +76,18 @@ def write_peer_files(path: Path, folder: Path, clip_frames: int) -> dict[str, tu
     found: dict[str, tuple[Any, float]] = {}
     with EpisodeStore(path) as store:
         for name, writer, reader in (("hdf5", HDF5Writer, HDF5Dataset), ("lance", LanceWriter, LanceDataset)):
-            target = folder / f"peer.{'h5' if name == 'hdf5' else name}"
+            target = folder / f"reference.{'h5' if name == 'hdf5' else name}"
             if not target.exists():
                 with writer(target) as file:
-                    file.write_episodes(_peer_episodes(store))
+                    file.write_episodes(_reference_episodes(store))
             dataset = reader(path=target, num_steps=clip_frames, keys_to_load=["pixels", "action"])
             files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
             found[name] = (dataset, sum(file.stat().st_size for file in files) / store.num_frames)
     return found
 
 
-def _peer_episodes(store: EpisodeStore) -> Iterator[dict[str, list[np.ndarray]]]:
-    """Episodes as the peer keeps them: as many actions as frames, the last one of no effect."""
+def _reference_episodes(store: EpisodeStore) -> Iterator[dict[str, list[np.ndarray]]]:
+    """Episodes as the reference implementation keeps them: as many actions as frames, the last one of no effect."""
     for i in range(len(store)):
         episode = store.episode(i)
         actions = np.concatenate([episode.actions, np.zeros_like(episode.actions[:1])])

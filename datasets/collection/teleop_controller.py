@@ -1,4 +1,4 @@
-"""The cockpit: what keys, words and buttons do to a task that is driven, and what there is to see; knows nothing of the web."""
+"""The controller: what keys, words and buttons do to a task that is driven, and what there is to see; knows nothing of the web."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
+from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,22 +19,22 @@ LITTLE = 0.3
 MAX_SAID_STEPS = 200
 
 
-class Cockpit:
+class TeleopController:
     """Turns what was pressed or said into actions, one for each `tick`, and into episodes in a file.
 
     Args:
-        drive: the task and the recording of the running episode.
-        view: the same task in the size of the page, or `drive.task` itself; only drawn.
+        session: the task and the recording of the running episode.
+        view: the same task in the size of the page, or `session.task` itself; only drawn.
         file: where finished episodes go.
         max_steps: number of actions after which an episode ends by itself.
     """
 
-    def __init__(self, drive: Drive, view: "Task", file: DriveFile, max_steps: int) -> None:
-        self.drive, self.view, self.file = drive, view, file
+    def __init__(self, session: TeleopSession, view: "Task", file: TeleopFile, max_steps: int) -> None:
+        self.session, self.view, self.file = session, view, file
         self.kept = 0
-        """Episodes recorded by this cockpit, less those undone."""
+        """Episodes recorded by this controller, less those undone."""
         self._max_steps = max_steps
-        self._camera = drive.task.camera
+        self._camera = session.task.camera
         self._always = False
         self._note, self._failed = "", False
         self._held: set[str] = set()
@@ -55,11 +55,11 @@ class Cockpit:
         """One action, `step_seconds` of the world."""
         action = self._next_action()
         try:
-            self.drive.step(action)
-            self._action_text = self.drive.task.describe_action(action, "words")
-            if self.drive.steps >= self._max_steps:
+            self.session.step(action)
+            self._action_text = self.session.task.describe_action(action, "words")
+            if self.session.steps >= self._max_steps:
                 self._begin(f"the episode ended after {self._max_steps} steps")
-            elif self.drive.finished:
+            elif self.session.finished:
                 self._begin("the environment ended the episode")
         except UserError as error:
             self._say(str(error), failed=True)
@@ -70,13 +70,13 @@ class Cockpit:
         self._tapped = set()
         if pressed or not self._said:
             size = LITTLE if self._little else 1.0
-            axes = self.drive.task.action_axes
+            axes = self.session.task.action_axes
             return np.array([size * ((axis.keys[1] in pressed) - (axis.keys[0] in pressed)) for axis in axes], np.float32)
         return self._said.popleft()
 
     # ---------------------------------------------------------------- Commands
 
-    def obey(self, message: Any) -> None:
+    def handle_message(self, message: Any) -> None:
         """Does what the page asks for; a mistake becomes its note."""
         commands = {
             "keys": self._press,
@@ -107,7 +107,7 @@ class Cockpit:
         self._said.clear()
 
     def _press(self, message: dict[str, Any]) -> None:
-        known = {key for axis in self.drive.task.action_axes for key in axis.keys}
+        known = {key for axis in self.session.task.action_axes for key in axis.keys}
         keys = message.get("keys")
         held = known & set(map(str, keys if isinstance(keys, list | tuple) else ()))
         self._tapped |= held - self._held
@@ -116,7 +116,7 @@ class Cockpit:
             self._said.clear()
 
     def _queue(self, message: dict[str, Any]) -> None:
-        action = self.drive.task.parse_action(str(message.get("text", "")))
+        action = self.session.task.parse_action(str(message.get("text", "")))
         steps = message.get("steps", 1)
         if not isinstance(steps, int) or not 1 <= steps <= MAX_SAID_STEPS:
             raise UserError(f"an action can be held for 1 to {MAX_SAID_STEPS} steps")
@@ -127,23 +127,23 @@ class Cockpit:
 
     def _begin(self, note: str) -> None:
         number = self.keep()
-        self.drive.begin()
+        self.session.begin()
         self._set_scene()
         parts = [note, f"episode {number} recorded" if number is not None else ""]
         self._say("; ".join(part for part in parts if part))
 
     def keep(self) -> int | None:
         """Puts what was recorded on the disk and returns its number in the file; None when there was nothing."""
-        episode = self.drive.episode()
+        episode = self.session.episode()
         if episode is None:
             return None
         self.file.keep(episode)
-        self.drive.forget()
+        self.session.forget()
         self.kept += 1
         return len(self.file) - 1
 
     def _discard(self, message: dict[str, Any]) -> None:
-        self.drive.begin()
+        self.session.begin()
         self._set_scene()
         self._say("the episode was thrown away")
 
@@ -155,10 +155,10 @@ class Cockpit:
 
     def _record(self, message: dict[str, Any]) -> None:
         self.keep()
-        self.drive.record(bool(message.get("on")))
+        self.session.record(bool(message.get("on")))
 
     def _save(self, message: dict[str, Any]) -> None:
-        if self.drive.recorded:
+        if self.session.recorded:
             self._begin("")
         self.file.merge()
         if self.file.saved == 0:
@@ -177,25 +177,25 @@ class Cockpit:
 
     def _set_scene(self) -> None:
         """Shows a new episode."""
-        info = self.drive.info
-        if self.view is not self.drive.task:
+        info = self.session.info
+        if self.view is not self.session.task:
             self.view.reset(options={"state": info["state"], "goal_state": info["goal_state"], "variation_values": info["variation"]})
         self._said.clear()
         self._action_text = ""
         self._set_goal()
 
     def _set_goal(self) -> None:
-        info = self.drive.info
-        drawn = self.drive.task.restorable and (self.view is not self.drive.task or self._camera != self.view.camera)
+        info = self.session.info
+        drawn = self.session.task.restorable and (self.view is not self.session.task or self._camera != self.view.camera)
         self._goal = as_url(self.view.render_state(info["goal_state"], self._camera) if drawn else info["goal"])
 
     def _mirror(self) -> None:
-        if self.view is not self.drive.task:
-            self.view.set_state(self.drive.info["state"])
+        if self.view is not self.session.task:
+            self.view.set_state(self.session.info["state"])
 
     def about(self) -> dict[str, Any]:
         """What stays the same: the task, its keys, its cameras."""
-        task = self.drive.task
+        task = self.session.task
         return {
             "about": {
                 "task": self.file.meta["env_id"],
@@ -212,21 +212,21 @@ class Cockpit:
 
     def status(self) -> dict[str, Any]:
         """What changes; the pictures are data URLs."""
-        drive = self.drive
+        session = self.session
         return {
-            "step": drive.steps,
-            "success": bool(drive.info["success"]),
-            "reached": drive.reached,
-            "caption": drive.info["caption"],
-            "goal_text": drive.goal_text,
+            "step": session.steps,
+            "success": bool(session.info["success"]),
+            "reached": session.reached,
+            "caption": session.info["caption"],
+            "goal_text": session.goal_text,
             "action": self._action_text,
-            "recording": drive.recording,
-            "recorded": drive.recorded,
+            "recording": session.recording,
+            "recorded": session.recorded,
             "saved": self.file.saved,
             "waiting": len(self.file) - self.file.saved,
             "camera": self._camera,
             "always": self._always,
-            "variation": drive.info["variation"],
+            "variation": session.info["variation"],
             "note": self._note,
             "failed": self._failed,
             "frame": as_url(self.view.render(self._camera)),

@@ -1,9 +1,9 @@
 """Driving: a task that is driven action by action from outside, and the file that grows by what was driven.
 
-`Drive` turns actions that come from anywhere (a keyboard, a gamepad, a program) into episodes. `DriveFile`
-keeps them: each one is on the disk as soon as it is handed over, as a part beside the file, and `merge` writes
-the file again with all parts in it. A part is numbered as the episode will be in the file, so a merge that was
-killed between renaming the file and deleting the parts adds nothing twice.
+`TeleopSession` turns actions that come from anywhere (a keyboard, a gamepad, a program) into episodes. `TeleopFile`
+keeps them: each one is on the disk as soon as it is handed over, as a shard beside the file, and `merge` writes
+the file again with all shards in it. A shard is numbered as the episode will be in the file, so a merge that was
+killed between renaming the file and deleting the shards adds nothing twice.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import numpy as np
 from worldmodel import __version__
 from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
 from worldmodel.datasets.collection.coverage import Coverage
-from worldmodel.datasets.collection.episode_shards import PATTERN, load_part, part_path, save_part
+from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, save_shard, shard_path
 from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_options
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -35,7 +35,7 @@ POLICY = "human"
 """Name of the policy of driven episodes."""
 
 
-class Drive:
+class TeleopSession:
     """Drives a task and remembers what happened, until `begin` starts the next episode.
 
     Args:
@@ -106,41 +106,41 @@ class Drive:
         return replace(episode, goal_text=self.goal_text)  # what the driver was told
 
 
-class DriveFile:
+class TeleopFile:
     """An episode file that grows; use as a context manager, which merges at the end.
 
     Args:
         path: the file; it may exist if it was driven before with the same task and frame size.
         env_id: the task.
-        facts: about the task, from `recording.first_look`; kept with the file.
+        facts: about the task, from `recording.warm_up`; kept with the file.
 
     Raises:
-        UserError: the file, or the parts beside it, hold something else; another process adds to it.
+        UserError: the file, or the shards beside it, hold something else; another process adds to it.
     """
 
     def __init__(self, path: Path, env_id: str, facts: dict[str, Any]) -> None:
-        self.path, self.parts = Path(path), Path(path).with_name(Path(path).name + ".parts")
+        self.path, self.shards = Path(path), Path(path).with_name(Path(path).name + ".parts")
         self.meta = facts | {"env_id": env_id, "package_version": __version__, "driven": True}
         self._count()  # a file of something else is refused before anything is written beside it
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked_folder(self.parts, link=False))
+            stack.enter_context(locked_folder(self.shards, link=False))
             self._check_or_write_config()
             self._lock = stack.pop_all()
 
     def _check_or_write_config(self) -> None:
-        about = self.parts / "config.json"
+        about = self.shards / "config.json"
         try:
             if self._numbers():
-                self._refuse_other(parse_json(about.read_text()), self.parts)
+                self._refuse_other(parse_json(about.read_text()), self.shards)
             else:
                 write_atomic(about, json.dumps(self.meta).encode())
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot use {self.parts}: {error}") from error
+            raise UserError(f"cannot use {self.shards}: {error}") from error
         self.saved = self._count()
         """Episodes in the file."""
         for number in self._numbers():
             if number < self.saved:  # merged, but the merge was killed before it could delete them
-                part_path(self.parts, number).unlink()
+                shard_path(self.shards, number).unlink()
 
     def _refuse_other(self, found: Any, path: Path) -> None:
         if not isinstance(found, dict) or not found.get("driven"):
@@ -157,31 +157,31 @@ class DriveFile:
             return len(store)
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("episode_")) for path in self.parts.glob(PATTERN))
+        return sorted(int(path.stem.removeprefix("episode_")) for path in self.shards.glob(PATTERN))
 
     def __len__(self) -> int:
-        """Episodes in the file and in parts."""
+        """Episodes in the file and in shards."""
         return max([self.saved, *(number + 1 for number in self._numbers())])
 
     def keep(self, episode: Episode) -> None:
         """Adds an episode; it is on the disk when this returns. UserError when the disk is full."""
         try:
-            save_part(part_path(self.parts, len(self)), episode)
+            save_shard(shard_path(self.shards, len(self)), episode)
         except OSError as error:
-            raise UserError(f"cannot write to {self.parts}: {error.strerror}; make room and try again") from error
+            raise UserError(f"cannot write to {self.shards}: {error.strerror}; make room and try again") from error
 
     def undo(self) -> bool:
         """Removes the last episode that was added, unless it is in the file already; returns whether one was."""
         numbers = self._numbers()
         if numbers:
-            part_path(self.parts, numbers[-1]).unlink()
+            shard_path(self.shards, numbers[-1]).unlink()
         return bool(numbers)
 
     def merge(self) -> int:
-        """Moves all parts into the file, which is there whole, old or new, at any moment; returns their number."""
+        """Moves all shards into the file, which is there whole, old or new, at any moment; returns their number."""
         numbers = self._numbers()
         if numbers:
-            merged = self.parts / "merged.h5"
+            merged = self.shards / "merged.h5"
             merged.unlink(missing_ok=True)
             meta = dict(self.meta)
             coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
@@ -193,7 +193,7 @@ class DriveFile:
             sync_and_rename(merged, self.path)
             self.saved = self._count()
             for number in numbers:
-                part_path(self.parts, number).unlink()
+                shard_path(self.shards, number).unlink()
         return len(numbers)
 
     def _all(self, numbers: list[int]) -> Iterator[Episode]:
@@ -201,9 +201,9 @@ class DriveFile:
             with EpisodeStore(self.path) as store:
                 yield from (store.episode(i) for i in range(len(store)))
         for number in numbers:
-            path = part_path(self.parts, number)
+            path = shard_path(self.shards, number)
             try:
-                yield load_part(path)
+                yield load_shard(path)
             except (OSError, ValueError) as error:
                 raise UserError(f"{path} is damaged; remove it and start again to keep the others") from error
 
@@ -213,4 +213,4 @@ class DriveFile:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self.merge()
-            shutil.rmtree(self.parts)
+            shutil.rmtree(self.shards)

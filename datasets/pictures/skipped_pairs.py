@@ -12,7 +12,7 @@ class BadPairError(Exception):
     """A picture or caption that cannot be used, and why. Never leaves the datasets: the pair is skipped and counted."""
 
 
-class Skipped:
+class SkippedPairs:
     """Counter of pairs that cannot be used."""
 
     def __init__(self) -> None:

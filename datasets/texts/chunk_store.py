@@ -1,4 +1,4 @@
-"""Pieces of text on the disk: their UTF-8 bytes end to end in one file; where each begins, with its checksum, in another."""
+"""Chunks of text on the disk: their UTF-8 bytes end to end in one file; where each begins, with its checksum, in another."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from typing import overload
 
 from worldmodel.errors import UserError
 
-_ENTRY = struct.Struct("<qI")  # where a piece begins, checksum
+_ENTRY = struct.Struct("<qI")  # where a chunk begins, checksum
 _ENTRY_AND_END = struct.Struct("<qIq")
 _BUFFER = 1 << 18
 
@@ -27,8 +27,8 @@ class Size:
     num_bytes: int = 0
 
 
-class Pieces(Sequence[str]):
-    """Reads pieces in any order, in O(1) and without keeping them; also in processes it is forked or pickled to.
+class Chunks(Sequence[str]):
+    """Reads chunks in any order, in O(1) and without keeping them; also in processes it is forked or pickled to.
 
     Args:
         folder: where the files are.
@@ -51,17 +51,17 @@ class Pieces(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """One piece, or a list of those in a slice.
+        """One chunk, or a list of those in a slice.
 
         Raises:
-            IndexError: there is no such piece.
+            IndexError: there is no such chunk.
             UserError: the files are damaged.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
-            raise IndexError(f"piece {index} of {len(self)}")
+            raise IndexError(f"chunk {index} of {len(self)}")
         return self._read(place).decode("utf-8")
 
     def _read(self, place: int) -> bytes:
@@ -96,8 +96,8 @@ class Pieces(Sequence[str]):
         self._open()
 
 
-class PieceWriter:
-    """Writes pieces one after another; a context manager.
+class ChunkWriter:
+    """Writes chunks one after another; a context manager.
 
     Args:
         folder: where the files go.
@@ -109,22 +109,22 @@ class PieceWriter:
         self.size = Size()
         self._text, self._index = text.open("wb", buffering=_BUFFER), index.open("wb", buffering=_BUFFER)
 
-    def __enter__(self) -> "PieceWriter":
+    def __enter__(self) -> "ChunkWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._text, self._index:
             self._index.write(_ENTRY.pack(self.size.num_bytes, 0))
 
-    def add(self, pieces: Sequence[str]) -> None:
-        """Adds the pieces of one document; none of them is empty."""
+    def add(self, chunks: Sequence[str]) -> None:
+        """Adds the chunks of one document; none of them is empty."""
         start = self.size.num_bytes
-        for piece in pieces:
-            data = piece.encode("utf-8")
+        for chunk in chunks:
+            data = chunk.encode("utf-8")
             self._text.write(data)
             self._index.write(_ENTRY.pack(start, zlib.crc32(data)))
             start += len(data)
-        self.size = Size(self.size.documents + 1, self.size.pieces + len(pieces), start)
+        self.size = Size(self.size.documents + 1, self.size.pieces + len(chunks), start)
 
 
 def is_whole(folder: Path, name: str, size: Size) -> bool:

@@ -20,7 +20,7 @@ _LEAST_SECTIONS = 20
 
 
 @dataclass(frozen=True)
-class Origin:
+class RawCorpus:
     """A corpus before it is cut."""
 
     name: str
@@ -33,7 +33,7 @@ class Origin:
     """Starts a pass over the documents; it is given a function to tell how many more of the bytes were read."""
 
 
-def open_origin(source: str, field: str) -> Origin:
+def open_raw_corpus(source: str, field: str) -> RawCorpus:
     """Finds a corpus by its name or path and looks at no more than names, sizes and times of files.
 
     Raises:
@@ -48,7 +48,7 @@ def open_origin(source: str, field: str) -> Origin:
     return _files(source, field)
 
 
-def _package(name: str, folder: Path, pattern: str, read: Callable[[Path], Iterator[str]]) -> Origin:
+def _package(name: str, folder: Path, pattern: str, read: Callable[[Path], Iterator[str]]) -> RawCorpus:
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise UserError(f"the package {name} has no {pattern} in {folder}; {PACKAGES[name].by_hand} brings it anew")
@@ -59,7 +59,7 @@ def _package(name: str, folder: Path, pattern: str, read: Callable[[Path], Itera
             progress(path.stat().st_size)
 
     sizes = [path.stat().st_size for path in paths]  # not times: another installation of the package is the same corpus
-    return Origin(name, PACKAGES[name].licence, [name, [path.name for path in paths], sizes], sum(sizes), documents)
+    return RawCorpus(name, PACKAGES[name].licence, [name, [path.name for path in paths], sizes], sum(sizes), documents)
 
 
 def _whole(path: Path) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _example(text: str) -> str:
     return f'"{sentence}"{rest}' if quote else f'"{sentence}"'
 
 
-def _files(source: str, field: str) -> Origin:
+def _files(source: str, field: str) -> RawCorpus:
     paths = find_files(source)
     stats = [path.stat() for path in paths]
     size = sum(stat.st_size for stat in stats)
@@ -110,10 +110,10 @@ def _files(source: str, field: str) -> Origin:
     identity = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
     path = Path(source).expanduser()
     name = path.resolve().name if path.is_dir() else path.name.split(".")[0] if path.is_file() else source
-    return Origin(name or source, OWN_LICENCE, ["files", field, identity], size, documents)
+    return RawCorpus(name or source, OWN_LICENCE, ["files", field, identity], size, documents)
 
 
-def _hugging_face(source: str, field: str) -> Origin:
+def _hugging_face(source: str, field: str) -> RawCorpus:
     name, *rest = source.removeprefix(HUGGING_FACE).split(":")
     config, column = ([part or None for part in rest] + [None, None])[:2]
     if not name or len(rest) > 2:
@@ -129,7 +129,7 @@ def _hugging_face(source: str, field: str) -> Origin:
             yield text or ""
 
     licence = f"see the card of the dataset {name}"
-    return Origin(name.rsplit("/", 1)[-1], licence, ["hf", name, config, column], None, documents)
+    return RawCorpus(name.rsplit("/", 1)[-1], licence, ["hf", name, config, column], None, documents)
 
 
 def _load_rows(name: str, config: str | None) -> Any:

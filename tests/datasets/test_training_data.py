@@ -16,7 +16,7 @@ from worldmodel.datasets import recipe_sources
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.training_data import SHARES, MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import SHARES, MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 
 NO_SHARES = dict.fromkeys(SHARES, 0.0)
@@ -64,7 +64,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...
     return {"corpora": (str(folder / "speech.jsonl"),), "pairs": (str(folder / "pictures"),)}
 
 
-def names(data: StandardData) -> dict[str, float]:
+def names(data: TrainingData) -> dict[str, float]:
     total = sum(weight for _, weight in data.sources())
     return {source.name: weight / total for source, weight in data.sources()}
 
@@ -86,7 +86,7 @@ def origin(frame: Frame, path: Path) -> int:
 
 def test_the_default_shares(full: Path, others: dict) -> None:
     config = MixtureConfig(clip_length=2, action_block=1, **others)
-    data = open_standard([full], config)
+    data = open_training_data([full], config)
     expected = {"transition": 0.30, "goal": 0.34, "spoken goal": 0.04, "video": 0.04}
     expected |= {"caption": 0.06, "captioned image": 0.06, "question": 0.06}
     assert names(data) == pytest.approx(expected | {"text": 0.06, "image pair": 0.04})
@@ -100,7 +100,7 @@ def test_the_default_shares(full: Path, others: dict) -> None:
     with pytest.raises(IndexError):
         data.train_pictures.image(18)
     texts = data.tokenizer_texts()
-    assert texts == open_standard([full], config).tokenizer_texts() and "" not in texts
+    assert texts == open_training_data([full], config).tokenizer_texts() and "" not in texts
     assert any("Speech" in text for text in texts) and "shade 3" in texts + [data.held_out_pictures.pair(i)[1] for i in range(2)]
     for said in ("a red disc, ", "où est", "left ", "action: ", "move ", "the disc moved ", "goal "):
         assert any(text.startswith(said) for text in texts)
@@ -108,7 +108,7 @@ def test_the_default_shares(full: Path, others: dict) -> None:
 
 
 def test_every_kind_can_be_given(full: Path) -> None:
-    data = open_standard(
+    data = open_training_data(
         [full], MixtureConfig(action_video=0.1, change=0.1, instruction=0.1, text=0, pictures=0, clip_length=2, action_block=1)
     )
     assert {"action video", "change", "instruction"} < set(names(data))
@@ -125,27 +125,27 @@ def test_every_kind_can_be_given(full: Path) -> None:
 
 def test_files_count_by_their_size(tmp_path: Path, full: Path) -> None:
     small = own(tmp_path / "small.h5", episodes=5, first=50)
-    data = open_standard([full, small], ALONE)
-    assert names(data) == names(open_standard([full], ALONE))
+    data = open_training_data([full, small], ALONE)
+    assert names(data) == names(open_training_data([full], ALONE))
     video = {part.source.name: part.source for part in data.parts}["video"]
     assert len(video) == 4 * 18 + 4 * 4  # windows of the training episodes
-    assert [store.path for store in open_standard([full, small, full], ALONE).stores] == [full, small]
+    assert [store.path for store in open_training_data([full, small, full], ALONE).stores] == [full, small]
 
 
 def test_a_film_without_words_just_works(bare: Path, others: dict, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        data = open_standard([bare], MixtureConfig(clip_length=2, action_block=1, **others))
+        data = open_training_data([bare], MixtureConfig(clip_length=2, action_block=1, **others))
     assert names(data) == pytest.approx({"video": 0.72 / 0.82, "text": 0.06 / 0.82, "image pair": 0.04 / 0.82})
     (record,) = caplog.records
     assert "bare.h5 has no actions, captions, questions and answers" in record.message
-    only = open_standard([bare], MixtureConfig(video=0, text=0, pictures=0, clip_length=2, action_block=1))
+    only = open_training_data([bare], MixtureConfig(video=0, text=0, pictures=0, clip_length=2, action_block=1))
     assert names(only) == {"video": 1.0}
 
 
 def test_a_film_beside_an_episode_file(bare: Path, full: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        data = open_standard([full, bare], ALONE)
-    assert names(data) == names(open_standard([full], ALONE)) and len(caplog.records) == 1
+        data = open_training_data([full, bare], ALONE)
+    assert names(data) == names(open_training_data([full], ALONE)) and len(caplog.records) == 1
     sizes = {part.source.name: len(part.source) for part in data.parts}
     assert sizes["transition"] == sizes["goal"] == sizes["spoken goal"] == 5 * 18
     assert sizes["video"] == 2 * 4 * 18 and sizes["caption"] == 6 * 18
@@ -155,12 +155,12 @@ def test_goals_are_spoken_only_where_there_are_captions(tmp_path: Path, caplog: 
     silent = [make_episode(i, 5, 4, captions=[""] * 6) for i in range(10)]
     write_episodes(tmp_path / "silent.h5", silent, {"env_id": "toy", "seed": 0})
     with caplog.at_level(logging.WARNING):
-        found = names(open_standard([tmp_path / "silent.h5"], ALONE))
+        found = names(open_training_data([tmp_path / "silent.h5"], ALONE))
     assert {"transition", "goal"} < set(found) and "spoken goal" not in found
     (record,) = caplog.records
     assert "has no captions: it gives no spoken goal, caption, captioned image" in record.message
     with pytest.raises(UserError, match="mixture share spoken_goal: .* has no captions"):
-        open_standard([tmp_path / "silent.h5"], replace(ALONE, spoken_goal=0.1))
+        open_training_data([tmp_path / "silent.h5"], replace(ALONE, spoken_goal=0.1))
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_goals_are_spoken_only_where_there_are_captions(tmp_path: Path, caplog: 
 )
 def test_what_was_asked_for_by_hand_must_be_there(bare: Path, shares: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        open_standard([bare], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, **shares))
+        open_training_data([bare], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, **shares))
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 1])
 def test_video_tokens_stay_as_many_whatever_share_has_actions(full: Path, share: float) -> None:
     config = MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=share)
-    data = open_standard([full], config)
+    data = open_training_data([full], config)
     weights = names(data)
     acting = sum(weights.get(name, 0) for name in WITH_ACTIONS)
     assert acting == pytest.approx(share * 0.72 / 0.9)
@@ -204,7 +204,7 @@ def test_episodes_keep_or_lose_their_actions_and_never_both(full: Path, seed: in
     for share in sorted(shares):
         asked = NO_SHARES | {"action_video": 1.0, "transition": 1.0, "goal": 1.0, "spoken_goal": 1.0}
         config = MixtureConfig(**asked, clip_length=2, action_block=1, actions=share, split_seed=seed, shift=0)
-        data = open_standard([full], config)
+        data = open_training_data([full], config)
         seen = {}
         for part in data.parts:
             documents = [part.source.document(item, np.random.default_rng(0)) for item in range(len(part.source))]
@@ -243,7 +243,7 @@ def test_a_recipe_replaces_the_shares(tmp_path: Path, full: Path, bare: Path, ot
         """
     )
     config = MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, **others)
-    data = open_standard([], config)
+    data = open_training_data([], config)
     assert names(data) == pytest.approx({"films": 0.1, "driving": 0.2, "text": 0.3, "pairs": 0.4})
     films, driving, text, pairs = (part.source for part in data.parts)
     rng = np.random.default_rng(0)
@@ -257,7 +257,7 @@ def test_a_recipe_replaces_the_shares(tmp_path: Path, full: Path, bare: Path, ot
         "licence": "none stated",
         "items": 0,
     }
-    half = open_standard([], MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, actions=0.5, **others))
+    half = open_training_data([], MixtureConfig(recipe=str(recipe), clip_length=2, action_block=1, actions=0.5, **others))
     assert names(half)["driving"] == pytest.approx(0.15) and names(half)["films"] == pytest.approx(0.15)
 
 
@@ -274,13 +274,13 @@ def test_a_recipe_replaces_the_shares(tmp_path: Path, full: Path, bare: Path, ot
 def test_what_a_recipe_names_must_be_there(tmp_path: Path, bare: Path, entry: str, words: str) -> None:
     (tmp_path / "mix.toml").write_text(f"[[source]]\nweight = 1\n{entry}".replace("{bare}", str(bare)))
     with pytest.raises(UserError, match=words):
-        open_standard([], MixtureConfig(recipe=str(tmp_path / "mix.toml"), clip_length=2, action_block=1))
+        open_training_data([], MixtureConfig(recipe=str(tmp_path / "mix.toml"), clip_length=2, action_block=1))
 
 
 def test_large_files_are_not_kept_in_memory(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_standard([full], ALONE).stores[0].in_memory
+    assert open_training_data([full], ALONE).stores[0].in_memory
     monkeypatch.setattr(recipe_sources, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
-    data = open_standard([full], ALONE)
+    data = open_training_data([full], ALONE)
     assert not data.stores[0].in_memory
     counts = Counter(len(Mixture(data.sources(), 0).document(i)) for i in range(50))
     assert counts.total() == 50
@@ -306,15 +306,15 @@ def test_bad_settings_are_refused(fields: dict, words: str) -> None:
 
 def test_actions_need_action_video_and_two_episodes(tmp_path: Path, full: Path) -> None:
     with pytest.raises(UserError, match="has no document with actions; give transition a weight above 0"):
-        open_standard([full], MixtureConfig(transition=0, goal=0, spoken_goal=0, actions=0.5))
+        open_training_data([full], MixtureConfig(transition=0, goal=0, spoken_goal=0, actions=0.5))
     short = own(tmp_path / "short.h5", episodes=2)
     with pytest.raises(UserError, match="two are needed"):
-        open_standard([short], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=0.5))
+        open_training_data([short], MixtureConfig(text=0, pictures=0, clip_length=2, action_block=1, actions=0.5))
 
 
 def test_no_file_and_files_of_two_sizes_are_refused(tmp_path: Path, full: Path) -> None:
     with pytest.raises(UserError, match="no episode file was given"):
-        open_standard([], ALONE)
+        open_training_data([], ALONE)
     write_episodes(tmp_path / "large.h5", [make_episode(i, 5, 8) for i in range(3)], {"env_id": "toy", "seed": 0})
     with pytest.raises(UserError, match=r"frames of \[4, 8\] pixels"):
-        open_standard([full, tmp_path / "large.h5"], ALONE)
+        open_training_data([full, tmp_path / "large.h5"], ALONE)

@@ -12,7 +12,7 @@ from worldmodel import presets
 from worldmodel.flops import Uses, training_flops
 from worldmodel.scripts import benchmark_steps, benchmark_training
 from worldmodel.scripts.benchmark_checks import relative_error
-from worldmodel.scripts.benchmark_steps import BenchmarkRow, Ratio, Training, made_up_batches, ratio, take_turns
+from worldmodel.scripts.benchmark_steps import BenchmarkRow, Ratio, Training, made_up_batches, ratio, run_interleaved
 from worldmodel.scripts.cli import run
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_sides_take_turns_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) 
 
     order: list[float] = []
     monkeypatch.setattr(benchmark_steps.time, "perf_counter", lambda: now)
-    found = take_turns({"a": side(2.0), "b": side(5.0)}, rounds=2, seconds=5.0, device=CPU)
+    found = run_interleaved({"a": side(2.0), "b": side(5.0)}, rounds=2, seconds=5.0, device=CPU)
     assert found == {"a": [2.0, 2.0], "b": [5.0, 5.0]}
     assert order[4:] == [2.0, 2.0, 2.0, 5.0, 5.0, 2.0, 2.0, 2.0], "behind two calls each to warm up"
 

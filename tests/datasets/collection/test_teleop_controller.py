@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.datasets.collection.recording import CollectConfig, first_look
-from worldmodel.datasets.collection.teleop_controller import Cockpit
-from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
+from worldmodel.datasets.collection.recording import CollectConfig, warm_up
+from worldmodel.datasets.collection.teleop_controller import TeleopController
+from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 
@@ -27,23 +27,23 @@ def tasks() -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.fixture
-def cockpit(tasks: tuple[Any, Any], tmp_path: Path) -> Iterator[Cockpit]:
+def controller(tasks: tuple[Any, Any], tmp_path: Path) -> Iterator[TeleopController]:
     task, view = tasks
-    facts = first_look(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
-    with DriveFile(tmp_path / "x.h5", TASK, facts) as file:
-        yield Cockpit(Drive(task, variation=("all",)), view, file, max_steps=20)
+    facts = warm_up(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
+    with TeleopFile(tmp_path / "x.h5", TASK, facts) as file:
+        yield TeleopController(TeleopSession(task, variation=("all",)), view, file, max_steps=20)
 
 
-def press(cockpit: Cockpit, *keys: str, little: bool = False) -> None:
-    cockpit.obey({"do": "keys", "keys": keys, "little": little})
+def press(controller: TeleopController, *keys: str, little: bool = False) -> None:
+    controller.handle_message({"do": "keys", "keys": keys, "little": little})
 
 
-def run(cockpit: Cockpit, at_most: int = 100) -> int:
+def run(controller: TeleopController, at_most: int = 100) -> int:
     """Lets the time run until nothing moves; the number of ticks."""
     for ticks in range(at_most):
-        if not cockpit.moving:
+        if not controller.moving:
             return ticks
-        cockpit.tick()
+        controller.tick()
     return at_most
 
 
@@ -61,59 +61,59 @@ def picture(url: str) -> np.ndarray:
         ("s", True, [0, -0.3]),
     ],
 )
-def test_keys_drive_while_they_are_held(cockpit: Cockpit, keys: str, little: bool, action: list[float]) -> None:
-    assert not cockpit.moving
-    press(cockpit, *keys, little=little)
-    assert run(cockpit, 3) == 3
-    press(cockpit)
-    assert not cockpit.moving
-    episode = cockpit.drive.episode()
+def test_keys_drive_while_they_are_held(controller: TeleopController, keys: str, little: bool, action: list[float]) -> None:
+    assert not controller.moving
+    press(controller, *keys, little=little)
+    assert run(controller, 3) == 3
+    press(controller)
+    assert not controller.moving
+    episode = controller.session.episode()
     assert episode is not None and np.allclose(episode.actions, [action] * 3)
 
 
-def test_a_tap_between_two_actions_counts_once(cockpit: Cockpit) -> None:
-    press(cockpit, "d")
-    press(cockpit)
-    assert run(cockpit) == 1
-    assert cockpit.drive.episode().actions.tolist() == [[1.0, 0.0]]  # type: ignore[union-attr]
+def test_a_tap_between_two_actions_counts_once(controller: TeleopController) -> None:
+    press(controller, "d")
+    press(controller)
+    assert run(controller) == 1
+    assert controller.session.episode().actions.tolist() == [[1.0, 0.0]]  # type: ignore[union-attr]
 
 
-def test_keys_of_no_axis_do_nothing(cockpit: Cockpit) -> None:
-    press(cockpit, "x", "ctrl")
-    assert not cockpit.moving
+def test_keys_of_no_axis_do_nothing(controller: TeleopController) -> None:
+    press(controller, "x", "ctrl")
+    assert not controller.moving
 
 
 @pytest.mark.parametrize("text", ["move left", "action: dx=-0.8, dy=0", "keys: a"])
-def test_words_drive_for_as_many_steps_as_asked(cockpit: Cockpit, text: str) -> None:
-    cockpit.obey({"do": "say", "text": text, "steps": 4})
-    assert run(cockpit) == 4
-    assert np.allclose(cockpit.drive.episode().actions, [[-0.8, 0.0]] * 4)  # type: ignore[union-attr]
-    assert cockpit.status()["action"] == "move left"
+def test_words_drive_for_as_many_steps_as_asked(controller: TeleopController, text: str) -> None:
+    controller.handle_message({"do": "say", "text": text, "steps": 4})
+    assert run(controller) == 4
+    assert np.allclose(controller.session.episode().actions, [[-0.8, 0.0]] * 4)  # type: ignore[union-attr]
+    assert controller.status()["action"] == "move left"
 
 
-def test_a_key_stops_what_was_said(cockpit: Cockpit) -> None:
-    cockpit.obey({"do": "say", "text": "move left", "steps": 50})
-    cockpit.tick()
-    press(cockpit, "d")
-    cockpit.tick()
-    press(cockpit)
-    assert not cockpit.moving
-    assert cockpit.drive.episode().action_words == ["move left", "move right"]  # type: ignore[union-attr]
+def test_a_key_stops_what_was_said(controller: TeleopController) -> None:
+    controller.handle_message({"do": "say", "text": "move left", "steps": 50})
+    controller.tick()
+    press(controller, "d")
+    controller.tick()
+    press(controller)
+    assert not controller.moving
+    assert controller.session.episode().action_words == ["move left", "move right"]  # type: ignore[union-attr]
 
 
-def test_time_may_always_run(cockpit: Cockpit) -> None:
-    cockpit.obey({"do": "clock", "always": True})
-    assert run(cockpit, 3) == 3
-    cockpit.obey({"do": "clock", "always": False})
-    assert not cockpit.moving
-    assert cockpit.drive.episode().action_words == ["stay still"] * 3  # type: ignore[union-attr]
+def test_time_may_always_run(controller: TeleopController) -> None:
+    controller.handle_message({"do": "clock", "always": True})
+    assert run(controller, 3) == 3
+    controller.handle_message({"do": "clock", "always": False})
+    assert not controller.moving
+    assert controller.session.episode().action_words == ["stay still"] * 3  # type: ignore[union-attr]
 
 
-def test_a_page_that_closes_lets_go(cockpit: Cockpit) -> None:
-    cockpit.obey({"do": "say", "text": "move left", "steps": 50})
-    press(cockpit, "d")
-    cockpit.release()
-    assert not cockpit.moving
+def test_a_page_that_closes_lets_go(controller: TeleopController) -> None:
+    controller.handle_message({"do": "say", "text": "move left", "steps": 50})
+    press(controller, "d")
+    controller.release()
+    assert not controller.moving
 
 
 @pytest.mark.parametrize(
@@ -130,58 +130,58 @@ def test_a_page_that_closes_lets_go(cockpit: Cockpit) -> None:
         (None, "unknown"),
     ],
 )
-def test_a_mistake_becomes_a_note_that_the_next_command_clears(cockpit: Cockpit, message: Any, words: str) -> None:
-    cockpit.obey(message)
-    assert words in cockpit.status()["note"] and cockpit.status()["failed"]
-    assert not cockpit.moving
-    cockpit.obey({"do": "new"})
-    assert not cockpit.status()["failed"]
+def test_a_mistake_becomes_a_note_that_the_next_command_clears(controller: TeleopController, message: Any, words: str) -> None:
+    controller.handle_message(message)
+    assert words in controller.status()["note"] and controller.status()["failed"]
+    assert not controller.moving
+    controller.handle_message({"do": "new"})
+    assert not controller.status()["failed"]
 
 
-def test_episodes_end_up_in_the_file(cockpit: Cockpit, tmp_path: Path) -> None:
-    def drive(keys: str, steps: int) -> None:
-        press(cockpit, *keys)
-        run(cockpit, steps)
-        press(cockpit)
+def test_episodes_end_up_in_the_file(controller: TeleopController, tmp_path: Path) -> None:
+    def session(keys: str, steps: int) -> None:
+        press(controller, *keys)
+        run(controller, steps)
+        press(controller)
 
-    drive("d", 2)
-    cockpit.obey({"do": "new"})  # 1
-    assert "episode 0 recorded" in cockpit.status()["note"]
-    drive("w", 3)
-    cockpit.obey({"do": "discard"})
-    drive("s", 4)
-    cockpit.obey({"do": "new"})  # 2, undone
-    cockpit.obey({"do": "undo"})
-    cockpit.obey({"do": "record", "on": False})
-    drive("a", 5)
-    cockpit.obey({"do": "record", "on": True})
-    drive("wa", 6)  # 3
-    assert (cockpit.status()["saved"], cockpit.status()["waiting"]) == (0, 1)
-    cockpit.obey({"do": "save"})
-    assert (cockpit.status()["saved"], cockpit.status()["waiting"]) == (2, 0)
-    assert cockpit.status()["step"] == 0 and cockpit.kept == 2
+    session("d", 2)
+    controller.handle_message({"do": "new"})  # 1
+    assert "episode 0 recorded" in controller.status()["note"]
+    session("w", 3)
+    controller.handle_message({"do": "discard"})
+    session("s", 4)
+    controller.handle_message({"do": "new"})  # 2, undone
+    controller.handle_message({"do": "undo"})
+    controller.handle_message({"do": "record", "on": False})
+    session("a", 5)
+    controller.handle_message({"do": "record", "on": True})
+    session("wa", 6)  # 3
+    assert (controller.status()["saved"], controller.status()["waiting"]) == (0, 1)
+    controller.handle_message({"do": "save"})
+    assert (controller.status()["saved"], controller.status()["waiting"]) == (2, 0)
+    assert controller.status()["step"] == 0 and controller.kept == 2
     with EpisodeStore(tmp_path / "x.h5") as store:
         assert store.lengths.tolist() == [2, 6]
         assert store.episode(1).action_words[0] == "move left and move up"
 
 
-def test_a_long_episode_ends_by_itself(cockpit: Cockpit) -> None:
-    press(cockpit, "d")
-    run(cockpit, 45)
-    assert cockpit.status()["step"] == 5 and cockpit.status()["waiting"] == 2
-    assert "20 steps" in cockpit.status()["note"]
+def test_a_long_episode_ends_by_itself(controller: TeleopController) -> None:
+    press(controller, "d")
+    run(controller, 45)
+    assert controller.status()["step"] == 5 and controller.status()["waiting"] == 2
+    assert "20 steps" in controller.status()["note"]
 
 
-def test_the_page_sees_what_is_recorded(cockpit: Cockpit, tasks: tuple[Any, Any]) -> None:
+def test_the_page_sees_what_is_recorded(controller: TeleopController, tasks: tuple[Any, Any]) -> None:
     task, view = tasks
     shown = []
     for camera in view.cameras:
-        cockpit.obey({"do": "camera", "name": camera})
-        press(cockpit, "d")
-        run(cockpit, 2)
-        status = cockpit.status()
+        controller.handle_message({"do": "camera", "name": camera})
+        press(controller, "d")
+        run(controller, 2)
+        status = controller.status()
         assert np.array_equal(view.get_state(), task.get_state()) and view.variation == task.variation
-        for url, state in ((status["frame"], task.get_state()), (status["goal"], cockpit.drive.info["goal_state"])):
+        for url, state in ((status["frame"], task.get_state()), (status["goal"], controller.session.info["goal_state"])):
             frame = picture(url)
             assert frame.shape == (48, 48, 3)
             assert np.abs(frame - view.render_state(state, camera)).mean() < 12  # it is a JPEG
@@ -192,17 +192,17 @@ def test_the_page_sees_what_is_recorded(cockpit: Cockpit, tasks: tuple[Any, Any]
 
 def test_a_task_whose_state_cannot_be_set_is_shown_as_recorded(tasks: tuple[Any, Any], tmp_path: Path) -> None:
     task, _ = tasks
-    facts = first_look(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
-    with DriveFile(tmp_path / "x.h5", TASK, facts) as file:
-        cockpit = Cockpit(Drive(task), task, file, max_steps=20)
-        press(cockpit, "d")
-        run(cockpit, 3)
-        assert cockpit.drive.recorded == 3
-        assert picture(cockpit.status()["frame"]).shape == picture(cockpit.status()["goal"]).shape == (16, 16, 3)
+    facts = warm_up(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
+    with TeleopFile(tmp_path / "x.h5", TASK, facts) as file:
+        controller = TeleopController(TeleopSession(task), task, file, max_steps=20)
+        press(controller, "d")
+        run(controller, 3)
+        assert controller.session.recorded == 3
+        assert picture(controller.status()["frame"]).shape == picture(controller.status()["goal"]).shape == (16, 16, 3)
 
 
-def test_what_stays_the_same(cockpit: Cockpit, tasks: tuple[Any, Any]) -> None:
-    about = cockpit.about()["about"]
+def test_what_stays_the_same(controller: TeleopController, tasks: tuple[Any, Any]) -> None:
+    about = controller.about()["about"]
     assert about["task"] == TASK and about["rate"] == 10
     assert [axis["keys"] for axis in about["axes"]] == [("a", "d"), ("s", "w")]
     assert about["axes"][0]["words"] == ("move left", "move right")

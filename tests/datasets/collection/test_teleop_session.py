@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.collection.episode_shards import PATTERN, part_path
-from worldmodel.datasets.collection.recording import CollectConfig, first_look
-from worldmodel.datasets.collection.teleop_session import Drive, DriveFile
+from worldmodel.datasets.collection.episode_shards import PATTERN, shard_path
+from worldmodel.datasets.collection.recording import CollectConfig, warm_up
+from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
@@ -32,10 +32,10 @@ def task() -> Iterator[Any]:
 
 
 def drive_right(task: Any, steps: int = 3, **settings: Any) -> Episode:
-    drive = Drive(task, **settings)
+    session = TeleopSession(task, **settings)
     for _ in range(steps):
-        drive.step(RIGHT)
-    episode = drive.episode()
+        session.step(RIGHT)
+    episode = session.episode()
     assert episode is not None
     return episode
 
@@ -49,14 +49,14 @@ def episodes_of(path: Path) -> list[Episode]:
 
 
 def test_an_episode_is_what_was_driven(task: Any) -> None:
-    drive = Drive(task, seed=4)
-    assert drive.episode() is None and drive.recorded == 0
-    first, goal = drive.obs["pixels"], drive.goal_text
+    session = TeleopSession(task, seed=4)
+    assert session.episode() is None and session.recorded == 0
+    first, goal = session.obs["pixels"], session.goal_text
     for _ in range(3):
-        drive.step(RIGHT)
-    episode = drive.episode()
-    assert episode is not None and len(episode) == drive.recorded == drive.steps == 3
-    assert np.array_equal(episode.frames[0], first) and np.array_equal(episode.frames[-1], drive.obs["pixels"])
+        session.step(RIGHT)
+    episode = session.episode()
+    assert episode is not None and len(episode) == session.recorded == session.steps == 3
+    assert np.array_equal(episode.frames[0], first) and np.array_equal(episode.frames[-1], session.obs["pixels"])
     assert np.array_equal(episode.actions, np.tile(RIGHT, (3, 1)).astype(np.float32))
     assert episode.action_words == ["move right"] * 3
     assert episode.goal_text == goal
@@ -71,66 +71,66 @@ def test_seed_and_number_decide_the_start(task: Any) -> None:
     assert same_episode(drive_right(task, seed=1), drive_right(task, seed=1))
     starts = [drive_right(task, seed=seed, number=number).state[0].tobytes() for seed in (1, 2) for number in (0, 1)]
     assert len(set(starts)) == 4
-    drive = Drive(task, seed=1)
-    drive.begin()
-    assert drive.info["state"].tobytes() == starts[1]
+    session = TeleopSession(task, seed=1)
+    session.begin()
+    assert session.info["state"].tobytes() == starts[1]
 
 
 def test_factors_are_sampled_and_recorded(task: Any) -> None:
     radii = {drive_right(task, 1, variation=("disc.radius",), number=number).variation["disc.radius"] for number in range(3)}
     assert len(radii) == 3
     with pytest.raises(UserError, match="unknown factor"):
-        Drive(task, variation=("disk.radius",))
+        TeleopSession(task, variation=("disk.radius",))
 
 
 def test_recording_starts_and_stops_in_the_middle(task: Any) -> None:
-    drive = Drive(task)
-    drive.step(RIGHT)
-    drive.record(False)
-    drive.step(RIGHT)
-    assert drive.episode() is None and drive.steps == 2
-    drive.record(True)
-    middle = drive.info["state"]
-    drive.step(-RIGHT)
-    episode = drive.episode()
+    session = TeleopSession(task)
+    session.step(RIGHT)
+    session.record(False)
+    session.step(RIGHT)
+    assert session.episode() is None and session.steps == 2
+    session.record(True)
+    middle = session.info["state"]
+    session.step(-RIGHT)
+    episode = session.episode()
     assert episode is not None and len(episode) == 1
     assert np.array_equal(episode.state[0], middle)
 
 
 def test_the_step_at_which_the_goal_was_reached(task: Any) -> None:
-    drive = Drive(task, seed=3)
+    session = TeleopSession(task, seed=3)
     policy = task.demonstrator(np.random.default_rng(0))
-    while drive.reached is None and drive.steps < 100:
-        drive.step(policy(drive.obs, drive.info))
-    reached = drive.reached
-    assert reached == drive.steps and drive.info["success"]
-    drive.step(RIGHT)
-    assert drive.reached == reached
-    drive.begin()
-    assert drive.reached is None and drive.steps == 0
+    while session.reached is None and session.steps < 100:
+        session.step(policy(session.obs, session.info))
+    reached = session.reached
+    assert reached == session.steps and session.info["success"]
+    session.step(RIGHT)
+    assert session.reached == reached
+    session.begin()
+    assert session.reached is None and session.steps == 0
 
 
 @pytest.mark.parametrize("action", [np.array([2.0, 0.0]), np.zeros(3), np.array([np.nan, 0.0])])
 def test_an_action_that_is_none_is_refused_and_not_recorded(task: Any, action: np.ndarray) -> None:
-    drive = Drive(task)
+    session = TeleopSession(task)
     with pytest.raises(UserError):
-        drive.step(action)
-    assert drive.recorded == drive.steps == 0
+        session.step(action)
+    assert session.recorded == session.steps == 0
 
 
-# DriveFile
+# TeleopFile
 
 
 def test_the_file_grows_from_one_run_to_the_next(tmp_path: Path) -> None:
     path, given = tmp_path / "new" / "x.h5", [make_episode(i) for i in range(5)]
-    with DriveFile(path, TASK, FACTS) as file:
+    with TeleopFile(path, TASK, FACTS) as file:
         file.keep(given[0])
         file.keep(given[1])
         assert (file.saved, len(file), path.exists()) == (0, 2, False)
         assert file.merge() == 2 and file.saved == 2
         file.keep(given[2])
     assert list(path.parent.iterdir()) == [path]
-    with DriveFile(path, TASK, FACTS) as file:
+    with TeleopFile(path, TASK, FACTS) as file:
         assert len(file) == 3
         file.keep(given[3])
     found = episodes_of(path)
@@ -140,7 +140,7 @@ def test_the_file_grows_from_one_run_to_the_next(tmp_path: Path) -> None:
 
 
 def test_undo_removes_the_last_one_that_is_not_in_the_file(tmp_path: Path) -> None:
-    with DriveFile(tmp_path / "x.h5", TASK, FACTS) as file:
+    with TeleopFile(tmp_path / "x.h5", TASK, FACTS) as file:
         file.keep(make_episode(0))
         file.merge()
         assert not file.undo()
@@ -153,7 +153,7 @@ def test_undo_removes_the_last_one_that_is_not_in_the_file(tmp_path: Path) -> No
 
 
 def test_nothing_driven_leaves_nothing(tmp_path: Path) -> None:
-    with DriveFile(tmp_path / "x.h5", TASK, FACTS):
+    with TeleopFile(tmp_path / "x.h5", TASK, FACTS):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -164,8 +164,8 @@ def test_what_was_kept_survives_a_kill(tmp_path: Path, root: Path) -> None:
 import json, os, signal, sys
 from pathlib import Path
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.collection.teleop_session import DriveFile
-file = DriveFile(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+from worldmodel.datasets.collection.teleop_session import TeleopFile
+file = TeleopFile(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
 file.keep(make_episode(0))
 file.merge()
 file.keep(make_episode(1))
@@ -173,7 +173,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     command = [sys.executable, "-c", script, str(path), TASK, json.dumps(FACTS)]
     assert subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}).returncode == -signal.SIGKILL
-    with DriveFile(path, TASK, FACTS) as file:
+    with TeleopFile(path, TASK, FACTS) as file:
         assert (file.saved, len(file)) == (1, 2)
     found = episodes_of(path)
     assert len(found) == 2 and all(map(same_episode, found, map(make_episode, (0, 1))))
@@ -181,14 +181,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_merge_that_was_killed_after_renaming_adds_nothing_twice(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
-    with DriveFile(path, TASK, FACTS) as file:
+    with TeleopFile(path, TASK, FACTS) as file:
         file.keep(make_episode(0))
-        part = next(file.parts.glob(PATTERN))
-        content, about = part.read_bytes(), (file.parts / "config.json").read_bytes()
-    file.parts.mkdir()
-    part.write_bytes(content)
-    (file.parts / "config.json").write_bytes(about)
-    with DriveFile(path, TASK, FACTS) as file:
+        shard = next(file.shards.glob(PATTERN))
+        content, about = shard.read_bytes(), (file.shards / "config.json").read_bytes()
+    file.shards.mkdir()
+    shard.write_bytes(content)
+    (file.shards / "config.json").write_bytes(about)
+    with TeleopFile(path, TASK, FACTS) as file:
         file.keep(make_episode(1))
     found = episodes_of(path)
     assert len(found) == 2 and all(map(same_episode, found, map(make_episode, (0, 1))))
@@ -198,7 +198,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path: Path, monkeypat
     def full(path: Path) -> int:
         raise OSError(28, "No space left on device")
 
-    with DriveFile(tmp_path / "x.h5", TASK, FACTS) as file:
+    with TeleopFile(tmp_path / "x.h5", TASK, FACTS) as file:
         file.keep(make_episode(0))
         with monkeypatch.context() as patched:
             patched.setattr("worldmodel.datasets.atomic._create", full)
@@ -218,7 +218,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_there(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("merged", [True, False])
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, env_id: str, facts: dict[str, Any], words: str, merged: bool) -> None:
     path = tmp_path / "x.h5"
-    first = DriveFile(path, TASK, FACTS)
+    first = TeleopFile(path, TASK, FACTS)
     first.keep(make_episode(0))
     if merged:
         with first:
@@ -227,7 +227,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, env_id: str, fac
         first._lock.close()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=words):
-        DriveFile(path, env_id, FACTS | facts)
+        TeleopFile(path, env_id, FACTS | facts)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -236,10 +236,10 @@ def test_parts_of_something_else_are_left_alone(about: str, tmp_path: Path) -> N
     folder = tmp_path / "x.h5.parts"
     folder.mkdir()
     (folder / "config.json").write_text(about)
-    part_path(folder, 0).write_text("a part")
+    shard_path(folder, 0).write_text("a part")
     with pytest.raises(UserError, match="x.h5.parts"):
-        DriveFile(tmp_path / "x.h5", TASK, FACTS)
-    assert part_path(folder, 0).read_text() == "a part" and (folder / "config.json").read_text() == about
+        TeleopFile(tmp_path / "x.h5", TASK, FACTS)
+    assert shard_path(folder, 0).read_text() == "a part" and (folder / "config.json").read_text() == about
 
 
 def test_a_collected_file_is_left_alone(tmp_path: Path) -> None:
@@ -247,21 +247,21 @@ def test_a_collected_file_is_left_alone(tmp_path: Path) -> None:
 
     write_toy_file(tmp_path / "x.h5")
     with pytest.raises(UserError, match="not made by `worldmodel play`"):
-        DriveFile(tmp_path / "x.h5", TASK, FACTS)
+        TeleopFile(tmp_path / "x.h5", TASK, FACTS)
     assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with DriveFile(tmp_path / "x.h5", TASK, FACTS) as file:
+    with TeleopFile(tmp_path / "x.h5", TASK, FACTS) as file:
         file.keep(make_episode(0))
         with pytest.raises(UserError, match="another process"):
-            DriveFile(tmp_path / "x.h5", TASK, FACTS)
+            TeleopFile(tmp_path / "x.h5", TASK, FACTS)
     assert len(episodes_of(tmp_path / "x.h5")) == 1
 
 
 def test_driven_episodes_of_a_task_fit_its_file(task: Any, tmp_path: Path) -> None:
-    facts = first_look(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
-    with DriveFile(tmp_path / "x.h5", TASK, facts) as file:
+    facts = warm_up(task, CollectConfig(TASK, image_size=16, policies={"random": 1.0}))
+    with TeleopFile(tmp_path / "x.h5", TASK, facts) as file:
         file.keep(drive_right(task, variation=("all",)))
     with EpisodeStore(tmp_path / "x.h5") as store:
         assert store.texts("policy") == ["human"] and store.action_size == 2 and store.image_size == 16
