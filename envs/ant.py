@@ -212,7 +212,7 @@ class Ant(MujocoTask):
         position[KNEES] = KNEE_SIGNS * knee
         return position
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Outside the walls, in the floor, or with a joint beyond its limits."""
         x, y, z = position[:3]
         if max(abs(x), abs(y)) > ARENA - TORSO_RADIUS + CONTACT_DEPTH:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from worldmodel.envs.floor_plans import HALF, Plan
+from worldmodel.envs.floor_plans import HALF, FloorPlan
 
 CELL = 0.1
 """Side of a cell in metres."""
@@ -31,18 +31,18 @@ class Ground:
         return int(self.cells[((rows - row) ** 2 + (columns - column) ** 2).argmin()])
 
     def steps_from(self, cell: int) -> np.ndarray:
-        """Cells (CELLS * CELLS,) to walk, east, west, north or south, from a cell; -1 where there is no way."""
+        """Cells (CELLS * CELLS,) to walk, east, west, north or south, from a cell; -1 where there is no path."""
         return _flood(self.free, cell)
 
     def sees(self, start: np.ndarray, end: np.ndarray) -> bool:
-        """Whether the straight way between two points (2,) is free."""
+        """Whether the straight path between two points (2,) is free."""
         count = int(np.hypot(*(end - start)) / (CELL / 2)) + 2
         points = start + np.linspace(0, 1, count)[:, None] * (end - start)
         index = np.clip(((points + HALF) / CELL).astype(int), 0, CELLS - 1)
         return bool(self.free[index[:, 1] * CELLS + index[:, 0]].all())
 
-    def way(self, start: np.ndarray, goal: np.ndarray) -> list[np.ndarray]:
-        """Corners (2,) of a short way from one point to another; the last one is the goal."""
+    def path(self, start: np.ndarray, goal: np.ndarray) -> list[np.ndarray]:
+        """Corners (2,) of a short path from one point to another; the last one is the goal."""
         steps = self.steps_from(self.cell_of(*goal))
         cell = self.cell_of(*start)
         cells = [cell]
@@ -69,7 +69,7 @@ def place_of(cell: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def ground_of(plan: Plan, clearance: float) -> Ground:
+def ground_of(plan: FloorPlan, clearance: float) -> Ground:
     """The cells whose centre keeps `clearance` from all walls and pieces, without pockets that no door reaches."""
     free = np.ones((CELLS, CELLS), bool)
     centers = (np.arange(CELLS) + 0.5) * CELL - HALF

@@ -53,7 +53,7 @@ def test_the_way_keeps_clear_and_ends_at_the_goal() -> None:
         plan = plan_of(layout, MAX_PIECES, 1.1, 6)
         ground = ground_of(plan, 0.25)
         start, goal = _centers(rng.choice(ground.cells, 2))
-        corners = ground.way(start, goal)
+        corners = ground.path(start, goal)
         assert np.array_equal(corners[-1], goal)
         for a, b in zip([start, *corners], corners, strict=False):
             assert all(plan.clearances(*(a + t * (b - a))).min() > 0.15 for t in np.linspace(0, 1, 20))
