@@ -259,7 +259,7 @@ def latent_cache(
         about = store.path.stat()
         origin.update(repr((str(store.path.resolve()), about.st_size, about.st_mtime_ns)).encode())
     for part in data.train_pictures.parts if data.train_pictures else []:
-        origin.update(repr((part.name, len(part), part.square, data.config.split_seed, data.config.held_out)).encode())
+        origin.update(repr((part.name, len(part), part.transform, data.config.split_seed, data.config.held_out)).encode())
     folder = cache_dir() / "latents" / origin.hexdigest()
     size = cache_bytes(codec, count, config.cache_dtype)
     if tell:

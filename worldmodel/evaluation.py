@@ -138,13 +138,13 @@ def dream_errors(
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))  # (b, t - 1 + h, a)
     latents = rearrange(codec.encode_frames(rearrange(truth, "b t h w c -> (b t) h w c")), "(b t) p c -> b t p c", b=config.clips)
     past, future = latents[:, : config.context], latents[:, config.context :]
-    state = rollout.encode(past, actions[:, : config.context - 1])
+    encoded = rollout.encode(past, actions[:, : config.context - 1])
     ahead = actions[:, config.context - 1 :]
     others = ahead[torch.from_numpy(other_clips(of_episode))]
     generator = torch.Generator()
     dreamt = {}
     for name, given in (("learned", ahead), ("shuffled_actions", others)):
-        dreamt[name] = rollout.rollout(state, given[:, None], generator.manual_seed(config.seed))[:, 0]
+        dreamt[name] = rollout.rollout(encoded, given[:, None], generator.manual_seed(config.seed))[:, 0]
         if dreamt[name].shape != future.shape:
             raise UserError(f"{dreamt[name].shape[1]} frames are dreamt for {config.horizon} steps: dream without jumps")
     dreamt["copy_last_frame"] = past[:, -1:].expand_as(future)
