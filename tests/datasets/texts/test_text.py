@@ -12,9 +12,9 @@ from worldmodel.errors import UserError
 
 
 @given(text=st.text(st.sampled_from("ab.!? \n\"'"), max_size=300), chunk=st.integers(min_value=1, max_value=40))
-def test_pieces_fit_and_lose_only_blank_space(text: str, chunk: int) -> None:
+def test_chunks_fit_and_lose_only_blank_space(text: str, chunk: int) -> None:
     chunks = chunk_text(text, chunk)
-    assert all(0 < len(chunk) <= chunk for chunk in chunks)
+    assert all(0 < len(each) <= chunk for each in chunks)
     assert re.sub(r"\s", "", "".join(chunks)) == re.sub(r"\s", "", text)
 
 
