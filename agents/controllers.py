@@ -8,7 +8,7 @@ import torch
 
 from worldmodel.agents.actor import Actor
 from worldmodel.agents.cem import CEM, CEMConfig
-from worldmodel.agents.learned import LatentDynamics, LearnedSimulator
+from worldmodel.agents.learned_simulator import LatentDynamics, LearnedSimulator
 from worldmodel.agents.mpc import Controller, MPCConfig, MPCController, RandomController
 from worldmodel.agents.mppi import MPPI, MPPIConfig
 from worldmodel.agents.objective import GoalCost, make_objective
@@ -179,7 +179,7 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     """Build one controller; errors as of `make_controllers`."""
     bounds, mpc = parts.bounds, config.mpc
     if name in ("random", "random_held"):
-        return RandomController(bounds, mpc.replan_every, held=name == "random_held")
+        return RandomController(bounds, mpc.replan_every, action_repeat=name == "random_held")
     if name.startswith("oracle") and not parts.workers.restorable:
         raise UserError(NO_ORACLE.format(env_id=parts.workers.env_id))
     if name == "oracle_true_distance":

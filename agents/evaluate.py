@@ -74,9 +74,9 @@ def run_controller(
     """Run one controller on all problems of a manifest, once per stream of random numbers; see `evaluate`."""
     began, planning, plans, count = time.perf_counter(), 0.0, 0, len(manifest.problems)
     records: list[_Record] = []
-    told = Told(bar, count)
+    progress_bar = SearchProgress(bar, count)
     if isinstance(controller, MPCController):
-        controller.on_futures = told.futures
+        controller.on_futures = progress_bar.futures
     for stream in range(config.streams):
         record = _Record(manifest, workers)
         records.append(record)
@@ -87,9 +87,9 @@ def run_controller(
             planning += time.perf_counter() - asked
             plans += count
             before = record.step
-            record.carry_out(actions[:, : record.model_steps - record.step])
+            record.execute(actions[:, : record.model_steps - record.step])
             bar.update(record.step - before)
-            told.solved(int((record.first > 0).sum()))
+            progress_bar.solved(int((record.first > 0).sum()))
     return Score(
         name=name,
         streams=[record.outcomes() for record in records],
@@ -102,7 +102,7 @@ def run_controller(
     )
 
 
-class Told:
+class SearchProgress:
     """What stands behind a controller's bar: problems solved, and futures evaluated, so that it moves during a long search."""
 
     def __init__(self, bar: tqdm, problems: int) -> None:
@@ -156,7 +156,7 @@ class _Record:
             goal_states=self.goal_states,
         )
 
-    def carry_out(self, actions: np.ndarray) -> None:
+    def execute(self, actions: np.ndarray) -> None:
         """Execute actions (problems, r, a) in the true simulator."""
         steps = slice(self.step, self.step + actions.shape[1])
 

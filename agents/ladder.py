@@ -29,7 +29,7 @@ OF_THE_MODEL = ("policy", "guided", "cem", "mppi", "random_shooting")
 
 
 @dataclass(frozen=True)
-class Row:
+class LadderRow:
     """One number of the ladder."""
 
     task: str
@@ -48,7 +48,7 @@ class Check:
     rung: Rung
     what: str
     """Name of the number that is checked."""
-    number: Callable[[Sequence[Row]], float | None]
+    number: Callable[[Sequence[LadderRow]], float | None]
     """From all rows; higher is better, None where it was not measured."""
     broken: float
     """Below this the rung is broken."""
@@ -68,42 +68,42 @@ class Verdict:
     """What is wrong with it, and what usually mends it."""
 
 
-def worst_share(rows: Sequence[Row], rung: Rung, beginning: str) -> float | None:
+def worst_share(rows: Sequence[LadderRow], rung: Rung, beginning: str) -> float | None:
     """Return the smallest value as a share of its control over rows with this name prefix; rows with a control near 0 are left out."""
     there = [row for row in rows if row.rung == rung and row.name.startswith(beginning)]
     return min((max(row.value, 0.0) / row.control for row in there if row.control and row.control > LEAST_CONTROL), default=None)
 
 
-def row_of(rows: Sequence[Row], rung: Rung, name: str) -> Row | None:
+def row_of(rows: Sequence[LadderRow], rung: Rung, name: str) -> LadderRow | None:
     """Return the row of this rung and name; None if it is missing."""
     return next((row for row in rows if (row.rung, row.name) == (rung, name)), None)
 
 
-def value_of(rows: Sequence[Row], rung: Rung, name: str) -> float | None:
+def value_of(rows: Sequence[LadderRow], rung: Rung, name: str) -> float | None:
     """Return the value of the row of this rung and name; None if it is missing."""
     row = row_of(rows, rung, name)
     return None if row is None else row.value
 
 
-def below_copying(rows: Sequence[Row]) -> float | None:
+def below_copying(rows: Sequence[LadderRow]) -> float | None:
     """Return how many times smaller the dream's error of the state is than that of copying the last frame, one step ahead."""
     row = row_of(rows, "dynamics", f"{STEP_AHEAD}1")
     return None if row is None or row.control is None else row.control / max(row.value, 1e-9)
 
 
-def best_of_model(rows: Sequence[Row]) -> tuple[str, float]:
+def best_of_model(rows: Sequence[LadderRow]) -> tuple[str, float]:
     """Return the model's controller that touches most goals, and its share; an empty name and 0 if there is none."""
     own = [(name, row.value) for name in OF_THE_MODEL if (row := row_of(rows, "result", f"{TOUCHED}{name}"))]
     return max(own, key=lambda each: each[1], default=("", 0.0))
 
 
-def share_of_oracle(rows: Sequence[Row]) -> float | None:
+def share_of_oracle(rows: Sequence[LadderRow]) -> float | None:
     """Return the goals touched by the best of the model's controllers, as a share of those that the oracle touches."""
     (name, touched), oracle = best_of_model(rows), value_of(rows, "result", f"{TOUCHED}oracle")
     return touched / oracle if name and oracle else None
 
 
-def share_held(rows: Sequence[Row]) -> float | None:
+def share_held(rows: Sequence[LadderRow]) -> float | None:
     """Return the goals held by the best of the model's controllers, as a share of those that it touches."""
     name, touched = best_of_model(rows)
     held = value_of(rows, "result", f"{HELD}{name}")
@@ -187,7 +187,7 @@ CHECKS = (
 """From the lowest rung up."""
 
 
-def weakest(rows: Sequence[Row], checks: Sequence[Check] = CHECKS) -> Verdict:
+def weakest(rows: Sequence[LadderRow], checks: Sequence[Check] = CHECKS) -> Verdict:
     """Find the lowest rung that is broken, else the lowest that is weak."""
     measured = [(check, number) for check in checks if (number := check.number(rows)) is not None]
     for word, limit in (("broken", "broken"), ("weak", "weak")):
@@ -201,7 +201,7 @@ def weakest(rows: Sequence[Row], checks: Sequence[Check] = CHECKS) -> Verdict:
     return Verdict(None, "every rung that was measured holds")
 
 
-def rows_to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def rows_to_json(rows: Sequence[LadderRow]) -> list[dict[str, Any]]:
     """Return JSON-able records with `task, seed, rung, name, value, control`."""
     return [asdict(row) for row in rows]
 
@@ -209,6 +209,6 @@ def rows_to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 HEADERS = ("rung", "what", "value", "beside")
 
 
-def cells(rows: Sequence[Row]) -> list[list[str]]:
+def cells(rows: Sequence[LadderRow]) -> list[list[str]]:
     """Format each number as one row of cells."""
     return [[row.rung, row.name, f"{row.value:.3f}", "" if row.control is None else f"{row.control:.3f}"] for row in rows]

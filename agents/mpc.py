@@ -58,11 +58,11 @@ class RandomController:
     Args:
         bounds: of the actions.
         replan_every: model steps drawn at once.
-        held: False draws every env action uniformly from the bounds; True draws one for the whole segment.
+        action_repeat: False draws every env action uniformly from the bounds; True draws one for the whole segment.
     """
 
-    def __init__(self, bounds: ActionBounds, replan_every: int, held: bool = False) -> None:
-        self.bounds, self.replan_every, self.held = bounds, replan_every, held
+    def __init__(self, bounds: ActionBounds, replan_every: int, action_repeat: bool = False) -> None:
+        self.bounds, self.replan_every, self.action_repeat = bounds, replan_every, action_repeat
         self._rngs: list[np.random.Generator] = []
 
     def reset(self, goals: np.ndarray, seeds: Sequence[int]) -> None:
@@ -72,17 +72,17 @@ class RandomController:
         steps = self.replan_every * self.bounds.block
         drawn = []
         for rng in self._rngs:
-            size = (1 if self.held else steps, len(self.bounds.low))
+            size = (1 if self.action_repeat else steps, len(self.bounds.low))
             actions = rng.uniform(self.bounds.low, self.bounds.high, size)
             drawn.append(np.broadcast_to(actions, (steps, size[1])).reshape(self.replan_every, -1))
         return np.stack(drawn).astype(np.float32)
 
 
-class Watched:
+class CountingSimulator:
     """A simulator that reports how many futures it is asked for, so that a progress bar moves during a long search."""
 
-    def __init__(self, simulator: Simulator, tell: Callable[[int], object]) -> None:
-        self.simulator, self.tell = simulator, tell
+    def __init__(self, simulator: Simulator, on_futures: Callable[[int], object]) -> None:
+        self.simulator, self.on_futures = simulator, on_futures
 
     def encode(self, history: History) -> Any:
         return self.simulator.encode(history)
@@ -92,7 +92,7 @@ class Watched:
 
     def rollout(self, state: Any, candidates: Tensor) -> Tensor:
         futures = self.simulator.rollout(state, candidates)
-        self.tell(candidates.shape[0] * candidates.shape[1])
+        self.on_futures(candidates.shape[0] * candidates.shape[1])
         return futures
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -164,7 +164,7 @@ class MPCController:
         elif self.config.warm_start and self._rest is not None:
             start = self._rest[rows]
         return self.planner.plan(
-            self.simulator if self.on_futures is None else Watched(self.simulator, self.on_futures),
+            self.simulator if self.on_futures is None else CountingSimulator(self.simulator, self.on_futures),
             self.simulator.encode(history.select(rows, self.config.context)),
             self.objective,
             self._goals[rows],

@@ -18,8 +18,8 @@ from worldmodel.agents.simulator import Codec
 from worldmodel.errors import UserError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-Reduction = Literal["final", "mean", "min", "soonest", "weighted"]
-Space = Literal["auto", "steps", "latents", "steps_to_go"]
+Reduction = Literal["final", "mean", "min", "min_with_time_penalty", "geometric"]
+Space = Literal["auto", "slow_features", "latents", "steps_to_go"]
 
 FRAMES_AT_ONCE = 2048
 """Frames that an actor judges at once; bounds memory."""
@@ -30,27 +30,30 @@ class GoalCost:
     """Distance of predicted frames to the goal frame, over a horizon."""
 
     space: Space = "auto"
-    """auto: steps_to_go where the model was trained to predict them, else steps. steps: mean squared distance in the codec's goal
-    features, which falls on the way to the goal. latents: the same over all tokens and channels, which is flat far from the goal.
-    steps_to_go: env steps to the goal as the model itself says."""
-    reduction: Reduction = "soonest"
+    """auto: steps_to_go where the model was trained to predict them, else slow_features. slow_features: mean squared distance in the
+    codec's goal features, which falls on the way to the goal. latents: the same over all tokens and channels, which is flat far from
+    the goal. steps_to_go: env steps to the goal as the model itself says."""
+    reduction: Reduction = "min_with_time_penalty"
     """final: distance at the last step only. mean: average over the horizon. min: the nearest step.
-    soonest: the nearest step, plus `hurry` times the average over the horizon of the nearest so far: of two
+    min_with_time_penalty: the nearest step, plus `time_penalty` times the average over the horizon of the nearest so far: of two
     plans that reach the goal the faster wins, yet a way around a wall beats standing still before it.
-    weighted: an average in which step i counts `growth` times as much as step i - 1."""
-    hurry: float = 0.3
-    """Of `soonest` only; 0 equals min, large values run straight at the goal."""
+    geometric: an average in which step i counts `geometric_ratio` times as much as step i - 1."""
+    time_penalty: float = 0.3
+    """Of `min_with_time_penalty` only; 0 equals min, large values run straight at the goal."""
     floor: float = 0.0
     """Of steps_to_go only: as many env steps count as none. What a model says of the last few is too coarse to choose by."""
-    growth: float = 2.0
-    """Of `weighted` only; 1 equals mean, large values approach final. Positive."""
+    geometric_ratio: float = 2.0
+    """Of `geometric` only; 1 equals mean, large values approach final. Positive."""
 
     def __post_init__(self) -> None:
         for name, value, known in (("reduction", self.reduction, Reduction), ("space", self.space, Space)):
             if value not in get_args(known):
                 raise UserError(f"unknown {name} '{value}': use {', '.join(get_args(known))}")
-        if self.growth <= 0 or self.hurry < 0:
-            raise UserError(f"growth is {self.growth}, must be positive; hurry is {self.hurry}, must not be negative")
+        if self.geometric_ratio <= 0 or self.time_penalty < 0:
+            raise UserError(
+                f"geometric_ratio is {self.geometric_ratio}, must be positive; "
+                f"time_penalty is {self.time_penalty}, must not be negative"
+            )
         if not self.floor >= 0:
             raise UserError(f"floor is {self.floor}, must not be negative")
 
@@ -63,10 +66,10 @@ class GoalCost:
                 return error.min(dim=-1).values
             case "mean":
                 return error.mean(dim=-1)
-            case "soonest":
+            case "min_with_time_penalty":
                 nearest = error.cummin(dim=-1).values
-                return nearest[..., -1] + self.hurry * nearest.mean(dim=-1)
-        weights = self.growth ** torch.arange(error.shape[-1], dtype=error.dtype, device=error.device)
+                return nearest[..., -1] + self.time_penalty * nearest.mean(dim=-1)
+        weights = self.geometric_ratio ** torch.arange(error.shape[-1], dtype=error.dtype, device=error.device)
         return error @ (weights / weights.sum())
 
 

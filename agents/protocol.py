@@ -24,7 +24,7 @@ from worldmodel.datasets.outputs import write_output
 from worldmodel.datasets.records import parse_json
 from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
-from worldmodel.folder import rebuild
+from worldmodel.serialization import rebuild
 
 if TYPE_CHECKING:
     from worldmodel.envs.contract import Task

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.codec.measure import choosing_frames
+from worldmodel.codec.quality import choosing_frames
 from worldmodel.errors import UserError
 
 LARGEST = 8

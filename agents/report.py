@@ -20,7 +20,7 @@ from worldmodel.datasets.outputs import MARK, json_bytes, write_output
 
 
 @dataclass(frozen=True)
-class Text:
+class TextSection:
     """A paragraph; a blank line starts a new one."""
 
     title: str
@@ -104,7 +104,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Row:
+class SectionRow:
     """Sections laid out side by side."""
 
     title: str
@@ -113,7 +113,7 @@ class Row:
     """What stands in the row."""
 
 
-Section = Text | Table | Picture | Curves | Intervals | Video | Row
+Section = TextSection | Table | Picture | Curves | Intervals | Video | SectionRow
 
 
 def write_report(
@@ -177,7 +177,7 @@ def _render(section: Section) -> str:
 
 def _content(section: Section) -> str:
     match section:
-        case Text():
+        case TextSection():
             return "".join(f"<p>{html.escape(part)}</p>" for part in section.text.split("\n\n"))
         case Table():
             return _table(section)
@@ -197,7 +197,7 @@ def _content(section: Section) -> str:
             flags = "autoplay loop muted controls playsinline"
             tag = f"<video width='{section.width}' {flags} src='{source}'></video>"
             return _figure(tag, section.note)
-        case Row():
+        case SectionRow():
             return f"<div class='row'>{''.join(_render(each) for each in section.sections)}</div>"
 
 

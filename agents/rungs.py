@@ -25,10 +25,10 @@ from worldmodel.agents.ladder import (
     TOUCHED,
     TRUE_DISTANCE,
     TRUE_FUTURES,
-    Row,
+    LadderRow,
     Rung,
 )
-from worldmodel.agents.learned import LearnedSimulator
+from worldmodel.agents.learned_simulator import LearnedSimulator
 from worldmodel.agents.objective import make_objective
 from worldmodel.agents.oracle import OracleSimulator, TrueDistance, true_distance_objective
 from worldmodel.agents.planner import ActionBounds, correlated_noise
@@ -92,12 +92,12 @@ class Marked:
     """Name of the task."""
     seed: int
     """Seed of the run that is diagnosed."""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LadderRow] = field(default_factory=list)
     """So far."""
 
     def add(self, rung: Rung, name: str, value: float, control: float | None = None) -> None:
         """Add one row."""
-        self.rows.append(Row(self.task, self.seed, rung, name, float(value), None if control is None else float(control)))
+        self.rows.append(LadderRow(self.task, self.seed, rung, name, float(value), None if control is None else float(control)))
 
 
 def is_of_goal(env_id: str, variable: str) -> bool:
@@ -215,7 +215,7 @@ def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: Evalu
         menu: how many.
     """
     assert parts.dynamics is not None, "there is nothing to dream with"
-    history, goals = first_looks(manifest, parts, menu.problems)
+    history, goals = first_histories(manifest, parts, menu.problems)
     candidates = draw_menu(len(history), parts.bounds, config, menu)
     truth = TrueDistance(parts.workers)
     true = costs(truth, true_distance_objective(config.objective), history, goals, candidates)
@@ -239,7 +239,7 @@ def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: Evalu
         beside = mean
 
 
-def first_looks(manifest: Manifest, parts: Parts, count: int) -> tuple[History, np.ndarray]:
+def first_histories(manifest: Manifest, parts: Parts, count: int) -> tuple[History, np.ndarray]:
     """Return the first history of the first problems, and their goals' frames uint8 (b, height, width, 3)."""
     problems = manifest.problems[:count]
     starts, goals = (states[:count] for states in manifest.states)

@@ -1,7 +1,7 @@
 """The one interface that planners use, and the weakest simulator that satisfies it.
 
 A simulator answers "what would the next frames be if I did this?" in the codec's latents. Three exist: the
-learned model (`learned.py`), MuJoCo itself (`oracle.py`) and, here, `CopyLastFrame`, which says that nothing
+learned model (`learned_simulator.py`), MuJoCo itself (`oracle.py`) and, here, `CopyLastFrame`, which says that nothing
 ever changes. Planners and the evaluator never ask which one they hold.
 
 Axes: b problems (episodes planned at once), t context frames, s samples (candidates), h model steps, a action

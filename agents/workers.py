@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Rolled:
+class RolloutResult:
     """What happened in b problems x s sequences of h model steps, k env steps each."""
 
     states: np.ndarray
@@ -185,7 +185,7 @@ class TaskWorkers:
         on_frames: OnFrames | None,
         variations: Sequence[dict[str, Any]] | None = None,
         goal_states: np.ndarray | None = None,
-    ) -> Rolled:
+    ) -> RolloutResult:
         """Start each of b problems in its state and execute its s action sequences, each from the start.
 
         Args:
@@ -212,7 +212,7 @@ class TaskWorkers:
             for b in range(problems)
             for start in range(0, samples, step)
         ]
-        rolled = Rolled(
+        rolled = RolloutResult(
             states=np.empty((problems, samples, horizon, states.shape[1])),
             success=np.empty((problems, samples, horizon * self.block), bool),
             distance=np.empty((problems, samples, horizon * self.block)),

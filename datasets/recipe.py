@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from worldmodel.datasets.packages import PACKAGES
-from worldmodel.datasets.pictures.images import Fit
+from worldmodel.datasets.pictures.images import ImageFit
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 
@@ -58,7 +58,7 @@ ACTION_KINDS = ("action video", "transition", "goal", "spoken goal")
 """Kinds that show or ask actions."""
 EPISODE_KINDS = tuple(kind for kind in OPTIONS if kind not in ("text", "pairs"))
 """Kinds that are read from episode files."""
-_CHOICES = {"direction": get_args(Direction), "fit": get_args(Fit)}
+_CHOICES = {"direction": get_args(Direction), "fit": get_args(ImageFit)}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Entry:
     """Pictures with captions, as `open_pairs` takes them."""
     direction: Direction = "both"
     """Whether captions or pictures are learned."""
-    fit: Fit = "pad"
+    fit: ImageFit = "pad"
     """How a picture that is not square becomes square."""
     clip_length: int | None = None
     """Model steps per video document."""

@@ -161,7 +161,7 @@ class ChangeSource:
         )
 
 
-class FrameSampler:
+class EpisodeFrameSampler:
     """All frames of some episodes."""
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int]) -> None:
@@ -196,7 +196,7 @@ class CaptionSource:
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "caption") -> None:
         self.name = name
-        self._sampler = FrameSampler(store, episodes)
+        self._sampler = EpisodeFrameSampler(store, episodes)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -221,7 +221,7 @@ class QuestionSource:
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], name: str = "question") -> None:
         self.name = name
-        self._sampler = FrameSampler(store, episodes)
+        self._sampler = EpisodeFrameSampler(store, episodes)
 
     def __len__(self) -> int:
         return len(self._sampler)

@@ -18,7 +18,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.pictures.formats import eight_bits, upright
 from worldmodel.errors import UserError
 
-Fit = Literal["crop", "pad"]
+VideoFit = Literal["crop", "pad"]
 """How a picture becomes a square: its middle is cut out, or black bars are added."""
 LOSSLESS = 0
 GOOD = 18
@@ -34,7 +34,7 @@ class DamagedVideo(Exception):
     """A video that cannot be decoded to its end; the text says what the decoder said."""
 
 
-def decode(path: Path, size: int | None = None, fit: Fit = "crop") -> Iterator[np.ndarray]:
+def decode(path: Path, size: int | None = None, fit: VideoFit = "crop") -> Iterator[np.ndarray]:
     """Decode all frames of a video, in order of display, each exactly once: uint8 (H, W, 3).
 
     Args:
@@ -100,7 +100,7 @@ def _cut_off(path: Path) -> bool:
     return place > length
 
 
-def _filters(size: int, fit: Fit) -> str:
+def _filters(size: int, fit: VideoFit) -> str:
     if fit == "crop":
         return f"crop='min(iw,ih)':'min(iw,ih)',scale={size}:{size}:flags=area"
     bars = f"pad={size}:{size}:(ow-iw)/2:(oh-ih)/2"
@@ -117,7 +117,7 @@ def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
     return np.frombuffer(data, np.uint8).reshape(height, width, 3) if len(data) == width * height * 3 else None
 
 
-def fit_image(image: Image.Image, size: int | None, fit: Fit = "crop") -> np.ndarray:
+def fit_image(image: Image.Image, size: int | None, fit: VideoFit = "crop") -> np.ndarray:
     """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
 
     Raises:

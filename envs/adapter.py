@@ -12,7 +12,7 @@ from worldmodel.envs.base import BaseTask, checked_state
 from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
 from worldmodel.envs.external import make_env, time_limit
 from worldmodel.envs.external_physics import attribute, open_world
-from worldmodel.envs.language import make_questions, question_track
+from worldmodel.envs.language import episode_questions, make_questions
 from worldmodel.envs.recording import BLIND, Recording
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor
@@ -125,8 +125,8 @@ class ExternalTask(BaseTask):
         self.variation = {name: factor.default for name, factor in self.factors.items()}
         self.sampled = frozenset()
         self.restorable = self._world.can_restore and self._measure()
-        ways = [self.goal_distance(start, goal) for start, goal in map(self._trip, range(4))]
-        self.success_threshold = float(f"{max(THRESHOLD_SHARE * float(np.mean(ways)), 1e-3):.2g}")
+        distances = [self.goal_distance(start, goal) for start, goal in map(self._trip, range(4))]
+        self.success_threshold = float(f"{max(THRESHOLD_SHARE * float(np.mean(distances)), 1e-3):.2g}")
         self.min_goal_distance = self.success_threshold
         self._begin(0)
         self._goal_state = self.get_state()
@@ -356,7 +356,7 @@ class ExternalTask(BaseTask):
         pairs = make_questions(rng, self.attributes, language.truth(facts)) + language.relations(rng, facts)
         return [*pairs, self.what_if(rng, state)] if self.restorable else pairs
 
-    def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
+    def episode_questions(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
         """Choose one (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance."""
         facts = [self._facts(state) for state in states]
 
@@ -365,7 +365,7 @@ class ExternalTask(BaseTask):
                 return [self.what_if(rng, states[i])]
             return language.relations(rng, facts[i])
 
-        return question_track(rng, self.attributes, [language.truth(each) for each in facts], frozenset(), others)
+        return episode_questions(rng, self.attributes, [language.truth(each) for each in facts], frozenset(), others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
         """Ask what a coarse action, held for two steps, would change, and answer by trying it out.

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.ant_gait import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.ant_scene import (
     ARENA,
     HIP_RANGE,
@@ -29,7 +30,6 @@ from worldmodel.envs.ant_scene import (
     rotation_of,
 )
 from worldmodel.envs.contract import Observation, Policy
-from worldmodel.envs.gaits import CADENCE, LEG_SIDES, LEGS, trot
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS, Attribute, direction_words, with_article
 from worldmodel.envs.recording import Recording
 from worldmodel.envs.scenery import material_of
@@ -212,7 +212,7 @@ class Ant(MujocoTask):
         position[KNEES] = KNEE_SIGNS * knee
         return position
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report an ant outside the walls, in the floor, or with a joint beyond its limits."""
         x, y, z = position[:3]
         if max(abs(x), abs(y)) > ARENA - TORSO_RADIUS + CONTACT_DEPTH:

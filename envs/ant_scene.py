@@ -5,7 +5,7 @@ import importlib.resources
 import mujoco
 import numpy as np
 
-from worldmodel.envs.gaits import LEG_ANGLES, LEG_SIDES
+from worldmodel.envs.ant_gait import LEG_ANGLES, LEG_SIDES
 from worldmodel.envs.scenery import add_pattern, add_servo
 
 PREFIX = "ant_"

@@ -256,11 +256,11 @@ class Cube(MujocoTask):
             else:
                 goals[moved] = self._free_place(rng, others)
             goal = self._rest(hand, goals, turns)
-            if self.distance_between(start, goal) >= self.min_goal_distance and self.impossible(goal) is None:
+            if self.distance_between(start, goal) >= self.min_goal_distance and self.invalid_reason(goal) is None:
                 return goal
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report a cube next to the table, below it or inside another cube, and a gripper out of its reach."""
         cubes, half = self._cubes(position), self._half
         for color, (x, y, z) in zip(self._colors, cubes, strict=True):

@@ -139,25 +139,25 @@ def _place_words(place: np.ndarray) -> str:
 def change(before: Scene, after: Scene) -> str:
     """Describe where the gripper and each cube went, and whether the fingers opened or closed."""
     parts = []
-    way = _way_words(after.hand - before.hand)
-    if way:
-        parts.append(f"the gripper moved {way}")
+    direction = _direction_words(after.hand - before.hand)
+    if direction:
+        parts.append(f"the gripper moved {direction}")
     closed = after.closing - before.closing
     if abs(closed) > CLOSED:
         parts.append("the gripper closed" if closed > 0 else "the gripper opened")
     for color, gap in zip(after.colors, after.cubes - before.cubes, strict=True):
         lift = "was lifted" if gap[2] > MOVED else "came down" if gap[2] < -MOVED else ""
-        slide = _way_words(gap * [1.0, 1.0, 0.0])
+        slide = _direction_words(gap * [1.0, 1.0, 0.0])
         words = " and ".join(word for word in (lift, f"moved {slide}" if slide else "") if word)
         if words:
             parts.append(f"the {color} cube {words}")
     return ", ".join(parts) or "nothing moved"
 
 
-def _way_words(way: np.ndarray) -> str:
+def _direction_words(direction: np.ndarray) -> str:
     """Write a displacement (3,) as words: "left", "right and up"; "" when no part of it is worth a word."""
     words = (("left", "right"), ("closer", "away"), ("down", "up"))
-    return " and ".join(pair[int(value > 0)] for pair, value in zip(words, way, strict=True) if abs(value) > MOVED)
+    return " and ".join(pair[int(value > 0)] for pair, value in zip(words, direction, strict=True) if abs(value) > MOVED)
 
 
 def relations(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str]]:

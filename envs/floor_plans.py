@@ -61,7 +61,7 @@ MAX_PARTS = 48
 
 
 @dataclass(frozen=True)
-class Piece:
+class Furniture:
     """A piece of furniture."""
 
     kind: str
@@ -88,7 +88,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FloorPlan:
     """Rooms, their walls, the doors and the furniture."""
 
     rooms: np.ndarray
@@ -102,7 +102,7 @@ class Plan:
     doors: np.ndarray
     """(d, 4) rectangles, the openings."""
     door_rooms: tuple[tuple[int, int], ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Furniture, ...]
     solids: np.ndarray
     """(w + p, 4) rectangles: walls, then pieces."""
     targets: np.ndarray
@@ -125,7 +125,7 @@ class Plan:
 
 
 @lru_cache(maxsize=64)
-def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
+def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> FloorPlan:
     """Make the floor plan of a number; equal numbers give equal rooms, whatever the doors' width and the furniture.
 
     Args:
@@ -146,7 +146,7 @@ def plan_of(layout: int, pieces: int, door_width: float, colors: int) -> Plan:
             walls.append(wall)
             wall_rooms.append(i)
     solids = np.array([*walls, *(piece.rect for piece in furniture)])
-    return Plan(
+    return FloorPlan(
         rooms=np.array(rooms),
         colors=room_colors,
         walls=np.array(walls),
@@ -245,9 +245,11 @@ def _distance(a: Rect, b: Rect) -> float:
     return max(dx, dy) if dx < 0 or dy < 0 else float(np.hypot(dx, dy))
 
 
-def _furnish(rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int, ...], doors: list[Rect], colors: int) -> list[Piece]:
+def _furnish(
+    rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int, ...], doors: list[Rect], colors: int
+) -> list[Furniture]:
     """Put pieces along the walls, and some free-standing, so that no way is blocked."""
-    pieces: list[Piece] = []
+    pieces: list[Furniture] = []
     parts = 0
     for attempt in range(8 * MAX_PIECES):
         room = attempt % len(rooms)
@@ -264,7 +266,7 @@ def _furnish(rng: np.random.Generator, rooms: list[Rect], room_colors: tuple[int
         fits = fits and all(_distance(rect, piece.rect) >= GAP for piece in pieces if piece.room == room)
         parts_of = len(KINDS[kind][3])
         if fits and color >= 0 and parts + parts_of <= MAX_PARTS and len(pieces) < MAX_PIECES:
-            pieces.append(Piece(kind, color, room, rect, KINDS[kind][2], front))
+            pieces.append(Furniture(kind, color, room, rect, KINDS[kind][2], front))
             parts += parts_of
     return pieces
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from worldmodel.envs.floor_plans import Plan
+from worldmodel.envs.floor_plans import FloorPlan
 
 RAYS = 33
 """Columns of the picture in which is looked what is seen."""
@@ -47,7 +47,7 @@ class View:
 
 
 @lru_cache(maxsize=256)
-def look(plan: Plan, x: float, y: float, yaw: float, eye: Eye) -> View:
+def look(plan: FloorPlan, x: float, y: float, yaw: float, eye: Eye) -> View:
     """Compute what is in view from a place.
 
     Casts RAYS rays along the floor, evenly spaced in the picture. A piece is seen in a column when part of its height shows

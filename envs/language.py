@@ -87,7 +87,7 @@ def make_questions(rng: np.random.Generator, attributes: Mapping[str, Attribute]
 _OPPOSITE = {"yes": "no", "no": "yes"}
 
 
-def question_track(
+def episode_questions(
     rng: np.random.Generator,
     attributes: Mapping[str, Attribute],
     truths: Sequence[Mapping[str, str]],

@@ -31,7 +31,7 @@ class Maze:
         """Number of cells n along a side."""
         return len(self.up)
 
-    def ways_out(self, cell: Cell) -> list[str]:
+    def open_directions(self, cell: Cell) -> list[str]:
         """List the open directions of a cell, in the order of `DIRECTIONS`."""
         i, j = cell
         is_open = {
@@ -40,7 +40,7 @@ class Maze:
             "down": j > 0 and self.up[i, j - 1],
             "up": j < self.size - 1 and self.up[i, j],
         }
-        return [way for way in DIRECTIONS if is_open[way]]
+        return [direction for direction in DIRECTIONS if is_open[direction]]
 
 
 @lru_cache(maxsize=256)
@@ -84,8 +84,8 @@ def path_lengths(maze: Maze, goal: Cell) -> np.ndarray:
     queue = deque([goal])
     while queue:
         i, j = queue.popleft()
-        for way in maze.ways_out((i, j)):
-            di, dj = DIRECTIONS[way]
+        for direction in maze.open_directions((i, j)):
+            di, dj = DIRECTIONS[direction]
             if lengths[i + di, j + dj] < 0:
                 lengths[i + di, j + dj] = lengths[i, j] + 1
                 queue.append((i + di, j + dj))
@@ -94,7 +94,7 @@ def path_lengths(maze: Maze, goal: Cell) -> np.ndarray:
 
 def next_step(maze: Maze, lengths: np.ndarray, cell: Cell) -> Cell:
     """Return the step from a cell to the next one on the shortest path, given the `path_lengths` (n, n) to its end."""
-    steps = [DIRECTIONS[way] for way in maze.ways_out(cell)]
+    steps = [DIRECTIONS[direction] for direction in maze.open_directions(cell)]
     return min(steps, key=lambda step: lengths[cell[0] + step[0], cell[1] + step[1]])
 
 

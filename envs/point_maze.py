@@ -234,7 +234,7 @@ class PointMaze(MujocoTask):
                 return goal
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report a ball outside the arena or inside a wall."""
         x, y = position
         radius = self._number("ball.radius") - CONTACT_DEPTH
@@ -257,20 +257,20 @@ class PointMaze(MujocoTask):
     def attributes_of(self, position: np.ndarray) -> dict[str, str]:
         """Return color; row and column of the cell that holds the ball's center; how that cell is open."""
         column, row = cell = cell_of(position, CELLS)
-        ways = self.maze.ways_out(cell)
-        straight = ways in (["left", "right"], ["down", "up"])
-        place = {1: "dead end", 2: "corridor" if straight else "bend", 3: "junction", 4: "crossing"}[len(ways)]
+        directions = self.maze.open_directions(cell)
+        straight = directions in (["left", "right"], ["down", "up"])
+        place = {1: "dead end", 2: "corridor" if straight else "bend", 3: "junction", 4: "crossing"}[len(directions)]
         return {"color": str(self.variation["ball.color"]), "row": ROWS[row], "column": COLUMNS[column], "place": place}
 
     def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
         """Write e.g. "a red ball in a dead end, in the top row and in the second column"."""
         ball, place = f"{with_article(phrases['color'])} ball", phrases["place"]
-        ways = self.maze.ways_out(cell_of(position, CELLS))
+        directions = self.maze.open_directions(cell_of(position, CELLS))
         return [
             f"{ball} {place}, {phrases['row']} and {phrases['column']}",
             f"a maze from above. the {phrases['color']} ball is {phrases['row']}, {phrases['column']}, {place}",
             f"{phrases['column']} and {phrases['row']} there is {ball}. it is {place}",
-            f"{ball} {phrases['row']} that can leave its cell by {_ways_text(ways)}: it is {place}",
+            f"{ball} {phrases['row']} that can leave its cell by {_directions_text(directions)}: it is {place}",
         ]
 
     def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
@@ -298,18 +298,18 @@ class PointMaze(MujocoTask):
         crossing, where nothing is blocked, this is not asked.
         """
         cell = cell_of(position, CELLS)
-        ways = self.maze.ways_out(cell)
+        directions = self.maze.open_directions(cell)
         to_middle = int(path_lengths(self.maze, (CELLS // 2, CELLS // 2))[cell])
         counts = [
-            ("how many ways lead out of the ball's cell?", NUMBERS[len(ways)]),
+            ("how many ways lead out of the ball's cell?", NUMBERS[len(directions)]),
             ("how many moves from cell to cell is the middle of the maze away?", str(to_middle)),
             ("how many marks are on the floor?", NUMBERS[int(self._number("marks.count"))]),
         ]
         pairs = [counts[int(rng.integers(len(counts)))]]
-        blocked = [way for way in DIRECTIONS if way not in ways]
+        blocked = [direction for direction in DIRECTIONS if direction not in directions]
         if blocked:
             is_open, says_open = rng.random(2) < 0.5
-            asked = ways if is_open else blocked
+            asked = directions if is_open else blocked
             question = f"is the way {asked[int(rng.integers(len(asked)))]} {'open' if says_open else 'blocked'}?"
             pairs.append((question, "yes" if is_open == says_open else "no"))
         return pairs
@@ -358,8 +358,8 @@ def _next_target(position: np.ndarray, halt: np.ndarray, step: Cell, side: np.nd
     return target
 
 
-def _ways_text(ways: list[str]) -> str:
+def _directions_text(directions: list[str]) -> str:
     """Write e.g. "the ways left, down and up"."""
-    if len(ways) == 1:
-        return f"the way {ways[0]} alone"
-    return f"the ways {', '.join(ways[:-1])} and {ways[-1]}"
+    if len(directions) == 1:
+        return f"the way {directions[0]} alone"
+    return f"the ways {', '.join(directions[:-1])} and {directions[-1]}"

@@ -112,7 +112,7 @@ class Pusher:
         across = np.abs(poses[..., 0, None] + cos * x - sin * y).max(axis=-1)
         return np.asarray(np.maximum(across, np.abs(poses[..., 1, None] + sin * x + cos * y).max(axis=-1)))
 
-    def ways(self, pose: np.ndarray, start: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def paths(self, pose: np.ndarray, start: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the shortest ways of the disc around the block.
 
         Args:
@@ -204,7 +204,7 @@ class PushPlan:
         if self._touches(pose, disc):
             return self._away(pose, disc, step)
         before = to_world(pose, (point + normal * (self._pusher.radius + 2 * MARGIN))[None])
-        lengths, first = self._pusher.ways(pose, disc, before)
+        lengths, first = self._pusher.paths(pose, disc, before)
         if not np.isfinite(lengths[0]):
             self._contact = None
             return self._away(pose, disc, step)
@@ -225,9 +225,9 @@ class PushPlan:
         start = disc
         for _ in range(10):
             start = self._away(pose, start, MARGIN) if self._touches(pose, start) else start
-        ways, _ = self._pusher.ways(pose, start, before)
-        ways = np.where(np.abs(before).max(axis=1) < 1.0 - self._pusher.radius, ways, np.inf)
-        rates = (pose_error(pose, goal, self._tolerance) - errors) / (ways[:, None] + _LENGTHS + 0.3)
+        paths, _ = self._pusher.paths(pose, start, before)
+        paths = np.where(np.abs(before).max(axis=1) < 1.0 - self._pusher.radius, paths, np.inf)
+        rates = (pose_error(pose, goal, self._tolerance) - errors) / (paths[:, None] + _LENGTHS + 0.3)
         limit = max(1.0 - self._pusher.radius, float(self._pusher.reach(pose)) + 0.01)  # keep off the walls
         best = (
             np.where(self._pusher.reach(poses) < limit, rates, 0.0).max(axis=1)

@@ -225,7 +225,7 @@ class PushT(MujocoTask):
             if self._reach(position) < 0.97 - 2 * radius and self._gap(position) > radius + 0.02:
                 return position
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report a block or disc outside the arena, or the disc inside the block."""
         x, y, _, disc_x, disc_y = position
         radius = self._number("pusher.radius")

@@ -170,7 +170,7 @@ class Reacher(MujocoTask):
             "hand": f"{'upper' if y > 0 else 'lower'} {'right' if x > 0 else 'left'}",
         }
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report an elbow beyond its limits."""
         if abs(position[1]) > ELBOW_LIMIT + 0.1:
             return f"the elbow cannot bend to {position[1]:.3f} rad, its limits are -{ELBOW_LIMIT} and {ELBOW_LIMIT}"

@@ -7,9 +7,9 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PIECES, Plan, plan_of
+from worldmodel.envs.floor_paths import CELL, Ground, ground_of, place_of
+from worldmodel.envs.floor_plans import HALF, KINDS, MAX_PIECES, FloorPlan, plan_of
 from worldmodel.envs.floor_views import Eye, Seen, View, look
-from worldmodel.envs.floor_ways import CELL, Ground, ground_of, place_of
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Attribute, with_article
 from worldmodel.envs.rooms_scene import MAX_PICTURES, PATTERNS, RADIUS, ROOM_COLORS, SKY_COLORS, add_body, add_flat, furnish
 from worldmodel.envs.task import MAX_GOAL_TRIES, MujocoTask, Observation, Policy
@@ -181,7 +181,7 @@ class Rooms(MujocoTask):
                 return goal
         raise UserError(f"found no goal that can be reached from the start {start.tolist()}")
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report a body outside the flat, or inside a wall or a piece of furniture."""
         x, y = position[:2]
         if max(abs(x), abs(y)) > HALF:
@@ -317,7 +317,7 @@ class Rooms(MujocoTask):
             moved = np.inf if last is None else np.hypot(*(place - last))
             lost = not corners or moved > 0.4 or not np.array_equal(corners[-1], goal[:2])
             if lost or (moved < 0.01 and np.hypot(*(corners[0] - place)) > 0.3):  # or stuck at a corner
-                corners = self._ground().way(place, goal[:2])
+                corners = self._ground().path(place, goal[:2])
             last = place.copy()
             while len(corners) > 1 and np.hypot(*(corners[0] - place)) < 0.15:
                 corners.pop(0)
@@ -333,7 +333,7 @@ class Rooms(MujocoTask):
         return policy
 
 
-def _plan_of(values: dict[str, Value]) -> Plan:
+def _plan_of(values: dict[str, Value]) -> FloorPlan:
     return plan_of(int(values["layout"]), int(values["furniture.pieces"]), float(values["door.width"]), len(ROOM_COLORS))
 
 

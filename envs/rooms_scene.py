@@ -5,7 +5,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.floor_plans import MAX_PARTS, MAX_PIECES, Plan
+from worldmodel.envs.floor_plans import MAX_PARTS, MAX_PIECES, FloorPlan
 from worldmodel.envs.language import FLOOR_COLORS, OBJECT_COLORS, Color
 from worldmodel.envs.scenery import add_pattern, add_servo, material_of
 from worldmodel.envs.variation import Value
@@ -92,7 +92,7 @@ def add_body(spec: mujoco.MjSpec) -> None:
     body.add_camera(name="first_person", pos=[0, 0, 0.65], xyaxes=[0, -1, 0, 0, 0, 1], fovy=84)
 
 
-def furnish(model: mujoco.MjModel, plan: Plan, values: dict[str, Value]) -> None:
+def furnish(model: mujoco.MjModel, plan: FloorPlan, values: dict[str, Value]) -> None:
     """Place walls, floors, furniture and pictures of the plan; what is left of a pool is put out of sight and touch."""
     height, wash = float(values["wall.height"]), float(values["wall.wash"])
     room_colors = [np.array(list(ROOM_COLORS.values())[color]) * (1 - wash) + wash for color in plan.colors]
@@ -131,7 +131,7 @@ def _upright(rect: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.
     return np.array([x0 + x1, y0 + y1, low + high]) / 2, np.array([x1 - x0, y1 - y0, high - low]) / 2
 
 
-def _pictures(plan: Plan, layout: int, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _pictures(plan: FloorPlan, layout: int, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lay out colored panels on the inner faces of walls: center, half sizes and color of each."""
     rng = np.random.default_rng([layout, 1])
     walls = [i for i in rng.permutation(len(plan.walls)) if np.ptp(plan.walls[i][:2]) > 1 or np.ptp(plan.walls[i][2:]) > 1]

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from worldmodel.envs.action_text import coarse_actions
 from worldmodel.envs.base import BaseTask, checked_state
 from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
-from worldmodel.envs.language import make_questions, question_track
+from worldmodel.envs.language import episode_questions, make_questions
 from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
 from worldmodel.envs.variation import Value
@@ -135,7 +135,7 @@ class MujocoTask(BaseTask):
                 return goal
         raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Say why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
 
         What contacts do is possible: a body may lie a few millimeters deep in another.
@@ -213,7 +213,7 @@ class MujocoTask(BaseTask):
         if options.get(name) is None:
             return None
         state = self._checked(options[name])
-        reason = self.impossible(self.position_of(state))
+        reason = self.invalid_reason(self.position_of(state))
         if reason is not None:
             raise UserError(f"{name} cannot be reached: {reason}")
         return state
@@ -357,7 +357,7 @@ class MujocoTask(BaseTask):
         pairs = make_questions(rng, self.attributes, self.attributes_of(position))
         return [*pairs, *self.relation_questions(rng, position), self.what_if(rng, state)]
 
-    def question_track(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
+    def episode_questions(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
         """Choose one (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance.
 
         A yes/no question is asked of two states, of which one answers yes and the other no.
@@ -369,7 +369,7 @@ class MujocoTask(BaseTask):
             relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.9 else []
             return relations or [self.what_if(rng, states[i])]  # the rarer, as it simulates
 
-        return question_track(rng, self.attributes, truths, self.sampled, others)
+        return episode_questions(rng, self.attributes, truths, self.sampled, others)
 
     def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
         """Ask what a coarse action, held for two steps, would change, and answer by simulating it."""

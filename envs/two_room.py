@@ -173,7 +173,7 @@ class TwoRoom(MujocoTask):
         height = "top" if y > 1 / 3 else "bottom" if y < -1 / 3 else "middle"
         return {"color": str(self.variation["disc.color"]), "room": room, "height": height}
 
-    def impossible(self, position: np.ndarray) -> str | None:
+    def invalid_reason(self, position: np.ndarray) -> str | None:
         """Report a disc outside the arena, or inside the wall."""
         x, y = position
         limit = 1.0 - self._number("disc.radius") + CONTACT_DEPTH

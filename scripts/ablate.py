@@ -22,28 +22,28 @@ from tqdm import tqdm
 
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.config import Kind
+from worldmodel.codec.config import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
-from worldmodel.folder import read_json
 from worldmodel.home import runs_dir
 from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts.ablate_yardstick import Yardstick, make_yardstick
+from worldmodel.scripts.ablate_metrics import AblationMetrics, make_ablation_metrics
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
 from worldmodel.scripts.pretrain import PresetFlag, with_seed
-from worldmodel.scripts.trials import Trials, write_record
+from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import claimed, read_progress
+from worldmodel.training.resume import locked_run_folder, read_progress
 from worldmodel.training.train import stop_on_signals
 
 COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
@@ -114,12 +114,12 @@ def main(config: AblateConfig) -> None:
         report(out / "results.json", config.comparisons)
         return
     choose_device(config.preset.train.device)
-    data = open_standard(config.data, config.mixture)
+    data = open_training_data(config.data, config.mixture)
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
     check_widths(config, asked)
-    yardstick = make_yardstick(data, config.dream, config.rollout, config.problems)
-    with claimed(out, record_of(config, data)), stop_on_signals() as stop:
-        runs = run_all(config, data, asked, yardstick, out, stop)
+    metrics = make_ablation_metrics(data, config.dream, config.rollout, config.problems)
+    with locked_run_folder(out, record_of(config, data)), stop_on_signals() as stop:
+        runs = run_all(config, data, asked, metrics, out, stop)
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
         return
@@ -175,7 +175,7 @@ def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
             raise UserError(f"codec {kind}: {error}") from None
 
 
-def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
+def record_of(config: AblateConfig, data: TrainingData) -> dict[str, Any]:
     """Collect what all runs of a folder have in common; comparisons and seeds may be added."""
     common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "seeds", "mixture")}
     record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
@@ -183,47 +183,47 @@ def record_of(config: AblateConfig, data: StandardData) -> dict[str, Any]:
 
 
 def run_all(
-    config: AblateConfig, data: StandardData, asked: Sequence[Variant], yardstick: Yardstick, out: Path, stop: threading.Event
+    config: AblateConfig, data: TrainingData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Return the measures of all runs of the folder; runs that were asked for and are missing are made, unless training is stopped."""
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
     runs = runs_of(found, path)
-    yardstick.controls.update(found["controls"])
+    metrics.controls.update(found["controls"])
     made_by = [*found.get("made_by", []), origin(config)]
     made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
     if runs:
-        write_results(path, config, runs, yardstick.controls, made_by)  # with the command of today
-    trials: dict[str, Trials] = {}
+        write_results(path, config, runs, metrics.controls, made_by)  # with the command of today
+    runners: dict[str, ExperimentRunner] = {}
     steps, seeds = config.trained.train.steps, ", ".join(map(str, config.seeds))
     missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
     print(f"{len(asked)} variants, seeds {seeds}, {steps} steps each: {len(missing)} of {len(asked) * len(config.seeds)} runs to do")
     with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
         bar.update(bar.total - len(missing))
         for variant, seed in missing:
-            if variant.codec not in trials:
+            if variant.codec not in runners:
                 codec, report = make_codec(config, data, variant.codec, out)
-                tokenizer = next(iter(trials.values())).tokenizer if trials else None
-                trials[variant.codec] = Trials(data, codec, config.vocab_size, tokenizer)
-                yardstick.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
+                tokenizer = next(iter(runners.values())).tokenizer if runners else None
+                runners[variant.codec] = ExperimentRunner(data, codec, config.vocab_size, tokenizer)
+                metrics.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
             if stop.is_set():
                 break
             preset = with_seed(variant.apply(config.trained), seed)
-            result = trials[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
+            result = runners[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
             if not result.finished:
                 break
             trained = read_checkpoint(result.checkpoint, choose_device(preset.train.device))
             seconds = read_progress(result.checkpoint).seconds
-            held_out = trials[variant.codec].held_out(preset, config.batches)
-            values = yardstick.measure(trained, trials[variant.codec], held_out, config.preset.model.flow, seed)
-            values["codec_psnr"] = yardstick.controls[f"codec_psnr_{variant.codec}"]
+            held_out = runners[variant.codec].held_out(preset, config.batches)
+            values = metrics.measure(trained, runners[variant.codec], held_out, config.preset.model.flow, seed)
+            values["codec_psnr"] = metrics.controls[f"codec_psnr_{variant.codec}"]
             runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}
-            write_results(path, config, runs, yardstick.controls, made_by)
+            write_results(path, config, runs, metrics.controls, made_by)
             bar.update()
     return runs
 
 
-def make_codec(config: AblateConfig, data: StandardData, kind: Kind, out: Path) -> tuple[Codec, dict[str, Any]]:
+def make_codec(config: AblateConfig, data: TrainingData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
     """Train the codec of a kind, once for all seeds; a pretrained encoder is for the kind rae alone."""
     wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))

@@ -17,18 +17,18 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldmodel.datasets.collection.peer import PEER_TASKS, peer_installed, peer_rates
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.speed import Rates, collecting_rates, drawing_rates
+from worldmodel.datasets.collection.reference_library import REFERENCE_TASKS, reference_installed, reference_rates
+from worldmodel.datasets.collection.throughput import Rates, collecting_rates, drawing_rates
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
 from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decodes
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.machine import command_line, machine
+from worldmodel.scripts.system_info import command_line, machine
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
@@ -106,14 +106,14 @@ def main(config: BenchmarkConfig) -> None:
         print(f"\nwrote {config.out}")
 
 
-def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+def tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Measure what is asked for and yield its tables one after the other; facts found on the way are added to `machine`."""
     if config.what == "train":
         from worldmodel.scripts.benchmark_training import training_tables  # torch, which the other benchmarks need not wait for
 
         yield from training_tables(config, machine)
         return
-    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[Row]]]] = {
+    measurements: dict[str, dict[str, Callable[[BenchmarkConfig], Iterator[BenchmarkRow]]]] = {
         "envs": {"drawing": drawing, "collecting": collecting},
         "data": {"reading": reading, "waiting": waiting},
         "demonstrators": {"demonstrators": demonstrators},
@@ -126,11 +126,11 @@ def machine_of(config: BenchmarkConfig) -> dict[str, Any]:
     """Describe the machine and the versions that figures are measured with."""
     facts = machine("mujoco", "gymnasium", "numpy") | {"load": [round(load, 2) for load in os.getloadavg()]}
     if config.what == "data":
-        facts |= {"stable_worldmodel": str(peer_installed()), "its JPEG decoder": str(torchvision_decodes())}
+        facts |= {"stable_worldmodel": str(reference_installed()), "its JPEG decoder": str(torchvision_decodes())}
     return facts
 
 
-def drawing(config: BenchmarkConfig) -> Iterator[Row]:
+def drawing(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """Measure stepping and drawing each task at each size, with the preset and with MuJoCo's stock settings; yield a row for each."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="drawing", disable=None):
@@ -138,20 +138,20 @@ def drawing(config: BenchmarkConfig) -> Iterator[Row]:
         yield row_of(task, size, "fast", rates["fast"], "MuJoCo's default", rates["full"])
 
 
-def collecting(config: BenchmarkConfig) -> Iterator[Row]:
-    """Measure frames/s written to a file, against a bare loop and against a peer where one is installed; yield a row for each task."""
+def collecting(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
+    """Measure frames/s written to a file, a bare loop's and a reference implementation's; yield a row for each task."""
     size = config.image_sizes[0]
     for task in tqdm(config.tasks, unit="task", desc="collecting", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
         rates = collecting_rates(plan, config.repeats)
         yield row_of(task, size, "collect", rates["collect"], "bare loop", rates["bare"])
-        if task in PEER_TASKS and peer_installed():
-            peer = peer_rates(plan, config.repeats)
-            yield row_of(task, size, "collect", peer["collect"], f"{PEER_TASKS[task]} World.collect", peer["peer"])
+        if task in REFERENCE_TASKS and reference_installed():
+            reference = reference_rates(plan, config.repeats)
+            yield row_of(task, size, "collect", reference["collect"], f"{REFERENCE_TASKS[task]} World.collect", reference["reference"])
 
 
-def reading(config: BenchmarkConfig) -> Iterator[Row]:
-    """Measure every way to read each file, with a peer's where one is installed; all ways of a case take turns, each gives a row."""
+def reading(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
+    """Measure every way to read each file, a reference's too where one is installed; the ways take turns, each gives a row."""
     cases = [(task, size) for task in config.tasks for size in config.image_sizes]
     for task, size in tqdm(cases, unit="case", desc="data", disable=None):
         plan = CollectConfig(task, None, config.episodes, workers=config.workers, policies={"random": 1.0}, image_size=size)
@@ -160,7 +160,7 @@ def reading(config: BenchmarkConfig) -> Iterator[Row]:
                 yield {"task": task, "px": size} | row
 
 
-def waiting(config: BenchmarkConfig) -> Iterator[Row]:
+def waiting(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """Measure what a training step waits for data; yield a row for each number of packing processes."""
     from worldmodel.presets import tiny  # torch, which the other benchmarks need not wait for
     from worldmodel.scripts.benchmark_waiting import waiting_rows
@@ -169,7 +169,7 @@ def waiting(config: BenchmarkConfig) -> Iterator[Row]:
         yield from waiting_rows(Path(folder), config.episodes, config.steps, [0, config.workers], tiny())
 
 
-def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> Row:
+def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other: Rates) -> BenchmarkRow:
     """Compare two rates in one row."""
     return {
         "task": task,
@@ -184,11 +184,11 @@ def row_of(task: str, size: int, name: str, rates: Rates, other_name: str, other
     }
 
 
-def demonstrators(config: BenchmarkConfig) -> Iterator[Row]:
+def demonstrators(config: BenchmarkConfig) -> Iterator[BenchmarkRow]:
     """Count how many seeds the demonstrator and random actions solve; yield a row for each task."""
     for env_id in tqdm(config.tasks, unit="task", desc="demonstrators", disable=None):
         task = make_task(env_id)
-        row: Row = {"task": env_id, "seeds": config.seeds}
+        row: BenchmarkRow = {"task": env_id, "seeds": config.seeds}
         for label, options in (("", {}), (", all factors", {"variation": "all"})):
             for name, policy_of in (("demonstrator", task.demonstrator), ("random", random_policy(len(task.action_names)))):
                 row[name + label] = sum(solves(task, policy_of, seed, options) for seed in range(config.seeds))

@@ -9,10 +9,10 @@ from torch import Tensor
 from worldmodel.attention import Backend, attend, prepare_mask
 from worldmodel.dispatch import Slots, dispatch
 from worldmodel.precision import has_fast_bfloat16
-from worldmodel.scripts.benchmark_steps import Row, Training, packed, random
+from worldmodel.scripts.benchmark_steps import BenchmarkRow, Training, packed, random
 
 
-def checks(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def checks(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Check attention and experts, values and gradients; yield one table."""
     rows = []
     limits = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
@@ -27,7 +27,7 @@ def checks(run: Training) -> Iterator[tuple[str, list[Row]]]:
     yield "checks", rows
 
 
-def check(name: str, error: float | None, limit: float, note: str = "") -> Row:
+def check(name: str, error: float | None, limit: float, note: str = "") -> BenchmarkRow:
     """Compare a relative error with the largest one that is allowed."""
     equal = "" if error is None else "yes" if error <= limit else "no"
     return {"check": name, "relative error": error, "limit": limit, "equal": equal, "note": note}

@@ -1,4 +1,4 @@
-"""Ways to read the frames of one task, in turn: `ClipLoader`, torch's DataLoader over our files and a peer's, and all in order."""
+"""Ways to read frames of one task, in turn: `ClipLoader`, torch's DataLoader over our files and a reference's, and all in order."""
 
 import time
 from collections.abc import Callable
@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from worldmodel.datasets.collection.peer import PEER_FORMATS, write_peer_files
 from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.reference_library import REFERENCE_FORMATS, write_reference_files
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loading_speed import BATCH, measure, reading_sides, stored_bytes, write_files
 
-Row = dict[str, Any]
-PEER = "stable-worldmodel "
+BenchmarkRow = dict[str, Any]
+REFERENCE = "stable-worldmodel "
 
 
-def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[Row]:
+def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int, repeats: int) -> list[BenchmarkRow]:
     """Record episodes and read them in every way.
 
     Returns:
         A row for each way: what is read, by what and with how many threads or processes, clips per second, and how many times as
-        fast that is as the same file in order, as its bytes alone, and as the peer's formats by as many processes.
+        fast that is as the same file in order, as its bytes alone, and as the reference implementation's formats by as many processes.
     """
     files = write_files(plan, folder)
     datasets: dict[str, tuple[Any, float]] = {}
     datasets |= {name: (ClipDataset(path, clip_frames - 1), stored_bytes(path)) for name, path in files.items()}
-    datasets |= {f"{PEER}{name}": found for name, found in write_peer_files(files["raw"], folder, clip_frames).items()}
+    datasets |= {f"{REFERENCE}{name}": found for name, found in write_reference_files(files["raw"], folder, clip_frames).items()}
     ways: dict[tuple[str, str, int], Callable[[], float]] = {}
     for name, path in files.items():
         for how, side in reading_sides(path, clip_frames, clips, sorted({0, 1, plan.workers})).items():
@@ -40,14 +40,16 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
     def times(way: tuple[str, str, int], other: tuple[str, str, int]) -> float | None:
         return found[way].median / found[other].median if other in found and way != other else None
 
-    rows: list[Row] = []
+    rows: list[BenchmarkRow] = []
     for way in ways:
         name, reader, workers = way
-        row: Row = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
+        row: BenchmarkRow = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
         row |= {"clips/s": found[way].median, "range": found[way].spread}
         row |= {f"x {other}": times(way, (name, other, 0)) for other in ("in order", "read")}
-        peers = {peer: (PEER + peer, "DataLoader", workers) for peer in PEER_FORMATS}
-        rows.append(row | {f"x {peer}": times(way, side) if "Loader" in reader else None for peer, side in peers.items()})
+        references = {reference: (REFERENCE + reference, "DataLoader", workers) for reference in REFERENCE_FORMATS}
+        rows.append(
+            row | {f"x {reference}": times(way, side) if "Loader" in reader else None for reference, side in references.items()}
+        )
     return rows
 
 
@@ -69,7 +71,7 @@ def torch_loader(dataset: Any, clips: int, workers: int) -> Callable[[], float]:
 
 
 def torchvision_decodes() -> bool:
-    """Tell whether torchvision's JPEG decoder works here; without it the peer's Lance reader takes a slower one."""
+    """Tell whether torchvision's JPEG decoder works here; without it the reference's Lance reader takes a slower one."""
     try:
         import torch
         from torchvision.io import decode_jpeg  # type: ignore[import-not-found]

@@ -29,7 +29,7 @@ from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import clip_gradients
 from worldmodel.training.optimizer import build_optimizers
-from worldmodel.training.step import draw_lanes, gradient
+from worldmodel.training.step import gradient, sample_noise_by_shard
 
 SENTENCE = "a red disc is near the top left of the blue room, moves right by half a step, then stops; a green box waits at the door"
 ACTION_NUMBERS = 6
@@ -38,8 +38,8 @@ BATCHES = 4
 NOISY = 0.25
 """Quartiles of a ratio that lie so far apart, as a share of it, say that a CPU was busy: nothing is reported."""
 
-Row = dict[str, Any]
-Kind = Literal["dense", "moe"]
+BenchmarkRow = dict[str, Any]
+Sparsity = Literal["dense", "moe"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def made_up_batches(config: ModelConfig, packing: PackingConfig, count: int) -> 
     rng = np.random.default_rng(0)
     shares = {"video": 0.60, "caption": 0.19, "drawing": 0.11, "text": 0.10}
     sources = [(MadeUp(name), share) for name, share in shares.items()]
-    packing = replace(packing, lanes=1)
+    packing = replace(packing, data_shards=1)
     mixture = Mixture(sources, 0, lambda document: len(tokenise(document, tokenizer, config.grid, packing, rng)))
     packer = Packer(mixture, tokenizer, config.grid, config.action_dim, packing)
     return [packer.batch(step) for step in range(count)]
@@ -110,8 +110,8 @@ class Step:
     def __call__(self) -> None:
         place = self.done % len(self.batches)
         batch = self.batches[place]
-        draw = draw_lanes(self.model, batch, 0, self.done, range(self.train.packing.lanes), self.device)
-        gradient(self.model, [batch], self.latents[place], draw, LossCounts.of(batch), self.dtype)
+        noise_sample = sample_noise_by_shard(self.model, batch, 0, self.done, range(self.train.packing.data_shards), self.device)
+        gradient(self.model, [batch], self.latents[place], noise_sample, LossCounts.of(batch), self.dtype)
         clip_gradients(self.model, self.train.gradient_clip)
         self.update()
         self.model.trunk.update_balance()
@@ -148,7 +148,9 @@ class Ratio:
         return (self.quartiles[1] - self.quartiles[0]) / self.median
 
 
-def take_turns(sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
+def run_interleaved(
+    sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
     """Return the seconds per call of every side, one number a round, in an order that is reversed each time.
 
     Args:
@@ -217,7 +219,7 @@ class Training:
         """Whether blocks are compiled: as `auto` does, on a GPU."""
         return self.device.type == "cuda" and not missing_compiler(self.device)
 
-    def model(self, kind: Kind, attention: Backend = "auto") -> ModelConfig:
+    def model(self, kind: Sparsity, attention: Backend = "auto") -> ModelConfig:
         """Configure the preset's model with one feed-forward for all tokens, or with experts of which a token visits equally much."""
         grid = (4, 4) if self.preset.model.trunk.width < 384 else (8, 8)  # 64 pixels in patches of 16, 128 pixels
         trunk = self.preset.model.trunk
@@ -232,7 +234,7 @@ class Training:
         """Packed batches, on the CPU."""
         return made_up_batches(self.model("dense"), self.preset.train.packing, BATCHES)
 
-    def step(self, kind: Kind, attention: Backend = "auto", **options: Any) -> Step:
+    def step(self, kind: Sparsity, attention: Backend = "auto", **options: Any) -> Step:
         """Build a model and its optimizer; `optimizer`, `dtype` and `compiled` differ from the run's where they are given."""
         train = replace(self.preset.train, optimizer=options.get("optimizer", "adamw"))
         dtype, compiled = options.get("dtype", self.dtype), options.get("compiled", self.compiled)
@@ -240,11 +242,11 @@ class Training:
 
     def turns(self, sides: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
         """Return the seconds per call of each side, one number a round."""
-        return take_turns(sides, self.rounds, self.seconds, self.device)
+        return run_interleaved(sides, self.rounds, self.seconds, self.device)
 
-    def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> Row:
+    def row(self, name: str, found: Ratio | None, target: str = "", note: str = "") -> BenchmarkRow:
         """Compare one ratio with its target, such as ">= 0.5"; None where it cannot be measured, for the reason in the note."""
-        row: Row = {"ratio": name, "median": None, "quartiles": None, "target": target, "reached": "", "note": note}
+        row: BenchmarkRow = {"ratio": name, "median": None, "quartiles": None, "target": target, "reached": "", "note": note}
         if found is None:
             return row
         row["quartiles"] = found.quartiles
@@ -265,7 +267,7 @@ class Training:
 def packed(run: Training, length: int) -> PackedBatch:
     """Pack as many positions as a batch of the preset has, in rows of this length."""
     packing = run.preset.train.packing
-    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, lanes=1)
+    shape = replace(packing, rows=max(1, packing.rows * packing.length // length), length=length, data_shards=1)
     return made_up_batches(run.model("dense"), shape, 1)[0]
 
 

@@ -23,13 +23,13 @@ from worldmodel.precision import choose_device, choose_onednn, has_fast_bfloat16
 from worldmodel.presets import PRESETS
 from worldmodel.scripts.benchmark import BenchmarkConfig
 from worldmodel.scripts.benchmark_checks import checks
-from worldmodel.scripts.benchmark_steps import BATCHES, Ratio, Row, Step, Training, packed, random, ratio
-from worldmodel.scripts.machine import device_facts
+from worldmodel.scripts.benchmark_steps import BATCHES, BenchmarkRow, Ratio, Step, Training, packed, random, ratio
+from worldmodel.scripts.system_info import device_facts
 
 logger = logging.getLogger(__name__)
 
 
-def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Measure the parts that are asked for; yield each row or table as soon as it is measured.
 
     Args:
@@ -43,7 +43,7 @@ def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterato
     preset = PRESETS[config.preset or ("base" if device.type == "cuda" else "tiny")]()
     run = Training(preset, device, config.repeats, config.seconds, config.steps, config.episodes, config.workers)
     machine |= device_facts(device)
-    measures: dict[str, Callable[[Training], Iterator[tuple[str, list[Row]]]]] = {
+    measures: dict[str, Callable[[Training], Iterator[tuple[str, list[BenchmarkRow]]]]] = {
         "checks": checks,
         "speed": speed,
         "attention": attention,
@@ -69,7 +69,7 @@ def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterato
         raise UserError(f"{', '.join(failed)} could not be measured, see the table of what failed; all other figures stand")
 
 
-def speed(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def speed(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Compare steps of the dense model and of the mixture of experts with a matrix product, and measure the mask's share of a step."""
     side = LARGE if run.device.type == "cuda" else MEDIUM
     a, b = (torch.randn(side, side, device=run.device).to(run.dtype) for _ in range(2))
@@ -101,11 +101,16 @@ def _run(function: Callable[..., object], *args: Any) -> None:
     function(*args)
 
 
-def step_row(run: Training, kind: str, seconds: list[float], operations: float, tokens: float, step: Step) -> Row:
+def step_row(run: Training, kind: str, seconds: list[float], operations: float, tokens: float, step: Step) -> BenchmarkRow:
     """Describe a step in one row: shapes and speed."""
     counts, packing = parameter_counts(step.config), run.preset.train.packing
     median = sorted(seconds)[len(seconds) // 2]
-    row: Row = {"model": kind, "weights": counts.total, "active": counts.active, "rows x length": f"{packing.rows} x {packing.length}"}
+    row: BenchmarkRow = {
+        "model": kind,
+        "weights": counts.total,
+        "active": counts.active,
+        "rows x length": f"{packing.rows} x {packing.length}",
+    }
     row |= {"dtype": str(run.dtype).removeprefix("torch."), "compiled": run.compiled, "ms/step": 1000 * median}
     row |= {"filled tokens/s": tokens / median, "GFLOP/step": operations / 1e9, "GFLOP/s": operations / median / 1e9}
     if run.device.type == "cuda":
@@ -115,7 +120,7 @@ def step_row(run: Training, kind: str, seconds: list[float], operations: float, 
     return row
 
 
-def matmul_rows(run: Training) -> Iterator[Row]:
+def matmul_rows(run: Training) -> Iterator[BenchmarkRow]:
     """Measure the best rates of a large matrix product."""
     for dtype in (torch.bfloat16, torch.float32):
         if run.device.type == "cuda" or dtype == torch.float32 or has_fast_bfloat16(run.device):
@@ -128,7 +133,7 @@ def matmul_rows(run: Training) -> Iterator[Row]:
 NO_BFLOAT16 = "this CPU multiplies bfloat16 without instructions for it"
 
 
-def attention(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def attention(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Compare ways to compute attention under the hybrid mask."""
     packing = run.preset.train.packing
     if run.device.type == "cpu":
@@ -170,7 +175,7 @@ def attention_side(run: Training, backend: Literal["softmax", "sdpa", "flex", "c
     return side
 
 
-def compilation(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def compilation(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Compare compiled blocks with eager ones."""
     missing = missing_compiler(run.device)
     if missing:
@@ -181,7 +186,7 @@ def compilation(run: Training) -> Iterator[tuple[str, list[Row]]]:
         yield "compilation", [run.row(f"compiled step speed / eager, {kind}", ratio(found["eager"], found["compiled"]))]
 
 
-def optimizers(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def optimizers(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Compare Muon with AdamW on the mixture of experts, and the mixture with the dense model where both use Muon."""
     muon = run.step("moe", optimizer="muon")
     found = run.turns({"adamw": run.step("moe"), "muon": muon, "dense": run.step("dense", optimizer="muon")})
@@ -198,7 +203,7 @@ def optimizers(run: Training) -> Iterator[tuple[str, list[Row]]]:
     )
 
 
-def precision(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def precision(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Compare bfloat16 with float32."""
     name, target = "bfloat16 step speed / float32, dense", run.target("", ">= 2")
     if not has_fast_bfloat16(run.device):
@@ -209,7 +214,7 @@ def precision(run: Training) -> Iterator[tuple[str, list[Row]]]:
     yield "precision", [run.row(name, ratio(found["float32"], found["bfloat16"]), target)]
 
 
-def waiting(run: Training) -> Iterator[tuple[str, list[Row]]]:
+def waiting(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Measure what a step of real pretraining waits for data."""
     from worldmodel.scripts.benchmark_waiting import waiting_rows
 

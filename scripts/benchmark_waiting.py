@@ -10,7 +10,7 @@ from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.training import CodecConfig
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import Preset
 from worldmodel.scripts.pretrain import pretrain
 from worldmodel.training.tracking import read_rows
@@ -32,7 +32,7 @@ def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int
         are filled; milliseconds a step.
     """
     collected = collect(CollectConfig(ENV, folder / "episodes.h5", episodes, max_steps=MAX_STEPS))
-    data = open_standard([collected.path], MixtureConfig())
+    data = open_training_data([collected.path], MixtureConfig())
     codec = RAE(RAEConfig(CodecConfig().encoder, CodecConfig().decoder)).eval()
     rows = []
     for workers in data_workers:

@@ -10,8 +10,8 @@ import numpy as np
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.training import CodecConfig, check_free, train_codec
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.opening import open_entry, open_stores
-from worldmodel.datasets.standard import IMAGE_SIZE, MixtureConfig, Pictures, StandardData
+from worldmodel.datasets.recipe_sources import open_entry, open_stores
+from worldmodel.datasets.training_data import IMAGE_SIZE, MixtureConfig, Pictures, TrainingData
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
@@ -47,7 +47,7 @@ def main(config: CodecVerbConfig) -> None:
         data = codec_data(open_frames(config.data, config.mixture))
     _, report = train_codec(config.codec, data, out, device)
     try:
-        lines = [f"{name}: probe R^2 {candidate['probe']['r2']:.3f}" for name, candidate in report["objectives"].items()]
+        lines = [f"{name}: probe R^2 {variant['probe']['r2']:.3f}" for name, variant in report["objectives"].items()]
         lines += [f"chosen: {report['chosen']}, PSNR {report['reconstruction']['psnr']:.1f} dB on held-out frames"]
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{out / 'report.json'} is damaged: remove it and the same command measures the codec again") from None
@@ -57,8 +57,8 @@ def main(config: CodecVerbConfig) -> None:
     print(f"next: {command('pretrain', *given, '--codec', out)}")
 
 
-def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
-    """Open what of a mixture has frames, episode files and pictures, with the splits of `open_standard`; no text, no documents.
+def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> TrainingData:
+    """Open what of a mixture has frames, episode files and pictures, with the splits of `open_training_data`; no text, no documents.
 
     Args:
         paths: episode files; a recipe may name more.
@@ -77,7 +77,7 @@ def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
         if entry.kind == "pairs"
     ]
     pictures = [split for each in opened for split in each.pictures]
-    return StandardData(
+    return TrainingData(
         stores,
         [list(train) for train, _ in splits],
         [list(held_out) for _, held_out in splits],
@@ -90,7 +90,7 @@ def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> StandardData:
     )
 
 
-def codec_data(data: StandardData, max_frames: int = MAX_FRAMES, max_pictures: int = MAX_PICTURES) -> CodecData:
+def codec_data(data: TrainingData, max_frames: int = MAX_FRAMES, max_pictures: int = MAX_PICTURES) -> CodecData:
     """Lay frames and true variables of all stores end to end; a store's variables are zero in the other stores' rows.
 
     Args:

@@ -11,16 +11,16 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from worldmodel.codec.codec import Codec, load_codec
-from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, painted_columns
+from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, reconstruction_columns
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
-from worldmodel.datasets.standard import MixtureConfig
+from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
 from worldmodel.scripts.codec import codec_data, open_frames
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.scripts.system_info import command_line, device_facts, machine
 from worldmodel.unseen import warn_of_seen
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def reconstruction_cells(values: dict[str, float | None]) -> tuple[str, ...]:
 
 def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:
     """Draw held-out frames in the first column, each codec's reconstructions in the next ones, the mean frame in the last."""
-    columns = painted_columns(codecs, data, ROWS, seed)
+    columns = reconstruction_columns(codecs, data, ROWS, seed)
     labels = ["truth", *(Path(name).name or name for name in names), "mean frame"]
     write_output(path, png_bytes(sheet(labels, columns)))
 

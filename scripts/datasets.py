@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.interop.convert import Format
-from worldmodel.datasets.mixing import MixConfig
-from worldmodel.datasets.video import Fit
+from worldmodel.datasets.mixture_preview import MixConfig
+from worldmodel.datasets.video import VideoFit
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import command, print_columns, run_verb
 
@@ -165,7 +165,7 @@ class Convert:
     """How an episode file keeps frames: lossless is small, raw is fastest to read, jpeg is smallest for rendered or filmed scenes."""
     size: int | None = None
     """Height and width to bring pictures to, in pixels, where the source is lerobot, mp4 or frames."""
-    fit: Fit = "crop"
+    fit: VideoFit = "crop"
     """What becomes of pictures that are not square when --size is given."""
     fps: float | None = None
     """Frames per second of lerobot, mp4 and frames, where the source does not say it."""
@@ -211,7 +211,7 @@ class Mix(MixConfig):
 
     def run(self) -> None:
         """Show it."""
-        from worldmodel.datasets.mixing import show
+        from worldmodel.datasets.mixture_preview import show
 
         print(show(self))
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from worldmodel.agents import ladder, rungs
 from worldmodel.agents.controllers import EvaluateConfig, make_controllers, usual_controllers
 from worldmodel.agents.evaluate import evaluate
-from worldmodel.agents.ladder import Row, Verdict
+from worldmodel.agents.ladder import LadderRow, Verdict
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
-from worldmodel.agents.report import Curves, Section, Table, Text, write_report
+from worldmodel.agents.report import Curves, Section, Table, TextSection, write_report
 from worldmodel.agents.rungs import Marked, MenuConfig
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
@@ -116,7 +116,7 @@ def climb(
     config: LadderConfig,
     seed: int = 0,
     scores: Sequence[Score] | None = None,
-) -> list[Row]:
+) -> list[LadderRow]:
     """Measure all rungs of a checkpoint on one task.
 
     Args:
@@ -178,12 +178,12 @@ def task_name(env_id: str) -> str:
     return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
 
 
-def to_json(rows: Sequence[Row], verdict: Verdict) -> dict[str, Any]:
+def to_json(rows: Sequence[LadderRow], verdict: Verdict) -> dict[str, Any]:
     """Return the rows and the verdict as JSON values."""
     return {"rows": ladder.rows_to_json(rows), "weakest": verdict.rung, "verdict": verdict.sentence}
 
 
-def sections(rows: Sequence[Row], verdict: Verdict) -> list[Section]:
+def sections(rows: Sequence[LadderRow], verdict: Verdict) -> list[Section]:
     """Lay out a ladder as sections of a report."""
     ahead = [row for row in rows if row.name.startswith(ladder.STEP_AHEAD)]
     steps = [float(i + 1) for i in range(len(ahead))]
@@ -192,7 +192,7 @@ def sections(rows: Sequence[Row], verdict: Verdict) -> list[Section]:
         "copying the last frame": (steps, [row.control or 0.0 for row in ahead]),
     }
     return [
-        Text("The weakest rung", verdict.sentence),
+        TextSection("The weakest rung", verdict.sentence),
         Table(
             "From pixels to success",
             ladder.HEADERS,

@@ -22,7 +22,7 @@ from worldmodel.agents.evaluate import evaluate, scores_to_json, side_by_side
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import KIND as MANIFEST
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
-from worldmodel.agents.report import Curves, Intervals, Row, Section, Table, Video, video_bytes, write_report
+from worldmodel.agents.report import Curves, Intervals, Section, SectionRow, Table, Video, video_bytes, write_report
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.agents.world import actor_of
@@ -205,7 +205,7 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
                 Video("", video_bytes(side_by_side(frames, goals[i]), fps=4), f"problem {i}, goal on the right", 260)
                 for i, frames in sorted(score_.frames.items())[:3]
             ]
-            parts.append(Row(f"Plans carried out: {score_.name}", films))
+            parts.append(SectionRow(f"Plans carried out: {score_.name}", films))
     return parts
 
 

@@ -19,7 +19,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.outputs import MARK, check_output, json_bytes, write_output
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.packing import Packer
@@ -99,8 +99,8 @@ def held_out_batches(
     """Pack documents that the model was not trained on, from the mixture that it was trained on, with their latents."""
     card, codec, tokenizer = trained.card, trained.codec, trained.tokenizer
     asked = recorded(MixtureConfig, card.get("mixture", {}))
-    packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"lanes": 1}), rows=config.rows)
-    opened = open_standard(data, asked, codec.image_size)
+    packing = replace(recorded(PackingConfig, card.get("train", {}).get("packing", {}) | {"data_shards": 1}), rows=config.rows)
+    opened = open_training_data(data, asked, codec.image_size)
     seen = set(card.get("trained_on", ()))
     for store, held_out in zip(opened.stores, opened.held_out_episodes, strict=True):
         known = sum(store.identities[i] in seen for i in held_out)

@@ -20,21 +20,21 @@ from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.records import parse_json
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
-from worldmodel.folder import rebuild
 from worldmodel.home import runs_dir
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb, stages
-from worldmodel.scripts.machine import command_line, device_facts, machine
+from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
 from worldmodel.scripts.pretrain import PresetFlag
-from worldmodel.scripts.trials import Trials, write_record
-from worldmodel.studies.scaling import Kind, Measured, Point, Study, check_grid, for_steps, plan, scaled, study
+from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.serialization import rebuild
+from worldmodel.studies.scaling import Measured, Point, Sparsity, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.training.latent_cache import codec_key
-from worldmodel.training.resume import claimed, newest_checkpoint, read_progress
+from worldmodel.training.resume import locked_run_folder, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals
 
 LARGE = 1e18
@@ -66,7 +66,7 @@ class IsoflopConfig:
     budgets: tuple[float, ...] = ()
     """Floating-point operations of a run, of forward and backward passes; by default three, each twice the one before, of which the
     least gives the largest size twice the `min_steps`."""
-    kinds: tuple[Kind, ...] = ("dense", "moe")
+    kinds: tuple[Sparsity, ...] = ("dense", "moe")
     """dense: the preset's dense feed-forward; moe: the preset's mixture of experts, or one of as many active parameters."""
     min_steps: int = 20
     """Points with fewer steps are left out: the schedule of such a run has no time to act."""
@@ -103,18 +103,18 @@ def main(config: IsoflopConfig) -> None:
     choose_device(config.preset.train.device)
     codec = load_codec(config.codec)
     with stages("reading the data, training the tokenizer"):
-        trials = Trials(open_standard(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
-    points = grid(config, trials)
+        runner = ExperimentRunner(open_training_data(config.data, config.mixture, codec.image_size), codec, config.vocab_size)
+    points = grid(config, runner)
     kept = [point for point in points if point.steps >= config.min_steps]
     if config.plan:
-        print_columns(plan_rows(config, trials, points))
+        print_columns(plan_rows(config, runner, points))
         return
     if not kept:
         least = min(config.min_steps * point.budget / max(point.steps, 0.5) for point in points)
         raise UserError(f"no budget gives any size {config.min_steps} steps: take budgets of at least {least:.1e}, or smaller sizes")
-    with claimed(out, record_of(config, trials)), stop_on_signals() as stop:
+    with locked_run_folder(out, record_of(config, runner)), stop_on_signals() as stop:
         setup = time.perf_counter() - began
-        measured = run_grid(config, trials, kept, out, stop)
+        measured = run_grid(config, runner, kept, out, stop)
     if len(measured) < len(kept):
         print(f"stopped after {len(measured)} of {len(kept)} points; the same command goes on from there")
         return
@@ -122,15 +122,15 @@ def main(config: IsoflopConfig) -> None:
     report(config, result, measured, setup, out)
 
 
-def grid(config: IsoflopConfig, trials: Trials) -> list[Point]:
+def grid(config: IsoflopConfig, runner: ExperimentRunner) -> list[Point]:
     """List all points, the cheapest budgets first."""
-    packer = trials.packer(config.preset)
+    packer = runner.packer(config.preset)
     batches = [packer.batch(step) for step in range(MEASURED_BATCHES)]
-    models: list[tuple[ModelConfig, Kind, float]] = []
+    models: list[tuple[ModelConfig, Sparsity, float]] = []
     for kind in config.kinds:
         for size in sorted(config.sizes):
             try:
-                model = trials.model_config(scaled(config.preset, size, kind))
+                model = runner.model_config(scaled(config.preset, size, kind))
             except UserError as error:
                 message = str(error)
                 raise UserError(message if message.startswith("size ") else f"size {size:g}: {message}") from None
@@ -151,9 +151,9 @@ def usual_budgets(min_steps: int, steps: Sequence[int]) -> tuple[float, ...]:
     return least, 2 * least, 4 * least
 
 
-def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) -> list[tuple[str, ...]]:
+def plan_rows(config: IsoflopConfig, runner: ExperimentRunner, points: Sequence[Point]) -> list[tuple[str, ...]]:
     """Format the grid as a table; seconds are those of one timed training step of each model, times the steps."""
-    batch = trials.packer(config.preset).batch(0)
+    batch = runner.packer(config.preset).batch(0)
     seconds: dict[tuple[str, float], float] = {}
     rows: list[tuple[str, ...]] = [
         ("model", "size", "width", "depth", "parameters", "active N", "FLOPs", "tokens D", "D/N", "steps", "seconds")
@@ -162,7 +162,7 @@ def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) ->
     for point in tqdm(points, unit="point", desc="timing a step of each size", disable=None):
         key = point.kind, point.size
         if key not in seconds:
-            seconds[key] = trials.step_seconds(scaled(config.preset, point.size, point.kind), batch)
+            seconds[key] = runner.step_seconds(scaled(config.preset, point.size, point.kind), batch)
         left_out = point.steps < config.min_steps
         expected = 0.0 if left_out else point.steps * seconds[key]
         total += expected
@@ -174,23 +174,25 @@ def plan_rows(config: IsoflopConfig, trials: Trials, points: Sequence[Point]) ->
     return rows
 
 
-def record_of(config: IsoflopConfig, trials: Trials) -> dict[str, Any]:
+def record_of(config: IsoflopConfig, runner: ExperimentRunner) -> dict[str, Any]:
     """Collect what must be the same when a study is continued; sizes, budgets and kinds may change."""
     return {
         "study": "isoflop",
         "preset": asdict(config.preset),
         "mixture": asdict(config.mixture),
-        "data": [store.path.name for store in trials.data.stores],
-        "codec": codec_key(trials.codec),
+        "data": [store.path.name for store in runner.data.stores],
+        "codec": codec_key(runner.codec),
         "vocab_size": config.vocab_size,
         "batches": config.batches,
     }
 
 
-def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out: Path, stop: threading.Event) -> list[Measured]:
+def run_grid(
+    config: IsoflopConfig, runner: ExperimentRunner, points: Sequence[Point], out: Path, stop: threading.Event
+) -> list[Measured]:
     """Run the points that `points.json` lacks, and write each when it is done; fewer than asked for if training is stopped."""
     done = read_points(out / "points.json")
-    held_out = trials.held_out(config.preset, config.batches)
+    held_out = runner.held_out(config.preset, config.batches)
     with tqdm(total=len(points), initial=sum(p.name in done for p in points), unit="point", desc="isoflop", disable=None) as bar:
         for point in points:
             if point.name in done:
@@ -198,10 +200,10 @@ def run_grid(config: IsoflopConfig, trials: Trials, points: Sequence[Point], out
             folder = out / "runs" / point.name
             fresh, began = newest_checkpoint(folder) is None, time.perf_counter()
             preset = for_steps(scaled(config.preset, point.size, point.kind), point.steps)
-            result = trials.run(preset, folder, stop)
+            result = runner.run(preset, folder, stop)
             if not result.finished:
                 break
-            losses = trials.losses(read_checkpoint(result.checkpoint, choose_device(preset.train.device)).model, held_out)
+            losses = runner.losses(read_checkpoint(result.checkpoint, choose_device(preset.train.device)).model, held_out)
             step_seconds = read_progress(result.checkpoint).seconds
             done[point.name] = Measured(point, losses, step_seconds, time.perf_counter() - began if fresh else None)
             write_record(out / "points.json", [asdict(measured) for measured in done.values()])

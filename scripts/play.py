@@ -1,7 +1,7 @@
 """Drive a task from the keyboard in a local web page; what was driven is recorded as episodes.
 
-The page (`play.html`) shows what `Cockpit.status` says and sends what was pressed to `Cockpit.obey`. Time runs
-here, in `Station`: one action each `step_seconds`, as fast as in the world that is simulated.
+The page (`play.html`) shows what `TeleopController.status` says and sends what was pressed to `TeleopController.handle_message`. Time
+runs here, in `Station`: one action each `step_seconds`, as fast as in the world that is simulated.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 import tyro
 
-from worldmodel.datasets.collection.cockpit import Cockpit
-from worldmodel.datasets.collection.driving import Drive, DriveFile
-from worldmodel.datasets.collection.recording import CollectConfig, first_look
+from worldmodel.datasets.collection.recording import CollectConfig, warm_up
+from worldmodel.datasets.collection.teleop_controller import TeleopController
+from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
@@ -84,15 +84,15 @@ def main(config: PlayConfig) -> None:
     _need_web_packages()
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_listen(config.port))
-        cockpit = stack.enter_context(open_cockpit(config))
+        controller = stack.enter_context(open_controller(config))
         url = f"http://{HOSTS[0]}:{listening.getsockname()[1]}"
         print(f"drive {config.task} at {url} (Ctrl-C ends and saves)", flush=True)
         if config.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             webbrowser.open(url)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-            _serve(cockpit, listening)
+            _serve(controller, listening)
     if config.path.exists():
-        print(f"{config.path}: {cockpit.file.saved} episodes, {cockpit.kept} of them driven now")
+        print(f"{config.path}: {controller.file.saved} episodes, {controller.kept} of them driven now")
         print(f"next: {command('codec', '--data', config.path)}")
     else:
         print("nothing was recorded")
@@ -120,20 +120,20 @@ def _listen(port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def open_cockpit(config: PlayConfig) -> Iterator[Cockpit]:
-    """Open a `Cockpit` whose recording ends up in the file, however the block ends."""
+def open_controller(config: PlayConfig) -> Iterator[TeleopController]:
+    """Open a `TeleopController` whose recording ends up in the file, however the block ends."""
     task = make_task(config.task, image_size=config.record_size)
     same = config.image_size == config.record_size or not task.restorable
     view = task if same else make_task(config.task, image_size=config.image_size)
     try:
         recording = CollectConfig(config.task, image_size=config.record_size, variation=config.variation, policies={"random": 1.0})
-        facts = first_look(task, recording)
-        with DriveFile(config.path, config.task, facts) as file:
-            cockpit = Cockpit(Drive(task, config.seed, config.variation, len(file)), view, file, config.max_steps)
+        facts = warm_up(task, recording)
+        with TeleopFile(config.path, config.task, facts) as file:
+            controller = TeleopController(TeleopSession(task, config.seed, config.variation, len(file)), view, file, config.max_steps)
             try:
-                yield cockpit
+                yield controller
             finally:
-                cockpit.keep()
+                controller.keep()
     finally:
         view.close()
         task.close()
@@ -145,8 +145,8 @@ class Station:
     All of it runs in one thread: OpenGL contexts belong to threads.
     """
 
-    def __init__(self, cockpit: Cockpit) -> None:
-        self._cockpit = cockpit
+    def __init__(self, controller: TeleopController) -> None:
+        self._cockpit = controller
         self._pages: set[WebSocket] = set()
         self._driver: WebSocket | None = None  # the page whose keys are held
         self._wake = asyncio.Event()
@@ -184,7 +184,7 @@ class Station:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            due = loop.time() + self._cockpit.drive.task.step_seconds
+            due = loop.time() + self._cockpit.session.task.step_seconds
             try:
                 self._cockpit.tick()
                 await self._tell_all()
@@ -209,7 +209,7 @@ class Station:
                 self._pages.add(page)
                 if isinstance(message, dict) and message.get("do") in ("keys", "say"):
                     self._driver = page
-                self._cockpit.obey(message)
+                self._cockpit.handle_message(message)
                 self._wake.set()
                 if not self._cockpit.moving:  # else the clock tells
                     await self._tell_all()
@@ -237,11 +237,11 @@ class Station:
                 self._pages.discard(page)  # it is closing, which `_talk` notices, or does not read, until it speaks again
 
 
-def _serve(cockpit: Cockpit, listening: socket.socket) -> None:
+def _serve(controller: TeleopController, listening: socket.socket) -> None:
     """Serve the page until Ctrl-C, which arrives as KeyboardInterrupt."""
     import uvicorn
 
-    station = Station(cockpit)
+    station = Station(controller)
     config = uvicorn.Config(station.app(), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
 

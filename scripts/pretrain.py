@@ -14,9 +14,9 @@ import torch
 import tyro
 
 from worldmodel.codec.codec import Codec, load_codec
-from worldmodel.datasets.drawn import as_text
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.mixture_stats import as_text
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.flops import parameter_counts
 from worldmodel.home import cache_dir, runs_dir
@@ -109,7 +109,7 @@ def _train_on_files(config: PretrainConfig, tell: bool) -> TrainResult:
         if not group.is_main:
             logging.getLogger("worldmodel").setLevel(logging.ERROR)  # the main process says it for all
         codec = load_codec(config.codec)
-        data = open_standard(config.data, config.mixture, codec.image_size)
+        data = open_training_data(config.data, config.mixture, codec.image_size)
         with stop_on_signals() as stop:
             result = pretrain(
                 data,
@@ -144,7 +144,7 @@ def resumed(config: PretrainConfig) -> PretrainConfig:
     return PretrainConfig(codec, data, run, None, found.vocab_size, found.mixture, found.preset)
 
 
-def say_end(result: TrainResult, data: StandardData, out: Path) -> None:
+def say_end(result: TrainResult, data: TrainingData, out: Path) -> None:
     """Print how a run ended, and what comes next."""
     if not result.finished:
         print(f"stopped after step {result.step}; the same command goes on from {result.checkpoint}, or --resume {out}")
@@ -158,7 +158,7 @@ def say_end(result: TrainResult, data: StandardData, out: Path) -> None:
 
 
 def pretrain(
-    data: StandardData,
+    data: TrainingData,
     codec: Codec,
     preset: Preset,
     vocab_size: int,
@@ -233,7 +233,7 @@ def pretrain(
     return result
 
 
-def train_tokenizer(data: StandardData, vocab_size: int) -> Tokenizer:
+def train_tokenizer(data: TrainingData, vocab_size: int) -> Tokenizer:
     """Train a tokenizer on the texts of the data.
 
     Raises:
@@ -246,7 +246,7 @@ def train_tokenizer(data: StandardData, vocab_size: int) -> Tokenizer:
 
 
 def latent_cache(
-    data: StandardData, codec: Codec, config: TrainConfig, device: torch.device | None = None, tell: bool = True
+    data: TrainingData, codec: Codec, config: TrainConfig, device: torch.device | None = None, tell: bool = True
 ) -> LatentCache:
     """Open the latents of all frames and training pictures of the data, in the cache of WORLDMODEL_HOME; encode them if need be.
 
@@ -259,7 +259,7 @@ def latent_cache(
         about = store.path.stat()
         origin.update(repr((str(store.path.resolve()), about.st_size, about.st_mtime_ns)).encode())
     for part in data.train_pictures.parts if data.train_pictures else []:
-        origin.update(repr((part.name, len(part), part.square, data.config.split_seed, data.config.held_out)).encode())
+        origin.update(repr((part.name, len(part), part.transform, data.config.split_seed, data.config.held_out)).encode())
     folder = cache_dir() / "latents" / origin.hexdigest()
     size = cache_bytes(codec, count, config.cache_dtype)
     if tell:
@@ -268,7 +268,7 @@ def latent_cache(
     return build_latent_cache(folder, codec, every_frame(data), count, config.cache_dtype)
 
 
-def every_frame(data: StandardData) -> Iterator[np.ndarray]:
+def every_frame(data: TrainingData) -> Iterator[np.ndarray]:
     """Yield all frames of the episode files, then all pictures that are trained on: uint8 (H, W, 3) each."""
     for store in data.stores:
         for start in range(0, store.num_frames, 256):

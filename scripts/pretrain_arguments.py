@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.datasets.records import shortened
-from worldmodel.datasets.standard import MixtureConfig
+from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, rebuild, write_json
 from worldmodel.presets import Preset
+from worldmodel.serialization import read_json, rebuild, write_json
 
 NAME = "arguments.json"
 KIND = "pretrain arguments"

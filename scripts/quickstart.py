@@ -25,7 +25,7 @@ from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
-from worldmodel.agents.report import Curves, Picture, Row, Section, Table, Text, Video, write_report
+from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
 from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
@@ -33,7 +33,7 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
-from worldmodel.datasets.standard import MixtureConfig, StandardData, check_packages, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -50,11 +50,11 @@ from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
-from worldmodel.scripts.machine import command_line, commit, machine
 from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.training.resume import claimed, release
+from worldmodel.scripts.system_info import command_line, commit, machine
+from worldmodel.training.resume import locked_run_folder, release
 from worldmodel.training.tracking import read_rows
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class QuickstartConfig:
 class Results:
     """What the report is made of."""
 
-    data: StandardData
+    data: TrainingData
     trained: Pretrained
     codec_report: dict[str, Any]
     dream: DreamErrors
@@ -121,7 +121,7 @@ class Results:
     manifest: Manifest
     scores: list[Score]
     goals: np.ndarray
-    rungs: list[ladder.Row]
+    rungs: list[ladder.LadderRow]
     seconds: dict[str, float]
 
 
@@ -132,7 +132,7 @@ def main(config: QuickstartConfig) -> None:
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with claimed(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
+    with locked_run_folder(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
         try:
             announce(config, recording, out)
             results = run(config, out)
@@ -205,7 +205,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     check_packages(config.mixture)
     with stage("collect", seconds):
         collected = collect(collection(config, out))
-        data = open_standard([collected.path], config.mixture)
+        data = open_training_data([collected.path], config.mixture)
         manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
         manifest.save(out / "manifest.json")
     with stage("codec", seconds):
@@ -335,10 +335,10 @@ def language_sections(results: Results) -> list[Section]:
     ]
     text = results.text
     return [
-        Row("Pictures drawn for captions", [Picture("", pixels, caption) for caption, pixels in results.drawn.items()]),
+        SectionRow("Pictures drawn for captions", [Picture("", pixels, caption) for caption, pixels in results.drawn.items()]),
         Table("What the model says of held-out frames", ("true", "said", "asked", "answered"), captions),
         Table("Share of right answers", ("what", "right", "95 % interval", "chance"), accuracies),
-        Text(
+        TextSection(
             "Text",
             "\n\n".join(f"{prompt}|{said}" for prompt, said in results.continued.items())
             + f"\n\nHeld-out text: {text.model:.3f} bits per byte; a unigram model {text.unigram:.3f}.",
@@ -361,10 +361,10 @@ def training_sections(results: Results, out: Path) -> list[Section]:
     }
     store, codec = results.data.stores[0], results.trained.codec
     frames = store.frames(store.frame_rows(results.data.held_out_episodes[0][:8])[:: max(1, int(store.lengths[0]))][:8])
-    painted = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames, codec.mean.device))))
-    pair = rearrange(np.stack([frames, painted]), "two b h w c -> (two h) (b w) c")
-    candidates = results.codec_report["objectives"]
-    probes = [[name, c["probe"]["r2"]] for name, c in candidates.items()]
+    reconstruction = frames_to_uint8(codec.decode(codec.encode(frames_to_float(frames, codec.mean.device))))
+    pair = rearrange(np.stack([frames, reconstruction]), "two b h w c -> (two h) (b w) c")
+    variants = results.codec_report["objectives"]
+    probes = [[name, c["probe"]["r2"]] for name, c in variants.items()]
     psnr = results.codec_report["reconstruction"]["psnr"]
     return [
         Curves("Training", losses, "step", "loss", log_y=True),

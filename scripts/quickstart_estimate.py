@@ -38,7 +38,7 @@ def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, prob
         problem_steps: env steps in which all problems together are to be solved.
     """
     player = Player(collection)
-    player.first_look()
+    player.warm_up()
     start = time.perf_counter()
     for index in range(TIMED_EPISODES):
         player.record(index)

@@ -18,8 +18,8 @@ from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
 from worldmodel.datasets.films import labelled
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json
 from worldmodel.scripts.console import run_verb
+from worldmodel.serialization import read_json
 
 BEGIN, END = "<!-- worlds: worldmodel results -->\n", "<!-- end of worlds -->\n"
 """Between these lines of a page stands the table."""

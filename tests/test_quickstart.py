@@ -28,7 +28,7 @@ from worldmodel.envs import full_id, make_task
 from worldmodel.presets import tiny
 from worldmodel.scripts.quickstart import QuickstartConfig, as_the_task_says, collection
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.training.resume import claimed
+from worldmodel.training.resume import locked_run_folder
 
 CONTROLLERS = ["random", "random_held", "copy_last_frame", "policy", "guided", "cem", "oracle"]
 EPISODES, STEPS, CONTEXT, HORIZON, CLIPS = 6, 12, 2, 2, 3
@@ -124,7 +124,7 @@ def test_too_few_problems_show_before_any_training_and_bind_nothing(done: Quicks
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert re.search(r"error: only \d+ of 100 problems found in 2 held-out episodes", result.stderr)
     assert (tmp_path / "out" / "episodes.h5").exists() and not (tmp_path / "out" / "codec").exists()
-    with claimed(tmp_path / "out", {"other": "settings"}):
+    with locked_run_folder(tmp_path / "out", {"other": "settings"}):
         pass
 
 

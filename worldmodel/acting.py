@@ -11,8 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.decoding import (
+    BatchSegment,
+    DecodingState,
+    FrameSegment,
+    QuestionSegment,
+    TextSegment,
+    size,
+    text_segment,
+    token_segment,
+)
 from worldmodel.model import WorldModel
-from worldmodel.session import FramePiece, Piece, QuestionPiece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 
 
@@ -48,10 +57,10 @@ class Acting:
         means, spreads = [], []
         for start in range(0, len(frames), self.at_once):
             here = slice(start, start + self.at_once)
-            session, last = self._ask(frames[here, -1], goal[here])
+            state, last = self._ask(frames[here, -1], goal[here])
             ids = self.tokenizer.steps_id + steps[here].round().long().clamp(0, STEP_COUNTS - 1).to(self.model.device)[:, None]
-            count = TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))
-            hidden = session.feed([last, count, QuestionPiece(len(ids))], keep=0)[-1][:, 0]
+            count = TextSegment(ids, torch.ones_like(ids, dtype=torch.bool))
+            hidden = state.append([last, count, QuestionSegment(len(ids))], commit=0)[-1][:, 0]
             mean, spread = self.model.next_actions(hidden)
             means.append(mean)
             spreads.append(spread.exp())
@@ -63,25 +72,25 @@ class Acting:
         found = []
         for start in range(0, len(frames), self.at_once):
             here = slice(start, start + self.at_once)
-            session, last = self._ask(frames[here], goal[here])
-            logits = self.model.logits(session.feed([last], keep=0)[0][:, -1])
+            state, last = self._ask(frames[here], goal[here])
+            logits = self.model.logits(state.append([last], commit=0)[0][:, -1])
             chances = logits[:, self.tokenizer.steps_id : self.tokenizer.steps_id + STEP_COUNTS].softmax(-1)
             found.append(chances @ torch.arange(STEP_COUNTS, dtype=chances.dtype, device=chances.device))
         return torch.cat(found)
 
-    def _ask(self, frames: Tensor, goal: Tensor | Sequence[str]) -> tuple[Session, Piece]:
-        """Start a session that has read frames (b, l, c) and goals; also return the piece after which the number of steps comes."""
+    def _ask(self, frames: Tensor, goal: Tensor | Sequence[str]) -> tuple[DecodingState, BatchSegment]:
+        """Start a decoding state that has read frames (b, l, c) and goals; also return the segment before the number of steps."""
         b, device, tokens = len(frames), self.model.device, self.model.config.frame_tokens
         frames = frames.to(device)
-        boi, eoi = (token_piece(token, b, device) for token in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
+        boi, eoi = (token_segment(token, b, device) for token in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         shown = [frames, goal.to(device)] if isinstance(goal, Tensor) else [frames]
         if self.model.config.references:  # the frames before are references of the last one
-            pieces: list[Piece] = [boi, FramePiece(shown[-1], 1.0, tuple(reversed(shown[:-1]))), eoi]
+            segments: list[BatchSegment] = [boi, FrameSegment(shown[-1], 1.0, tuple(reversed(shown[:-1]))), eoi]
         else:
-            pieces = [piece for frame in shown for piece in (boi, FramePiece(frame, 1.0), eoi)]
+            segments = [segment for frame in shown for segment in (boi, FrameSegment(frame, 1.0), eoi)]
         if not isinstance(goal, Tensor):
-            pieces.append(text_piece(goal, self.tokenizer, device))
-        *pieces, last = pieces
-        session = Session.start(self.model, b, size(pieces, tokens) + size([last], tokens) + 2)
-        session.feed(pieces, keep=len(pieces))
-        return session, last
+            segments.append(text_segment(goal, self.tokenizer, device))
+        *segments, last = segments
+        state = DecodingState.start(self.model, b, size(segments, tokens) + size([last], tokens) + 2)
+        state.append(segments, commit=len(segments))
+        return state, last

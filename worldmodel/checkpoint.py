@@ -25,8 +25,8 @@ from worldmodel.codec.codec import FAR_LARGER, Codec, load_codec
 from worldmodel.datasets.atomic import replacing, temporary_beside
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.serialization import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.tokenizer import Tokenizer
 
 SCHEMA_VERSION = 1
@@ -53,7 +53,7 @@ def save_pretrained(folder: Path | str, model: WorldModel, tokenizer: Tokenizer,
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not is_checkpoint(folder):
         raise UserError(f"{folder} exists and holds something that is no checkpoint: name another folder")
-    with whole_folder(folder) as beside:
+    with atomic_dir(folder) as beside:
         write_pretrained(beside, model, tokenizer, codec, card)
 
 
@@ -206,7 +206,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = temporary_beside(folder, ".old")

@@ -17,8 +17,8 @@ from torch import Tensor
 from worldmodel.batch import collate
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_uint8
-from worldmodel.codec.measure import choosing_frames
 from worldmodel.codec.probe import fit_probe
+from worldmodel.codec.quality import choosing_frames
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
@@ -138,13 +138,13 @@ def dream_errors(
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))  # (b, t - 1 + h, a)
     latents = rearrange(codec.encode_frames(rearrange(truth, "b t h w c -> (b t) h w c")), "(b t) p c -> b t p c", b=config.clips)
     past, future = latents[:, : config.context], latents[:, config.context :]
-    session = rollout.encode(past, actions[:, : config.context - 1])
+    encoded = rollout.encode(past, actions[:, : config.context - 1])
     ahead = actions[:, config.context - 1 :]
     others = ahead[torch.from_numpy(other_clips(of_episode))]
     generator = torch.Generator()
     dreamt = {}
     for name, given in (("learned", ahead), ("shuffled_actions", others)):
-        dreamt[name] = rollout.rollout(session, given[:, None], generator.manual_seed(config.seed))[:, 0]
+        dreamt[name] = rollout.rollout(encoded, given[:, None], generator.manual_seed(config.seed))[:, 0]
         if dreamt[name].shape != future.shape:
             raise UserError(f"{dreamt[name].shape[1]} frames are dreamed for {config.horizon} steps: dream without jumps")
     dreamt["copy_last_frame"] = past[:, -1:].expand_as(future)

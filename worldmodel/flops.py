@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.batch import PackedBatch
-from worldmodel.heads import HEAD_DEPTH
+from worldmodel.flow_head import HEAD_DEPTH
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.stem import COARSEST, WAVES
 from worldmodel.tokens import IGNORE, VISION

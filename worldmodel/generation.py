@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.decoding import BatchSegment, DecodingState, FrameSegment, TextSegment, size, text_segment, token_segment
 from worldmodel.model import WorldModel
 from worldmodel.rollout import denoise_frame
-from worldmodel.session import FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
 @torch.no_grad()
 def write_text(
-    session: Session,
-    last: Piece,
+    state: DecodingState,
+    last: BatchSegment,
     tokenizer: Tokenizer,
     max_tokens: int,
     temperature: float = 0.0,
@@ -26,15 +26,15 @@ def write_text(
     """Continue every sequence with text until `<eos>` or `max_tokens`.
 
     Args:
-        session: sequences of equal structure.
-        last: the piece to feed first; text follows it (for a caption, the frame's `<eoi>`).
+        state: sequences of equal structure.
+        last: the segment to append first; text follows it (for a caption, the frame's `<eoi>`).
         tokenizer: decodes the result.
         max_tokens: upper bound on new tokens.
         temperature: 0 takes the likeliest token; otherwise sample with `generator`.
         generator: CPU generator, needed when the temperature is above 0.
     """
-    hidden = session.feed([last], keep=1)[0]
-    if isinstance(last, TextPiece):  # the last valid token of each sequence
+    hidden = state.append([last], commit=1)[0]
+    if isinstance(last, TextSegment):  # the last valid token of each sequence
         ends = last.valid.sum(1).clamp_min(1) - 1
         hidden = hidden[torch.arange(len(ends), device=ends.device), ends]
     else:
@@ -42,7 +42,7 @@ def write_text(
     written: list[list[int]] = [[] for _ in range(len(hidden))]
     done = [False] * len(hidden)
     for _ in range(max_tokens):
-        logits = session.model.logits(hidden)
+        logits = state.model.logits(hidden)
         logits[:, [i for i in range(len(SPECIAL_TOKENS)) if i != tokenizer.eos_id]] = -torch.inf
         if temperature > 0:
             weights = (logits / temperature).softmax(-1).cpu()
@@ -56,7 +56,7 @@ def write_text(
         if all(done):
             break
         ids = token[:, None]
-        hidden = session.feed([TextPiece(ids, torch.ones_like(ids, dtype=torch.bool))], keep=1)[0][:, -1]
+        hidden = state.append([TextSegment(ids, torch.ones_like(ids, dtype=torch.bool))], commit=1)[0][:, -1]
     return [tokenizer.decode(ids) for ids in written]
 
 
@@ -70,9 +70,9 @@ def continue_text(
     generator: torch.Generator | None = None,
 ) -> list[str]:
     """Write continuations of prompts (each at least one token long), without the prompts themselves."""
-    piece = text_piece(prompts, tokenizer, model.device)
-    session = Session.start(model, len(prompts), piece.ids.shape[1] + max_tokens)
-    return write_text(session, piece, tokenizer, max_tokens, temperature, generator)
+    segment = text_segment(prompts, tokenizer, model.device)
+    state = DecodingState.start(model, len(prompts), segment.ids.shape[1] + max_tokens)
+    return write_text(state, segment, tokenizer, max_tokens, temperature, generator)
 
 
 @torch.no_grad()
@@ -81,14 +81,14 @@ def describe_frames(
 ) -> list[str]:
     """Write captions of frames (b, l, c), or answers to one question about each."""
     b, device = len(latents), latents.device
-    before: list[Piece] = [token_piece(tokenizer.boi_id, b, device), FramePiece(latents, 1.0)]
-    last: Piece = token_piece(tokenizer.eoi_id, b, device)
+    before: list[BatchSegment] = [token_segment(tokenizer.boi_id, b, device), FrameSegment(latents, 1.0)]
+    last: BatchSegment = token_segment(tokenizer.eoi_id, b, device)
     if questions is not None:
         before.append(last)
-        last = text_piece(questions, tokenizer, device)
-    session = Session.start(model, b, size([*before, last], model.config.frame_tokens) + max_tokens)
-    session.feed(before, keep=len(before))
-    return write_text(session, last, tokenizer, max_tokens)
+        last = text_segment(questions, tokenizer, device)
+    state = DecodingState.start(model, b, size([*before, last], model.config.frame_tokens) + max_tokens)
+    state.append(before, commit=len(before))
+    return write_text(state, last, tokenizer, max_tokens)
 
 
 @torch.no_grad()
@@ -112,9 +112,9 @@ def draw_pictures(
     """
     b, device, config = len(captions), model.device, model.config
     noise = torch.randn(b, config.latent_tokens, config.channels, generator=generator).to(device)
-    boi = token_piece(tokenizer.boi_id, b, device)
-    contexts: list[list[Piece]] = [[text_piece(captions, tokenizer, device), boi]]
+    boi = token_segment(tokenizer.boi_id, b, device)
+    contexts: list[list[BatchSegment]] = [[text_segment(captions, tokenizer, device), boi]]
     if guidance != 1:
         contexts.append([boi])  # as training packs a picture whose caption is dropped
-    sessions = [Session.start(model, b, size(pieces, config.frame_tokens) + config.frame_tokens) for pieces in contexts]
-    return denoise_frame(sessions, contexts, noise, num_steps, guidance)
+    states = [DecodingState.start(model, b, size(segments, config.frame_tokens) + config.frame_tokens) for segments in contexts]
+    return denoise_frame(states, contexts, noise, num_steps, guidance)

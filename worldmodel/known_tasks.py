@@ -13,7 +13,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import shortened
 from worldmodel.envs import full_id
 from worldmodel.errors import UserError
-from worldmodel.folder import rebuild
+from worldmodel.serialization import rebuild
 
 logger = logging.getLogger(__name__)
 KEY = "tasks"

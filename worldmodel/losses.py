@@ -20,7 +20,7 @@ model of a small vocabulary predicts is one piece."""
 
 
 @dataclass(frozen=True)
-class FlowDraw:
+class NoiseSample:
     """What a step draws for its f frames."""
 
     t: Tensor
@@ -29,9 +29,9 @@ class FlowDraw:
     """(f, p, c) standard normal."""
 
     @classmethod
-    def join(cls, draws: "Sequence[FlowDraw]") -> "FlowDraw":
+    def join(cls, samples: "Sequence[NoiseSample]") -> "NoiseSample":
         """Join the draws of consecutive batches into that of one."""
-        return cls(torch.cat([draw.t for draw in draws]), torch.cat([draw.noise for draw in draws]))
+        return cls(torch.cat([sample.t for sample in samples]), torch.cat([sample.noise for sample in samples]))
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from worldmodel.attention import Backend, prepare_mask
 from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate, network_input, sample_time, velocity_from, velocity_target
-from worldmodel.heads import TimeEmbedding, WideHead
-from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts, centered_weights, moving_average, text_loss
+from worldmodel.flow_head import DDTHead, TimeEmbedding
+from worldmodel.losses import HIGH_NOISE, LossCounts, NoiseSample, centered_weights, moving_average, text_loss
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied
 from worldmodel.stem import Beside, Stem, StemConfig, base
@@ -175,7 +175,7 @@ class WorldModel(nn.Module):
         self.time_in = TimeEmbedding(width) if config.time != "none" else None
         self.modulate = nn.Linear(width, MODULATIONS * width) if config.time == "adaln" else None
         self.trunk = Trunk(config.trunk, modulated=config.time == "adaln")
-        self.visual_head = WideHead(width, config.channels, config.grid, config.wide_head) if config.wide_head else None
+        self.visual_head = DDTHead(width, config.channels, config.grid, config.wide_head) if config.wide_head else None
         self.latent_out = None if config.stem.tokens else nn.Linear(config.wide_head or width, config.channels)
         self.action_out = nn.Linear(width, 2 * config.action_horizon * config.action_dim)
         self.action_question = nn.Parameter(0.5 * torch.randn(width))
@@ -298,7 +298,7 @@ class WorldModel(nn.Module):
         return hidden if self.readout_scale == 1 else hidden * self.readout_scale
 
     @torch.no_grad()
-    def draw(self, clean: Tensor, generator: torch.Generator) -> FlowDraw:
+    def sample_noise(self, clean: Tensor, generator: torch.Generator) -> NoiseSample:
         """Draw flow times and noise for frames, clean (f,) bool, on the device of `clean`.
 
         The times come from the CPU generator on every device. So does the noise on a CPU; on a GPU, where that would take longer
@@ -314,17 +314,17 @@ class WorldModel(nn.Module):
             t = copied(t, device)
             seed = int(torch.randint(2**62, (), generator=generator))
             noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
-        return FlowDraw(torch.where(clean, torch.ones_like(t), t), noise)
+        return NoiseSample(torch.where(clean, torch.ones_like(t), t), noise)
 
     def loss(
-        self, batch: PackedBatch, latents: Tensor, draw: FlowDraw, counts: LossCounts | None = None
+        self, batch: PackedBatch, latents: Tensor, noise_sample: NoiseSample, counts: LossCounts | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the joint loss of a batch, or of a part of a step.
 
         Args:
             batch: a packed batch, on the model's device.
             latents: (f + g, l, c) clean latents of `batch.pictures`, from the codec.
-            draw: flow times and noise of the frames.
+            noise_sample: flow times and noise of the frames.
             counts: of the whole step, where this batch is a part of it: the sums over this batch are divided by the counts of the
                 step, so that losses and gradients of its parts add up to those of the whole. None: this batch is the step.
 
@@ -344,9 +344,9 @@ class WorldModel(nn.Module):
                 "context only: mark a text or a frame of these documents as predicted, or mix in a source that has some"
             )
         latents, given = latents.split([len(batch.frames), len(batch.given)])
-        z_t = interpolate(latents, draw.noise, rearrange(draw.t, "f -> f 1 1"))
-        seen = self.see(z_t, draw.t, self.beside(batch, latents, given))
-        hidden, router = self(batch, seen, draw.t)
+        z_t = interpolate(latents, noise_sample.noise, rearrange(noise_sample.t, "f -> f 1 1"))
+        seen = self.see(z_t, noise_sample.t, self.beside(batch, latents, given))
+        hidden, router = self(batch, seen, noise_sample.t)
         flat = rearrange(hidden, "b n d -> (b n) d")
         text_weight, flow_weight = self.loss_weights()
         parts: dict[str, Tensor] = {}
@@ -360,8 +360,8 @@ class WorldModel(nn.Module):
                 more = (self.config.steps_weight - 1) * self.steps_loss(batch, flat) / counts.text
                 total = total + text_weight * more
         if counts.frames:
-            error = self.flow_error(batch, flat, latents, draw, z_t, seen)  # (k,)
-            high = (draw.t.index_select(0, batch.noised_frames) < HIGH_NOISE).to(error.dtype)
+            error = self.flow_error(batch, flat, latents, noise_sample, z_t, seen)  # (k,)
+            high = (noise_sample.t.index_select(0, batch.noised_frames) < HIGH_NOISE).to(error.dtype)
             flow = error.sum() / counts.frames
             parts["flow"] = flow.detach()
             parts["flow_high_noise"] = (error.detach() * high).sum() / counts.frames
@@ -388,12 +388,14 @@ class WorldModel(nn.Module):
         rows = reference.clamp_min(0).flatten()
         return Beside(rearrange(given.index_select(0, rows), "(f r) l c -> f r l c", r=self.config.references), reference >= 0)
 
-    def flow_error(self, batch: PackedBatch, flat: Tensor, latents: Tensor, draw: FlowDraw, z_t: Tensor, seen: Seen) -> Tensor:
+    def flow_error(
+        self, batch: PackedBatch, flat: Tensor, latents: Tensor, noise_sample: NoiseSample, z_t: Tensor, seen: Seen
+    ) -> Tensor:
         """Compute the mean squared velocity error (k,) of the noised frames, from all hidden states (b n, d)."""
         noised = batch.noised_frames
         where = rearrange(batch.frame_positions, "(f p) -> f p", p=self.config.frame_tokens).index_select(0, noised)
         hidden = rearrange(flat.index_select(0, where.flatten()), "(k p) d -> k p d", p=self.config.frame_tokens)
-        z, noise, z_n, t = (x.index_select(0, noised) for x in (latents, draw.noise, z_t, draw.t))
+        z, noise, z_n, t = (x.index_select(0, noised) for x in (latents, noise_sample.noise, z_t, noise_sample.t))
         target = velocity_target(z, noise, z_n, rearrange(t, "k -> k 1 1"), self.config.flow)
         error = (self.denoise(hidden, z_n, t, seen.index_select(noised)) - target).square().mean((1, 2))
         return error / z.square().mean((1, 2)).clamp_min(1) if self.config.level_frames else error

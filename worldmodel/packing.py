@@ -40,9 +40,9 @@ GROUP_ROWS = 64
 SHORTEST_PIECE = 12
 """Positions of a piece of a split text, at least."""
 
-Piece = tuple[int, int, int]
+Span = tuple[int, int, int]
 """A part of an item: which, from where, up to where."""
-Row = list[tuple[int, Tokens]]
+PackedRow = list[tuple[int, Tokens]]
 """What lies in a row: documents or pieces of texts, each with its index in the mixture."""
 
 
@@ -55,11 +55,11 @@ class Packer:
         grid: rows and columns of a frame's latent tokens.
         action_dim: numbers in an action vector; shorter ones are padded with zeros.
         config: shape of a batch, and what is drawn per document.
-        rank: which process this is; it packs and gives its own lanes only.
+        rank: which process this is; it packs and gives its own shards only.
         world_size: how many processes there are.
 
     Raises:
-        UserError: the lanes do not divide among the processes.
+        UserError: the shards do not divide among the processes.
     """
 
     def __init__(
@@ -72,26 +72,26 @@ class Packer:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if config.lanes % world_size or not 0 <= rank < world_size:
+        if config.data_shards % world_size or not 0 <= rank < world_size:
             raise UserError(
-                f"{config.lanes} lanes do not divide among {world_size} processes; "
-                f"set the packing's lanes to a multiple of {world_size}"
+                f"{config.data_shards} shards do not divide among {world_size} processes; "
+                f"set the packing's data_shards to a multiple of {world_size}"
             )
         self.mixture, self.tokenizer, self.grid = mixture, tokenizer, grid
         self.action_dim, self.config = action_dim, config
-        own = config.lanes // world_size
-        self.lanes = range(rank * own, (rank + 1) * own)
-        self.lane_rows = config.rows // config.lanes
-        self.steps_per_group = -(-GROUP_ROWS // self.lane_rows)
-        capacity = self.lane_rows * self.steps_per_group * config.length
-        self.documents_per_lane = max(1, round(capacity / mixture.mean_length))
+        own = config.data_shards // world_size
+        self.data_shards = range(rank * own, (rank + 1) * own)
+        self.shard_rows = config.rows // config.data_shards
+        self.steps_per_group = -(-GROUP_ROWS // self.shard_rows)
+        capacity = self.shard_rows * self.steps_per_group * config.length
+        self.documents_per_shard = max(1, round(capacity / mixture.mean_length))
         self._held: tuple[int, list[PackedBatch]] = (-1, [])  # the group read last
 
     def share(self, rank: int, world_size: int) -> "Packer":
-        """Return the same packer for the lanes of one of several processes.
+        """Return the same packer for the shards of one of several processes.
 
         Raises:
-            UserError: the lanes do not divide among the processes.
+            UserError: the shards do not divide among the processes.
         """
         return Packer(self.mixture, self.tokenizer, self.grid, self.action_dim, self.config, rank, world_size)
 
@@ -102,10 +102,10 @@ class Packer:
     def documents_per_group(self) -> int:
         """Documents of the stream from the start of one group to the start of the next.
 
-        With n documents in a lane of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few percent of
+        With n documents in a shard of a group, their number varies by about 0.7 sqrt(n) around what fills it: a few percent of
         documents come twice or not at all in a pass. Which ones is a matter of their place alone, not of what they are.
         """
-        return self.documents_per_lane * self.config.lanes
+        return self.documents_per_shard * self.config.data_shards
 
     def documents_before(self, step: int) -> int:
         """Return how much of the stream the first `step` steps stand for; `mixture.epochs` of it is the passes over the data."""
@@ -131,8 +131,8 @@ class Packer:
         Raises:
             UserError: a document with frames is longer than a row.
         """
-        dealt = [self._deal(self._lane(group, lane), group, lane) for lane in self.lanes]
-        return [self._collate([row for lane in dealt for row in lane[place]]) for place in range(self.steps_per_group)]
+        dealt = [self._deal(self._shard(group, shard), group, shard) for shard in self.data_shards]
+        return [self._collate([row for shard in dealt for row in shard[place]]) for place in range(self.steps_per_group)]
 
     def tokens(self, index: int) -> Tokens:
         """Turn document `index` of the mixture into positions: a pure function of the mixture's seed and the index.
@@ -149,10 +149,10 @@ class Packer:
             )
         return tokens
 
-    def _lane(self, group: int, lane: int) -> list[Row]:
-        """Fill the rows of a lane of a group: documents, or pieces of texts, each with its index in the stream."""
-        rows, length = self.lane_rows * self.steps_per_group, self.config.length
-        first = (group * self.config.lanes + lane) * self.documents_per_lane
+    def _shard(self, group: int, shard: int) -> list[PackedRow]:
+        """Fill the rows of a shard of a group: documents, or pieces of texts, each with its index in the stream."""
+        rows, length = self.shard_rows * self.steps_per_group, self.config.length
+        first = (group * self.config.data_shards + shard) * self.documents_per_shard
         drawn: list[Tokens] = []
         total = 0
         while total < rows * length:
@@ -162,18 +162,18 @@ class Packer:
             del drawn[-max(1, len(drawn) // 200) :]
         return [[(first + i, drawn[i].part(start, stop)) for i, start, stop in row] for row in packed]
 
-    def _deal(self, rows: list[Row], group: int, lane: int) -> list[list[Row]]:
+    def _deal(self, rows: list[PackedRow], group: int, shard: int) -> list[list[PackedRow]]:
         """Deal rows to each step of the group: of k rows with about as many frames, each of the k steps gets one."""
         k = self.steps_per_group
-        rng = np.random.default_rng([self.mixture.seed, group * self.config.lanes + lane, 2])
+        rng = np.random.default_rng([self.mixture.seed, group * self.config.data_shards + shard, 2])
         rows = sorted(rows, key=lambda row: sum(len(tokens.frames) for _, tokens in row))
-        dealt: list[list[Row]] = [[] for _ in range(k)]
+        dealt: list[list[PackedRow]] = [[] for _ in range(k)]
         for start in range(0, len(rows), k):
             for place, row in zip(rng.permutation(k), rows[start : start + k], strict=True):
                 dealt[place].append(row)
         return dealt
 
-    def _collate(self, rows: list[Row]) -> PackedBatch:
+    def _collate(self, rows: list[PackedRow]) -> PackedBatch:
         sources: dict[str, int] = {}
         for index, tokens in (document for row in rows for document in row):
             name = self.mixture.source_name(index)
@@ -183,7 +183,7 @@ class Packer:
         return collate(packed, self.config.length, self.tokenizer.pad_id, self.action_dim, sources, documents)
 
 
-def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Piece]] | None:
+def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: int) -> list[list[Span]] | None:
     """Place every item in a bin: best-fit decreasing, the indivisible ones first; divisible ones are split where they must.
 
     Args:
@@ -195,7 +195,7 @@ def pack(lengths: Sequence[int], divisible: Sequence[bool], rows: int, length: i
     Returns:
         The pieces (item, start, stop) of each bin, None when there is no room for all.
     """
-    packed: list[list[Piece]] = [[] for _ in range(rows)]
+    packed: list[list[Span]] = [[] for _ in range(rows)]
     room = [(length, row) for row in range(rows)]  # sorted
     too_long: list[int] = []
     shortest = min(SHORTEST_PIECE, length // 2)

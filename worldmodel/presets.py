@@ -4,8 +4,8 @@ A preset is a value; change any field with `dataclasses.replace`, or on the comm
 (vocabulary, latents, action size) is filled in by `fit`.
 
 `small` and `base` share their learning rates: they are given for a width of 384 and carried over to others by muP (`base_width`), so
-that what is tuned on the small one serves the base one. Batches of all but `tiny` are packed in lanes, which any number of processes
-that divides them shares. Rows of their lengths are whole blocks of 128 positions, as FlexAttention wants.
+that what is tuned on the small one serves the base one. Batches of all but `tiny` are packed in shards, which any number of
+processes that divides them shares. Rows of their lengths are whole blocks of 128 positions, as FlexAttention wants.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def tiny() -> Preset:
     trunk = TrunkConfig(width=192, depth=4, heads=6, kv_heads=3, hidden=512)
     train = TrainConfig(
         steps=1600,
-        packing=PackingConfig(rows=4, length=152, lanes=2, text_action_share=0.05),
+        packing=PackingConfig(rows=4, length=152, data_shards=2, text_action_share=0.05),
         optimizer="muon",
         lr=1e-3,
         muon_lr=0.01,
@@ -77,7 +77,7 @@ def tiny() -> Preset:
 def small() -> Preset:
     """Use about 33 million active parameters: sized for a laptop's GPU; not run yet."""
     trunk = TrunkConfig(width=384, depth=10, heads=6, kv_heads=2, hidden=1280, feed_forward="modality")
-    packing = PackingConfig(rows=32, length=512, action_dropout=0.1, lanes=8)
+    packing = PackingConfig(rows=32, length=512, action_dropout=0.1, data_shards=8)
     train = TrainConfig(
         steps=20_000,
         packing=packing,
@@ -95,7 +95,7 @@ def base() -> Preset:
     """Use about 117 million active parameters of a mixture of experts: sized for one data-center GPU; not run yet."""
     moe = MoEConfig(num_experts=32, top_k=7, expert_hidden=256)
     trunk = TrunkConfig(width=768, depth=12, heads=12, kv_heads=4, hidden=2048, feed_forward="moe", moe=moe)
-    packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, lanes=8)
+    packing = PackingConfig(rows=32, length=2048, action_dropout=0.1, data_shards=8)
     train = TrainConfig(
         steps=100_000,
         packing=packing,
@@ -136,7 +136,7 @@ def paper(feed_forward: FeedForwardKind = "moe") -> Preset:
         channels=1152,
         action_dim=4,
     )
-    packing = PackingConfig(rows=512, length=4096, action_dropout=0.1, lanes=128)
+    packing = PackingConfig(rows=512, length=4096, action_dropout=0.1, data_shards=128)
     train = TrainConfig(
         steps=496_000,
         packing=packing,

@@ -15,10 +15,19 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from worldmodel.decoding import (
+    ActionSegment,
+    BatchSegment,
+    DecodingState,
+    FrameSegment,
+    TextSegment,
+    size,
+    text_segment,
+    token_segment,
+)
 from worldmodel.errors import UserError
 from worldmodel.flow import sample
 from worldmodel.model import WorldModel
-from worldmodel.session import ActionPiece, FramePiece, Piece, Session, TextPiece, size, text_piece, token_piece
 from worldmodel.tokenizer import Tokenizer
 
 
@@ -84,7 +93,7 @@ class Rollout:
         return self.model.device
 
     @torch.no_grad()
-    def encode(self, latents: Tensor, actions: Tensor) -> Session | Window:
+    def encode(self, latents: Tensor, actions: Tensor) -> DecodingState | Window:
         """Read a history once.
 
         Args:
@@ -100,26 +109,26 @@ class Rollout:
         latents, actions = latents.to(self.device), self._where_used(actions)
         if self.model.config.references:
             return Window(tuple(latents[:, -1 - i] for i in range(min(t, self.model.config.references))))
-        session = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
+        state = self._read(latents, [self._action(actions[:, step]) for step in range(t - 1)])
         if self.config.guidance != 1:
-            session.unconditional = self._read(latents, [])
-        return session
+            state.unconditional = self._read(latents, [])
+        return state
 
-    def _read(self, latents: Tensor, actions: Sequence[Piece]) -> Session:
-        """Start a session that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
+    def _read(self, latents: Tensor, actions: Sequence[BatchSegment]) -> DecodingState:
+        """Start a decoding state that has read frames (b, t, l, c), with the actions between them or, as in a plain video, without."""
         b, t = latents.shape[:2]
-        pieces: list[Piece] = []
+        segments: list[BatchSegment] = []
         for step in range(t):
             if step and actions:
-                pieces.append(actions[step - 1])
-            pieces += [self._special(self.tokenizer.boi_id, b), FramePiece(latents[:, step], 1.0)]
-            pieces.append(self._special(self.tokenizer.eoi_id, b))
-        session = Session.start(self.model, b, size(pieces, self.model.config.frame_tokens))
-        session.feed(pieces, keep=len(pieces))
-        return session
+                segments.append(actions[step - 1])
+            segments += [self._special(self.tokenizer.boi_id, b), FrameSegment(latents[:, step], 1.0)]
+            segments.append(self._special(self.tokenizer.eoi_id, b))
+        state = DecodingState.start(self.model, b, size(segments, self.model.config.frame_tokens))
+        state.append(segments, commit=len(segments))
+        return state
 
     @torch.no_grad()
-    def rollout(self, state: Session | Window, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    def rollout(self, state: DecodingState | Window, candidates: Tensor, generator: torch.Generator) -> Tensor:
         """Predict what follows under each candidate.
 
         Args:
@@ -155,79 +164,79 @@ class Rollout:
         before = window.share(s, rows).frames
         future: list[Tensor] = []
         for i in range(noise.shape[1]):
-            taken: list[Piece] = [*actions[i * jump : (i + 1) * jump], boi]
-            known: list[list[Piece]] = [taken] if self.config.guidance == 1 else [taken, [boi]]
+            taken: list[BatchSegment] = [*actions[i * jump : (i + 1) * jump], boi]
+            known: list[list[BatchSegment]] = [taken] if self.config.guidance == 1 else [taken, [boi]]
             capacity = size(known[0], self.model.config.frame_tokens) + self.model.config.frame_tokens
-            sessions = [Session.start(self.model, b * s, capacity) for _ in known]
+            states = [DecodingState.start(self.model, b * s, capacity) for _ in known]
             start = repeat(noise[:, i], "b l c -> (b s) l c", s=s)
-            future.append(denoise_frame(sessions, known, start, self.config.num_steps, self.config.guidance, before))
+            future.append(denoise_frame(states, known, start, self.config.num_steps, self.config.guidance, before))
             kept = before[: self.model.config.references - 1] if jump == 1 else ()  # in training the older one is one step older
             before = (future[-1], *kept)
         return rearrange(torch.stack(future, 1), "(b s) h l c -> b s h l c", s=s)
 
-    def _rollout(self, session: Session, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
+    def _rollout(self, state: DecodingState, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
         b, s, h, _ = candidates.shape
         sequences = b * s
         actions = [self._action(rearrange(candidates[:, :, i], "b s a -> (b s) a")) for i in range(h)]
         boi, eoi = (self._special(i, sequences) for i in (self.tokenizer.boi_id, self.tokenizer.eoi_id))
         p = self.model.config.frame_tokens
-        sessions = [session.share(s, sum(size([a], p) + p + 2 for a in actions), rows)]
+        states = [state.share(s, sum(size([a], p) + p + 2 for a in actions), rows)]
         if self.config.guidance != 1:
-            if session.unconditional is None:
-                raise ValueError("guidance needs a session that was encoded with guidance")
-            sessions.append(session.unconditional.share(s, h * (p + 2), rows))
+            if state.unconditional is None:
+                raise ValueError("guidance needs a decoding state that was encoded with guidance")
+            states.append(state.unconditional.share(s, h * (p + 2), rows))
         frames: list[Tensor] = []
         for i in range(h):
-            seen: list[Piece] = [FramePiece(frames[-1], 1.0), eoi] if frames else []
-            before = [[*seen, actions[i], boi], [*seen, boi]][: len(sessions)]
+            seen: list[BatchSegment] = [FrameSegment(frames[-1], 1.0), eoi] if frames else []
+            before = [[*seen, actions[i], boi], [*seen, boi]][: len(states)]
             start = repeat(noise[:, i], "b l c -> (b s) l c", s=s)
-            frames.append(denoise_frame(sessions, before, start, self.config.num_steps, self.config.guidance))
+            frames.append(denoise_frame(states, before, start, self.config.num_steps, self.config.guidance))
         return rearrange(torch.stack(frames, 1), "(b s) h l c -> b s h l c", s=s)
 
-    def _special(self, token: int, batch: int) -> TextPiece:
-        return token_piece(token, batch, self.device)
+    def _special(self, token: int, batch: int) -> TextSegment:
+        return token_segment(token, batch, self.device)
 
     def _where_used(self, actions: Tensor) -> Tensor:
         """Move actions to the device, or to the CPU if they are to be written as text."""
         return actions.to("cpu" if self.config.action_form == "text" else self.device)
 
-    def _action(self, vectors: Tensor) -> Piece:
+    def _action(self, vectors: Tensor) -> BatchSegment:
         if self.describe is None or self.config.action_form == "vector":
-            return ActionPiece(vectors)
-        return text_piece([self.describe(v) for v in vectors], self.tokenizer, self.device)
+            return ActionSegment(vectors)
+        return text_segment([self.describe(v) for v in vectors], self.tokenizer, self.device)
 
 
 def denoise_frame(
-    sessions: Sequence[Session],
-    before: Sequence[Sequence[Piece]],
+    states: Sequence[DecodingState],
+    before: Sequence[Sequence[BatchSegment]],
     noise: Tensor,
     num_steps: int,
     guidance: float = 1.0,
     beside: tuple[Tensor, ...] = (),
 ) -> Tensor:
-    """Keep the pieces `before` in each session, then denoise one frame (b, l, c) behind them; the frame itself is not kept.
+    """Keep the segments `before` in each state, then denoise one frame (b, l, c) behind them; the frame itself is not kept.
 
-    The first flow step runs in the same pass as the pieces it follows.
+    The first flow step runs in the same pass as the segments it follows.
 
     Args:
-        sessions: one, or with and without the condition.
-        before: new pieces of each session.
+        states: one, or with and without the condition.
+        before: new segments of each state.
         noise: (b, l, c).
         num_steps: flow steps.
-        guidance: with two sessions: without + guidance * (with - without) is the velocity.
+        guidance: with two states: without + guidance * (with - without) is the velocity.
         beside: (b, l, c) each, the newest first: what the frame is seen beside.
     """
-    model = sessions[0].model
-    pending = [list(pieces) for pieces in before]
+    model = states[0].model
+    pending = [list(segments) for segments in before]
 
     def velocity(z: Tensor, t: float) -> Tensor:
         times = torch.full((len(z),), t, device=z.device)
         found = []
-        for session, pieces in zip(sessions, pending, strict=True):
-            frame = FramePiece(z, t, beside)
-            hidden = session.feed([*pieces, frame], keep=len(pieces))[-1]
-            pieces.clear()
-            assert frame.seen is not None, "it has just been fed"
+        for state, segments in zip(states, pending, strict=True):
+            frame = FrameSegment(z, t, beside)
+            hidden = state.append([*segments, frame], commit=len(segments))[-1]
+            segments.clear()
+            assert frame.seen is not None, "it has just been appended"
             found.append(model.denoise(hidden, z, times, frame.seen))
         return found[0] if len(found) == 1 else torch.lerp(found[1], found[0], guidance)
 

@@ -63,19 +63,21 @@ class PackingConfig:
     (arXiv 2603.03276 drops the condition 10 % of the time; of which documents is not known)."""
     references: int = 0
     """Frames before it that a frame is seen beside (set from the model's stem)."""
-    lanes: int = 1
-    """Parts of a batch that are packed apart, each of rows / lanes rows. Any number of processes that divides it shares the work
+    data_shards: int = 1
+    """Parts of a batch that are packed apart, each of rows / data_shards rows. Any number of processes that divides it shares the work
     and sees the same batches."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("length", 2), ("lanes", 1), ("references", 0)):
+        for name, least in (("rows", 1), ("length", 2), ("data_shards", 1), ("references", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         for name in ("text_action_share", "action_words_share", "context_noise", "caption_dropout", "action_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, must lie between 0 and 1")
-        if self.rows % self.lanes:
-            raise UserError(f"{self.rows} rows do not divide into {self.lanes} lanes; take a number of lanes that divides them")
+        if self.rows % self.data_shards:
+            raise UserError(
+                f"{self.rows} rows do not divide into {self.data_shards} shards; take a number of data_shards that divides them"
+            )
 
 
 @dataclass

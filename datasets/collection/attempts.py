@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.collection.recording import CollectConfig, first_look, open_task, record_episode, reset_seed
+from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode, reset_seed, warm_up
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
@@ -18,7 +18,7 @@ from worldmodel.errors import UserError
 PATTERN = "episode_*.left_out"
 MAX_ERROR = 300
 """Characters of an error that are kept."""
-FIRST_LOOKS = 10
+WARM_UP_TRIES = 10
 """Resets that are tried before a task counts as one that never works."""
 
 
@@ -74,18 +74,18 @@ class Player:
         self._config = config
         self.task = open_task(config)
 
-    def first_look(self) -> dict[str, Any]:
-        """Collect facts about the task from the first reset that works; UserError as `recording.first_look`, or if none works."""
+    def warm_up(self) -> dict[str, Any]:
+        """Collect facts about the task from the first reset that works; UserError as `recording.warm_up`, or if none works."""
         said = ""
-        for seed in range(FIRST_LOOKS):
+        for seed in range(WARM_UP_TRIES):
             try:
-                return first_look(self.task, self._config, seed)
+                return warm_up(self.task, self._config, seed)
             except (MemoryError, UserError):
                 raise
             except Exception as error:
                 said = _in_one_line(error)
             self._make_anew()
-        raise UserError(f"{self._config.env} fails at every reset, tried {FIRST_LOOKS} times, the last time with {said}")
+        raise UserError(f"{self._config.env} fails at every reset, tried {WARM_UP_TRIES} times, the last time with {said}")
 
     def record(self, index: int) -> Episode | LeftOut:
         """Record episode `index`, or return why there is none: then the task, which may be broken, is made anew."""

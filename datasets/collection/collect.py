@@ -1,8 +1,8 @@
-"""Collection: workers play episodes, each finished one becomes a part, the parts are merged into one file.
+"""Collection: workers play episodes, each finished one becomes a shard, the shards are merged into one file.
 
     1. lock     `<out>.parts/` belongs to one process at a time and to one set of arguments (`config.json`)
-    2. play     spawned workers record the episodes that have no part yet; a part appears whole or not at all
-    3. merge    meanwhile the parts are put together; `<out>` appears, whole, when all are in it, and they are deleted
+    2. play     spawned workers record the episodes that have no shard yet; a shard appears whole or not at all
+    3. merge    meanwhile the shards are put together; `<out>` appears, whole, when all are in it, and they are deleted
 
 An episode whose environment or policy fails is named and left out; the file's meta data (`left_out`) say which ones.
 Episode i depends on (seed, i) alone, so the file is the same bytes whatever the number of workers, and
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from worldmodel.datasets.atomic import is_leftover, locked_folder, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
 from worldmodel.datasets.collection.coverage import Coverage
-from worldmodel.datasets.collection.parts import PATTERN, load_part, part_path
+from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, as_the_task_says
 from worldmodel.datasets.collection.workers import WorkerPool
 from worldmodel.datasets.episodes.episode import Episode
@@ -78,25 +78,25 @@ def collect(config: CollectConfig) -> CollectResult:
         logger.info("%s is complete already", config.path)
         _remove_leftovers(config)
         return _result(config, 0, start)
-    with _own_parts(config) as parts:
-        missing = [i for i in range(config.episodes) if not _is_whole(part_path(parts, i)) and load_left_out(parts, i) is None]
+    with _own_shards(config) as shards:
+        missing = [i for i in range(config.episodes) if not _is_whole(shard_path(shards, i)) and load_left_out(shards, i) is None]
         if len(missing) < config.episodes:
             there = config.episodes - len(missing)
-            logger.info("%s: %d of %d episodes are there, going on", parts, there, config.episodes)
+            logger.info("%s: %d of %d episodes are there, going on", shards, there, config.episodes)
         with EpisodeWriter(config.path, {}, config.storage) as writer:
-            tried = _play(config, parts, missing, _Merger(config.episodes, parts, writer))
-        _remove(parts)
+            tried = _play(config, shards, missing, _Merger(config.episodes, shards, writer))
+        _remove(shards)
     return _result(config, tried, start)
 
 
 class _Merger:
-    """Appends the parts to the file, in the order of their numbers, as soon as they are there; names those left out.
+    """Appends the shards to the file, in the order of their numbers, as soon as they are there; names those left out.
 
     What goes wrong with the file meanwhile must not stop the recording: it is raised at the end.
     """
 
-    def __init__(self, episodes: int, parts: Path, writer: EpisodeWriter) -> None:
-        self._episodes, self._parts, self._writer = episodes, parts, writer
+    def __init__(self, episodes: int, shards: Path, writer: EpisodeWriter) -> None:
+        self._episodes, self._shards, self._writer = episodes, shards, writer
         self._there: set[int] = set()
         self._next = 0
         self._left_out: list[LeftOut] = []
@@ -108,12 +108,12 @@ class _Merger:
         self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
 
     def add(self, episode: int) -> None:
-        """Note that a part is there, or that there will be none, and append the parts whose turn has come."""
+        """Note that a shard is there, or that there will be none, and append the shards whose turn has come."""
         self._there.add(episode)
         while self._next in self._there and self._error is None:
-            left_out = load_left_out(self._parts, self._next)
+            left_out = load_left_out(self._shards, self._next)
             if left_out is None:
-                self._append(load_part(part_path(self._parts, self._next)))
+                self._append(load_shard(shard_path(self._shards, self._next)))
             else:
                 logger.warning("episode %d (seed %d) is left out: %s", left_out.episode, left_out.seed, left_out.error)
                 self._left_out.append(left_out)
@@ -130,7 +130,7 @@ class _Merger:
     def _refuse_failure(self) -> None:
         """End the collection when most of its episodes so far fail; those that failed are tried again when it goes on."""
         if self._next >= min(FIRST, self._episodes) and 2 * len(self._left_out) > self._next:
-            remove_left_out(self._parts)
+            remove_left_out(self._shards)
             raise UserError(
                 f"{len(self._left_out)} of the first {self._next} episodes failed, nothing is written; mend the environment or the "
                 f"policy and run the command again; the first failure: {self._left_out[0].error}"
@@ -158,11 +158,11 @@ def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectRe
         )
 
 
-def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merger) -> int:
+def _play(config: CollectConfig, shards: Path, missing: list[int], merger: _Merger) -> int:
     """Record the missing episodes and append all of them to the file; return how many were recorded."""
     there = sorted(set(range(config.episodes)) - set(missing))
     with (
-        _pool(config, parts, min(config.workers, max(1, len(missing)))) as pool,
+        _pool(config, shards, min(config.workers, max(1, len(missing)))) as pool,
         tqdm(total=config.episodes, initial=len(there), unit="episode", disable=None) as bar,
     ):
         recipe = config.recipe()
@@ -181,80 +181,80 @@ def _play(config: CollectConfig, parts: Path, missing: list[int], merger: _Merge
     return recorded
 
 
-def _pool(config: CollectConfig, parts: Path, count: int) -> "WorkerPool | RayPool":
+def _pool(config: CollectConfig, shards: Path, count: int) -> "WorkerPool | RayPool":
     if not config.ray:
-        return WorkerPool(config, parts, count)
+        return WorkerPool(config, shards, count)
     from worldmodel.datasets.collection.ray_workers import RayPool  # an optional extra
 
-    return RayPool(config, parts, count)
+    return RayPool(config, shards, count)
 
 
 @contextlib.contextmanager
-def _own_parts(config: CollectConfig) -> Iterator[Path]:
-    """Make the folder of parts, locked for this process and checked to belong to the same arguments."""
-    parts = _parts_of(config)
-    with locked_folder(parts, link=False):
+def _own_shards(config: CollectConfig) -> Iterator[Path]:
+    """Make the folder of shards, locked for this process and checked to belong to the same arguments."""
+    shards = _shards_of(config)
+    with locked_folder(shards, link=False):
         try:
             if config.path.exists():
                 raise UserError(f"{config.path} was finished by another process just now; run the command again")
-            _claim(parts, config)
-            yield parts
+            _check_or_write_config(shards, config)
+            yield shards
         finally:
-            if not _has_episodes(parts):  # a start that failed leaves nothing behind
-                _remove(parts)
+            if not _has_episodes(shards):  # a start that failed leaves nothing behind
+                _remove(shards)
 
 
-def _parts_of(config: CollectConfig) -> Path:
+def _shards_of(config: CollectConfig) -> Path:
     return config.path.with_name(config.path.name + ".parts")
 
 
-def _remove(parts: Path) -> None:
+def _remove(shards: Path) -> None:
     """Remove the folder, the episodes first: it says what they are for as long as there are any."""
-    for part in parts.glob(PATTERN):
-        part.unlink()
-    shutil.rmtree(parts, ignore_errors=True)
+    for shard in shards.glob(PATTERN):
+        shard.unlink()
+    shutil.rmtree(shards, ignore_errors=True)
 
 
 def _remove_leftovers(config: CollectConfig) -> None:
-    """Remove the parts of a file that is complete: a collection was killed before it could."""
-    parts = _parts_of(config)
-    if not parts.exists():
+    """Remove the shards of a file that is complete: a collection was killed before it could."""
+    shards = _shards_of(config)
+    if not shards.exists():
         return
-    with contextlib.suppress(UserError), locked_folder(parts, link=False):  # else another process is at it
-        if not _has_episodes(parts) or _recipe_of(parts) == config.recipe():
-            _remove(parts)
+    with contextlib.suppress(UserError), locked_folder(shards, link=False):  # else another process is at it
+        if not _has_episodes(shards) or _recipe_of(shards) == config.recipe():
+            _remove(shards)
 
 
-def _claim(parts: Path, config: CollectConfig) -> None:
+def _check_or_write_config(shards: Path, config: CollectConfig) -> None:
     """Mark the folder with the arguments it is for; UserError when it holds episodes of other arguments."""
     try:
-        for leftover in parts.iterdir():
+        for leftover in shards.iterdir():
             if is_leftover(leftover.name):
                 leftover.unlink(missing_ok=True)
-        if _has_episodes(parts):
-            _refuse_other_recipe(config, _recipe_of(parts), parts)
+        if _has_episodes(shards):
+            _refuse_other_recipe(config, _recipe_of(shards), shards)
             return
-        old = list(parts.glob(OLD_PATTERN))
+        old = list(shards.glob(OLD_PATTERN))
         if old:
-            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", parts, len(old))
-            for part in old:
-                part.unlink()
-        remove_left_out(parts)  # perhaps of other arguments
-        write_atomic(parts / RECIPE, json.dumps(config.recipe(), indent=2).encode())
+            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", shards, len(old))
+            for shard in old:
+                shard.unlink()
+        remove_left_out(shards)  # perhaps of other arguments
+        write_atomic(shards / RECIPE, json.dumps(config.recipe(), indent=2).encode())
     except OSError as error:
-        raise UserError(f"cannot use {parts}: {error}") from error
+        raise UserError(f"cannot use {shards}: {error}") from error
 
 
-def _recipe_of(parts: Path) -> Any:
-    """Read the arguments that a folder of parts is for; None when it does not say."""
+def _recipe_of(shards: Path) -> Any:
+    """Read the arguments that a folder of shards is for; None when it does not say."""
     try:
-        return parse_json((parts / RECIPE).read_text())
+        return parse_json((shards / RECIPE).read_text())
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _has_episodes(parts: Path) -> bool:
-    return any(parts.glob(PATTERN))
+def _has_episodes(shards: Path) -> bool:
+    return any(shards.glob(PATTERN))
 
 
 def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
@@ -268,14 +268,14 @@ def _refuse_other_recipe(config: CollectConfig, found: Any, path: Path) -> None:
         raise UserError(f"{path} was collected with {was}, not {now}; choose another --out, or remove it to start over")
 
 
-def _is_whole(part: Path) -> bool:
-    """Test whether a part can be read; one that cannot (the power failed) is removed, to be recorded again."""
-    if not part.exists():
+def _is_whole(shard: Path) -> bool:
+    """Test whether a shard can be read; one that cannot (the power failed) is removed, to be recorded again."""
+    if not shard.exists():
         return False
     try:
-        load_part(part)
+        load_shard(shard)
     except (OSError, ValueError):
-        logger.warning("%s is damaged, its episode is recorded again", part)
-        part.unlink()
+        logger.warning("%s is damaged, its episode is recorded again", shard)
+        shard.unlink()
         return False
     return True

@@ -1,6 +1,6 @@
-"""Recording with Ray: actors, on this machine or on a cluster, play the episodes; this process writes their parts.
+"""Recording with Ray: actors, on this machine or on a cluster, play the episodes; this process writes their shards.
 
-The interface is that of `workers.WorkerPool`, and the same parts come out. Only bytes of finished parts travel, so
+The interface is that of `workers.WorkerPool`, and the same shards come out. Only bytes of finished shards travel, so
 the machines of a cluster need no common folder (but a file of `sb3:<file>` must be at the same path on each).
 """
 
@@ -20,7 +20,7 @@ except ImportError:
 
 from worldmodel.datasets.atomic import DISK_FULL, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path
-from worldmodel.datasets.collection.parts import part_bytes, part_path
+from worldmodel.datasets.collection.episode_shards import shard_bytes, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.workers import SENT_AHEAD, prepare_process
 from worldmodel.errors import UserError
@@ -42,7 +42,7 @@ class RayWorker:
         """Make the task, draw its first frame, and return facts about it."""
         try:
             self._player = Player(self._config)
-            return "done", self._player.first_look()
+            return "done", self._player.warm_up()
         except UserError as error:
             return "refused", str(error)
 
@@ -54,7 +54,7 @@ class RayWorker:
             return "refused", str(error)
         if isinstance(episode, LeftOut):
             return "done", (index, episode.to_bytes(), 0)
-        return "done", (index, part_bytes(episode), len(episode.frames))
+        return "done", (index, shard_bytes(episode), len(episode.frames))
 
 
 def check_reachable(address: str) -> None:
@@ -79,17 +79,17 @@ class RayPool:
 
     Args:
         config: of the collection.
-        parts: folder of the parts.
+        shards: folder of the shards.
         count: number of actors; fewer when the cluster has fewer CPUs.
 
     Raises:
         UserError: Ray is not installed, or the cluster cannot be reached.
     """
 
-    def __init__(self, config: CollectConfig, parts: Path, count: int) -> None:
+    def __init__(self, config: CollectConfig, shards: Path, count: int) -> None:
         if ray is None:
             raise UserError("--ray needs the package ray: pip install 'worldmodel[ray]', or leave --ray out")
-        self._config, self._parts = config, parts
+        self._config, self._shards = config, shards
         self._owned = not ray.is_initialized()
         if self._owned:
             if config.ray_address:
@@ -127,16 +127,16 @@ class RayPool:
             kind, value = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             reason = str(error).strip().splitlines()[0]
-            kept = f"finished episodes are kept in {self._parts}, the same command goes on"
+            kept = f"finished episodes are kept in {self._shards}, the same command goes on"
             raise UserError(f"a Ray actor ended ({reason}); {kept}") from error
         if kind == "refused":
             raise UserError(value)
         return value
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Record these episodes in any order; yield (episode, its number of frames) as each part is written.
+        """Record these episodes in any order; yield (episode, its number of frames) as each shard is written.
 
-        An episode that fails has no frames, and a mark in place of a part.
+        An episode that fails has no frames, and a mark in place of a shard.
         """
         queue = iter(episodes)
         running: dict[Any, Any] = {}  # reply to come -> actor
@@ -153,7 +153,7 @@ class RayPool:
             actor = running.pop(ready[0])
             index, content, num_frames = self._value(ready[0])
             send(actor)
-            self._write((part_path if num_frames else left_out_path)(self._parts, index), content)
+            self._write((shard_path if num_frames else left_out_path)(self._shards, index), content)
             yield index, num_frames
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -163,7 +163,7 @@ class RayPool:
             if error.errno not in DISK_FULL:
                 raise
             room = "finished episodes are kept, make room and run the same command"
-            raise UserError(f"{self._parts}: {error.strerror}; {room}") from error
+            raise UserError(f"{self._shards}: {error.strerror}; {room}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -159,7 +159,7 @@ class Recorder:
         task, seen = self._task, self._seen
         state = np.stack([info["state"] for _, info in seen]).astype(np.float64)
         info = seen[-1][1]
-        pairs = task.question_track(rng, state)
+        pairs = task.episode_questions(rng, state)
         return Episode(
             frames=np.stack([obs["pixels"] for obs, _ in seen]),
             proprio=np.stack([obs["proprio"] for obs, _ in seen]).astype(np.float32),
@@ -208,7 +208,7 @@ def open_task(config: CollectConfig) -> "Task":
     return task
 
 
-def first_look(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
+def warm_up(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
     """Draw a first frame and make every policy once, so that what cannot work fails at the start.
 
     Returns:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from worldmodel.datasets.atomic import DISK_FULL
 from worldmodel.datasets.collection.attempts import LeftOut, Player, save_left_out
-from worldmodel.datasets.collection.parts import part_path, save_part
+from worldmodel.datasets.collection.episode_shards import save_shard, shard_path
 from worldmodel.datasets.collection.policies import SB3
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.errors import UserError
@@ -34,16 +34,16 @@ SECONDS_TO_END = 10.0
 class WorkerPool:
     """Spawned workers; use as a context manager: `wait_until_ready`, then `record`."""
 
-    def __init__(self, config: CollectConfig, parts: Path, count: int) -> None:
+    def __init__(self, config: CollectConfig, shards: Path, count: int) -> None:
         context = get_context("spawn")
         self._config = config
-        self._parts = parts
+        self._shards = shards
         self._processes: dict[Connection, Any] = {}
         self._stage: dict[Connection, str] = {}
         with _without_interrupts():
             for number in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, config, parts), name=f"collect-{number}", daemon=True)
+                process = context.Process(target=_work, args=(theirs, config, shards), name=f"collect-{number}", daemon=True)
                 process.start()
                 theirs.close()
                 self._processes[ours] = process
@@ -68,9 +68,9 @@ class WorkerPool:
         return facts
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
-        """Record these episodes in any order; yield (episode, its number of frames) as each part is written.
+        """Record these episodes in any order; yield (episode, its number of frames) as each shard is written.
 
-        An episode that fails has no frames, and a mark in place of a part.
+        An episode that fails has no frames, and a mark in place of a shard.
         """
         queue = iter(episodes)
         for pipe in list(self._processes) * SENT_AHEAD:
@@ -107,7 +107,7 @@ class WorkerPool:
             f"collection worker {process.name} ended with exit code {process.exitcode} (-9: killed, perhaps "
             "for want of memory, try fewer --workers; 1 at once: a script must call collect() under "
             "`if __name__ == '__main__':`); "
-            f"finished episodes are kept in {self._parts}, the same command goes on"
+            f"finished episodes are kept in {self._shards}, the same command goes on"
         )
 
     def _hung(self, pipe: Any) -> str:
@@ -143,13 +143,13 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
+def _work(pipe: Connection, config: CollectConfig, shards: Path) -> None:
     """Run a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_process(config)
     with contextlib.suppress(ConnectionError):  # the collection is gone: there is nobody to report to
         try:
-            _serve(pipe, config, parts)
+            _serve(pipe, config, shards)
         except UserError as error:
             pipe.send(("refused", str(error)))
         except ConnectionError:
@@ -159,7 +159,7 @@ def _work(pipe: Connection, config: CollectConfig, parts: Path) -> None:
                 pipe.send(("failed", traceback.format_exc()))
                 return
             room = "finished episodes are kept, make room and run the same command"
-            pipe.send(("refused", f"{parts}: {error.strerror}; {room}"))
+            pipe.send(("refused", f"{shards}: {error.strerror}; {room}"))
         except Exception:
             pipe.send(("failed", traceback.format_exc()))
 
@@ -173,11 +173,11 @@ def prepare_process(config: CollectConfig) -> None:
         torch.set_num_threads(1)  # sums in another order would be other actions
 
 
-def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
+def _serve(pipe: Connection, config: CollectConfig, shards: Path) -> None:
     pipe.send(("stage", "making the task"))
     player = Player(config)
     pipe.send(("stage", "drawing its first frame"))
-    pipe.send(("ready", player.first_look()))
+    pipe.send(("ready", player.warm_up()))
     while True:
         try:
             index = pipe.recv()
@@ -186,10 +186,10 @@ def _serve(pipe: Connection, config: CollectConfig, parts: Path) -> None:
             return
         episode = player.record(index)
         if isinstance(episode, LeftOut):
-            save_left_out(parts, episode)
+            save_left_out(shards, episode)
             pipe.send(("done", (index, 0)))
         else:
-            save_part(part_path(parts, index), episode, durable=False)  # a damaged one is noticed and recorded again
+            save_shard(shard_path(shards, index), episode, durable=False)  # a damaged one is noticed and recorded again
             pipe.send(("done", (index, len(episode.frames))))
 
 

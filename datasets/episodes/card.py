@@ -8,7 +8,7 @@ from worldmodel.datasets.episodes.inspection import (
     COLUMN_HEADERS,
     COMPONENT_HEADERS,
     FACTOR_HEADERS,
-    Row,
+    TableRow,
     column_rows,
     component_rows,
     factor_rows,
@@ -80,7 +80,7 @@ def _section(title: str, *paragraphs: str) -> list[str]:
     return [f"## {title}", *paragraphs] if all(paragraphs) else []
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[TableRow]) -> str:
     """Write a table with a row of headers in Markdown; nothing when there are headers alone."""
     if len(rows) < 2:
         return ""

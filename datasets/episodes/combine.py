@@ -21,7 +21,7 @@ from worldmodel.datasets.collection.coverage import Coverage
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.episodes.verified import CopyingWriter, VerifiedStore
+from worldmodel.datasets.episodes.verified_reader import CopyingWriter, VerifiedStore
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from worldmodel.datasets.episodes.statistics import Statistics, column_statistic
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import parse_json
 
-Row = tuple[str, ...]
+TableRow = tuple[str, ...]
 
-FACTOR_HEADERS: Row = ("factor", "values seen")
-COLUMN_HEADERS: Row = ("column", "a row", "kB", "min", "q01", "median", "q99", "max", "mean", "std")
-COMPONENT_HEADERS: Row = ("component", "min", "q01", "median", "q99", "max", "mean", "std")
+FACTOR_HEADERS: TableRow = ("factor", "values seen")
+COLUMN_HEADERS: TableRow = ("column", "a row", "kB", "min", "q01", "median", "q99", "max", "mean", "std")
+COMPONENT_HEADERS: TableRow = ("component", "min", "q01", "median", "q99", "max", "mean", "std")
 MANY_VALUES = 8
 """Factors with more values than these are shown as a range, or a count."""
 
@@ -34,7 +34,7 @@ def describe(path: Path) -> str:
     """
     with EpisodeStore(path) as store:
         statistics = column_statistics(store)
-        tables: list[Sequence[Row]] = [
+        tables: list[Sequence[TableRow]] = [
             facts(store),
             [FACTOR_HEADERS, *factor_rows(store)],
             [COLUMN_HEADERS, *column_rows(store, statistics)],
@@ -117,7 +117,7 @@ def short_licence(meta: dict[str, Any]) -> str:
     return OF_OUR_TASKS if str(meta.get("env_id", "")).startswith("worldmodel/") and "source" not in meta else NOT_STATED
 
 
-def factor_rows(store: EpisodeStore) -> list[Row]:
+def factor_rows(store: EpisodeStore) -> list[TableRow]:
     """List (factor, values seen) of each factor of variation, over all episodes."""
     seen: dict[str, Counter[str]] = {}
     numbers: dict[str, list[float]] = {}
@@ -141,9 +141,9 @@ def _values(counts: Counter[str], numbers: Sequence[float]) -> str:
     return ", ".join(f"{value} {count / total:.0%}" for value, count in counts.most_common())
 
 
-def column_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[Row]:
+def column_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[TableRow]:
     """Make a row for each column of the file; statistics over all its components, the means of the components for mean and std."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     with open_file(store.path) as file:
         for name, item in _columns(file):
             parts = [item] if isinstance(item, h5py.Dataset) else [item[part] for part in item]
@@ -161,9 +161,9 @@ def _columns(file: h5py.File) -> Iterable[tuple[str, h5py.Dataset | h5py.Group]]
             yield name, file[name]
 
 
-def component_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[Row]:
+def component_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> list[TableRow]:
     """Make a row for each component of `features` and `actions` that the file names."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for column, names in (("features", store.meta.get("feature_names", ())), ("actions", store.meta.get("action_names", ()))):
         found = statistics[column]
         block = len(found["min"]) // max(1, len(names))  # the actions of a block have the same names
@@ -173,7 +173,7 @@ def component_rows(store: EpisodeStore, statistics: dict[str, Statistics]) -> li
     return rows
 
 
-def _summary(statistics: Statistics | None, component: int | None = None) -> Row:
+def _summary(statistics: Statistics | None, component: int | None = None) -> TableRow:
     if statistics is None or not statistics["count"].any():
         return ("",) * 7
     there = statistics["count"] > 0
@@ -224,6 +224,6 @@ def _bytes(size: int) -> str:
     return f"{size:.1f} GB"
 
 
-def _aligned(rows: Sequence[Row]) -> str:
+def _aligned(rows: Sequence[TableRow]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.schema import TEXTS, Storage, damaged
-from worldmodel.datasets.episodes.verified import CopyingWriter, DamagedColumn, SalvagedStore, VerifiedStore
+from worldmodel.datasets.episodes.verified_reader import CopyingWriter, DamagedColumn, SalvagedStore, VerifiedStore
 from worldmodel.errors import UserError
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.speed import Rates, interleave
+from worldmodel.datasets.collection.throughput import Rates, interleave
 from worldmodel.datasets.episodes.chunks import locate
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loader import ClipLoader

@@ -17,7 +17,7 @@ How pictures are kept (`storage`, an attribute of the file), and why:
 Chunks are written once, in the order of the episodes, and what finds them lies in front of them: a file of which the
 end is missing still has its first episodes (columns of episodes are not compressed, so that they can grow in place).
 Compressed chunks end with a checksum of their bytes that every read verifies (zstd's own, of what is decoded, takes as
-long as decoding flat scenes does; this one is in a frame that zstd skips, see `columns.py`). Of the others it is
+long as decoding flat scenes does; this one is in a frame that zstd skips, see `column_writer.py`). Of the others it is
 verified where whole columns are read, and by `worldmodel datasets check`: a clip of raw or JPEG frames is not worth
 reading the whole chunk for.
 The attribute `meta` is the JSON the file began with; the data set `meta`, unless it is empty, the one it ended with.

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import simplejpeg
 
-from worldmodel.datasets.atomic import BlackHoleFile, Temporary
+from worldmodel.datasets.atomic import DeferredErrorFile, Temporary
 from worldmodel.datasets.episodes.chunks import datasets_of
-from worldmodel.datasets.episodes.columns import ColumnWriter, create_column
+from worldmodel.datasets.episodes.column_writer import ColumnWriter, create_column
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import (
     FORMAT,
@@ -72,7 +72,7 @@ class EpisodeWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = Temporary(self.path)
         try:
-            self._disk = BlackHoleFile(self._temporary.path)
+            self._disk = DeferredErrorFile(self._temporary.path)
             try:
                 self._open()
             except BaseException:

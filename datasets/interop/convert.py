@@ -15,7 +15,7 @@ from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.interop import folders, lerobot, minari, ogbench, stable_worldmodel
-from worldmodel.datasets.video import Fit
+from worldmodel.datasets.video import VideoFit
 from worldmodel.errors import UserError
 
 Format = Literal["worldmodel", "stable-worldmodel", "lerobot", "minari", "ogbench", "mp4", "frames"]
@@ -99,7 +99,7 @@ def convert(
     *,
     storage: Storage = "lossless",
     size: int | None = None,
-    fit: Fit = "crop",
+    fit: VideoFit = "crop",
     fps: float | None = None,
 ) -> Conversion:
     """Write the episodes of `source`, whatever its format, as `target`, which appears whole or not at all.
@@ -148,7 +148,9 @@ def _format_of_name(target: Path) -> Format:
     raise UserError(f"the name {target} does not tell a format; give --to with one of {', '.join(FORMATS)}")
 
 
-def _read(source: Path, format: Format, size: int | None, fit: Fit, fps: float | None) -> tuple[Iterator[Episode], dict[str, Any]]:
+def _read(
+    source: Path, format: Format, size: int | None, fit: VideoFit, fps: float | None
+) -> tuple[Iterator[Episode], dict[str, Any]]:
     if format == "worldmodel":
         store = EpisodeStore(source)
         numbers = tqdm(range(len(store)), desc=source.name, unit="episode", disable=None)

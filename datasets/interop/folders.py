@@ -24,7 +24,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.action_tables import ENDINGS, Table, UnreadableTable, load_table
 from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
 from worldmodel.datasets.pictures.formats import open_picture
-from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, Fit, VideoWriter, decode, fit_image, fps_of, frame_rate
+from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, VideoFit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
@@ -41,7 +41,9 @@ class _Skip(Exception):
     """An episode that cannot be used; the text says why."""
 
 
-def read(path: Path, size: int | None = None, fit: Fit = "crop", fps: float | None = None) -> tuple[Iterator[Episode], dict[str, Any]]:
+def read(
+    path: Path, size: int | None = None, fit: VideoFit = "crop", fps: float | None = None
+) -> tuple[Iterator[Episode], dict[str, Any]]:
     """Read episodes of a folder of videos, of a folder of folders of pictures, or of one video.
 
     What cannot be decoded is left out, warned of, and named with the reason in `meta["skipped"]`, which grows while the
@@ -138,7 +140,7 @@ def _beside(source: Path, ending: str) -> Path:
     return source.with_name(source.stem + ending)
 
 
-def _episodes(path: Path, sources: list[Path], size: int | None, fit: Fit, meta: dict[str, Any]) -> Iterator[Episode]:
+def _episodes(path: Path, sources: list[Path], size: int | None, fit: VideoFit, meta: dict[str, Any]) -> Iterator[Episode]:
     with_actions = any(_beside(source, f".actions{ending}").exists() for source in sources for ending in ENDINGS)
     shape: tuple[int, ...] | None = None
     skipped = meta["skipped"]
@@ -160,7 +162,7 @@ def _episodes(path: Path, sources: list[Path], size: int | None, fit: Fit, meta:
         raise UserError(f"nothing in {path} can be used ({len(skipped)} tried; {reasons}); give other files")
 
 
-def _read_source(source: Path, number: int, size: int | None, fit: Fit, with_actions: bool) -> Iterator[Episode]:
+def _read_source(source: Path, number: int, size: int | None, fit: VideoFit, with_actions: bool) -> Iterator[Episode]:
     """Read the episodes of one video or one folder of pictures: one, or several when it is long.
 
     Raises:
@@ -217,7 +219,7 @@ def _captions(lines: list[str], total: int) -> list[str]:
     return [" ".join(lines).strip()] * total
 
 
-def _open_pictures(folder: Path, size: int | None, fit: Fit) -> Iterator[np.ndarray]:
+def _open_pictures(folder: Path, size: int | None, fit: VideoFit) -> Iterator[np.ndarray]:
     for path in _pictures(folder):
         try:
             with open_picture(path) as image:

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from worldmodel.datasets.atomic import BlackHoleFile, replacing
+from worldmodel.datasets.atomic import DeferredErrorFile, replacing
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.errors import UserError
 
@@ -224,7 +224,7 @@ def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
     Raises:
         OSError: the disk is full; HDF5 alone would end the process with a crash.
     """
-    with BlackHoleFile(path) as disk:
+    with DeferredErrorFile(path) as disk:
         try:
             with h5py.File(disk, "w", **settings) as file:
                 yield file

@@ -31,7 +31,7 @@ from worldmodel.datasets.interop.lerobot_layout import (
 from worldmodel.datasets.interop.lerobot_writer import write as write
 from worldmodel.datasets.pictures.formats import open_picture
 from worldmodel.datasets.records import parse_json
-from worldmodel.datasets.video import DamagedVideo, Fit, decode, fit_image
+from worldmodel.datasets.video import DamagedVideo, VideoFit, decode, fit_image
 from worldmodel.errors import UserError
 
 ROWS_PER_READ = 256
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def read(
-    path: Path, size: int | None = None, fit: Fit = "crop", camera: str | None = None
+    path: Path, size: int | None = None, fit: VideoFit = "crop", camera: str | None = None
 ) -> tuple[Iterator[Episode], dict[str, Any]]:
     """Read episodes of a LeRobotDataset folder, in its order; one episode at a time is kept in memory.
 
@@ -132,7 +132,7 @@ def _episodes(
     used: set[str],
     choices: int,
     size: int | None,
-    fit: Fit,
+    fit: VideoFit,
     skipped: dict[str, str],
 ) -> Iterator[Episode | None]:
     tasks = _read_tasks(path)
@@ -269,7 +269,7 @@ class _Rows:
 class _Frames:
     """The frames of one camera, whose mp4 files hold many episodes each, decoded once from front to back."""
 
-    def __init__(self, path: Path, info: dict[str, Any], name: str, size: int | None, fit: Fit) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], name: str, size: int | None, fit: VideoFit) -> None:
         self.path, self.info, self.name, self.size, self.fit = path, info, name, size, fit
         self._file: Path | None = None
         self._frames: Iterator[np.ndarray] = iter(())
@@ -306,7 +306,7 @@ class _Frames:
             self._frames.close()
 
 
-def _decode_images(images: list[dict[str, Any]], size: int | None, fit: Fit) -> np.ndarray:
+def _decode_images(images: list[dict[str, Any]], size: int | None, fit: VideoFit) -> np.ndarray:
     """Decode encoded pictures, as Hugging Face `datasets` keeps them in a column."""
     try:
         return np.stack([fit_image(open_picture(io.BytesIO(image["bytes"])), size, fit) for image in images])

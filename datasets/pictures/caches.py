@@ -62,7 +62,7 @@ def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
     return arrays if kept is not None and np.array_equal(kept, stamp) else None
 
 
-class Recent(Generic[Value]):
+class LRUCache(Generic[Value]):
     """Keeps the values that were used last.
 
     Threads may share one: it has no lock (which a fork could copy while it is held), only single operations of a dictionary,

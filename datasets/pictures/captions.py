@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 
 CAPTION_KEYS = ("caption", "text", "captions", "texts", "prompt", "description", "alt_text")
 """Fields of a record that hold its caption, the first that is there."""

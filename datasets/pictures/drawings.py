@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.packages import PACKAGES, package_folder
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
 from worldmodel.datasets.pictures.svg import need_resvg
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
@@ -84,7 +84,7 @@ class IconSets:
         chosen = list(sets) or [name for name, info in known.items() if info.get("palette") and _licence(info) in PERMISSIVE]
         self.name = "iconify" if not sets else f"iconify:{','.join(sets)}"
         self.licence = f"{', '.join(sorted({_licence(known[name]) for name in chosen}))}; per set in {root / 'collections.json'}"
-        self.skipped = Skipped()
+        self.skipped = SkippedPairs()
         self._paths = [root / "json" / f"{name}.json" for name in chosen]
         self._styles = [_style(known[name]["name"]) for name in chosen]
         found = [cached_index(path, "iconify 1", index_icons) for path in self._paths]

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.formats import eight_bits, open_picture
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.datasets.pictures.svg import svg_to_png
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Fit = Literal["pad", "crop", "stretch"]
+ImageFit = Literal["pad", "crop", "stretch"]
 """How a picture becomes square: all of it with margins, its center, or out of shape."""
 Margin = Literal["white", "edge"]
 """Color of the margins: white, or the mean color of the picture's rim."""
@@ -29,19 +29,19 @@ _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
-class Square:
+class ImageTransform:
     """What pictures are made into."""
 
     size: int = 64
     """Height and width in pixels."""
-    fit: Fit = "pad"
+    fit: ImageFit = "pad"
     margin: Margin = "white"
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"image size {self.size} must be at least 1")
-        if self.fit not in get_args(Fit):
-            raise UserError(f"fit {self.fit!r} is not one of {', '.join(get_args(Fit))}")
+        if self.fit not in get_args(ImageFit):
+            raise UserError(f"fit {self.fit!r} is not one of {', '.join(get_args(ImageFit))}")
         if self.margin not in get_args(Margin):
             raise UserError(f"margin {self.margin!r} is not one of {', '.join(get_args(Margin))}")
 
@@ -51,12 +51,12 @@ def is_svg(data: bytes) -> bool:
     return _SVG.match(data[:256]) is not None
 
 
-def decode_picture(data: bytes, square: Square) -> np.ndarray:
+def decode_picture(data: bytes, transform: ImageTransform) -> np.ndarray:
     """Decode a picture, upright, on white where it is transparent; of an animation the first frame.
 
     Args:
         data: a file of one of `formats.FORMATS`, or an SVG.
-        square: size and shape wanted.
+        transform: size and shape wanted.
 
     Returns:
         uint8 (size, size, 3).
@@ -65,32 +65,32 @@ def decode_picture(data: bytes, square: Square) -> np.ndarray:
         BadPairError: it is damaged, too large (`PIL.Image.MAX_IMAGE_PIXELS`), or an SVG that shows nothing.
     """
     if is_svg(data):
-        pixels = render_svg(data.decode("utf8", errors="replace"), square)
+        pixels = render_svg(data.decode("utf8", errors="replace"), transform)
         if pixels.std() < _BLANK:
             raise BadPairError("the drawing is blank")
         return pixels
     try:
-        return _decode_raster(data, square)
+        return _decode_raster(data, transform)
     except (BadPairError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
         raise BadPairError(f"the picture cannot be decoded: {_first_line(error)}") from error
 
 
-def render_svg(svg: str, square: Square) -> np.ndarray:
+def render_svg(svg: str, transform: ImageTransform) -> np.ndarray:
     """Draw an SVG on white: uint8 (size, size, 3).
 
     Raises:
         BadPairError: it is not a valid SVG, longer than 16 times its width, or takes too long.
         UserError: the renderer is not installed.
     """
-    image = _draw(svg, square.size)
+    image = _draw(svg, transform.size)
     long, short = max(image.size), min(image.size)
     if long > _LONGEST_SVG * short:
         raise BadPairError(f"the drawing's sides are as {image.size[0]} to {image.size[1]}")
-    if square.fit != "pad" and short < square.size:
-        image = _draw(svg, -(-square.size * long // short))  # drawn again so that its short side is sharp
-    return _squared(image, square)
+    if transform.fit != "pad" and short < transform.size:
+        image = _draw(svg, -(-transform.size * long // short))  # drawn again so that its short side is sharp
+    return _squared(image, transform)
 
 
 def _draw(svg: str, size: int) -> "Image.Image":
@@ -100,7 +100,7 @@ def _draw(svg: str, size: int) -> "Image.Image":
     return Image.open(io.BytesIO(svg_to_png(svg, size))).convert("RGB")
 
 
-def _decode_raster(data: bytes, square: Square) -> np.ndarray:
+def _decode_raster(data: bytes, transform: ImageTransform) -> np.ndarray:
     from PIL import Image
 
     with open_picture(io.BytesIO(data)) as image:
@@ -109,11 +109,11 @@ def _decode_raster(data: bytes, square: Square) -> np.ndarray:
             raise BadPairError(f"the picture has {width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS")
         turn = _upright(image)
         # JPEG decodes at a half, a quarter or an eighth for a fraction of the time; twice the wanted size keeps it sharp.
-        width, height = _inner_size(image.size, square)
+        width, height = _inner_size(image.size, transform)
         image.draft(None, (2 * width, 2 * height))
         image.load()
         opaque = _opaque(image)
-    return _squared(opaque, square, turn)
+    return _squared(opaque, transform, turn)
 
 
 def _upright(image: "Image.Image") -> "Image.Transpose | None":
@@ -151,38 +151,38 @@ def _opaque(image: "Image.Image") -> "Image.Image":
     return Image.alpha_composite(white, layer).convert("RGB")
 
 
-def _inner_size(size: tuple[int, int], square: Square) -> tuple[int, int]:
+def _inner_size(size: tuple[int, int], transform: ImageTransform) -> tuple[int, int]:
     """Compute width and height of the scaled picture inside the square (pad) or around it (crop)."""
     width, height = size
-    if square.fit == "stretch":
-        return square.size, square.size
-    scale = square.size / (max(size) if square.fit == "pad" else min(size))
+    if transform.fit == "stretch":
+        return transform.size, transform.size
+    scale = transform.size / (max(size) if transform.fit == "pad" else min(size))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _squared(image: "Image.Image", square: Square, turn: "Image.Transpose | None" = None) -> np.ndarray:
+def _squared(image: "Image.Image", transform: ImageTransform, turn: "Image.Transpose | None" = None) -> np.ndarray:
     """Convert an RGB picture to uint8 (size, size, 3), turned at the end, when it is small."""
     from PIL import Image
 
     box = None
-    if square.fit == "crop":
+    if transform.fit == "crop":
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
-    target = _inner_size(image.size, square) if square.fit == "pad" else (square.size, square.size)
+    target = _inner_size(image.size, transform) if transform.fit == "pad" else (transform.size, transform.size)
     if image.size != target or box is not None:
         image = image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
     if turn is not None:
         image = image.transpose(turn)
     pixels = np.array(image)
-    if pixels.shape[:2] == (square.size, square.size):
+    if pixels.shape[:2] == (transform.size, transform.size):
         return pixels
-    ground = np.full((square.size, square.size, 3), 255, np.uint8)
-    if square.margin == "edge":
+    ground = np.full((transform.size, transform.size, 3), 255, np.uint8)
+    if transform.margin == "edge":
         rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         ground[:] = rim.mean(axis=0).round().astype(np.uint8)
     height, width = pixels.shape[:2]
-    top, left = (square.size - height) // 2, (square.size - width) // 2
+    top, left = (transform.size - height) // 2, (transform.size - width) // 2
     ground[top : top + height, left : left + width] = pixels
     return ground
 

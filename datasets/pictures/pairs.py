@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.datasets.documents import Document, caption_document, image_document
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
-from worldmodel.datasets.pictures.caches import Recent
+from worldmodel.datasets.pictures.caches import LRUCache
 from worldmodel.datasets.pictures.drawings import IconSets, open_openmoji, open_stamps
-from worldmodel.datasets.pictures.images import Fit, Margin, Square, decode_picture, is_svg
+from worldmodel.datasets.pictures.images import ImageFit, ImageTransform, Margin, decode_picture, is_svg
 from worldmodel.datasets.pictures.picture_files import open_folder
 from worldmodel.datasets.pictures.picture_tables import PictureTables
 from worldmodel.datasets.pictures.shards import TarShards, expand_braces
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class PairReader(Protocol):
 
     name: str
     licence: str
-    skipped: Skipped
+    skipped: SkippedPairs
 
     def __len__(self) -> int: ...
 
@@ -61,23 +61,23 @@ class Pairs:
 
     Args:
         reader: where the pairs come from.
-        square: size and shape of the pictures.
+        transform: size and shape of the pictures.
         kept_bytes: memory for pictures; 0 keeps none.
 
     Raises:
         UserError: there are no pairs.
     """
 
-    def __init__(self, reader: PairReader, square: Square, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, reader: PairReader, transform: ImageTransform, kept_bytes: int = KEPT_BYTES) -> None:
         if len(reader) == 0:
             raise UserError(f"{reader.name} holds no picture with a caption ({reader.skipped})")
         if reader.skipped.count:
             logger.warning("%s: of %s pairs, %s", reader.name, f"{len(reader) + reader.skipped.count:,}", reader.skipped)
-        self.square = square
+        self.transform = transform
         self._reader = reader
         self._places = np.arange(len(reader))
         self._is_bad = np.zeros(len(reader), bool)
-        self._recent: Recent[np.ndarray] = Recent(kept_bytes // (3 * square.size**2))
+        self._recent: LRUCache[np.ndarray] = LRUCache(kept_bytes // (3 * transform.size**2))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -95,7 +95,7 @@ class Pairs:
     @property
     def size(self) -> int:
         """Height and width in pixels."""
-        return self.square.size
+        return self.transform.size
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -172,7 +172,7 @@ class Pairs:
         if kept is not None:
             return kept.copy()
         data = self._reader.picture(place)
-        pixels = decode_picture(data, self.square)
+        pixels = decode_picture(data, self.transform)
         if is_svg(data) or len(self._reader) <= self._recent.capacity:
             self._recent.put(place, pixels.copy())
         return pixels
@@ -186,7 +186,7 @@ class Pairs:
         first = int(self._places[i])
         try:
             self._reader.caption(first)
-            decode_picture(self._reader.picture(first), self.square)
+            decode_picture(self._reader.picture(first), self.transform)
             reason = "it can be read now"
         except BadPairError as error:
             reason = str(error)
@@ -219,7 +219,7 @@ class Captions(Sequence[str]):
 def open_pairs(
     source: str | Path,
     size: int = 64,
-    fit: Fit = "pad",
+    fit: ImageFit = "pad",
     margin: Margin = "white",
     names_as_captions: bool = False,
     caption_key: str | None = None,
@@ -241,7 +241,7 @@ def open_pairs(
     Raises:
         UserError: nothing is found, it cannot be read, or a package is missing.
     """
-    return Pairs(_open(str(source), names_as_captions, caption_key), Square(size, fit, margin), kept_bytes)
+    return Pairs(_open(str(source), names_as_captions, caption_key), ImageTransform(size, fit, margin), kept_bytes)
 
 
 def _open(source: str, names_as_captions: bool, caption_key: str | None) -> PairReader:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.captions import caption_of_name, caption_of_record, caption_of_text, record_of_json
 from worldmodel.datasets.pictures.shards import PICTURE_ENDINGS
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
 from worldmodel.errors import UserError
 
 METADATA = "metadata.jsonl"
@@ -57,7 +57,7 @@ class PictureFiles:
         name: str = "",
         licence: str = "unknown",
     ) -> None:
-        self.name, self.licence, self.skipped = name or root.name, licence, Skipped()
+        self.name, self.licence, self.skipped = name or root.name, licence, SkippedPairs()
         self._root, self._use_names, self._first_line = root, use_names, first_line
         self._files = PackedStrings(files)
         self._captions = PackedStrings(captions) if captions is not None else None
@@ -99,7 +99,7 @@ class MetadataFolder:
     licence = "unknown"
 
     def __init__(self, root: Path, metadata: Sequence[Path], caption_key: str | None = None) -> None:
-        self.name, self.skipped, self._root = root.name, Skipped(), root
+        self.name, self.skipped, self._root = root.name, SkippedPairs(), root
         self._metadata, self._caption_key = list(metadata), caption_key
         rows = ((which, start, size) for which, path in enumerate(metadata) for start, size in _lines(path))
         self._lines = np.fromiter(rows, np.dtype([("file", "<u4"), ("start", "<i8"), ("size", "<u4")]))

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
-from worldmodel.datasets.pictures.caches import Recent
+from worldmodel.datasets.pictures.caches import LRUCache
 from worldmodel.datasets.pictures.captions import CAPTION_KEYS, caption_of_record
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
 from worldmodel.errors import UserError
 
 PICTURE_KEYS = ("image", "jpg", "png", "webp", "picture", "img", "bytes", "image_bytes")
@@ -35,7 +35,7 @@ class PictureTables:
 
     def __init__(self, paths: Sequence[Path], caption_key: str | None = None) -> None:
         self.name = paths[0].stem if len(paths) == 1 else f"{paths[0].stem} and {len(paths) - 1} more"
-        self.skipped = Skipped()
+        self.skipped = SkippedPairs()
         self._paths = list(paths)
         groups, largest = [], 1
         for which, path in enumerate(paths):
@@ -51,7 +51,7 @@ class PictureTables:
             file.close()
         self._groups = np.array(groups, np.int64).reshape(-1, 3)
         self._stops = np.cumsum(self._groups[:, 2])
-        self._recent: Recent[Any] = Recent(max(1, KEPT_BYTES // largest))
+        self._recent: LRUCache[Any] = LRUCache(max(1, KEPT_BYTES // largest))
 
     def __len__(self) -> int:
         return int(self._stops[-1]) if len(self._stops) else 0

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError, Skipped
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
 from worldmodel.errors import UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")
@@ -52,7 +52,7 @@ class TarShards:
 
     def __init__(self, paths: Sequence[Path], caption_key: str | None = None) -> None:
         self.name = paths[0].stem if len(paths) == 1 else f"{paths[0].stem} and {len(paths) - 1} more"
-        self.skipped = Skipped()
+        self.skipped = SkippedPairs()
         self._paths = list(paths)
         self._caption_key = caption_key
         kind = f"webdataset 2 {'json' if caption_key else 'text'}"

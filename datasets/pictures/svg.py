@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.errors import UserError
 
 SECONDS = 10.0

@@ -1,1 +1,1 @@
-"""Text corpora of any size, cut into pieces on the disk."""
+"""Text corpora of any size, cut into chunks on the disk."""

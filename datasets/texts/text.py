@@ -1,4 +1,4 @@
-"""Text as documents: texts cut into pieces at paragraphs and sentences, and the source that gives the pieces."""
+"""Text as documents: texts cut into chunks at paragraphs and sentences, and the source that gives the chunks."""
 
 import re
 from collections.abc import Sequence
@@ -14,33 +14,33 @@ _SPACE = re.compile(r"\s+")
 
 
 class TextSource:
-    """Pieces of text, a document each.
+    """Chunks of text, a document each.
 
     Args:
-        pieces: the texts; any sequence, such as a part of a corpus on the disk.
+        chunks: the texts; any sequence, such as a part of a corpus on the disk.
         name: of the source.
 
     Raises:
         UserError: there are none.
     """
 
-    def __init__(self, pieces: Sequence[str], name: str = "text") -> None:
-        if len(pieces) == 0:
+    def __init__(self, chunks: Sequence[str], name: str = "text") -> None:
+        if len(chunks) == 0:
             raise UserError(f"text source {name!r} holds no text; give at least one text")
-        self.name, self.pieces = name, pieces
+        self.name, self.chunks = name, chunks
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.chunks)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make a document of one piece."""
-        return text_document(self.pieces[item])
+        """Make a document of one chunk."""
+        return text_document(self.chunks[item])
 
 
 def chunk_text(text: str, chunk: int) -> list[str]:
-    """Cut a text into pieces of at most `chunk` characters.
+    """Cut a text into chunks of at most `chunk` characters.
 
-    A piece holds as many whole paragraphs as fit; a paragraph that is too long is cut between sentences, a
+    A chunk holds as many whole paragraphs as fit; a paragraph that is too long is cut between sentences, a
     sentence that is too long between words, and a word that is too long anywhere. Only blank space is lost.
     """
     if chunk < 1:
@@ -50,7 +50,7 @@ def chunk_text(text: str, chunk: int) -> list[str]:
 
 def _fill(units: list[str], chunk: int, joint: str, finer: tuple[re.Pattern[str], ...]) -> list[str]:
     """Join neighboring units while they fit; cut one that is too long with the first finer pattern."""
-    pieces: list[str] = []
+    chunks: list[str] = []
     current = ""
     for unit in filter(None, units):
         joined = f"{current}{joint}{unit}" if current else unit
@@ -58,12 +58,12 @@ def _fill(units: list[str], chunk: int, joint: str, finer: tuple[re.Pattern[str]
             current = joined
             continue
         if current:
-            pieces.append(current)
+            chunks.append(current)
         current = unit
         if len(unit) > chunk:
             *whole, current = _cut(unit, chunk, finer)  # what is left of the unit is joined to the next
-            pieces += whole
-    return [*pieces, current] if current else pieces
+            chunks += whole
+    return [*chunks, current] if current else chunks
 
 
 def _cut(unit: str, chunk: int, patterns: tuple[re.Pattern[str], ...]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from worldmodel.codec.training import CodecConfig, train_codec
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import tiny
 from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.pretrain import pretrain
@@ -22,7 +22,7 @@ def main(steps: int = 600, vocab_size: int = 512) -> None:
         steps: of the model; its full number is that of the preset.
         vocab_size: largest vocabulary of the tokenizer.
     """
-    data = open_standard([Path("rooms.h5")], MixtureConfig(text=0, pictures=0))
+    data = open_training_data([Path("rooms.h5")], MixtureConfig(text=0, pictures=0))
     print(f"{len(data.train_episodes[0])} episodes to train on, {len(data.held_out_episodes[0])} held out")
     codec, report = train_codec(CodecConfig(kind="pixels"), codec_data(data), "codec")
     print(f"codec: {codec.num_tokens} tokens x {codec.channels}, {report['reconstruction']['psnr']:.1f} dB on held-out frames")

@@ -23,7 +23,7 @@ from tests.agents.toys import (
 )
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers, with_candidates
-from worldmodel.agents.evaluate import BAR, Told, evaluate, scores_to_json, side_by_side
+from worldmodel.agents.evaluate import BAR, SearchProgress, evaluate, scores_to_json, side_by_side
 from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
@@ -245,7 +245,7 @@ def test_goal_stands_beside_the_frames():
 def test_objective_of_the_configuration_is_used():
     future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
     costs = []
-    for objective in (GoalCost("steps", "min"), GoalCost("latents", "final")):
+    for objective in (GoalCost("slow_features", "min"), GoalCost("latents", "final")):
         config = EvaluateConfig(objective=objective)
         oracle = make_controllers(config, parts())["oracle"]
         costs.append(oracle.objective(future, goal))
@@ -282,7 +282,7 @@ def test_a_bar_moves_while_a_search_takes_long_and_keeps_its_length(monkeypatch)
     monkeypatch.setattr("worldmodel.agents.evaluate.BETWEEN", 0.0)
     written = io.StringIO()
     with tqdm(total=40, desc="learned_shuffled_actions", unit="step", bar_format=BAR, file=written, ncols=80, mininterval=0) as bar:
-        told = Told(bar, 100)
+        told = SearchProgress(bar, 100)
         told.futures(3000)
         told.futures(2000)
         told.solved(7)

@@ -14,7 +14,7 @@ from worldmodel.agents import ladder, rungs
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, Parts, make_controllers
 from worldmodel.agents.evaluate import evaluate
-from worldmodel.agents.ladder import CHECKS, Row, weakest
+from worldmodel.agents.ladder import CHECKS, LadderRow, weakest
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.objective import GoalCost
 from worldmodel.agents.reader import ReaderConfig
@@ -24,7 +24,7 @@ from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.evaluation import DreamConfig, StateReader, draw_clips, dream_errors
 
 TRAINING, HELD_OUT = list(range(24)), list(range(24, 32))
-CONFIG = EvaluateConfig(CEMConfig(horizon=4), objective=GoalCost("steps"), mpc=MPCConfig(replan_every=1))
+CONFIG = EvaluateConfig(CEMConfig(horizon=4), objective=GoalCost("slow_features"), mpc=MPCConfig(replan_every=1))
 READER = ReaderConfig(steps=300, width=16, lr=5e-3, checks=10)
 
 
@@ -60,22 +60,22 @@ class NoWay(Codec):
 class Still(PointDynamics):
     """Believes that actions do not matter."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        return super().rollout(session, candidates * 0, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        return super().rollout(state, candidates * 0, generator)
 
 
 class Backwards(PointDynamics):
     """Goes the other way."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        return super().rollout(session, -candidates, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        return super().rollout(state, -candidates, generator)
 
 
 class Drifting(PointDynamics):
     """Right one step ahead and lost from there."""
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-        future = super().rollout(session, candidates, generator)
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        future = super().rollout(state, candidates, generator)
         future[:, :, 1:] = 2 * torch.rand(future[:, :, 1:].shape, generator=torch.Generator().manual_seed(0)) - 1
         return future
 
@@ -114,7 +114,7 @@ def climb(
     actor: Any = None,
     config: EvaluateConfig = CONFIG,
     names: Any = ("random", "policy", "cem"),
-) -> list[Row]:
+) -> list[LadderRow]:
     """All rungs, with a toy in the place of each part that is not given."""
     codec, dynamics = codec or Codec(), dynamics or PointDynamics()
     marked, problems = Marked("Point", 3), far_manifest(8)
@@ -157,12 +157,12 @@ def test_the_rung_that_alone_is_broken_is_named(store: EpisodeStore, rung: str, 
     assert below and all(check.mend in verdict.sentence for check in below)
 
 
-def numbers(**changes: float) -> list[Row]:
+def numbers(**changes: float) -> list[LadderRow]:
     """Rows of a ladder in which everything holds, but for what is changed."""
     values = dict(r2=0.99, error=0.1, shuffled=3.0, true=0.9, dreamt=0.85, distance=1.0, cost=0.95, policy=0.9, held=0.85) | changes
 
-    def row(rung: Any, name: str, value: float, control: float | None = None) -> Row:
-        return Row("Point", 0, rung, name, value, control)
+    def row(rung: Any, name: str, value: float, control: float | None = None) -> LadderRow:
+        return LadderRow("Point", 0, rung, name, value, control)
 
     return [
         row("codec", f"{ladder.OF_GOAL}x", 0.99, 1.0),
@@ -226,9 +226,9 @@ def test_what_was_not_measured_is_not_named() -> None:
 
 
 def test_rows_are_what_results_hold() -> None:
-    [row] = ladder.rows_to_json([Row("Point", 1, "codec", "x", 0.5, None)])
+    [row] = ladder.rows_to_json([LadderRow("Point", 1, "codec", "x", 0.5, None)])
     assert row == {"task": "Point", "seed": 1, "rung": "codec", "name": "x", "value": 0.5, "control": None}
-    assert ladder.cells([Row("Point", 1, "codec", "x", 0.5, None), Row("Point", 1, "search", "y", 0.25, 0.125)]) == [
+    assert ladder.cells([LadderRow("Point", 1, "codec", "x", 0.5, None), LadderRow("Point", 1, "search", "y", 0.25, 0.125)]) == [
         ["codec", "x", "0.500", ""],
         ["search", "y", "0.250", "0.125"],
     ]

@@ -104,14 +104,14 @@ def test_warm_start_can_be_switched_off_and_a_long_segment_is_refused():
 def test_random_control_is_uniform_seeded_and_independent_of_its_neighbours():
     _, _, history = start(MPCConfig())
     actions = {}
-    for held in (False, True):
-        controller = RandomController(BOUNDS, replan_every=500, held=held)
+    for action_repeat in (False, True):
+        controller = RandomController(BOUNDS, replan_every=500, action_repeat=action_repeat)
         controller.reset(np.zeros((3, 1, 1, 3), np.uint8), [7, 8, 9])
-        actions[held] = controller.act(history)
+        actions[action_repeat] = controller.act(history)
         controller.reset(np.zeros((1, 1, 1, 3), np.uint8), [8])
-        assert np.array_equal(controller.act(history.select(np.array([1])))[0], actions[held][1])
+        assert np.array_equal(controller.act(history.select(np.array([1])))[0], actions[action_repeat][1])
     free = actions[False].reshape(3, 1000, 2)
     assert free.min() >= -1 and free.max() <= 1
     assert np.abs(free.mean(axis=(0, 1))).max() < 0.05 and free.std() == pytest.approx(3**-0.5, abs=0.02)
-    held = actions[True].reshape(3, 1000, 2)
-    assert (held == held[:, :1]).all() and not np.array_equal(held[0, 0], held[1, 0])
+    action_repeat = actions[True].reshape(3, 1000, 2)
+    assert (action_repeat == action_repeat[:, :1]).all() and not np.array_equal(action_repeat[0, 0], action_repeat[1, 0])

@@ -174,16 +174,16 @@ def test_goal_cost_reductions_by_hand():
 
     assert cost("final") == 9
     assert cost("min") == 1
-    assert cost("soonest", hurry=0.0) == 1
-    assert cost("soonest", hurry=0.5) == pytest.approx(1 + 0.5 * (4 + 1 + 1) / 3)
+    assert cost("min_with_time_penalty", time_penalty=0.0) == 1
+    assert cost("min_with_time_penalty", time_penalty=0.5) == pytest.approx(1 + 0.5 * (4 + 1 + 1) / 3)
     assert cost("mean") == pytest.approx(14 / 3)
-    assert cost("weighted") == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
-    assert cost("weighted", growth=1.0) == pytest.approx(14 / 3)
+    assert cost("geometric") == pytest.approx((4 + 2 * 1 + 4 * 9) / 7)
+    assert cost("geometric", geometric_ratio=1.0) == pytest.approx(14 / 3)
 
 
 def test_goal_cost_in_steps_uses_the_codecs_goal_features():
     future, goal = torch.rand(3, 4, 5, 1, 2), torch.rand(3, 1, 2)
-    steps = make_objective(GoalCost("steps", "mean"), PointCodec())(future, goal)
+    steps = make_objective(GoalCost("slow_features", "mean"), PointCodec())(future, goal)
     latents = make_objective(GoalCost("latents", "mean"), PointCodec())(future, goal)
     assert steps.shape == (3, 4)
     torch.testing.assert_close(steps, latents / SPEED**2)
@@ -193,7 +193,7 @@ def test_goal_cost_in_steps_to_go_asks_the_actor_of_each_frame_and_its_own_goal(
     monkeypatch.setattr(objective, "FRAMES_AT_ONCE", 7)  # 2 x 3 x 4 frames in four parts
     future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
     steps = (future[..., 0, :] - goal[:, None, None, 0]).abs().amax(-1) / SPEED  # (b, s, h)
-    for reduction in ("final", "mean", "soonest"):
+    for reduction in ("final", "mean", "min_with_time_penalty"):
         config = GoalCost("steps_to_go", reduction)
         costs = make_objective(config, PointCodec(), PointActor())(future, goal)
         torch.testing.assert_close(costs, config.reduce(steps))
@@ -212,8 +212,8 @@ def test_goal_cost_in_steps_to_go_asks_the_actor_of_each_frame_and_its_own_goal(
         (lambda: ActionBounds((-1.0,), (float("inf"),)), "must be finite"),
         (lambda: ActionBounds((-1.0,), (1.0,), block=0), "block is 0"),
         (lambda: GoalCost(reduction="median"), "unknown reduction 'median': use final, mean"),
-        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use auto, steps, latents, steps_to_go"),
-        (lambda: GoalCost(growth=0.0), "growth is 0.0"),
+        (lambda: GoalCost(space="pixels"), "unknown space 'pixels': use auto, slow_features, latents, steps_to_go"),
+        (lambda: GoalCost(geometric_ratio=0.0), "geometric_ratio is 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

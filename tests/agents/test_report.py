@@ -12,9 +12,9 @@ from worldmodel.agents.report import (
     Curves,
     Intervals,
     Picture,
-    Row,
+    SectionRow,
     Table,
-    Text,
+    TextSection,
     Video,
     video_bytes,
     write_report,
@@ -34,12 +34,12 @@ def decode(path, height, width):
 def test_report_is_one_file_with_everything_inside(tmp_path):
     path = tmp_path / "report.html"
     sections = [
-        Text("Setting", "first part\n\nsecond <part>"),
+        TextSection("Setting", "first part\n\nsecond <part>"),
         Table("Scores", ["controller", "rate"], [["random", 0.12345], ["oracle & co", 1.0]], note="n = 56"),
         Picture("A frame", FRAMES[0], note="64 px"),
         Curves("Loss", {"train": ([1, 2, 3], [3.0, 2.0, 1.5])}, "step", "loss", log_y=True),
         Intervals("Success", {"random": (0.0, 0.1, 0.2), "oracle": (0.9, 1.0, 1.0)}, "success rate"),
-        Row("Films", [Video("truth", video_bytes(FRAMES)), Video("dream", video_bytes(FRAMES))]),
+        SectionRow("Films", [Video("truth", video_bytes(FRAMES)), Video("dream", video_bytes(FRAMES))]),
     ]
     write_report(path, sections, title="A <title>", data={"rate": 0.5})
     page = path.read_text()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.agents.toys import BOUNDS, PointCodec, PointMass, problem, to_frames
-from worldmodel.agents.learned import LearnedSimulator
+from worldmodel.agents.learned_simulator import LearnedSimulator
 from worldmodel.agents.simulator import CopyLastFrame, History, ShuffledActions, decode_latents, encode_frames
 
 

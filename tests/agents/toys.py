@@ -8,7 +8,7 @@ from torch import Tensor
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import Manifest, Problem
 from worldmodel.agents.simulator import History
-from worldmodel.agents.workers import Rolled
+from worldmodel.agents.workers import RolloutResult
 
 BOUNDS = ActionBounds((-1.0, -1.0), (1.0, 1.0), block=2)
 SPEED = 0.1
@@ -82,7 +82,7 @@ class PointWorkers:
         for b in range(len(states) if on_frames else 0):
             on_frames(b, slice(0, actions.shape[1]), to_frames(after[b]))
         distance = np.linalg.norm(path - (0 if goal_states is None else goal_states[:, None, None]), axis=-1)
-        return Rolled(after, distance <= 0.15, distance)
+        return RolloutResult(after, distance <= 0.15, distance)
 
 
 class PointActor:
@@ -111,9 +111,9 @@ class PointDynamics:
     def encode(self, latents: Tensor, actions: Tensor) -> Tensor:
         return latents[:, -1, 0]
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
         moves = candidates.unflatten(-1, (BOUNDS.block, 2)).sum(dim=-2) * SPEED
-        return (session[:, None, None] + moves.cumsum(dim=2))[..., None, :]
+        return (state[:, None, None] + moves.cumsum(dim=2))[..., None, :]
 
 
 def manifest(starts: list[list[float]], goals: list[list[float]], budget: int = 16) -> Manifest:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.atomic import Temporary, is_leftover, locked_folder, replacing, temporary_beside, write_atomic
+from worldmodel.datasets.build_once import build_once
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.made_once import made_once
 from worldmodel.errors import UserError
 
 
@@ -84,7 +84,7 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(
     write_episodes(tmp_path / "x.h5", [make_episode(0)], {})
     with replacing(tmp_path / "folder", folder=True) as folder:
         (folder / "a").touch()
-    made_once(tmp_path / "cache", lambda part: (part / "a").touch(), Path.is_dir)
+    build_once(tmp_path / "cache", lambda part: (part / "a").touch(), Path.is_dir)
     assert {path.name for path in tmp_path.iterdir()} == {"run", "x.h5", "folder", "cache", ".cache.lock"}
     half = kill(Temporary(tmp_path / "y"))
     Temporary(tmp_path / "y").discard()

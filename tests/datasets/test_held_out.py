@@ -10,13 +10,13 @@ from tests.datasets.toys import make_episode
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.sources import Source
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 
 EPISODES, COUNT = 10, 20
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> StandardData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     folder = tmp_path_factory.mktemp("mixture")
     write_episodes(folder / "toy.h5", [make_episode(i, 4, 8) for i in range(EPISODES)], {"env_id": "toy", "seed": 0})
     (folder / "speech.jsonl").write_text("\n".join(json.dumps({"text": f"speech number {i}"}) for i in range(COUNT)))
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StandardData:
         (folder / "pictures" / f"{i}.txt").write_text(f"shade number {i}")
     shares = dict(change=0.1, instruction=0.1, action_video=0.1)
     others = dict(corpora=(str(folder / "speech.jsonl"),), pairs=(str(folder / "pictures"),))
-    return open_standard([folder / "toy.h5"], MixtureConfig(clip_length=2, action_block=1, held_out=0.3, **shares, **others))  # type: ignore[arg-type]
+    return open_training_data([folder / "toy.h5"], MixtureConfig(clip_length=2, action_block=1, held_out=0.3, **shares, **others))  # type: ignore[arg-type]
 
 
 def episodes_of(source: Source) -> set[int]:
@@ -42,7 +42,7 @@ def numbers_of(source: Source) -> set[int]:
     return {int(each.text.split()[-1]) for document in documents for each in document if isinstance(each, Text)}
 
 
-def test_held_out_sources_show_held_out_episodes_alone(data: StandardData) -> None:
+def test_held_out_sources_show_held_out_episodes_alone(data: TrainingData) -> None:
     held_out = set(data.held_out_episodes[0])
     assert len(held_out) == 3
     kinds = {part.kind for part in data.held_out_parts} - {"text", "pairs"}
@@ -55,7 +55,7 @@ def test_held_out_sources_show_held_out_episodes_alone(data: StandardData) -> No
         assert episodes_of(part.source) == set(data.train_episodes[0]), part.kind
 
 
-def test_held_out_sources_show_held_out_texts_and_pictures(data: StandardData) -> None:
+def test_held_out_sources_show_held_out_texts_and_pictures(data: TrainingData) -> None:
     for kind in ("text", "pairs"):
         [train], [rest] = ([part.source for part in parts if part.kind == kind] for parts in (data.parts, data.held_out_parts))
         assert numbers_of(train).isdisjoint(numbers_of(rest)) and numbers_of(train) | numbers_of(rest) == set(range(COUNT))

@@ -14,7 +14,7 @@ from worldmodel.datasets.documents import Action, Document, Frame, NextActions, 
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.hindsight import SHARE_ALONE, SHARE_OF_ONE, GoalSource, GoalTest, StepSampler, TransitionSource
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 
 LENGTHS = (6, 3, 9)
@@ -223,7 +223,7 @@ def by(frame: np.ndarray, down: int, right: int) -> np.ndarray:
 def test_neither_held_out_episodes_nor_transitions_are_moved(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "counter.h5", (6,) * 10)
     shares = {"caption": 0.0, "captioned_image": 0.0, "question": 0.0, "text": 0.0, "pictures": 0.0}
-    data = open_standard([tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, shift=3, held_out=0.3, **shares))
+    data = open_training_data([tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, shift=3, held_out=0.3, **shares))
     store = data.stores[0]
     known = {store.frame(i, t).tobytes() for i in range(10) for t in range(7)}
 
@@ -244,7 +244,7 @@ def test_neither_held_out_episodes_nor_transitions_are_moved(tmp_path: Path) -> 
 def test_transitions_span_as_many_model_steps_as_jumps_may_and_goals_ask_as_far_as_the_horizon(tmp_path: Path) -> None:
     write_counter_file(tmp_path / "counter.h5", (12,) * 10)
     shares = {"caption": 0.0, "captioned_image": 0.0, "question": 0.0, "text": 0.0, "pictures": 0.0}
-    data = open_standard(
+    data = open_training_data(
         [tmp_path / "counter.h5"], MixtureConfig(clip_length=2, action_block=1, horizon=5, jump=3, held_out=0.3, **shares)
     )
     trained = {part.kind: part.source for part in data.parts}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets import packages
-from worldmodel.datasets.made_once import made_once
+from worldmodel.datasets.build_once import build_once
 from worldmodel.datasets.packages import PACKAGES, fetch, package_folder
 from worldmodel.errors import UserError
 
@@ -160,7 +160,7 @@ def test_made_once_is_shared_and_leftovers_of_the_killed_go(tmp_path: Path) -> N
 
     def ask() -> None:
         both.wait()
-        assert made_once(folder, make, lambda whole: (whole / "file").exists()) == folder
+        assert build_once(folder, make, lambda whole: (whole / "file").exists()) == folder
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -175,5 +175,5 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left on device; free some space"):
-        made_once(tmp_path / "a", full, Path.is_dir)
+        build_once(tmp_path / "a", full, Path.is_dir)
     assert not (tmp_path / "a").exists() and not (tmp_path / ".a.part").exists()

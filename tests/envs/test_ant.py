@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import make_task
+from worldmodel.envs.ant_gait import CADENCE, LEGS, trot
 from worldmodel.envs.ant_scene import HIPS, KNEES, PREFIX, heading_of, joints_of, legs_of, rotation_of
 from worldmodel.envs.demonstrators import solves
-from worldmodel.envs.gaits import CADENCE, LEGS, trot
 from worldmodel.envs.task import MujocoTask
 from worldmodel.errors import UserError
 

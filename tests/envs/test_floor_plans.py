@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import floor_plans
+from worldmodel.envs.floor_paths import ground_of
 from worldmodel.envs.floor_plans import HALF, MAX_DOOR, MAX_PIECES, WALL, plan_of
 from worldmodel.envs.floor_views import Eye, look
-from worldmodel.envs.floor_ways import ground_of
 
 LAYOUTS = range(0, 1200, 20)
 EYE = Eye(0.65, -0.1, 1.48)
@@ -53,7 +53,7 @@ def test_the_way_keeps_clear_and_ends_at_the_goal() -> None:
         plan = plan_of(layout, MAX_PIECES, 1.1, 6)
         ground = ground_of(plan, 0.25)
         start, goal = _centers(rng.choice(ground.cells, 2))
-        corners = ground.way(start, goal)
+        corners = ground.path(start, goal)
         assert np.array_equal(corners[-1], goal)
         for a, b in zip([start, *corners], corners, strict=False):
             assert all(plan.clearances(*(a + t * (b - a))).min() > 0.15 for t in np.linspace(0, 1, 20))

@@ -6,8 +6,8 @@ import pytest
 from worldmodel.envs.language import (
     Attribute,
     direction_words,
+    episode_questions,
     make_questions,
-    question_track,
     read_attributes,
     with_article,
 )
@@ -53,7 +53,7 @@ def test_articles() -> None:
 def test_question_track_asks_every_yes_no_question_both_ways() -> None:
     truths = [{"color": "red", "place": place} for place in ("left", "left", "right", "left", "right", "left")] * 10
     counts: dict[str, list[str]] = {}
-    for pair in question_track(np.random.default_rng(0), ATTRIBUTES, truths, set(), lambda i: [("other?", str(i))]):
+    for pair in episode_questions(np.random.default_rng(0), ATTRIBUTES, truths, set(), lambda i: [("other?", str(i))]):
         counts.setdefault(pair[0], []).append(pair[1])
     assert counts["is it on the left?"].count("yes") == counts["is it on the left?"].count("no") > 0
     assert "is it red?" not in counts, "the colour stays, and was not sampled: yes would be the safe guess"
@@ -66,7 +66,7 @@ def test_question_track_asks_about_a_sampled_factor() -> None:
     rng = np.random.default_rng(0)
     for episode in range(300):
         truths = [{"color": ("red", "orange")[episode % 2], "place": "left"}] * 6
-        for question, answer in question_track(rng, ATTRIBUTES, truths, {"disc.color"}, lambda i: [("other?", "0")]):
+        for question, answer in episode_questions(rng, ATTRIBUTES, truths, {"disc.color"}, lambda i: [("other?", "0")]):
             answers.setdefault(question, []).append(answer)
     for question in ("is it red?", "is it orange?"):
         assert 0.4 < np.mean([answer == "yes" for answer in answers[question]]) < 0.6
@@ -88,7 +88,7 @@ def test_other_yes_no_questions_are_paired_too() -> None:
         return [("is it near?", "no" if i % 6 else "yes"), ("is it round?", "yes")]
 
     answers: dict[str, list[str]] = {}
-    for question, answer in question_track(np.random.default_rng(0), ATTRIBUTES, truths, set(), others):
+    for question, answer in episode_questions(np.random.default_rng(0), ATTRIBUTES, truths, set(), others):
         answers.setdefault(question, []).append(answer)
     assert answers["is it near?"].count("yes") == answers["is it near?"].count("no") > 0
     assert "is it round?" not in answers, "there is no state for a no"

@@ -45,9 +45,9 @@ def test_ways_out_lead_there_and_back() -> None:
     for number in range(10):
         maze = make_maze(number, 0.2, 5)
         for cell in np.ndindex(5, 5):
-            for way in maze.ways_out((cell[0], cell[1])):
+            for way in maze.open_directions((cell[0], cell[1])):
                 step = DIRECTIONS[way]
-                assert back[way] in maze.ways_out((cell[0] + step[0], cell[1] + step[1]))
+                assert back[way] in maze.open_directions((cell[0] + step[0], cell[1] + step[1]))
 
 
 def test_path_lengths_go_down_by_one_along_some_way_out() -> None:
@@ -55,7 +55,7 @@ def test_path_lengths_go_down_by_one_along_some_way_out() -> None:
         maze = make_maze(number, 0.2, 5)
         lengths = path_lengths(maze, (4, 0))
         for i, j in np.ndindex(5, 5):
-            around = [lengths[i + DIRECTIONS[way][0], j + DIRECTIONS[way][1]] for way in maze.ways_out((i, j))]
+            around = [lengths[i + DIRECTIONS[way][0], j + DIRECTIONS[way][1]] for way in maze.open_directions((i, j))]
             assert (i, j) == (4, 0) or min(around) == lengths[i, j] - 1
             assert max(abs(np.array(around) - lengths[i, j])) <= 1
 
@@ -72,7 +72,7 @@ def test_a_wall_stands_exactly_where_two_cells_are_not_joined() -> None:
                 if abs(edge).max() > 0.99:  # the rim
                     continue
                 blocked = (np.abs(edge - boxes[:, :2]) <= boxes[:, 2:]).all(axis=1).any()
-                assert blocked == (way not in maze.ways_out((cell[0], cell[1])))
+                assert blocked == (way not in maze.open_directions((cell[0], cell[1])))
             assert not (np.abs(middle - boxes[:, :2]) <= boxes[:, 2:]).all(axis=1).any()
 
 

@@ -63,7 +63,7 @@ def test_the_ball_leaves_a_cell_by_its_ways_out_only(task: PointMaze) -> None:
             for way, step in DIRECTIONS.items():
                 put(task, centre_of(cell, CELLS), **{"maze.layout": number, "maze.openness": 0.0})
                 end = drive(task, (float(step[0]), float(step[1])), 4)
-                expected = (cell[0] + step[0], cell[1] + step[1]) if way in task.maze.ways_out(cell) else cell
+                expected = (cell[0] + step[0], cell[1] + step[1]) if way in task.maze.open_directions(cell) else cell
                 assert cell_of(end, CELLS) == expected
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_driven_through_walls_or_to_an_impossible_place(task: PointMa
         before = cell_of(task.position_of(task.get_state()), CELLS)
         for action in rng.choice([-1.0, 1.0], size=(10, 2)).repeat(10, axis=0):
             after_point = drive(task, (action[0], action[1]), 1)
-            assert task.impossible(after_point) is None
+            assert task.invalid_reason(after_point) is None
             after = cell_of(after_point, CELLS)
             assert path_lengths(task.maze, before)[after] <= 2  # round a corner at most
             before = after
@@ -86,7 +86,7 @@ def test_friction_mass_and_speed_matter(task: PointMaze) -> None:
         """How far up the left rim the ball gets when it is pushed up and against the rim."""
         names = {name.replace("_", "."): value for name, value in values.items()}
         put(task, np.array([-0.89, -0.8]), **({"maze.layout": 3, "maze.openness": 0.0} | names))
-        assert "up" in task.maze.ways_out((0, 0))
+        assert "up" in task.maze.open_directions((0, 0))
         return float(drive(task, (-0.7, 0.7), 3)[1])
 
     assert height(wall_friction=0.0) > height(wall_friction=0.2) + 0.01 > height(wall_friction=0.5) + 0.02
@@ -115,7 +115,7 @@ def test_demonstrator_solves(task: PointMaze) -> None:
 def test_impossible_places_are_refused(task: PointMaze, point: Any, message: str) -> None:
     task.reset(seed=0)
     if point == "wall":
-        blocked = next(step for way, step in DIRECTIONS.items() if way not in task.maze.ways_out((2, 2)))
+        blocked = next(step for way, step in DIRECTIONS.items() if way not in task.maze.open_directions((2, 2)))
         point = 0.2 * np.array(blocked)
     values = {"maze.layout": task.variation["maze.layout"]}
     with pytest.raises(UserError, match=message):

@@ -54,8 +54,8 @@ def test_the_block_stops_soon_after_the_push(task: PushT) -> None:
 
 
 def test_friction_slows_the_push(task: PushT) -> None:
-    ways = [drive(task, [0, 0.3, 0, 0.0, 0.63], (0, -1), 8, **{"block.friction": friction})[-1, 1] for friction in (2.0, 8.0)]
-    assert ways[0] < ways[1] - 0.05
+    paths = [drive(task, [0, 0.3, 0, 0.0, 0.63], (0, -1), 8, **{"block.friction": friction})[-1, 1] for friction in (2.0, 8.0)]
+    assert paths[0] < paths[1] - 0.05
 
 
 def test_nothing_passes_through_anything(task: PushT) -> None:
@@ -64,7 +64,7 @@ def test_nothing_passes_through_anything(task: PushT) -> None:
         task.reset(seed=seed, options={"variation": "all"})
         for action in rng.choice([-1.0, 1.0], size=(20, 2)).repeat(12, axis=0):
             task.advance(action)
-            assert task.impossible(task.position_of(task.get_state())) is None
+            assert task.invalid_reason(task.position_of(task.get_state())) is None
 
 
 def test_replay_through_pushes_is_bit_equal(task: PushT) -> None:
@@ -114,7 +114,7 @@ def test_a_push_does_what_the_plan_says(task: PushT) -> None:
 
 def test_ways_lead_around_the_block() -> None:
     pusher, pose = Pusher(1.0, 0.08), np.array([0.0, 0.0, 0.0])
-    lengths, first = pusher.ways(pose, np.array([0.0, 0.6]), np.array([[0.5, 0.6], [0.0, -0.6]]))
+    lengths, first = pusher.paths(pose, np.array([0.0, 0.6]), np.array([[0.5, 0.6], [0.0, -0.6]]))
     assert lengths[0] == pytest.approx(0.5) and np.array_equal(first[0], [0.5, 0.6])
     assert lengths[1] > 1.3 and abs(first[1, 0]) > 0.28 + 0.08
     points = np.array([[0.3, 0.1], [-0.2, 0.5]])
@@ -204,4 +204,4 @@ def test_impossible_states_are_refused(task: PushT, position: list[float], messa
     for name in ("state", "goal_state"):
         with pytest.raises(UserError, match=f"{name} cannot be reached: {message}"):
             task.reset(options={name: task.make_state(np.array(position))})
-    assert task.impossible(np.array([0, 0, 0, 0.155 + 0.0, -0.1])) is None  # pressed a little into the stem
+    assert task.invalid_reason(np.array([0, 0, 0, 0.155 + 0.0, -0.1])) is None  # pressed a little into the stem

@@ -50,7 +50,7 @@ def test_the_body_stays_out_of_walls_and_furniture(task: Rooms) -> None:
         task.reset(seed=seed, options={"variation": "all"})
         for action in rng.choice([-1.0, 1.0], size=(20, 3)).repeat(15, axis=0):
             task.advance(action)
-            assert task.impossible(task.position_of(task.get_state())) is None
+            assert task.invalid_reason(task.position_of(task.get_state())) is None
             touched += task.data.ncon > 0
     assert touched > 500
 

@@ -167,7 +167,7 @@ def test_sampled_starts_and_goals_are_possible_and_apart(task: MujocoTask) -> No
         assert not info["success"]
         assert task.goal_distance(info["state"], info["goal_state"]) >= task.min_goal_distance
         for state in (info["state"], info["goal_state"]):
-            assert task.impossible(task.position_of(state)) is None
+            assert task.invalid_reason(task.position_of(state)) is None
         assert np.abs(info["features"]).max() <= 1.1
 
 

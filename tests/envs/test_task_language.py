@@ -107,7 +107,7 @@ def test_a_blind_guesser_scores_chance_on_yes_and_no(task: MujocoTask) -> None:
     for seed in range(40):
         task.reset(seed=seed, options={"variation": "all"})
         states, _ = demonstration(task, seed, steps=40)
-        pairs = task.question_track(rng, states)
+        pairs = task.episode_questions(rng, states)
         assert len(pairs) == len(states)
         asked.append([pair for pair in pairs if pair[1] in ("yes", "no")])
     known: dict[str, list[bool]] = {}

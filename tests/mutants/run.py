@@ -63,7 +63,7 @@ class PlantedError:
 
 
 @dataclass
-class Run:
+class MutantRun:
     """The tests of one planted error, in a process."""
 
     error: PlantedError
@@ -219,7 +219,7 @@ def run_all(errors: Sequence[PlantedError], trees: Sequence[Path], folder: Path,
     from tqdm import tqdm
 
     outcome, began = Outcome(), time.monotonic()
-    todo, free, running = list(errors), list(trees), list[tuple[Run, contextlib.ExitStack]]()
+    todo, free, running = list(errors), list(trees), list[tuple[MutantRun, contextlib.ExitStack]]()
     bar = tqdm(total=len(todo), unit="error", disable=None)
 
     def note(error: PlantedError, what: str, why: str = "") -> None:
@@ -241,7 +241,7 @@ def run_all(errors: Sequence[PlantedError], trees: Sequence[Path], folder: Path,
             stack = contextlib.ExitStack()
             stack.enter_context(planted(error, tree))
             said = folder / f"{error.name}.txt"
-            running.append((Run(error, start(error.tests, tree, said), tree, time.monotonic() + LIMIT_S, said), stack))
+            running.append((MutantRun(error, start(error.tests, tree, said), tree, time.monotonic() + LIMIT_S, said), stack))
         for each in list(running):
             run, stack = each
             done, status = os.waitpid(run.pid, os.WNOHANG)

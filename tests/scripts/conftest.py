@@ -82,16 +82,16 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def killed_third(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the trials that are begun, in order; the third of them is interrupted at once."""
-    from worldmodel.scripts.trials import Trials
+    """Names of the experiments that are begun, in order; the third of them is interrupted at once."""
+    from worldmodel.scripts.experiment_runner import ExperimentRunner
 
-    run, begun = Trials.run, []
+    run, begun = ExperimentRunner.run, []
 
-    def counted(self: Trials, preset: object, folder: Path, stop: object = None) -> object:
+    def counted(self: ExperimentRunner, preset: object, folder: Path, stop: object = None) -> object:
         begun.append(folder.name)
         if len(begun) == 3:
             raise KeyboardInterrupt
         return run(self, preset, folder, stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trials, "run", counted)
+    monkeypatch.setattr(ExperimentRunner, "run", counted)
     return begun

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from tests.scripts.conftest import TINY_CODEC, TINY_MODEL, Tiny
-from worldmodel.codec.config import CodecConfig, Kind
+from worldmodel.codec.config import CodecConfig, CodecKind
 from worldmodel.scripts import ablate
 from worldmodel.scripts.console import run_verb
 
@@ -57,7 +57,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_a_table_and_sentences(
     del trained[:]
     assert ablation("shift", "--seeds", "0") == 0
     assert trained == ["rae_modality_x_shift-off_seed0"], "the baseline is shared"
-    assert "(one seed, no interval)  cannot be told" in capsys.readouterr().out
+    assert "(one seed, no interval)  inconclusive" in capsys.readouterr().out
     assert [each["command"].split()[:2] for each in json.loads(results.read_text())["made_by"]]
 
 
@@ -77,7 +77,7 @@ def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypa
     monkeypatch.setattr(ablate, "codec_data", lambda data: data)
     monkeypatch.setattr(ablate, "train_codec", lambda config, *rest: asked.append(config))
     config = ablate.AblateConfig("codec", codec=CodecConfig(encoder_name="efficientnet-lite0"))
-    for kind in get_args(Kind):
+    for kind in get_args(CodecKind):
         ablate.make_codec(config, None, kind, tmp_path)  # type: ignore[arg-type]
     assert [(each.kind, each.encoder_name) for each in asked] == [("rae", "efficientnet-lite0"), ("vae", ""), ("pixels", "")]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.speed import Rates, bare_rate, interleave
+from worldmodel.datasets.collection.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.episodes.schema import STORAGES
-from worldmodel.datasets.standard import MixtureConfig
+from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.scripts import benchmark_waiting
 from worldmodel.scripts.cli import run
 

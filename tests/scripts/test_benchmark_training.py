@@ -12,7 +12,7 @@ from worldmodel import presets
 from worldmodel.flops import Uses, training_flops
 from worldmodel.scripts import benchmark_steps, benchmark_training
 from worldmodel.scripts.benchmark_checks import relative_error
-from worldmodel.scripts.benchmark_steps import Ratio, Row, Training, made_up_batches, ratio, take_turns
+from worldmodel.scripts.benchmark_steps import BenchmarkRow, Ratio, Training, made_up_batches, ratio, run_interleaved
 from worldmodel.scripts.cli import run
 
 CPU = torch.device("cpu")
@@ -56,11 +56,11 @@ def test_tables_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def fails(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         yield "attention", [run.row("before", Ratio((1.0,)))]
         raise torch.OutOfMemoryError("no\nmemory")
 
-    def works(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def works(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         yield "attention", [run.row("after", Ratio((2.0,)))]
 
     monkeypatch.setattr(benchmark_training, "attention", fails)
@@ -78,7 +78,7 @@ def test_a_part_that_fails_is_recorded_and_the_others_are_measured(
 def test_float32_products_go_where_training_sends_them(onednn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, found = torch.backends.mkldnn.matmul.fp32_precision, []
 
-    def look(run: Training) -> Iterator[tuple[str, list[Row]]]:
+    def look(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
         found.append(torch.backends.mkldnn.matmul.fp32_precision)
         yield from ()
 
@@ -98,7 +98,7 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
 def test_dense_and_experts_cost_the_same_but_for_the_router(name: str) -> None:
     found = training(name)
     dense, moe = found.model("dense"), found.model("moe")
-    (batch,) = made_up_batches(dense, replace(found.preset.train.packing, rows=2, lanes=1), 1)
+    (batch,) = made_up_batches(dense, replace(found.preset.train.packing, rows=2, data_shards=1), 1)
     tokens = Uses.of(batch, dense.frame_tokens).tokens
     router = 3 * 2 * tokens * dense.trunk.width * moe.trunk.moe.num_experts * dense.trunk.depth
     assert training_flops(moe, batch) - training_flops(dense, batch) == pytest.approx(router)
@@ -124,7 +124,7 @@ def test_sides_take_turns_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) 
 
     order: list[float] = []
     monkeypatch.setattr(benchmark_steps.time, "perf_counter", lambda: now)
-    found = take_turns({"a": side(2.0), "b": side(5.0)}, rounds=2, seconds=5.0, device=CPU)
+    found = run_interleaved({"a": side(2.0), "b": side(5.0)}, rounds=2, seconds=5.0, device=CPU)
     assert found == {"a": [2.0, 2.0], "b": [5.0, 5.0]}
     assert order[4:] == [2.0, 2.0, 2.0, 5.0, 5.0, 2.0, 2.0, 2.0], "behind two calls each to warm up"
 

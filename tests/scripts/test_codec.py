@@ -8,7 +8,7 @@ from PIL import Image
 from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.scripts.codec import codec_data, open_frames, probe_targets, some_of
 
@@ -22,15 +22,15 @@ def write(path: Path, first: int, episodes: int, names: list[str], **columns: np
 
 
 @pytest.fixture
-def two_files(tmp_path: Path) -> StandardData:
+def two_files(tmp_path: Path) -> TrainingData:
     """Eight episodes with two true variables each, and four with what the robot felt alone."""
     nothing = np.zeros((6, 0), np.float32)
     named = write(tmp_path / "named.h5", 0, 8, ["x", "y"])
     felt = write(tmp_path / "felt.h5", 50, 4, [], features=nothing)
-    return open_standard([named, felt], MIXTURE)
+    return open_training_data([named, felt], MIXTURE)
 
 
-def test_frames_and_variables_of_several_files_stay_together(two_files: StandardData) -> None:
+def test_frames_and_variables_of_several_files_stay_together(two_files: TrainingData) -> None:
     data = codec_data(two_files)
     assert data.feature_names == ("named.x", "named.y", "felt.proprio_0", "felt.proprio_1", "felt.proprio_2")
     assert len(data.frames) == 6 * 12 and len(data.train) == 6 * 9 and len(data.validation) == 6 * 3
@@ -49,7 +49,7 @@ def test_frames_and_variables_of_several_files_stay_together(two_files: Standard
     assert felt.mean(axis=0) == pytest.approx(0, abs=1e-5) and felt.std(axis=0) == pytest.approx(1, abs=1e-5)
 
 
-def test_of_too_many_frames_whole_episodes_are_chosen(two_files: StandardData) -> None:
+def test_of_too_many_frames_whole_episodes_are_chosen(two_files: TrainingData) -> None:
     data = codec_data(two_files, max_frames=36)  # half of them
     episodes, counts = np.unique(data.episode, return_counts=True)
     assert set(counts) == {6} and len(episodes) == 3 + 1 + 2 + 1
@@ -66,11 +66,11 @@ def test_files_without_features_are_probed_for_what_they_have(tmp_path: Path, co
     path = write(tmp_path / "bare.h5", 0, 4, [], features=nothing, proprio=nothing, **state)
     names, values = probe_targets(EpisodeStore(path), [1, 3])
     assert names == ([f"{name}_{k}" for k in range(7)] if name else []) and values.shape == (12, len(names))
-    data = codec_data(open_standard([path], MIXTURE))
+    data = codec_data(open_training_data([path], MIXTURE))
     assert data.features.shape == (24, 7 if name else 1) and len(data.feature_names) == data.features.shape[1]
 
 
-def test_large_columns_are_read_for_the_chosen_episodes_alone(two_files: StandardData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_columns_are_read_for_the_chosen_episodes_alone(two_files: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(store: EpisodeStore, name: str) -> np.ndarray:
         raise AssertionError(f"all of {name} was read")
 
@@ -103,6 +103,6 @@ def test_only_what_has_frames_is_opened(tmp_path: Path, caplog: pytest.LogCaptur
     shares = MixtureConfig(caption=0.5, text=0.5, corpora=("missing.txt",), pairs=(str(pictures),), clip_length=99, held_out=0.25)
     data = codec_data(open_frames([path], shares))
     assert data.extra is not None and len(data.extra) == 3 and not caplog.records
-    usual = codec_data(open_standard([path], replace(MIXTURE, pictures=0.1, pairs=(str(pictures),), caption=0)))
+    usual = codec_data(open_training_data([path], replace(MIXTURE, pictures=0.1, pairs=(str(pictures),), caption=0)))
     assert data.fingerprint() == usual.fingerprint()
     assert data.extra_validation is not None and np.array_equal(data.extra_validation, usual.extra_validation)

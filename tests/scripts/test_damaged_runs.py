@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.scripts.refusals import Refused
-from worldmodel.datasets.standard import MixtureConfig
+from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.presets import tiny
 from worldmodel.scripts.experts import recorded

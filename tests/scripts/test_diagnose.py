@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused
-from worldmodel.agents.ladder import Row, Verdict
+from worldmodel.agents.ladder import LadderRow, Verdict
 from worldmodel.rollout import RolloutConfig
 from worldmodel.scripts import diagnose
 from worldmodel.scripts.cli import run
@@ -55,9 +55,9 @@ def test_names_of_tasks() -> None:
 
 def test_a_report_opens_with_what_is_weakest() -> None:
     rows = [
-        Row("Point", 0, "dynamics", "state error, steps ahead: 1", 0.25, 0.5),
-        Row("Point", 0, "dynamics", "state error, steps ahead: 2", 0.75, 1.0),
-        Row("Point", 0, "search", "touched", 1.0, None),
+        LadderRow("Point", 0, "dynamics", "state error, steps ahead: 1", 0.25, 0.5),
+        LadderRow("Point", 0, "dynamics", "state error, steps ahead: 2", 0.75, 1.0),
+        LadderRow("Point", 0, "search", "touched", 1.0, None),
     ]
     verdict, table, curves = sections(rows, Verdict("search", "search is broken"))
     assert verdict.text == "search is broken"  # type: ignore[union-attr]

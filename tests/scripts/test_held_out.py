@@ -22,15 +22,15 @@ from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.sources import Source
-from worldmodel.datasets.standard import MixtureConfig, StandardData, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts import ablate_yardstick, diagnose, dream, experts, pretrain
+from worldmodel.scripts import ablate_metrics, diagnose, dream, experts, pretrain
 from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.trials import Trials
+from worldmodel.scripts.experiment_runner import ExperimentRunner
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
 from worldmodel.unseen import trained_on
@@ -40,14 +40,14 @@ PACKING = PackingConfig(rows=2, length=160)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> StandardData:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     """Twelve toy episodes, each frame unlike every other, and a corpus."""
     folder = tmp_path_factory.mktemp("held_out")
     episodes = [make_episode(i, 4, toys.IMAGE) for i in range(EPISODES)]
     write_episodes(folder / "toy.h5", episodes, {"env_id": "toy", "seed": 0, "feature_names": ["x", "y"]})
     (folder / "speech.jsonl").write_text("\n".join(json.dumps({"text": f"speech number {i} is long"}) for i in range(30)))
     mixture = MixtureConfig(pictures=0, clip_length=1, action_block=1, held_out=0.25, corpora=(str(folder / "speech.jsonl"),))
-    return open_standard([folder / "toy.h5"], mixture)
+    return open_training_data([folder / "toy.h5"], mixture)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def speeches(texts: Iterable[str]) -> set[str]:
 
 
 def pretrained_with(
-    data: StandardData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: Any = None
+    data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: Any = None
 ) -> dict[str, Any]:
     """What `pretrain` hands to `train`."""
     given: dict[str, Any] = {}
@@ -89,12 +89,12 @@ def pretrained_with(
     return given
 
 
-def ids(data: StandardData, episodes: list[int]) -> list[str]:
+def ids(data: TrainingData, episodes: list[int]) -> list[str]:
     return sorted(data.stores[0].identities[i] for i in episodes)
 
 
 def test_card_and_codec_say_which_episodes_were_trained_on(
-    data: StandardData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     trained = ids(data, data.train_episodes[0])
     assert len(trained) == 9
@@ -118,19 +118,19 @@ def test_a_trained_codec_and_the_checkpoints_made_with_it_remember_its_episodes(
 
 
 def test_a_codec_that_saw_held_out_episodes_is_told_of_before_training(
-    data: StandardData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     codec = toys.codec()
     codec.trained_on = tuple(data.stores[0].identities)
     pretrained_with(data, preset, monkeypatch, tmp_path, codec)
     assert "the codec was trained on 3 of the 3 episodes that are held out here" in caplog.text
     caplog.clear()
-    Trials(data, codec, 400, toys.tokenizer())
+    ExperimentRunner(data, codec, 400, toys.tokenizer())
     assert "the codec was trained on 3 of the 3 episodes" in caplog.text
 
 
 def test_validation_is_made_of_held_out_sources(
-    data: StandardData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     validation = pretrained_with(data, preset, monkeypatch, tmp_path)["validation"]
     held_out = set(data.held_out_episodes[0])
@@ -149,16 +149,16 @@ def batches_of(batches: Iterable[PackedBatch]) -> tuple[set[int], set[str]]:
     return of_episodes(frames), speeches(text for text in texts if "speech" in text)
 
 
-def test_trials_measure_on_held_out_sources(data: StandardData, preset: Preset) -> None:
+def test_trials_measure_on_held_out_sources(data: TrainingData, preset: Preset) -> None:
     data = replace(data, parts=data.parts)
-    held_out = Trials(data, toys.codec(), 400, toys.tokenizer()).held_out(preset, 1)
+    held_out = ExperimentRunner(data, toys.codec(), 400, toys.tokenizer()).held_out(preset, 1)
     seen, _ = batches_of(held_out["vision"])
     assert seen and seen <= set(data.held_out_episodes[0])
     _, read = batches_of(held_out["language"])
     assert read and read <= speeches(data.held_out_texts)
 
 
-def experts_batches(data: StandardData, seen: list[str]) -> list[PackedBatch]:
+def experts_batches(data: TrainingData, seen: list[str]) -> list[PackedBatch]:
     card = {"mixture": asdict(data.config), "train": {"packing": asdict(PACKING)}, "trained_on": seen}
     trained: Any = SimpleNamespace(card=card, codec=toys.codec(), tokenizer=toys.tokenizer(), model=toys.model())
     config = SpecialisationConfig(batches=2, rows=2)
@@ -166,18 +166,18 @@ def experts_batches(data: StandardData, seen: list[str]) -> list[PackedBatch]:
     return [batch for batch, _ in found]
 
 
-def test_experts_are_measured_on_held_out_sources(data: StandardData) -> None:
+def test_experts_are_measured_on_held_out_sources(data: TrainingData) -> None:
     seen, read = batches_of(experts_batches(data, ids(data, data.train_episodes[0])))
     assert seen and seen <= set(data.held_out_episodes[0]) and read <= speeches(data.held_out_texts)
 
 
-def test_experts_refuse_files_whose_held_out_episodes_were_trained_on(data: StandardData) -> None:
+def test_experts_refuse_files_whose_held_out_episodes_were_trained_on(data: TrainingData) -> None:
     with pytest.raises(UserError, match="trained on 3 of the 3 episodes that would be held out of .*toy.h5"):
         experts_batches(data, ids(data, list(range(EPISODES))))
 
 
 def test_the_yardstick_dreams_held_out_episodes_and_its_judge_is_fitted_on_training_ones(
-    data: StandardData, monkeypatch: pytest.MonkeyPatch
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[np.ndarray] = []
 
@@ -188,13 +188,13 @@ def test_the_yardstick_dreams_held_out_episodes_and_its_judge_is_fitted_on_train
         def error(self, frames: np.ndarray, features: np.ndarray) -> float:
             return 0.0
 
-    monkeypatch.setattr(ablate_yardstick, "Judge", Watched)
-    made = ablate_yardstick.make_yardstick(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
+    monkeypatch.setattr(ablate_metrics, "StateProbe", Watched)
+    made = ablate_metrics.make_ablation_metrics(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
     assert made.held_out == data.held_out_episodes[0]
     assert of_episodes(fitted[0]) == set(data.train_episodes[0])
 
 
-def test_the_state_reader_is_fitted_on_training_episodes(data: StandardData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_reader_is_fitted_on_training_episodes(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[int]] = []
     monkeypatch.setattr(dream, "linear_reader", lambda codec, store, episodes: given.append(list(episodes)))
     trained: Any = SimpleNamespace(codec=None)
@@ -203,7 +203,7 @@ def test_the_state_reader_is_fitted_on_training_episodes(data: StandardData, mon
     assert dream.reader_of(trained, data.stores[0], list(range(EPISODES))) is None, "a new file has no training episodes"
 
 
-def test_the_ladders_readers_are_trained_on_training_episodes(data: StandardData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ladders_readers_are_trained_on_training_episodes(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     class Enough(Exception):
         pass
 
@@ -230,16 +230,16 @@ def test_a_model_step_is_as_many_actions_as_fit_its_numbers() -> None:
         pretrain.block_of(5, 2, Path("run"), Path("data.h5"))
 
 
-def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -> None:
-    trials = Trials(data, toys.codec(), 400, toys.tokenizer())
+def test_flow_losses_are_compared_at_the_same_noise_levels(data: TrainingData) -> None:
+    runner = ExperimentRunner(data, toys.codec(), 400, toys.tokenizer())
     batch = toys.pack([toys.action_video(np.random.default_rng(0))], [(Text("one two three"),)])
     times: list[torch.Tensor] = []
 
     def model(shift: float) -> Any:
         made = toys.model(flow=FlowConfig(shift=shift))
 
-        def loss(batch: PackedBatch, latents: Any, draw: Any, counts: Any) -> Any:
-            times.append(draw.t)
+        def loss(batch: PackedBatch, latents: Any, noise_sample: Any, counts: Any) -> Any:
+            times.append(noise_sample.t)
             return torch.zeros(()), {"text": torch.ones(()), "flow": torch.ones(())}
 
         made.loss = loss  # type: ignore[method-assign]
@@ -247,12 +247,12 @@ def test_flow_losses_are_compared_at_the_same_noise_levels(data: StandardData) -
 
     batches = {"language": [batch], "vision": [batch]}
     for shift in (1.0, 9.0):
-        trials.losses(model(shift), batches, flow=FlowConfig(shift=4.0))
-    trials.losses(model(9.0), batches)
+        runner.losses(model(shift), batches, flow=FlowConfig(shift=4.0))
+    runner.losses(model(9.0), batches)
     assert torch.equal(times[1], times[3]) and not torch.equal(times[3], times[5])
     expected = sample_time(len(batch.frames), 4.0, True, torch.Generator().manual_seed(0))
     assert torch.equal(times[1][~batch.clean], expected[~batch.clean]) and (times[1][batch.clean] == 1).all()
-    trials.losses(model(1.0), batches, flow=FlowConfig(shift=4.0, noise_share=1.0))
+    runner.losses(model(1.0), batches, flow=FlowConfig(shift=4.0, noise_share=1.0))
     assert (times[7][~batch.clean] == 0).all() and (times[7][batch.clean] == 1).all(), "frames that are noise alone, by their share"
 
 
@@ -263,9 +263,9 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
         "copy_last_frame": [(0.05, 0.0), (0.06, 0.0), (0.08, 0.0)],
     }
     frames = np.arange(3, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 1, 1, 3), np.uint8)
-    monkeypatch.setattr(ablate_yardstick, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
+    monkeypatch.setattr(ablate_metrics, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
     future = 100.0 * np.arange(3)[None, :, None] * np.ones((2, 1, 1))
-    judge: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
+    state_probe: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
     asked: list[tuple[Any, Any]] = []
 
     def losses(model: Any, batches: Any, flow: Any = None) -> dict[str, float]:
@@ -273,10 +273,10 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
         return {"vision": 0.7, "language": 5.0}
 
     flow = FlowConfig(shift=3.0)
-    trials: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
-    made = ablate_yardstick.Yardstick(None, [], judge, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
+    runner: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
+    made = ablate_metrics.AblationMetrics(None, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
     trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None)
-    values = made.measure(trained, trials, {"vision": []}, flow, 0)
+    values = made.measure(trained, runner, {"vision": []}, flow, 0)
     assert values["psnr_1"] == psnr_of(0.01) and values["psnr_last"] == psnr_of(0.04)
     assert values["action_sensitivity"] == pytest.approx(2.5)
     assert values["state_error_1"] == 0 and values["state_error_last"] == 2 + 200

@@ -21,7 +21,7 @@ from worldmodel.codec.codec import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.standard import MixtureConfig, open_standard
+from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.scripts import pretrain
 from worldmodel.scripts.cli import run
 from worldmodel.scripts.pretrain import every_frame, latent_cache
@@ -79,7 +79,7 @@ def test_latents_on_the_disk_give_the_same_losses_and_are_made_once(
 
 def test_every_frame_and_picture_is_cached(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLDMODEL_HOME", str(tmp_path / "home"))
-    data = open_standard([tiny.data], MixtureConfig(text=0, held_out=0.4))
+    data = open_training_data([tiny.data], MixtureConfig(text=0, held_out=0.4))
     (store,), pictures = data.stores, data.train_pictures
     assert pictures is not None
     frames = [frame.tobytes() for frame in itertools.islice(every_frame(data), store.num_frames)]
@@ -89,7 +89,7 @@ def test_every_frame_and_picture_is_cached(tiny: Tiny, tmp_path: Path, monkeypat
     cache = latent_cache(data, codec, TrainConfig(cache_dtype="float16"))
     drawn = [pictures.image(0), store.frame(0, 0), store.frame(1, 3)]
     assert set(cache.read([frame_key(frame) for frame in drawn])) == {frame_key(frame) for frame in drawn}
-    other = open_standard([tiny.data], MixtureConfig(text=0, held_out=0.4, split_seed=1))
+    other = open_training_data([tiny.data], MixtureConfig(text=0, held_out=0.4, split_seed=1))
     assert latent_cache(other, codec, TrainConfig(cache_dtype="float16")).folder != cache.folder, "other pictures are trained on"
 
 
@@ -116,16 +116,16 @@ def test_films_alone_can_be_trained_on(tiny: Tiny, tmp_path: Path, capfd: pytest
 
 def test_the_dream_is_of_a_file_with_actions(tiny: Tiny, tmp_path: Path) -> None:
     codec, shares = load_codec(tiny.codec), MixtureConfig(text=0, pictures=0, held_out=0.4)
-    both = open_standard([film(tmp_path / "film.h5"), tiny.data], shares)
+    both = open_training_data([film(tmp_path / "film.h5"), tiny.data], shares)
     tokenizer = read_checkpoint(tiny.run / "checkpoints" / "step_000002").tokenizer
     assert dream_sampler(both, codec, tokenizer) is not None
-    assert dream_sampler(open_standard([tmp_path / "film.h5"], shares), codec, tokenizer) is None
+    assert dream_sampler(open_training_data([tmp_path / "film.h5"], shares), codec, tokenizer) is None
     assert EpisodeStore(tmp_path / "film.h5").action_size == 0
 
 
 def test_pictures_alone_have_the_size_of_the_codec(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "pairs.toml").write_text('[[source]]\nkind = "pairs"\nweight = 1\npairs = "openmoji"\n')
-    data = open_standard([], MixtureConfig(recipe=str(tmp_path / "pairs.toml")), image_size=48)
+    data = open_training_data([], MixtureConfig(recipe=str(tmp_path / "pairs.toml")), image_size=48)
     assert data.train_pictures is not None and data.train_pictures.image(0).shape == (48, 48, 3)
 
 
@@ -166,7 +166,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
 
 def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     flags = [str(tmp_path / "two") if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags[1:]]
-    flags += ["--preset.train.log-every", "1", "--preset.train.packing.lanes", "2", "--preset.train.validate-every", "1"]
+    flags += ["--preset.train.log-every", "1", "--preset.train.packing.data-shards", "2", "--preset.train.validate-every", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "worldmodel.scripts.pretrain"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=2 * PATIENCE)

@@ -47,7 +47,7 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
         "choose_device": lambda name: GPU,
         "collection": lambda config, out: None,
         "collect": lambda config: SimpleNamespace(path=tmp_path / "episodes.h5"),
-        "open_standard": lambda paths, mixture: data,
+        "open_training_data": lambda paths, mixture: data,
         "make_manifest": lambda *arguments: SimpleNamespace(save=lambda path: None),
         "codec_data": lambda data: None,
         "train_codec": train,

@@ -1,4 +1,4 @@
-"""What is said of the way to a goal, from a session, is what the packed forward pass over `goal_document` says."""
+"""What is said of the way to a goal, from a decoding state, is what the packed forward pass over `goal_document` says."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

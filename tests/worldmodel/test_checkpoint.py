@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import checkpoints, read_checkpoint, save_pretrained, whole_folder
+from worldmodel.checkpoint import atomic_dir, checkpoints, read_checkpoint, save_pretrained
 from worldmodel.codec.rae import RAE
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
-from worldmodel.folder import rebuild
 from worldmodel.model import WorldModel
+from worldmodel.serialization import rebuild
 
 CARD = {"trained_on": {"videos": 12, "captions": 3}, "note": "toy"}
 
@@ -110,7 +110,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(folder: Path, monkeypatch: 
 
 
 def test_a_new_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), whole_folder(tmp_path / "new") as beside:
+    with pytest.raises(RuntimeError, match="stop"), atomic_dir(tmp_path / "new") as beside:
         (beside / "half").write_text("x")
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []

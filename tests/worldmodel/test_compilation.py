@@ -37,7 +37,7 @@ def loss_and_gradients(model: WorldModel) -> tuple[float, dict[str, Tensor]]:
     for step in range(2):  # two batches, with other numbers of visual tokens
         batch = toys.packer(step).batch(0)
         generator = torch.Generator().manual_seed(0)
-        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), model.draw(batch.clean, generator))
+        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), model.sample_noise(batch.clean, generator))
         loss.backward()
         total += loss.item()
     return total, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -24,7 +24,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.compilation import compile_blocks
 from worldmodel.flow import FlowConfig
 from worldmodel.generation import draw_pictures
-from worldmodel.losses import FlowDraw, LossCounts
+from worldmodel.losses import LossCounts, NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.rollout import Rollout, RolloutConfig
@@ -33,7 +33,7 @@ from worldmodel.training.latent_cache import encode_frames
 from worldmodel.training.muon import Muon
 from worldmodel.training.optimizer import Ema
 from worldmodel.training.samples import one_step_samples
-from worldmodel.training.step import draw_lanes, gradient, move
+from worldmodel.training.step import gradient, move, sample_noise_by_shard
 
 GPU = torch.device("meta")
 ONE_WAY = ("aten::_to_copy", "aten::copy_")  # a tensor to another device, which must be the GPU
@@ -109,8 +109,8 @@ CASES: dict[str, tuple[FeedForwardKind, dict[str, Any]]] = {
 def step(model: WorldModel, batch: PackedBatch) -> tuple[list[str], Tensor]:
     """As `Run.step`, up to the one place where it reads its losses."""
     latents = encode_frames(on_gpu(toys.codec()), batch.frames, GPU)
-    draw = draw_lanes(model, batch, 0, 0, range(toys.PACKING.lanes), GPU)
-    return gradient(model, [batch], latents, draw, LossCounts.of(batch), torch.float32)
+    noise_sample = sample_noise_by_shard(model, batch, 0, 0, range(toys.PACKING.data_shards), GPU)
+    return gradient(model, [batch], latents, noise_sample, LossCounts.of(batch), torch.float32)
 
 
 @on_meta
@@ -160,8 +160,8 @@ def test_a_dream_takes_latents_and_actions_of_any_device(form: Any, guidance: fl
     rollout = Rollout(on_gpu(toys.model("moe", time=time)), toys.tokenizer(), config, lambda vector: f"action: {vector.sum():+.3f}")
     candidates = torch.zeros(3, 2, 2, 2, device=GPU if time == "adaln" else "cpu")
     with Watch(), torch.no_grad():
-        session = rollout.encode(torch.zeros(3, 2, 4, toys.CHANNELS, device=candidates.device), torch.zeros(3, 1, 2))
-        future = rollout.rollout(session, candidates, torch.Generator())
+        state = rollout.encode(torch.zeros(3, 2, 4, toys.CHANNELS, device=candidates.device), torch.zeros(3, 1, 2))
+        future = rollout.rollout(state, candidates, torch.Generator())
     assert future.shape == (3, 2, 2, 4, toys.CHANNELS) and future.device == GPU
 
 
@@ -189,9 +189,9 @@ def test_a_compiled_step_on_a_gpu_is_that_of_the_cpu_and_does_not_wait(case: str
     packing = replace(toys.PACKING, length=160)
     batch = toys.packer(config=packing).batch(0)
     latents, counts = toys.random_latents(len(batch.frames)), LossCounts.of(batch)
-    draw = draw_lanes(on_cpu, batch, 0, 0, range(packing.lanes), torch.device("cpu"))
-    _, expected = gradient(on_cpu, [batch], latents, draw, counts, torch.float32)
-    given = latents.cuda(), FlowDraw(draw.t.cuda(), draw.noise.cuda()), counts, torch.bfloat16
+    noise_sample = sample_noise_by_shard(on_cpu, batch, 0, 0, range(packing.data_shards), torch.device("cpu"))
+    _, expected = gradient(on_cpu, [batch], latents, noise_sample, counts, torch.float32)
+    given = latents.cuda(), NoiseSample(noise_sample.t.cuda(), noise_sample.noise.cuda()), counts, torch.bfloat16
     gradient(on_cuda, [batch], *given)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:

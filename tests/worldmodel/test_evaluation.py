@@ -77,10 +77,10 @@ class Moves:
         self.context = latents, actions
         return latents[:, -1]
 
-    def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
         self.given.append(candidates)
         moves = candidates.unflatten(-1, (-1, 2)).sum(dim=-2) * STEP * self.trust  # (b, 1, h, 2)
-        return session[:, None, None] + moves.cumsum(dim=2)[..., None, :]
+        return state[:, None, None] + moves.cumsum(dim=2)[..., None, :]
 
 
 @pytest.fixture
@@ -275,9 +275,9 @@ def test_true_and_shuffled_actions_are_dreamt_with_the_same_noise(store: Episode
     drawn: list[Tensor] = []
 
     class Noisy(Moves):
-        def rollout(self, session: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+        def rollout(self, state: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
             drawn.append(torch.rand(4, generator=generator))
-            return super().rollout(session, candidates, generator)
+            return super().rollout(state, candidates, generator)
 
     dreamt(store, Noisy())
     assert torch.equal(*drawn)

@@ -36,11 +36,11 @@ def counted_by_torch(config: ModelConfig, batch: PackedBatch) -> tuple[float, fl
     model = WorldModel(config).train()
     latents = toys.random_latents(len(batch.pictures), grid=config.latent_grid)
     custom = {torch.ops.aten._grouped_mm: lambda rows, weights, *_, **__: 2 * rows[0] * rows[1] * weights[-1]}
-    draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
+    noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False, custom_mapping=custom) as forward, torch.no_grad():
-        model.loss(batch, latents, draw)
+        model.loss(batch, latents, noise_sample)
     with FlopCounterMode(display=False, custom_mapping=custom) as both:  # the text loss finds its gradient on the way forward
-        loss, _ = model.loss(batch, latents, draw)
+        loss, _ = model.loss(batch, latents, noise_sample)
         loss.backward()
     return forward.get_total_flops(), both.get_total_flops() - forward.get_total_flops()
 

@@ -17,8 +17,8 @@ from worldmodel.model import WorldModel
 
 def loss_of(model: WorldModel) -> tuple[Tensor, dict[str, Tensor]]:
     batch = toys.packer().batch(0)
-    draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
-    return model.loss(batch, toys.random_latents(len(batch.frames)), draw)
+    noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(0))
+    return model.loss(batch, toys.random_latents(len(batch.frames)), noise_sample)
 
 
 class Largest(TorchDispatchMode):

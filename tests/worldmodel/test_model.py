@@ -15,7 +15,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.datasets.documents import Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate
-from worldmodel.losses import FlowDraw, LossCounts, readable
+from worldmodel.losses import LossCounts, NoiseSample, readable
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.tokens import IGNORE, VISION
@@ -199,7 +199,7 @@ def test_the_loss_repeats_with_its_generator_only(batch: PackedBatch, latents: T
 def test_losses_and_gradients_of_parts_add_up_to_those_of_the_whole(kind: FeedForwardKind, make: Callable[..., WorldModel]) -> None:
     model, results = make(kind).train(), []
     batch = toys.everything(model)
-    whole = model.draw(batch.clean, generator())
+    whole = model.sample_noise(batch.clean, generator())
     frames, given = toys.latents_of(model, batch).split([len(batch.frames), len(batch.given)])
     for parts in (1, 3):
         model.zero_grad()
@@ -208,7 +208,7 @@ def test_losses_and_gradients_of_parts_add_up_to_those_of_the_whole(kind: FeedFo
         for piece in pieces:
             here = slice(first, first + len(piece.clean))
             latents = torch.cat([frames[here], given[second : second + len(piece.given)]])
-            loss, named = model.loss(piece, latents, FlowDraw(whole.t[here], whole.noise[here]), counts)
+            loss, named = model.loss(piece, latents, NoiseSample(whole.t[here], whole.noise[here]), counts)
             loss.backward()
             first, second = first + len(piece.clean), second + len(piece.given)
             total = {name: total.get(name, 0) + value for name, value in {"total": loss.detach(), **named}.items()}
@@ -227,7 +227,7 @@ def test_a_part_that_predicts_nothing_has_a_loss_of_zero_and_gradients(make: Cal
     batch = toys.everything(model)
     context = toys.pack([(Text("a red disc", predict=False),)])
     none = toys.random_latents(0, grid=model.config.latent_grid)
-    loss, _ = model.loss(context, none, model.draw(context.clean, generator()), LossCounts.of(batch) + LossCounts.of(context))
+    loss, _ = model.loss(context, none, model.sample_noise(context.clean, generator()), LossCounts.of(batch) + LossCounts.of(context))
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -235,8 +235,8 @@ def test_a_part_that_predicts_nothing_has_a_loss_of_zero_and_gradients(make: Cal
 
 def test_draws_of_parts_are_joined(batch: PackedBatch) -> None:
     model = toys.model()
-    draws = [model.draw(part.clean, generator(i)) for i, part in enumerate(batch.split(3))]
-    joined = FlowDraw.join(draws)
+    noise_samples = [model.sample_noise(part.clean, generator(i)) for i, part in enumerate(batch.split(3))]
+    joined = NoiseSample.join(noise_samples)
     assert joined.noise.shape == (len(batch.clean), 4, toys.CHANNELS)
     assert torch.equal(joined.t == 1, batch.clean)
 
@@ -274,12 +274,12 @@ def test_frames_of_large_latents_are_levelled_and_small_ones_are_not() -> None:
     model, picture = toys.model(), toys.picture(np.random.default_rng(0))
     batch = toys.pack([(Frame(picture, predict=True),)] * 4, config=replace(toys.PACKING, caption_dropout=0.0))
     latents = torch.tensor([0.5, 1.0, 2.0, 3.0])[:, None, None].expand(4, 4, toys.CHANNELS).contiguous()
-    draw, found = FlowDraw(torch.full((4,), 0.5), torch.randn(4, 4, toys.CHANNELS, generator=generator())), []
-    z_t = interpolate(latents, draw.noise, draw.t[:, None, None])
-    flat = toys.hidden(model, batch, z_t, draw.t).flatten(0, 1)
+    noise_sample, found = NoiseSample(torch.full((4,), 0.5), torch.randn(4, 4, toys.CHANNELS, generator=generator())), []
+    z_t = interpolate(latents, noise_sample.noise, noise_sample.t[:, None, None])
+    flat = toys.hidden(model, batch, z_t, noise_sample.t).flatten(0, 1)
     for levelled in (False, True):
         model.config = replace(model.config, level_frames=levelled)
-        found.append(model.flow_error(batch, flat, latents, draw, z_t, model.see(z_t, draw.t)))
+        found.append(model.flow_error(batch, flat, latents, noise_sample, z_t, model.see(z_t, noise_sample.t)))
     torch.testing.assert_close(found[0] / found[1], torch.tensor([1.0, 1.0, 4.0, 9.0]))
 
 
@@ -315,10 +315,10 @@ def test_one_picture_is_overfitted_with_enough_width_and_refused_without() -> No
     batch = toys.pack(*[[picture] * 4] * 3, length=32)
     latents = torch.randn(1, 4, 32, generator=generator(1)).expand(12, -1, -1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
-    draws, history, steps = generator(), [], 200
+    random, history, steps = generator(), [], 200
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / steps)
-        loss, parts = model.loss(batch, latents, model.draw(batch.clean, draws))
+        loss, parts = model.loss(batch, latents, model.sample_noise(batch.clean, random))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,7 +7,7 @@ import torch
 from tests.worldmodel import toys
 from worldmodel.datasets.documents import NextActions, goal_document, text_document
 from worldmodel.errors import UserError
-from worldmodel.losses import FlowDraw
+from worldmodel.losses import NoiseSample
 from worldmodel.model import SPREAD_RANGE
 
 
@@ -42,18 +42,18 @@ def test_a_number_of_steps_counts_as_several_words() -> None:
         text_document("a red disc"),
     ]
     batch, plain, weighed = toys.pack(documents), toys.model(), toys.model(steps_weight=4.0)
-    z, draw = (
+    z, noise_sample = (
         toys.random_latents(len(batch.frames)),
-        FlowDraw(torch.ones(len(batch.frames)), toys.random_latents(len(batch.frames), 1)),
+        NoiseSample(torch.ones(len(batch.frames)), toys.random_latents(len(batch.frames), 1)),
     )
-    hidden, _ = plain(batch, plain.see(z, draw.t), draw.t)
+    hidden, _ = plain(batch, plain.see(z, noise_sample.t), noise_sample.t)
     chances = plain.logits(hidden.flatten(0, 1)).log_softmax(-1)
     numbers = (batch.token_id.flatten() == tokenizer.steps_id + 2) | (batch.token_id.flatten() == tokenizer.steps_id + 5)
     at = numbers.nonzero()[:, 0] - 1
     expected = -chances[at, batch.token_id.flatten()[at + 1]].sum()
     assert len(at) == 2
     torch.testing.assert_close(plain.steps_loss(batch, hidden.flatten(0, 1)), expected)
-    (before, parts), (after, same) = (model.loss(batch, z, draw) for model in (plain, weighed))
+    (before, parts), (after, same) = (model.loss(batch, z, noise_sample) for model in (plain, weighed))
     torch.testing.assert_close(after - before, plain.config.text_weight * 3 * expected / len(batch.predicted_positions))
     assert parts["text"] == same["text"], "what is told stays the mean over all words"
     with pytest.raises(UserError, match="steps_weight is -1"):

@@ -34,11 +34,11 @@ def batches() -> list[PackedBatch]:
 def outputs(model: WorldModel) -> dict[str, Tensor]:
     """Residual stream, velocities, and how far the logit of the right next token lies above the mean logit, on one batch."""
     batch = batches()[0]
-    latents, draw = toys.random_latents(len(batch.frames)), model.draw(batch.clean, torch.Generator().manual_seed(0))
+    latents, noise_sample = toys.random_latents(len(batch.frames)), model.sample_noise(batch.clean, torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
     hook = model.trunk.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
-        hidden = toys.hidden(model, batch, latents, draw.t)
+        hidden = toys.hidden(model, batch, latents, noise_sample.t)
         hook.remove()
         flat = hidden.flatten(0, 1)
         frames = flat[batch.frame_positions].unflatten(0, (-1, 4))
@@ -62,8 +62,8 @@ def changes(width: int, base_width: int | None, fixed_heads: bool, seed: int) ->
     set_rate([optimizer], 1.0)
     before = outputs(model)
     for step, batch in enumerate(batches()):
-        draw = model.draw(batch.clean, torch.Generator().manual_seed(step))
-        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), draw)
+        noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(step))
+        loss, _ = model.loss(batch, toys.random_latents(len(batch.frames)), noise_sample)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -77,13 +77,13 @@ def test_waves_along_time_get_longer() -> None:
     assert abs(float(slow - fast)) < 1e-3, "the longest wave hardly turns in a step"
 
 
-def test_lanes_draw_different_documents_and_together_all() -> None:
-    packer = toys.packer(config=replace(toys.PACKING, rows=4, lanes=2))
-    groups = [[{index for row in packer._lane(group, lane) for index, _ in row} for lane in (0, 1)] for group in (0, 1)]
+def test_shards_draw_different_documents_and_together_all() -> None:
+    packer = toys.packer(config=replace(toys.PACKING, rows=4, data_shards=2))
+    groups = [[{index for row in packer._shard(group, shard) for index, _ in row} for shard in (0, 1)] for group in (0, 1)]
     for first, second in groups:
         shared = first & second
-        assert len(shared) <= 0.1 * len(first), "but for the few that the end of one lane takes of the next"
-    seen = set().union(*(lane for lanes in groups for lane in lanes))
+        assert len(shared) <= 0.1 * len(first), "but for the few that the end of one shard takes of the next"
+    seen = set().union(*(shard for data_shards in groups for shard in data_shards))
     everything = set(range(2 * packer.documents_per_group))
     assert len(seen & everything) >= 0.9 * len(everything)
 

@@ -232,11 +232,11 @@ def test_the_documents_of_a_group_come_in_order_and_whole() -> None:
     assert {picture.tobytes() for picture in pictures} == {picture.tobytes() for picture in expected}
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 4])
-def test_the_whole_batch_is_the_same_for_any_number_of_processes(lanes: int) -> None:
-    config = replace(toys.PACKING, rows=4, lanes=lanes)
+@pytest.mark.parametrize("data_shards", [1, 2, 4])
+def test_the_whole_batch_is_the_same_for_any_number_of_processes(data_shards: int) -> None:
+    config = replace(toys.PACKING, rows=4, data_shards=data_shards)
     whole = [toys.packer(config=config).batch(step) for step in (0, 40)]
-    for world_size in (size for size in (1, 2, 4) if lanes % size == 0):
+    for world_size in (size for size in (1, 2, 4) if data_shards % size == 0):
         packers = [toys.packer(config=config, rank=rank, world_size=world_size) for rank in range(world_size)]
         for batch, step in zip(whole, (0, 40), strict=True):
             parts = [packer.batch(step) for packer in packers]
@@ -245,10 +245,10 @@ def test_the_whole_batch_is_the_same_for_any_number_of_processes(lanes: int) -> 
 
 
 def test_lanes_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match="3 rows do not divide into 2 lanes"):
-        replace(toys.PACKING, lanes=2)
-    with pytest.raises(UserError, match="3 lanes do not divide among 2 processes"):
-        toys.packer(config=replace(toys.PACKING, lanes=3), world_size=2)
+    with pytest.raises(UserError, match="3 rows do not divide into 2 shards"):
+        replace(toys.PACKING, data_shards=2)
+    with pytest.raises(UserError, match="3 shards do not divide among 2 processes"):
+        toys.packer(config=replace(toys.PACKING, data_shards=3), world_size=2)
 
 
 @pytest.mark.parametrize(("rows", "length"), [(3, 96), (16, 152), (4, 500)])

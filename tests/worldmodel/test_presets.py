@@ -37,7 +37,7 @@ def test_the_papers_parameter_counts(kind: FeedForwardKind, total: float, ours: 
 @pytest.mark.parametrize(("name", "processes"), [("small", 8), ("base", 8), ("paper", 128)])
 def test_batches_divide_among_processes_and_flex_attentions_blocks(name: str, processes: int) -> None:
     packing = presets.PRESETS[name]().train.packing
-    assert packing.lanes == processes and packing.rows % processes == 0 and packing.length % 128 == 0
+    assert packing.data_shards == processes and packing.rows % processes == 0 and packing.length % 128 == 0
 
 
 def test_base_takes_its_rates_from_small() -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.batch import collate
 from worldmodel.datasets.documents import Action, Frame, Text, transition_document
+from worldmodel.decoding import DecodingState, text_segment
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample
 from worldmodel.generation import continue_text, describe_frames, draw_pictures, write_text
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.session import Session, text_piece
 from worldmodel.tokens import Tokens
 
 P, C = 4, toys.CHANNELS
@@ -188,8 +188,8 @@ def test_rollouts_do_not_change_the_history_and_differ_by_their_actions() -> Non
     latents, actions, candidates = problems(2, 2, 3, 2)
     candidates[:, 2] = candidates[:, 0]
     rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
-    session = rollout.encode(latents, actions)
-    first, again = (rollout.rollout(session, candidates, generator()) for _ in range(2))
+    state = rollout.encode(latents, actions)
+    first, again = (rollout.rollout(state, candidates, generator()) for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first[:, 2], first[:, 0])  # same actions, same noise
     assert (first[:, 1] - first[:, 0]).abs().amax() > 1e-3
@@ -219,8 +219,8 @@ def test_short_actions_are_padded_with_zeros() -> None:
     latents, _, candidates = problems(1, 1, 2, 2)
     candidates[..., 1] = 0
     rollout = Rollout(toys.model(), toys.tokenizer(), RolloutConfig())
-    session = rollout.encode(latents, torch.zeros(1, 0, 2))
-    full, short = (rollout.rollout(session, c, generator()) for c in (candidates, candidates[..., :1]))
+    state = rollout.encode(latents, torch.zeros(1, 0, 2))
+    full, short = (rollout.rollout(state, c, generator()) for c in (candidates, candidates[..., :1]))
     torch.testing.assert_close(full, short)
 
 
@@ -389,9 +389,9 @@ def test_writing_stops_at_the_end_of_text_and_never_shows_marks() -> None:
 def test_sampled_text_repeats_with_its_seed() -> None:
     def write(seed: int, temperature: float) -> list[str]:
         tokenizer, model = toys.tokenizer(), toys.model()
-        piece = text_piece(PROMPTS, tokenizer, torch.device("cpu"))
-        session = Session.start(model, 3, piece.ids.shape[1] + 8)
-        return write_text(session, piece, tokenizer, 8, temperature, generator(seed))
+        segment = text_segment(PROMPTS, tokenizer, torch.device("cpu"))
+        state = DecodingState.start(model, 3, segment.ids.shape[1] + 8)
+        return write_text(state, segment, tokenizer, 8, temperature, generator(seed))
 
     assert write(0, 1.0) == write(0, 1.0) != write(1, 1.0)
     assert write(0, 1e-4) == continue_text(toys.model(), toys.tokenizer(), PROMPTS, 8)

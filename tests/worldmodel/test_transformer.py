@@ -1,4 +1,4 @@
-"""The trunk: its scale at the start, its kinds of feed-forward, and growing a sequence piece by piece."""
+"""The trunk: its scale at the start, its kinds of feed-forward, and growing a sequence segment by segment."""
 
 import copy
 import functools

@@ -210,4 +210,4 @@ def latents_of(model: WorldModel, batch: PackedBatch) -> Tensor:
 
 def loss_of(model: WorldModel, batch: PackedBatch, latents: Tensor, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch and its parts, noise drawn from `seed`."""
-    return model.loss(batch, latents, model.draw(batch.clean, torch.Generator().manual_seed(seed)))
+    return model.loss(batch, latents, model.sample_noise(batch.clean, torch.Generator().manual_seed(seed)))

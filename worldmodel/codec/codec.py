@@ -25,7 +25,7 @@ from worldmodel import __version__
 from worldmodel.codec.frames import check_frames, frames_to_float
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import count_numbers, flatten, read_json, read_tensors, rebuild, write_json, write_tensors
+from worldmodel.serialization import count_numbers, flatten, read_json, read_tensors, rebuild, write_json, write_tensors
 
 SCHEMA_VERSION = 2
 FAR_LARGER = 8

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.data import CodecData, mean_picture, subset, whole_episodes
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
-from worldmodel.codec.measure import measure_latents, measure_reconstruction, most_frames
+from worldmodel.codec.quality import measure_latents, measure_reconstruction, most_frames
 from worldmodel.errors import UserError
 
 SPEED_FRAMES = 256
@@ -108,14 +108,14 @@ def encode_speed(codec: Codec, frames: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def painted_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) -> list[np.ndarray]:
+def reconstruction_columns(codecs: list[Codec], data: CodecData, rows: int, seed: int) -> list[np.ndarray]:
     """Collect held-out frames, then each codec's reconstruction, then the mean picture: uint8 (rows, h, w, 3) each."""
     frames = data.frames[subset(data.validation, rows, seed)]
     mean = mean_picture(data.frames[subset(data.train, 1024, seed)])[0]
-    painted = [frames_to_uint8(paint(codec, frames)) for codec in codecs]
-    return [frames, *painted, frames_to_uint8(mean.expand(len(frames), *mean.shape))]
+    reconstructions = [frames_to_uint8(reconstruct(codec, frames)) for codec in codecs]
+    return [frames, *reconstructions, frames_to_uint8(mean.expand(len(frames), *mean.shape))]
 
 
-def paint(codec: Codec, frames: np.ndarray) -> Tensor:
+def reconstruct(codec: Codec, frames: np.ndarray) -> Tensor:
     """Encode and decode uint8 frames (b, h, w, 3): (b, 3, h, w) in [0, 1]."""
     return codec.decode(codec.encode_frames(frames))

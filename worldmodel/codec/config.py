@@ -4,22 +4,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from worldmodel.codec.adversarial import AdversarialConfig
-from worldmodel.codec.fitting import FitConfig
 from worldmodel.codec.pixels import PatchConfig, PixelsConfig
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
+from worldmodel.codec.training_loop import FitConfig
 from worldmodel.codec.vae import ConvConfig, VAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.errors import UserError
 
-Kind = Literal["rae", "vae", "pixels"]
-Objective = Literal["mae", "vicreg"]
+CodecKind = Literal["rae", "vae", "pixels"]
+SSLObjective = Literal["mae", "vicreg"]
 
 
 @dataclass(frozen=True)
 class CodecConfig:
     """The kind of codec, its sizes and its training."""
 
-    kind: Kind = "rae"
+    kind: CodecKind = "rae"
     """rae: a frozen representation with a trained decoder; vae: a variational autoencoder; pixels: patches, nothing is trained."""
     encoder_name: str = ""
     """Of kind rae: a pretrained encoder instead of self-supervision: efficientnet-lite0, efficientnet-lite0-pyramid, the name on the
@@ -36,7 +36,7 @@ class CodecConfig:
     """Of kind vae: shape of encoder, latents and decoder."""
     pixels: PatchConfig = field(default_factory=PatchConfig)
     """Of kind pixels: how frames are cut."""
-    objectives: tuple[Objective, ...] = ("mae", "vicreg")
+    objectives: tuple[SSLObjective, ...] = ("mae", "vicreg")
     """Self-supervised objectives to try, the preferred one first."""
     margin: float = 0.1
     """A later objective is chosen only if its probe error is smaller by this share: ties go to the first."""
@@ -52,7 +52,7 @@ class CodecConfig:
     """Of kind vae: weight of the KL divergence in nats per latent number."""
     perceptual_weight: float = 0.0
     """Weight of the perceptual distance in the loss of a decoder or vae; 1: as much as L1 and as L2, each
-    relative to painting the mean picture. RAE weighs plain L1 and LPIPS alike."""
+    relative to predicting the mean picture. RAE weighs plain L1 and LPIPS alike."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """The adversarial term in the loss of a decoder or vae, off by default."""
     batch_size: int = 64

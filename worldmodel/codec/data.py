@@ -80,7 +80,7 @@ class CodecData:
         return digest.hexdigest()
 
 
-class FrameSampler:
+class FrameBatchSampler:
     """Draws batches: frames with a neighbor from the same episode, and a share of extra pictures."""
 
     def __init__(self, data: CodecData, batch_size: int, extra_share: float, neighbour_steps: int = 0) -> None:

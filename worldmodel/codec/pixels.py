@@ -34,7 +34,7 @@ class PatchConfig:
     components: int = 16
     """Principal components of the patches that are kept; 0: the patches as they are."""
     resolution: int | None = None
-    """Frames are averaged down to this height and width before they are cut, and enlarged again when painted; None: full size. Whole
+    """Frames are averaged down to this height and width before they are cut, and enlarged again when decoded; None: full size. Whole
     patches have as many channels as numbers, and a model without a stem must be as wide: 32 pixels in patches of 8 are 16 tokens x
     192."""
 
@@ -62,13 +62,13 @@ class PixelsConfig(PatchConfig):
     """What it takes to build the codec."""
 
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
 
-class Enlarger(nn.Module):
+class Upsample(nn.Module):
     """Pictures of the resolution -> frames (b, 3, h, w): enlarged bilinearly, plus the detail of the mean picture.
 
-    Like the decoders of the other kinds it paints what differs from the mean picture: walls that never change stay sharp.
+    Like the decoders of the other kinds it decodes what differs from the mean picture: walls that never change stay sharp.
     """
 
     detail: Tensor
@@ -80,13 +80,13 @@ class Enlarger(nn.Module):
 
     def forward(self, small: Tensor) -> Tensor:
         """Enlarge pictures (b, 3, resolution, resolution) to frames (b, 3, h, w) and add the detail of the mean picture."""
-        return self.enlarge(small) + self.detail
+        return self.upsample(small) + self.detail
 
     def shrink(self, frames: Tensor) -> Tensor:
         """Average (b, 3, h, w) to (b, 3, resolution, resolution)."""
         return frames if self.resolution == self.image_size else F.avg_pool2d(frames, self.image_size // self.resolution)
 
-    def enlarge(self, small: Tensor) -> Tensor:
+    def upsample(self, small: Tensor) -> Tensor:
         """Upsample (b, 3, resolution, resolution) to (b, 3, h, w), bilinearly; exact where both have the same size."""
         return F.interpolate(small, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
 
@@ -103,7 +103,7 @@ class Pixels(Codec):
         super().__init__(config, config.image_size, config.grid, config.components or numbers, config.goal_features)
         if config.components:
             self.register_buffer("basis", torch.eye(numbers)[:, : config.components].contiguous())  # (3 p p, c), orthonormal columns
-        self.decoder = Enlarger(config.size, config.image_size)
+        self.decoder = Upsample(config.size, config.image_size)
 
     @classmethod
     def build(cls, config: dict[str, Any]) -> "Pixels":

@@ -3,7 +3,7 @@
     frames -> resized to the encoder's own input, its own mean and deviation -> encoder -> class and register tokens dropped ->
     layer norm without affine -> tokens
 
-DINOv2, SigLIP and SigLIP 2 through `transformers` (towers.py), and EfficientNet-Lite0, which a package ships (efficientnet.py).
+DINOv2, SigLIP and SigLIP 2 through `transformers` (vision_towers.py), and EfficientNet-Lite0, which a package ships (efficientnet.py).
 
 Axes: b batch, c channels, h w pixels, n tokens of a frame.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.codec import efficientnet
-from worldmodel.codec.towers import FAMILIES, build_tower, find_tower, load_tower
+from worldmodel.codec.vision_towers import FAMILIES, build_tower, find_tower, load_tower
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.codec.metric import spread_columns
+from worldmodel.codec.slow_features import spread_columns
 
 STRENGTHS = tuple(10.0**k for k in range(-6, 3))
 

@@ -4,7 +4,7 @@
     latents -> the normalization undone -> ViT decoder -> frames
 
 The encoder is our own, trained by self-supervision on the frames themselves, or a pretrained one (`pretrained.py`).
-The decoder is trained on latents with noise added, so that it also paints latents that a generative model
+The decoder is trained on latents with noise added, so that it also decodes latents that a generative model
 got nearly right. `encode` never adds noise.
 
 Axes: b batch, t time, c channels, h w pixels, n tokens of a frame.
@@ -33,7 +33,7 @@ class RAEConfig:
     noise: float = 0.8
     """tau: the decoder is trained on latents plus noise of deviation tau * U(0, 1), drawn per frame."""
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
     def __post_init__(self) -> None:
         if self.noise < 0:
@@ -80,7 +80,7 @@ class RAE(Codec):
         """Return the decoder's output."""
         return self.decoder(latents)
 
-    def paint_noisy(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+    def decode_with_noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Decode latents (b, n, c) of `encode` with noise added to frames (b, 3, h, w), not clamped; for training.
 
         RAE's code draws the same deviations but adds the noise before the normalization, where its layer-normed tokens have a

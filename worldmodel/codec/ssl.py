@@ -26,7 +26,7 @@ class FrameBatch:
     neighbours: Tensor
     """(b, 3, h, w) in [0, 1]: a frame of the same episode a few steps away, or the frame itself."""
     scale: Tensor
-    """(b, 2): mean absolute and mean squared error of painting the mean picture of the frame's source."""
+    """(b, 2): mean absolute and mean squared error of predicting the mean picture of the frame's source."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MaskedAutoencoder(nn.Module):
 
     Unlike MAE the loss covers the visible patches too: the one thing that moves is often wholly hidden,
     where nothing can be learned from it, and a visible token must keep its own content for the codec's
-    decoder anyway. The error is relative to painting the mean picture of the frame's source: in plain
+    decoder anyway. The error is relative to predicting the mean picture of the frame's source: in plain
     squared error a few icons outweigh hundreds of frames in which only a disc differs. The decoder has the
     codec's shape and is the start of the codec's own.
     """
@@ -97,8 +97,8 @@ class MaskedAutoencoder(nn.Module):
         visible = self.decoder.embed(self.encoder(batch.frames, keep))  # (b, m, d)
         index = repeat(keep, "b m -> b m d", d=visible.shape[-1])
         hidden = repeat(self.mask_token, "d -> b n d", b=b, n=n)
-        painted = self.decoder.paint(hidden.scatter(1, index, visible))
-        loss = ((painted - batch.frames).square().mean(dim=(1, 2, 3)) / batch.scale[:, 1]).mean()
+        reconstruction = self.decoder.decode_tokens(hidden.scatter(1, index, visible))
+        loss = ((reconstruction - batch.frames).square().mean(dim=(1, 2, 3)) / batch.scale[:, 1]).mean()
         return loss, {"reconstruction": loss.detach()}
 
 

@@ -25,14 +25,14 @@ from torch.utils.tensorboard import SummaryWriter
 from worldmodel.codec.codec import TRAIN, Codec, load_codec
 from worldmodel.codec.config import CodecConfig
 from worldmodel.codec.data import CodecData
-from worldmodel.codec.measure import measure_reconstruction
 from worldmodel.codec.perceptual import PerceptualDistance, load_perceptual
 from worldmodel.codec.pretrained import load_encoder
+from worldmodel.codec.quality import measure_reconstruction
 from worldmodel.codec.rae import RAE
-from worldmodel.codec.stages import Candidate, Run, make_candidates, train_decoder
+from worldmodel.codec.training_stages import EncoderVariant, StageContext, make_variants, train_decoder
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, same_settings, write_json
+from worldmodel.serialization import check_or_write_config, read_json, write_json
 
 __all__ = ["CodecConfig", "train_codec"]
 
@@ -74,24 +74,24 @@ def train_codec(
             encoder = load_encoder(config.encoder_name, size, config.encoder_input_size, config.encoder_layer)
     run = {"config": dataclasses.asdict(config), "data": data.fingerprint()}
     with locked_folder(out):
-        same_settings(out / "run.json", run)
+        check_or_write_config(out / "run.json", run)
         if (out / "report.json").exists():
             logger.info("%s holds a finished codec", out)
             return freeze(load_codec(out, device)), read_json(out / "report.json", TRAIN)
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
-            stages = Run(config, data, out, device, writer, encoder, distance.to(device) if distance is not None else None)
-            candidates = make_candidates(stages)
-            chosen = choose(candidates, config.margin)
-            codec, probe = candidates[chosen].codec, candidates[chosen].probe
-            seconds = train_decoder(stages, codec) if isinstance(codec, RAE) else 0.0
-            logger.info("measuring what the codec paints of held-out frames")
+            context = StageContext(config, data, out, device, writer, encoder, distance.to(device) if distance is not None else None)
+            variants = make_variants(context)
+            chosen = choose(variants, config.margin)
+            codec, probe = variants[chosen].codec, variants[chosen].probe
+            seconds = train_decoder(context, codec) if isinstance(codec, RAE) else 0.0
+            logger.info("measuring what the codec reconstructs of held-out frames")
             reconstruction = measure_reconstruction(codec, probe, data, config.seed, writer)
         report = {
             "kind": codec.kind,
             "encoder": config.encoder_name or chosen,
             "chosen": chosen,
-            "objectives": {name: candidate.report for name, candidate in candidates.items()},
+            "objectives": {name: variant.report for name, variant in variants.items()},
             "reconstruction": reconstruction,
             "decoder_seconds": seconds,
             "seconds": time.perf_counter() - started,
@@ -136,9 +136,9 @@ def perceptual_distance(config: CodecConfig) -> PerceptualDistance | None:
     return distance
 
 
-def choose(candidates: dict[str, Candidate], margin: float) -> str:
+def choose(variants: dict[str, EncoderVariant], margin: float) -> str:
     """Choose the candidate with the smallest held-out probe error; a later one must be better by the margin."""
-    errors = {name: candidate.report["probe"]["error"] for name, candidate in candidates.items()}
+    errors = {name: variant.report["probe"]["error"] for name, variant in variants.items()}
     chosen, *others = errors
     for name in others:
         if errors[name] < (1 - margin) * errors[chosen]:

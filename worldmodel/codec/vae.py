@@ -80,7 +80,7 @@ class VAEConfig(ConvConfig):
     """What it takes to build the codec."""
 
     goal_features: int = 6
-    """Number of goal features: a linear map of the latents in which distance counts steps (metric.py)."""
+    """Number of goal features: a linear map of the latents in which distance counts steps (slow_features.py)."""
 
 
 class ResidualBlock(nn.Module):
@@ -125,7 +125,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Latent map (b, k, h', w') -> frames (b, 3, h, w), not clamped.
 
-    Like the transformer decoder (vit.py) it paints what differs from a learned background, and starts as the background alone.
+    Like the transformer decoder (vit.py) it decodes what differs from a learned background, and starts as the background alone.
     """
 
     def __init__(self, config: ConvConfig) -> None:
@@ -195,11 +195,11 @@ class VAE(Codec):
             generator: of the draw, on the frames' device.
 
         Returns:
-            (b, 3, h, w) painted frames, and the KL divergence from a standard normal distribution in nats per number of the
+            (b, 3, h, w) reconstructed frames, and the KL divergence from a standard normal distribution in nats per number of the
             map (a scalar). The paper takes the sum over a frame; the mean does not change with the sizes.
         """
         mean, log_variance = self.posterior(frames)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        painted = self.decoder(mean + (log_variance / 2).exp() * noise)
+        reconstruction = self.decoder(mean + (log_variance / 2).exp() * noise)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        return painted, divergence
+        return reconstruction, divergence

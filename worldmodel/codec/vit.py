@@ -169,7 +169,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents -> frames, one token to one patch; the output is not clamped.
 
-    It paints what differs from a learned background, and starts as the background alone: with the mean
+    It decodes what differs from a learned background, and starts as the background alone: with the mean
     picture there, training does not spend its first hundred steps on walls that never change.
     """
 
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
             grid: rows and columns of tokens.
             channels: of a token.
             image_size: height and width of a frame. Where the grid does not divide it (frames of 64 pixels and 7 x 7 tokens of
-                an encoder that enlarges them), patches are painted on the next larger multiple and the whole is scaled down.
+                an encoder that enlarges them), patches are decoded on the next larger multiple and the whole is scaled down.
         """
         super().__init__()
         self.grid, self.image_size = grid, image_size
@@ -204,23 +204,23 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode (b, n, c) to (b, 3, h, w), about [0, 1]."""
-        return self.paint(self.embed(latents))
+        return self.decode_tokens(self.embed(latents))
 
     def set_background(self, picture: Tensor) -> None:
         """Start from a (3, h, w) picture in [0, 1]."""
         with torch.no_grad():
             self.background.copy_(picture)
 
-    def paint(self, x: Tensor) -> Tensor:
+    def decode_tokens(self, x: Tensor) -> Tensor:
         """Decode tokens that are embedded already, (b, n, d), to frames (b, 3, h, w)."""
         x = x + self.positions
         for block in self.blocks:
             x = block(x)
-        painted = unpatchify(self.head(self.norm(x)), self.grid, self.patch_size)
+        reconstruction = unpatchify(self.head(self.norm(x)), self.grid, self.patch_size)
         size = (self.image_size, self.image_size)
-        if painted.shape[-2:] != size:
-            painted = F.interpolate(painted, size=size, mode="bilinear", align_corners=False, antialias=True)
-        return self.background + painted
+        if reconstruction.shape[-2:] != size:
+            reconstruction = F.interpolate(reconstruction, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return self.background + reconstruction
 
 
 def patchify(frames: Tensor, patch_size: int) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from worldmodel.codec.config import Kind as CodecKind
+from worldmodel.codec.config import CodecKind
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling import with_feed_forward
@@ -98,7 +98,7 @@ NOTES = (
     "compared across codecs.",
     "dream: open-loop prediction of held-out clips from their actions, one step and the whole horizon (--dream.horizon) ahead.",
     "PSNR: of the decoded dream; it rewards a blurred or missing object, so read it beside the state error.",
-    "state error: root mean squared error, in standard deviations, of the true state that one judge reads off the decoded dream "
+    "state error: root mean squared error, in standard deviations, of the true state that one state probe reads off the decoded dream "
     "(ridge regression from small pictures; it knows no codec).",
     "action sensitivity: pixel error with another clip's actions over that with the true ones, at the horizon; 1: they are ignored.",
     "shift: on is that of the preset, with the strength written beside its steps; RAE's rule gives another one for most sizes.",
@@ -199,11 +199,11 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """The verdict: holds, the interval lies above 0; does not hold, below; cannot be told, neither, or too few seeds or steps."""
+        """The verdict: holds, the interval lies above 0; does not hold, below; inconclusive: neither, or too few seeds or steps."""
         if self.steps < LEAST_STEPS:
-            return f"cannot be told: {self.steps} steps are fewer than {LEAST_STEPS}"
+            return f"inconclusive: {self.steps} steps are fewer than {LEAST_STEPS}"
         if self.gain is not None and 1 < self.gain.seeds < LEAST_SEEDS:
-            return f"cannot be told: {self.gain.seeds} seeds are fewer than {LEAST_SEEDS}"
+            return f"inconclusive: {self.gain.seeds} seeds are fewer than {LEAST_SEEDS}"
         return verdict(*(self.interval or (None, None)))
 
     def to_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling_fit import Curve, Exponent, ParabolaFit, SurfaceFit, difference, fit_parabolas, fit_surface, verdict
 
-Kind = Literal["dense", "moe"]
+Sparsity = Literal["dense", "moe"]
 MODALITIES = ("language", "vision")
 PAPER: dict[tuple[str, str], tuple[float, float]] = {
     ("dense", "language"): (0.47, 0.53),
@@ -38,7 +38,7 @@ PAPER: dict[tuple[str, str], tuple[float, float]] = {
 class Point:
     """One run of the grid."""
 
-    kind: Kind
+    kind: Sparsity
     """Feed-forward of the model."""
     size: float
     """Multiple of the preset's width and depth."""
@@ -95,7 +95,7 @@ def with_feed_forward(preset: Preset, kind: FeedForwardKind) -> Preset:
     return replace(preset, model=replace(preset.model, trunk=trunk))
 
 
-def scaled(preset: Preset, size: float, kind: Kind) -> Preset:
+def scaled(preset: Preset, size: float, kind: Sparsity) -> Preset:
     """Make the preset `size` times as wide and as deep.
 
     The width of a head, query heads per key/value head, and hidden widths per width stay; so do the number of experts, those that a
@@ -157,7 +157,7 @@ def for_steps(preset: Preset, steps: int) -> Preset:
     )
 
 
-def plan(config: ModelConfig, kind: Kind, size: float, budgets: Sequence[float], batches: Sequence[PackedBatch]) -> list[Point]:
+def plan(config: ModelConfig, kind: Sparsity, size: float, budgets: Sequence[float], batches: Sequence[PackedBatch]) -> list[Point]:
     """Plan the points of one model at all budgets.
 
     Args:
@@ -260,11 +260,11 @@ def _b(fits: Fits, approach: str) -> Exponent | None:
 def sentence(title: str, claim: str, value: Exponent | None, remark: str) -> str:
     """Write one finding in words, with its interval."""
     if value is None:
-        return f"{title}: {claim}: cannot be told here, there are no exponents to compare; {remark}"
+        return f"{title}: {claim}: inconclusive here, there are no exponents to compare; {remark}"
     if value.low is None or value.high is None:
-        return f"{title}: {claim}: cannot be told here, {value.value:+.3f} without an interval; {remark}"
+        return f"{title}: {claim}: inconclusive here, {value.value:+.3f} without an interval; {remark}"
     word = verdict(value.low, value.high)
-    why = ", the interval is too wide" if word == "cannot be told" else ""
+    why = ", the interval is too wide" if word == "inconclusive" else ""
     return f"{title}: {claim}: {word} here{why}, {value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]; {remark}"
 
 

@@ -295,5 +295,5 @@ def student(freedom: int) -> float:
 def verdict(low: float | None, high: float | None) -> str:
     """Judge the claim "this is above 0" by a 95 % interval, in words."""
     if low is None or high is None or low <= 0 <= high:
-        return "cannot be told"
+        return "inconclusive"
     return "holds" if low > 0 else "does not hold"

@@ -27,7 +27,7 @@ class TrainConfig:
     the same step."""
     processes: int | Literal["auto"] = "auto"
     """Processes on the CPUs of this machine that share each step, where torchrun did not start any. auto: as many as torch has threads
-    and the packing's lanes allow, on a GPU one. Two of them with one thread each do more than one with two."""
+    and the packing's data_shards allow, on a GPU one. Two of them with one thread each do more than one with two."""
     sharding: Sharding = "auto"
     """Whether each of several processes keeps a part of every weight, or all of it. auto: a part on GPUs, all on CPUs, where that is
     faster."""
@@ -52,7 +52,7 @@ class TrainConfig:
     ema_decay: float = 0.99
     """Decay of the moving average of the weights, which is what checkpoints and samples use."""
     seed: int = 0
-    """Of flow times and noise; batch i draws from (seed, i, lane)."""
+    """Of flow times and noise; batch i draws from (seed, i, shard)."""
     dtype: DTypeName = "auto"
     """Of the forward pass. auto: bfloat16 where it is faster, else float32; a CPU is measured for half a second, once."""
     device: str = "auto"

@@ -40,7 +40,7 @@ from worldmodel.training.torchrun import surroundings
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others in the middle of a step: then one of them hangs."""
-PATIENCE = 6 * 3600.0
+BARRIER_TIMEOUT_S = 6 * 3600.0
 """Seconds that it waits between two steps, where the main process may sample, write files or train a tokenizer by itself."""
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -123,7 +123,7 @@ def single(device: torch.device) -> Processes:
 
 
 @contextlib.contextmanager
-def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATIENCE) -> Iterator[Processes]:
+def processes(device_name: str, timeout: float = TIMEOUT, barrier_timeout: float = BARRIER_TIMEOUT_S) -> Iterator[Processes]:
     """Connect the processes that torchrun started for as long as the block lasts; without torchrun, this process alone.
 
     An error in the block of one process ends the block of all: the others, which wait for it, raise what it has said.
@@ -131,7 +131,7 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
     Args:
         device_name: as for `choose_device`; with several processes each takes the GPU of its local rank.
         timeout: seconds after which waiting for the others is an error,
-        patience: and where one of them may do something alone. One that is gone is noticed at once.
+        barrier_timeout: and where one of them may do something alone. One that is gone is noticed at once.
 
     Raises:
         UserError: the environment lacks what torchrun sets, the processes did not find each other, there are not enough GPUs, or
@@ -148,7 +148,7 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=limit))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
-        patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
+        patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=barrier_timeout))
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise UserError(
@@ -156,9 +156,9 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         ) from None
     notes, world = dist.PrefixStore("ended", store), dist.group.WORLD
     assert world is not None
-    gave_up = threading.Event()
+    aborted = threading.Event()
     try:
-        with let_go(notes, world) if device.type == "cuda" else contextlib.nullcontext(gave_up) as gave_up:
+        with abort_on_peer_exit(notes, world) if device.type == "cuda" else contextlib.nullcontext(aborted) as aborted:
             yield Processes(rank, world_size, local_rank, device, patient)
     except BaseException as error:
         own = f"{rank} {_describe(error)}"
@@ -171,7 +171,7 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
         dist.destroy_process_group()  # whoever waits for this process is let go
         with contextlib.suppress(RuntimeError):
             _leave(notes, rank, world_size)
-        if not _lost_contact(error) and not gave_up.is_set():
+        if not _lost_contact(error) and not aborted.is_set():
             raise
         culprit, why = first.split(" ", 1)
         if int(culprit) != rank:
@@ -184,7 +184,7 @@ def processes(device_name: str, timeout: float = TIMEOUT, patience: float = PATI
 
 
 @contextlib.contextmanager
-def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[threading.Event]:
+def abort_on_peer_exit(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> Iterator[threading.Event]:
     """Give up what is waited for in `group` as soon as another process has noted that the run ended, while the block lasts.
 
     For GPUs: a collective waits for a process that is gone until NCCL's timeout. After an abort its results are garbage, and the next
@@ -198,7 +198,7 @@ def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> 
     Yields:
         Whether it gave up: what goes wrong after that is a consequence.
     """
-    done, given_up = threading.Event(), threading.Event()
+    done, aborted = threading.Event(), threading.Event()
     own = notes.clone()  # type: ignore[attr-defined]  # torch's stubs lack it; a connection of its own: the other may be waiting
 
     def watch() -> None:
@@ -208,14 +208,14 @@ def let_go(notes: dist.Store, group: dist.ProcessGroup, period: float = 1.0) -> 
             except RuntimeError:  # whoever keeps the notes is gone
                 ended = True
             if ended:
-                given_up.set()
+                aborted.set()
                 group.abort()
                 return
 
-    watcher = threading.Thread(target=watch, name="let go", daemon=True)
+    watcher = threading.Thread(target=watch, name="abort on peer exit", daemon=True)
     watcher.start()
     try:
-        yield given_up
+        yield aborted
     finally:
         done.set()
         watcher.join(10)  # it may be asking one that is gone
@@ -249,9 +249,9 @@ def _lost_contact(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
-def _leave(notes: dist.Store, rank: int, world_size: int, patience: float = 10.0) -> None:
+def _leave(notes: dist.Store, rank: int, world_size: int, timeout: float = 10.0) -> None:
     """Note that this process knows why the run ended; the first may keep the notes, so it waits until the others know, too."""
-    gone, end = notes.add("count", 1), time.monotonic() + patience
+    gone, end = notes.add("count", 1), time.monotonic() + timeout
     while rank == 0 and gone < world_size and time.monotonic() < end:
         time.sleep(0.05)
         gone = notes.add("count", 0)

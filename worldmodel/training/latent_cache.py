@@ -33,8 +33,8 @@ from worldmodel.codec.frames import frames_to_float
 from worldmodel.datasets.atomic import DISK_FULL, locked_folder, write_atomic
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
-from worldmodel.folder import rebuild
 from worldmodel.precision import copied
+from worldmodel.serialization import rebuild
 
 LatentType = Literal["float32", "float16"]
 SCHEMA_VERSION = 1

@@ -38,8 +38,8 @@ def number_of_processes(config: TrainConfig) -> int:
         return 1
     if config.processes != "auto":
         return config.processes
-    lanes, parts, threads = config.packing.lanes, config.packing.rows // config.accumulation, torch.get_num_threads()
-    return max(n for n in range(1, max(1, threads) + 1) if lanes % n == 0 and parts % n == 0)
+    shards, parts, threads = config.packing.data_shards, config.packing.rows // config.accumulation, torch.get_num_threads()
+    return max(n for n in range(1, max(1, threads) + 1) if shards % n == 0 and parts % n == 0)
 
 
 def launch(work: Callable[[], Result], count: int) -> Result:

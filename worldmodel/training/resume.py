@@ -25,11 +25,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import checkpoints, whole_folder
+from worldmodel.checkpoint import atomic_dir, checkpoints
 from worldmodel.datasets.atomic import is_leftover, locked_folder
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.folder import read_json, rebuild, same_settings, write_json
+from worldmodel.serialization import check_or_write_config, read_json, rebuild, write_json
 from worldmodel.training.distributed import Processes
 from worldmodel.training.optimizer import optimizer_tensors
 
@@ -51,8 +51,8 @@ class Progress:
     positions: dict[str, int] = field(default_factory=dict)  # trained on so far, per source
     seconds: float = 0.0  # spent in steps
     skipped: list[int] = field(default_factory=list)  # numbers of the batches that were never trained on
-    suspects: list[int] = field(default_factory=list)  # those of them that the guard holds against the weights
-    losses: list[float] = field(default_factory=list)  # of the last steps, for the guard
+    suspects: list[int] = field(default_factory=list)  # those of them that the spike detector holds against the weights
+    losses: list[float] = field(default_factory=list)  # of the last steps, for the spike detector
     norms: list[float] = field(default_factory=list)  # of their gradients
     rollbacks: int = 0  # times that training went back to a checkpoint and has not come further since
     trouble: int = 0  # the step that it went back from
@@ -100,16 +100,16 @@ class State:
 
 @contextlib.contextmanager
 def shared_folder(folder: Path, processes: Processes) -> Iterator[Path]:
-    """Share one `whole_folder` among all processes: they write into one folder, which is there when all have done so."""
+    """Share one `atomic_dir` among all processes: they write into one folder, which is there when all have done so."""
     with contextlib.ExitStack() as stack:
-        beside = stack.enter_context(whole_folder(folder)) if processes.is_main else None
+        beside = stack.enter_context(atomic_dir(folder)) if processes.is_main else None
         yield processes.broadcast_object(beside)
         processes.barrier()  # all have written
     processes.barrier()  # it has its name
 
 
 @contextlib.contextmanager
-def claimed(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
+def locked_run_folder(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
     """Hold a run's folder until the block ends, and write what the run does, or check that the folder says the same.
 
     Raises:
@@ -126,7 +126,7 @@ def claimed(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
     with locked_folder(run_dir):
         if path.exists() and read_json(path) == MARK:
             path.unlink()
-        same_settings(path, MARK | record)
+        check_or_write_config(path, MARK | record)
         yield
 
 

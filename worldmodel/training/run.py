@@ -1,4 +1,4 @@
-"""A run from its first step to its last, as one process of it sees it: the loop of training, what is due between two steps, the guard.
+"""A run from its first step to its last, as one process sees it: the loop of training, what is due between two steps, spike detection.
 
 What is written is written by the main process; what the loop decides (to skip a batch, to go back, to stop) is decided from numbers
 that were summed over processes, by all of them alike.
@@ -29,15 +29,15 @@ from worldmodel.studies.specialisation import load_picture
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, clip_gradients, replicate, shard, sum_gradients
-from worldmodel.training.feeding import BatchStream, FrameEncoder
-from worldmodel.training.guard import Guard, SkippedBatches
 from worldmodel.training.latent_cache import LatentCache
 from worldmodel.training.optimizer import Ema, build_optimizers, schedule, set_rate
+from worldmodel.training.prefetching import FrameEncoder, PrefetchingLoader
 from worldmodel.training.resume import Progress, State, checkpoints, newest_checkpoint, read_state
+from worldmodel.training.run_checkpoints import drop_newer, save, whole_average
 from worldmodel.training.samples import OnSample, one_step_samples
-from worldmodel.training.saving import drop_newer, save, whole_average
-from worldmodel.training.step import Totals, draw_lanes, gradient, move, read_losses, told_what_to_do
-from worldmodel.training.tracking import Meter, Passes, Tracker, shares
+from worldmodel.training.spike_detection import SkippedBatches, SpikeDetector
+from worldmodel.training.step import Totals, gradient, move, oom_hint, read_losses, sample_noise_by_shard
+from worldmodel.training.tracking import EpochCounter, Meter, Tracker, shares
 from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -97,9 +97,9 @@ class Run:
             if processes.is_main:
                 logger.info("going on from %s", newest)
             read_state(newest, self.state)
-        self.guard = Guard(config, self.state.progress)
+        self.spikes = SpikeDetector(config, self.state.progress)
         self.meter = Meter()
-        self.passes = Passes(packer.mixture, packer.documents_before(self.progress.position))
+        self.epochs = EpochCounter(packer.mixture, packer.documents_before(self.progress.position))
         self.skipped = SkippedBatches(run_dir, packer.mixture, self.progress.position) if processes.is_main else None
         self.tracker: Tracker | None = None  # of the main process
         self.shown: tuple[PackedBatch, Tensor] | None = None  # a part of the last batch, and its latents
@@ -112,7 +112,7 @@ class Run:
 
     def enough_memory(self) -> contextlib.AbstractContextManager[None]:
         """Open a block that may run out of memory."""
-        return told_what_to_do(self.config, self.model.config, self.part_rows, self.dtype, self.device)
+        return oom_hint(self.config, self.model.config, self.part_rows, self.dtype, self.device)
 
     def train(self, on_sample: OnSample | None, validation: Validation | None) -> TrainResult:
         """Train from the present step to the last one."""
@@ -121,7 +121,7 @@ class Run:
             opened.enter_context(float32_products(self.onednn))
             if self.processes.is_main:
                 self.tracker = opened.enter_context(Tracker(self.run_dir, start.step))
-            stream = opened.enter_context(BatchStream(self.packer, start.position, self.needed(), config.data_workers))
+            loader = opened.enter_context(PrefetchingLoader(self.packer, start.position, self.needed(), config.data_workers))
             quiet = None if self.processes.is_main else True
             bar = opened.enter_context(tqdm(total=config.steps, initial=start.step, unit="step", desc="train", disable=quiet))
             stopped = self.processes.sum(torch.tensor([float(self.stop.is_set())])).item() > 0
@@ -133,8 +133,8 @@ class Run:
                     assert folder is not None, "a run that ends has just been saved"
                     last = self.processes.broadcast_object(self.tracker.last if self.tracker else None)
                     return TrainResult(folder, self.progress.step, finished, last)
-                stopped = self.step(stream)
-                stream.stop = self.needed()
+                stopped = self.step(loader)
+                loader.stop = self.needed()
                 bar.update(self.progress.step - bar.n)
                 if self.tracker and self.tracker.last.get("step") == self.progress.step:
                     bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in self.tracker.last.items() if k.startswith("loss/")})
@@ -176,24 +176,26 @@ class Run:
         self.loads = torch.zeros((), device=self.device)
         self.processes.barrier()  # the main process samples alone, however long that takes
 
-    def step(self, stream: BatchStream) -> bool:
+    def step(self, loader: PrefetchingLoader) -> bool:
         """Train on the next batch, or pass over it; returns whether the run was asked to stop."""
         began, config, progress = time.perf_counter(), self.config, self.progress
-        batch = stream.next()
+        batch = loader.next()
         waited = time.perf_counter() - began
         totals = Totals.of(batch, self.names, self.processes)
         with self.enough_memory():
             latents = self.encoder.encode(batch.pictures)
-            draw = draw_lanes(self.model, batch, config.seed, progress.position, self.packer.lanes, self.device)
+            noise_sample = sample_noise_by_shard(
+                self.model, batch, config.seed, progress.position, self.packer.data_shards, self.device
+            )
             parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
-            names, sums = gradient(self.model, parts, latents, draw, totals.counts, self.dtype)
+            names, sums = gradient(self.model, parts, latents, noise_sample, totals.counts, self.dtype)
             sum_gradients(self.model, self.processes)
             length = clip_gradients(self.model, config.gradient_clip)
             length = length if self.processes.is_main else torch.zeros_like(length)  # all have the same: once is enough in a sum
             numbers = torch.cat([sums, length.view(1)])
             losses, stopped = read_losses([*names, "norm"], numbers, self.stop.is_set(), self.processes)
             norm = losses.pop("norm")
-            reason = self.guard.judge(losses["total"], norm)
+            reason = self.spikes.check(losses["total"], norm)
             loads = self.processes.sum(self.model.trunk.loads())
             if reason is not None:
                 self.model.trunk.update_balance(torch.zeros_like(loads))  # forgets them
@@ -210,7 +212,7 @@ class Run:
             self.shown = (parts[0], torch.cat([latents[: len(parts[0].clean)], given]))
         seconds = time.perf_counter() - began
         progress.advance(totals.sources, seconds)
-        self.guard.accept(losses["total"], norm)
+        self.spikes.accept(losses["total"], norm)
         values = {f"loss/{name}": value for name, value in losses.items()}
         filled = totals.counts.tokens / (config.packing.rows * config.packing.length)
         values |= {"gradient_norm": norm, "data/filled": filled}
@@ -227,7 +229,7 @@ class Run:
             return
         rate = measured_rate(self.device, self.dtype)
         row = self.meter.row(training_flops(self.model.config, batch), rate) | {"learning_rate": share * self.config.lr}
-        row |= shares(self.progress.positions) | self.passes.row(self.packer.documents_before(self.progress.position))
+        row |= shares(self.progress.positions) | self.epochs.row(self.packer.documents_before(self.progress.position))
         if self.progress.skipped:
             row["data/skipped"] = float(len(self.progress.skipped))
         if self.device.type == "cuda":
@@ -241,14 +243,14 @@ class Run:
         documents = tuple(index for own in self.processes.gather(batch.documents) for index in own)
         if self.skipped is not None:
             self.skipped.add(number, progress.step, reason, documents)
-        if not self.guard.skip():
+        if not self.spikes.skip():
             return
         found = self.processes.broadcast_object(checkpoints(self.run_dir) if self.processes.is_main else None)
-        target = self.guard.go_back(found, self.run_dir, reason)
+        target = self.spikes.go_back(found, self.run_dir, reason)
         if self.processes.is_main:
             logger.warning("the last batches could not be trained on: going back to %s, and on with the batches after them", target)
         read_state(target, self.state)
-        self.guard.resume(self.progress)
+        self.spikes.resume(self.progress)
         self.saved = target
         self.meter.reset()
         if self.tracker is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float, one_above_other
-from worldmodel.datasets.standard import StandardData
+from worldmodel.datasets.training_data import TrainingData
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.model import WorldModel
 from worldmodel.precision import copied
@@ -39,7 +39,7 @@ class SampleConfig:
     """Of these pictures."""
 
 
-def sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig | None = None) -> OnSample:
+def sampler(data: TrainingData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig | None = None) -> OnSample:
     """Make a sampler of everything that the held-out data allow: continued texts, pictures for captions, dreams."""
     config = config or SampleConfig()
     kinds = [
@@ -56,7 +56,7 @@ def sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: Samp
     return sample
 
 
-def text_sampler(data: StandardData, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
+def text_sampler(data: TrainingData, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
     """Make a sampler that logs what the model makes of the first halves of held-out texts; None where there are none."""
     halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in data.held_out_texts[: config.prompts] if len(text) > 1]
     if not halves:
@@ -70,7 +70,7 @@ def text_sampler(data: StandardData, tokenizer: Tokenizer, config: SampleConfig)
     return sample
 
 
-def picture_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
+def picture_sampler(data: TrainingData, codec: Codec, tokenizer: Tokenizer, config: SampleConfig) -> OnSample | None:
     """Make a sampler that logs held-out pictures, and below them what the model draws for their captions; None where there are none.
 
     Captions are of pictures, and where the mixture has no pictures of frames of held-out episodes.
@@ -90,7 +90,7 @@ def picture_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, conf
     return sample
 
 
-def _captioned(data: StandardData, count: int) -> list[tuple[np.ndarray, str]]:
+def _captioned(data: TrainingData, count: int) -> list[tuple[np.ndarray, str]]:
     """Read held-out pictures, uint8 (H, W, 3), with their captions."""
     pictures = data.held_out_pictures
     if pictures is not None and len(pictures):
@@ -105,7 +105,7 @@ def _captioned(data: StandardData, count: int) -> list[tuple[np.ndarray, str]]:
     return found
 
 
-def dream_sampler(data: StandardData, codec: Codec, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
+def dream_sampler(data: TrainingData, codec: Codec, tokenizer: Tokenizer, clips: int = 64) -> OnSample | None:
     """Make a sampler that logs one-step and open-loop errors, those of copying, and a film of truth above dream.
 
     Of the first file with actions and a held-out episode of one model step; None where there is none.

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from worldmodel.batch import PackedBatch
 from worldmodel.errors import UserError
-from worldmodel.losses import FlowDraw, LossCounts, readable
+from worldmodel.losses import LossCounts, NoiseSample, readable
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.precision import autocast, copied
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, weights
 
-SHORTAGE = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "cublas_status_alloc_failed")
+OOM_MESSAGES = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "cublas_status_alloc_failed")
 """What errors say, in small letters, that mean too little memory."""
 
 
@@ -52,28 +52,30 @@ class Totals:
         return cls(LossCounts(text, frames, tokens, actions), found)
 
 
-def step_generator(seed: int, batch: int, lane: int) -> torch.Generator:
-    """Make the CPU generator of the flow times and noise of one lane of a batch."""
-    mixed = int(np.random.SeedSequence([seed, batch, lane]).generate_state(1, np.uint64)[0])
+def step_generator(seed: int, batch: int, shard: int) -> torch.Generator:
+    """Make the CPU generator of the flow times and noise of one shard of a batch."""
+    mixed = int(np.random.SeedSequence([seed, batch, shard]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(mixed >> 1)
 
 
-def draw_lanes(model: WorldModel, batch: PackedBatch, seed: int, number: int, lanes: range, device: torch.device) -> FlowDraw:
-    """Draw the flow times and noise of a batch lane by lane, so that they do not depend on which process has a lane.
+def sample_noise_by_shard(
+    model: WorldModel, batch: PackedBatch, seed: int, number: int, shards: range, device: torch.device
+) -> NoiseSample:
+    """Draw the flow times and noise of a batch shard by shard, so that they do not depend on which process has a shard.
 
     Args:
         model: that will be trained on them.
         batch: this process's rows, on the CPU.
         seed: of the run.
         number: of the batch.
-        lanes: that the batch is made of.
+        shards: that the batch is made of.
         device: where the result is to be.
     """
-    last = batch.frame_id.view(len(lanes), -1).amax(1).cummax(0).values  # frames are numbered in reading order; -1 where there is none
+    last = batch.frame_id.view(len(shards), -1).amax(1).cummax(0).values  # frames are numbered in reading order; -1: none
     sizes = (last + 1).diff(prepend=last.new_zeros(1)).tolist()
     clean = copied(batch.clean, device).split(sizes)
-    draws = [model.draw(own, step_generator(seed, number, lane)) for lane, own in zip(lanes, clean, strict=True)]
-    return FlowDraw.join(draws)
+    noise_samples = [model.sample_noise(own, step_generator(seed, number, shard)) for shard, own in zip(shards, clean, strict=True)]
+    return NoiseSample.join(noise_samples)
 
 
 def move(batch: PackedBatch, device: torch.device) -> PackedBatch:
@@ -87,7 +89,7 @@ def gradient(
     model: WorldModel,
     parts: list[PackedBatch],
     latents: Tensor,
-    draw: FlowDraw,
+    noise_sample: NoiseSample,
     counts: LossCounts,
     dtype: torch.dtype,
 ) -> tuple[list[str], Tensor]:
@@ -98,7 +100,7 @@ def gradient(
             it: on several processes FSDP gives such zeros, and an optimizer would pass over a weight that has none.
         parts: this process's rows of the step, on the CPU, in order.
         latents: (f + g, l, c) of the pictures of all parts, frames first, on the device to compute on.
-        draw: for the frames.
+        noise_sample: for the frames.
         counts: of the whole step.
         dtype: of the forward pass.
 
@@ -110,11 +112,11 @@ def gradient(
     sizes = [len(part.clean) for part in parts]
     frames, given = latents.split([sum(sizes), len(latents) - sum(sizes)])
     of_parts = zip(frames.split(sizes), given.split([len(part.given) for part in parts]), strict=True)
-    cut = zip(parts, of_parts, draw.t.split(sizes), draw.noise.split(sizes), strict=True)
+    cut = zip(parts, of_parts, noise_sample.t.split(sizes), noise_sample.noise.split(sizes), strict=True)
     for part, pictures, t, noise in cut:
         of_part = torch.cat(pictures)
         with autocast(latents.device, dtype):
-            loss, losses = model.loss(move(part, latents.device), of_part, FlowDraw(t, noise), counts)
+            loss, losses = model.loss(move(part, latents.device), of_part, NoiseSample(t, noise), counts)
         loss.backward()
         for name, value in {"total": loss.detach(), **losses}.items():
             sums[name] = sums[name] + value if name in sums else value
@@ -132,7 +134,7 @@ def read_losses(names: list[str], sums: Tensor, stop: bool, processes: Processes
 
 
 @contextlib.contextmanager
-def told_what_to_do(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+def oom_hint(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Turn running out of memory into a sentence that names what helps.
 
     Args:
@@ -148,14 +150,14 @@ def told_what_to_do(config: TrainConfig, model: ModelConfig, rows: int, dtype: t
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not _is_shortage(error):
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not _is_oom(error):
             raise
         raise UserError(memory_advice(config, model, rows, dtype, device)) from None
 
 
-def _is_shortage(error: RuntimeError) -> bool:
+def _is_oom(error: RuntimeError) -> bool:
     said = str(error).lower()
-    return any(sign in said for sign in SHORTAGE)
+    return any(sign in said for sign in OOM_MESSAGES)
 
 
 def memory_advice(config: TrainConfig, model: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device) -> str:

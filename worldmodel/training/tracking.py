@@ -191,7 +191,7 @@ def shares(positions: dict[str, int]) -> dict[str, float]:
     return {f"data/share/{name}": count / total for name, count in sorted(positions.items())}
 
 
-class Passes:
+class EpochCounter:
     """Passes over each source of a mixture; says once when a source begins its second.
 
     Args:
@@ -205,8 +205,8 @@ class Passes:
     def row(self, documents: int) -> dict[str, float]:
         """Return the passes after so many documents of the stream, to be logged."""
         now = self.mixture.epochs(documents)
-        for name, passes in now.items():
-            if passes > 1 >= self.before[name]:
+        for name, epochs in now.items():
+            if epochs > 1 >= self.before[name]:
                 logger.warning("source %r begins its second pass: the model sees its data again", name)
         self.before = now
-        return {f"data/epochs/{name}": passes for name, passes in now.items()}
+        return {f"data/epochs/{name}": epochs for name, epochs in now.items()}

@@ -30,17 +30,17 @@ from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, single
 from worldmodel.training.latent_cache import LatentCache
-from worldmodel.training.resume import claimed
+from worldmodel.training.resume import locked_run_folder
 from worldmodel.training.run import Run, TrainResult
+from worldmodel.training.run_checkpoints import room_on_disk
 from worldmodel.training.samples import OnSample
-from worldmodel.training.saving import room_on_disk
 from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 CHANGE_NOTHING = ("data_workers", "accumulation", "compile", "processes", "sharding")
 """Fields of the training config that may be others when a run goes on."""
-ECHO = 5.0
+SIGNAL_DEBOUNCE_S = 5.0
 """Seconds within which a signal may come to a process of torchrun a second time."""
 
 
@@ -65,7 +65,7 @@ def train(
         model: initialized, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
             counts, and the others' may be on the meta device.
         codec: frozen; it encodes the frames.
-        packer: where batches come from; its config is `config.packing`. Each process takes its lanes of it.
+        packer: where batches come from; its config is `config.packing`. Each process takes its shards of it.
         tokenizer: goes into the checkpoints.
         config: how to train.
         run_dir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/, and skipped.jsonl where a batch was skipped.
@@ -73,13 +73,13 @@ def train(
         stop: set it from outside, on any process, and the run saves and returns after the step it is in.
         card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
         latents: the codec's latents of the data, where `config.cache_latents` is "disk".
-        on_start: called on the main process when the run folder is claimed, before the first step.
+        on_start: called on the main process when the run folder is locked, before the first step.
         processes: that train together, from `worldmodel.training.distributed.processes`; None: this one alone.
         validation: held-out batches that are measured every `config.validate_every` steps.
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
-            not fit; processes disagree; lanes or rows do not divide among them; memory ran out; the disk is full; losses stay broken
+            not fit; processes disagree; shards or rows do not divide among them; memory ran out; the disk is full; losses stay broken
             although batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
     """
     run_dir = Path(run_dir)
@@ -109,7 +109,7 @@ def train(
     with contextlib.ExitStack() as held:
         held.enter_context(room_on_disk(run_dir))
         if processes.is_main:
-            held.enter_context(claimed(run_dir, record))
+            held.enter_context(locked_run_folder(run_dir, record))
             if on_start is not None:
                 on_start()
         processes.barrier()
@@ -131,14 +131,14 @@ def stop_on_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or Ctrl-C sets, for `train(stop=...)`; a second signal interrupts at once.
 
     For a program's main thread. Under torchrun, which passes on what it gets, a cluster that signals all processes of a job reaches
-    this one twice: what comes within `ECHO` seconds is the same signal.
+    this one twice: what comes within `SIGNAL_DEBOUNCE_S` seconds is the same signal.
     """
     event, since = threading.Event(), time.monotonic()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal since
         if event.is_set():
-            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - since < ECHO:
+            if "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - since < SIGNAL_DEBOUNCE_S:
                 return
             raise KeyboardInterrupt
         since = time.monotonic()

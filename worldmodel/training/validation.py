@@ -17,7 +17,7 @@ from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.shuffle import shuffled
 from worldmodel.datasets.sources import Source
-from worldmodel.losses import HIGH_NOISE, FlowDraw, LossCounts
+from worldmodel.losses import HIGH_NOISE, LossCounts, NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.precision import autocast, copied
 from worldmodel.tokenizer import Tokenizer
@@ -168,12 +168,12 @@ class Validation:
         if id(each) not in self._latents:
             self._latents[id(each)] = encode_frames(codec, each.batch.pictures, device).cpu()
         latents, batch = copied(self._latents[id(each)], device), move(each.batch, device)
-        draw = model.draw(batch.clean, torch.Generator().manual_seed(self.seed + number))
+        noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(self.seed + number))
         if high:
-            near = torch.linspace(0, HIGH_NOISE, len(draw.t) + 1, device=device)[:-1]
-            draw = FlowDraw(torch.where(batch.clean, draw.t, near), draw.noise)
+            near = torch.linspace(0, HIGH_NOISE, len(noise_sample.t) + 1, device=device)[:-1]
+            noise_sample = NoiseSample(torch.where(batch.clean, noise_sample.t, near), noise_sample.noise)
         with autocast(device, dtype):
-            _, parts = model.loss(batch, latents, draw)
+            _, parts = model.loss(batch, latents, noise_sample)
         counts = LossCounts.of(batch)
         sizes = {"text": counts.text, "flow": counts.frames, "action": counts.actions}
         text, flow, action = (float(parts[part]) * count if count else 0.0 for part, count in sizes.items())

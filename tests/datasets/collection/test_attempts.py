@@ -14,7 +14,7 @@ from tests.datasets.collection.failing import BROKEN, FLAKY, SAFE
 from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path, load_left_out, save_left_out
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.parts import part_path
+from worldmodel.datasets.collection.episode_shards import shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode
 from worldmodel.datasets.episodes.episode import same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -93,14 +93,14 @@ def test_going_on_does_not_try_them_again(
     with pytest.raises(KeyboardInterrupt):
         collect(config)
     monkeypatch.undo()
-    parts = tmp_path / "a.h5.parts"
-    left_out = load_left_out(parts, first)
-    assert left_out is not None and not part_path(parts, first).exists()
-    save_left_out(parts, replace(left_out, error="as the first time"))  # a second try would say something else
+    shards = tmp_path / "a.h5.parts"
+    left_out = load_left_out(shards, first)
+    assert left_out is not None and not shard_path(shards, first).exists()
+    save_left_out(shards, replace(left_out, error="as the first time"))  # a second try would say something else
     asked = list[int]()
     play = collecting._play
     monkeypatch.setattr(
-        collecting, "_play", lambda config, parts, missing, merger: asked.extend(missing) or play(config, parts, missing, merger)
+        collecting, "_play", lambda config, shards, missing, merger: asked.extend(missing) or play(config, shards, missing, merger)
     )
     assert collect(config).left_out == tuple(expected)
     assert asked and first not in asked
@@ -123,7 +123,7 @@ def test_a_policy_that_always_fails_ends_it_at_once(
     add = collecting._Merger.add
 
     def fail(merger: collecting._Merger, episode: int) -> None:
-        save_left_out(merger._parts, LeftOut(episode, 1, "ValueError: too proud"))
+        save_left_out(merger._shards, LeftOut(episode, 1, "ValueError: too proud"))
         add(merger, episode)
 
     monkeypatch.setattr(collecting._Merger, "add", fail)
@@ -135,9 +135,9 @@ def test_a_policy_that_always_fails_ends_it_at_once(
 
 
 def test_marks_of_other_arguments_do_not_count(tmp_path: Path) -> None:
-    parts = tmp_path / "a.h5.parts"
-    parts.mkdir()
-    save_left_out(parts, LeftOut(0, 1, "of another collection"))
+    shards = tmp_path / "a.h5.parts"
+    shards.mkdir()
+    save_left_out(shards, LeftOut(0, 1, "of another collection"))
     config = CollectConfig(out=tmp_path / "a.h5", episodes=2, image_size=16, max_steps=2, workers=1)
     result = collect(config)
     assert (result.episodes, result.left_out) == (2, ())

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE, is_running, wait_for
 from worldmodel.datasets.atomic import temporary_beside
 from worldmodel.datasets.collection import collect as collecting
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.parts import PATTERN, part_path
+from worldmodel.datasets.collection.episode_shards import PATTERN, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
@@ -216,10 +216,10 @@ def test_parts_of_other_arguments_are_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "a.h5.parts"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(small(out, noise=0.25).recipe()))
-    part_path(folder, 0).write_text("a part")
+    shard_path(folder, 0).write_text("a part")
     with pytest.raises(UserError, match=r"a.h5.parts was collected with noise=0.25, not noise=0.5"):
         collect(small(out))
-    assert part_path(folder, 0).read_text() == "a part"
+    assert shard_path(folder, 0).read_text() == "a part"
 
 
 @pytest.mark.parametrize("about", ['{"env_id": "worldmodel/TwoRoom-v0", "driven": true}', "[1]", "half of"])
@@ -227,10 +227,10 @@ def test_parts_of_another_program_are_left_alone(about: str, tmp_path: Path) -> 
     folder = tmp_path / "a.h5.parts"
     folder.mkdir()
     (folder / "config.json").write_text(about)
-    part_path(folder, 0).write_text("a part")
+    shard_path(folder, 0).write_text("a part")
     with pytest.raises(UserError, match="a.h5.parts was not made by `worldmodel collect`"):
         collect(small(tmp_path / "a.h5"))
-    assert part_path(folder, 0).read_text() == "a part"
+    assert shard_path(folder, 0).read_text() == "a part"
 
 
 def test_parts_of_an_older_version_are_recorded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -250,8 +250,8 @@ def test_parts_that_a_kill_left_beside_the_finished_file_are_removed(tmp_path: P
     folder = tmp_path / "a.h5.parts"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config.recipe() | {"seed": 1}))
-    part_path(folder, 1).write_text("a part of another collection")
-    assert collect(config).new_episodes == 0 and part_path(folder, 1).exists()
+    shard_path(folder, 1).write_text("a part of another collection")
+    assert collect(config).new_episodes == 0 and shard_path(folder, 1).exists()
     (folder / "config.json").write_text(json.dumps(config.recipe()))
     assert collect(config).new_episodes == 0 and not folder.exists()
 

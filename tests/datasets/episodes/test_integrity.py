@@ -12,7 +12,7 @@ from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.integrity import check, repair, repaired_path
 from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.episodes.verified import VerifiedStore
+from worldmodel.datasets.episodes.verified_reader import VerifiedStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 

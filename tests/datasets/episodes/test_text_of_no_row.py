@@ -8,7 +8,7 @@ import pytest
 from tests.datasets.toys import write_toy_file
 from worldmodel.datasets.episodes.integrity import check
 from worldmodel.datasets.episodes.schema import TEXTS
-from worldmodel.datasets.episodes.verified import VerifiedStore
+from worldmodel.datasets.episodes.verified_reader import VerifiedStore
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.picture_sets import number_of, plain, samples, write_tar
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
 from worldmodel.datasets.pictures.pairs import open_pairs
 from worldmodel.datasets.pictures.shards import TarShards, expand_braces, index_shard
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.errors import UserError
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.waiting import is_running, wait_for
 from worldmodel.datasets.pictures import svg
-from worldmodel.datasets.pictures.bad_pairs import BadPairError
-from worldmodel.datasets.pictures.images import Square, decode_picture
+from worldmodel.datasets.pictures.images import ImageTransform, decode_picture
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 
 HEAD = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10">'
 RED = f'{HEAD}<rect width="10" height="10" fill="#ff0000"/></svg>'
@@ -40,7 +40,7 @@ def test_a_drawing_becomes_a_picture() -> None:
 def test_one_that_crashes_the_renderer_is_one_bad_drawing() -> None:
     for _ in range(2):
         with pytest.raises(BadPairError, match="crash"):
-            decode_picture(NESTED.encode(), Square(16))
+            decode_picture(NESTED.encode(), ImageTransform(16))
         assert is_red(svg.svg_to_png(RED, 16), 16), "the next drawing has a renderer again"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import PATIENCE
 from worldmodel.datasets.texts.corpus import Corpus, is_held_out, open_corpus
-from worldmodel.datasets.texts.text_origins import gloss_sentence
+from worldmodel.datasets.texts.raw_corpora import gloss_sentence
 from worldmodel.errors import UserError
 
 DOCUMENTS = [f"Document {i} begins. " + "It goes on. " * (i % 7) + f"Document {i} ends." for i in range(60)]
@@ -58,9 +58,9 @@ def test_documents_are_held_out_whole(lines: Path) -> None:
     train, held_out = content(corpus)
     assert len(held_out) == 6 and sorted(train + held_out) == sorted(DOCUMENTS)
     assert content(open_corpus(lines, chunk=1000, held_out=0.1, seed=2))[1] != held_out
-    pieces = open_corpus(lines, chunk=21, held_out=0.1, seed=1)
-    assert max(map(len, pieces.train)) <= 21 and len(pieces.train) > len(train)
-    assert numbers([text for text in pieces.held_out if text.startswith("Doc")]) == numbers(held_out)
+    chunks = open_corpus(lines, chunk=21, held_out=0.1, seed=1)
+    assert max(map(len, chunks.train)) <= 21 and len(chunks.train) > len(train)
+    assert numbers([text for text in chunks.held_out if text.startswith("Doc")]) == numbers(held_out)
     assert corpus.held_out.size.documents == 6 and corpus.held_out.size.num_bytes == sum(map(len, held_out))
 
 
@@ -81,12 +81,12 @@ def test_each_side_has_a_document(tmp_path: Path, held_out: float, expected: int
 
 
 def test_pieces_are_a_sequence(lines: Path) -> None:
-    pieces = open_corpus(lines, 1000, 0.1, 0).train
-    assert pieces[-1] == pieces[len(pieces) - 1] == list(pieces)[-1]
-    assert pieces[3:9:2] == [pieces[3], pieces[5], pieces[7]]
-    for index in (len(pieces), -len(pieces) - 1):
+    chunks = open_corpus(lines, 1000, 0.1, 0).train
+    assert chunks[-1] == chunks[len(chunks) - 1] == list(chunks)[-1]
+    assert chunks[3:9:2] == [chunks[3], chunks[5], chunks[7]]
+    for index in (len(chunks), -len(chunks) - 1):
         with pytest.raises(IndexError):
-            pieces[index]
+            chunks[index]
 
 
 def test_source_is_read_once(lines: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,7 +96,7 @@ def test_source_is_read_once(lines: Path, home: Path, caplog: pytest.LogCaptureF
     lines.write_bytes(b"x" * stat.st_size)
     os.utime(lines, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert content(open_corpus(lines, 100, 0.1, 0)) == before
-    assert len(caplog.records) == 1 and "pieces of at most 100 characters, 0.0 MB" in caplog.text
+    assert len(caplog.records) == 1 and "chunks of at most 100 characters, 0.0 MB" in caplog.text
     write_lines(lines, [text.replace("begins", "starts") for text in DOCUMENTS])  # of the same length
     os.utime(lines, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert "starts" in open_corpus(lines, 100, 0.1, 0).train[0]
@@ -139,21 +139,21 @@ def test_cache_that_has_gone_is_named(lines: Path, home: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")  # of Python 3.12 on
 def test_other_processes_read_the_same(lines: Path) -> None:
-    pieces = open_corpus(lines, 30, 0.2, 0).train
-    order = [(7 * i) % len(pieces) for i in range(200)]
-    expected = [pieces[i] for i in order]
+    chunks = open_corpus(lines, 30, 0.2, 0).train
+    order = [(7 * i) % len(chunks) for i in range(200)]
+    expected = [chunks[i] for i in order]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(pieces.__getitem__, order, chunksize=5) == expected
+        assert pool.map(chunks.__getitem__, order, chunksize=5) == expected
         opened = pool.starmap(open_corpus, 2 * [(lines, 31, 0.2, 0)])  # both for the first time: one makes it
         assert content(opened[0]) == content(opened[1])
-    readers = [fork_reader(pieces, order, expected) for _ in range(3)]
+    readers = [fork_reader(chunks, order, expected) for _ in range(3)]
     assert [os.waitpid(reader, 0)[1] for reader in readers] == [0, 0, 0]
 
 
-def fork_reader(pieces: Any, order: list[int], expected: list[str]) -> int:
+def fork_reader(chunks: Any, order: list[int], expected: list[str]) -> int:
     child = os.fork()
     if child == 0:
-        os._exit(0 if [pieces[i] for i in order] == expected else 1)
+        os._exit(0 if [chunks[i] for i in order] == expected else 1)
     return child
 
 

@@ -12,10 +12,10 @@ from worldmodel.errors import UserError
 
 
 @given(text=st.text(st.sampled_from("ab.!? \n\"'"), max_size=300), chunk=st.integers(min_value=1, max_value=40))
-def test_pieces_fit_and_lose_only_blank_space(text: str, chunk: int) -> None:
-    pieces = chunk_text(text, chunk)
-    assert all(0 < len(piece) <= chunk for piece in pieces)
-    assert re.sub(r"\s", "", "".join(pieces)) == re.sub(r"\s", "", text)
+def test_chunks_fit_and_lose_only_blank_space(text: str, chunk: int) -> None:
+    chunks = chunk_text(text, chunk)
+    assert all(0 < len(each) <= chunk for each in chunks)
+    assert re.sub(r"\s", "", "".join(chunks)) == re.sub(r"\s", "", text)
 
 
 def test_cuts_between_paragraphs_then_sentences_then_words() -> None:
@@ -31,10 +31,10 @@ def test_cuts_between_paragraphs_then_sentences_then_words() -> None:
 
 
 def test_a_mixture_gives_every_piece_equally_often() -> None:
-    pieces = [f"piece {i}" for i in range(WINDOW // 4)]
-    documents = [Mixture([(TextSource(pieces), 1.0)], seed=3).document(i) for i in range(WINDOW)]
-    assert sorted(documents, key=repr) == sorted(4 * [(Text(piece),) for piece in pieces], key=repr)
-    assert documents[: len(pieces)] != [(Text(piece),) for piece in pieces]
+    chunks = [f"chunk {i}" for i in range(WINDOW // 4)]
+    documents = [Mixture([(TextSource(chunks), 1.0)], seed=3).document(i) for i in range(WINDOW)]
+    assert sorted(documents, key=repr) == sorted(4 * [(Text(chunk),) for chunk in chunks], key=repr)
+    assert documents[: len(chunks)] != [(Text(chunk),) for chunk in chunks]
 
 
 def test_a_document_depends_on_its_number_alone() -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from worldmodel.codec.data import CodecData
-from worldmodel.codec.fitting import FitConfig
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
 from worldmodel.codec.training import CodecConfig
+from worldmodel.codec.training_loop import FitConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 
 SIZE = 16

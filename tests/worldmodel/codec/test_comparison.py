@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.worldmodel.codec.test_rae import pretrained_encoder
-from worldmodel.codec.comparison import check_size, compare_codec, control_errors, encoder_name, painted_columns
+from worldmodel.codec.comparison import check_size, compare_codec, control_errors, encoder_name, reconstruction_columns
 from worldmodel.codec.pixels import Pixels, PixelsConfig
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.errors import UserError
@@ -37,7 +37,7 @@ def test_who_knows_nothing_explains_nothing(square_world):
 
 
 def test_the_picture_has_truth_first_and_the_mean_frame_last(codec, square_world):
-    columns = painted_columns([codec], square_world, 5, 0)
+    columns = reconstruction_columns([codec], square_world, 5, 0)
     assert len(columns) == 3 and all(column.shape == (5, 16, 16, 3) and column.dtype == np.uint8 for column in columns)
     held_out = {frame.tobytes() for frame in square_world.frames[square_world.validation]}
     assert all(frame.tobytes() in held_out for frame in columns[0])

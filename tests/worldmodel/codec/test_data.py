@@ -6,7 +6,7 @@ import torch
 
 from worldmodel.codec.data import (
     CodecData,
-    FrameSampler,
+    FrameBatchSampler,
     LatentSampler,
     extra_count,
     mean_picture,
@@ -40,7 +40,7 @@ def numbers(frames: torch.Tensor) -> np.ndarray:
 
 
 def test_neighbours_are_near_and_of_the_same_episode():
-    sampler = FrameSampler(numbered_frames(), 64, 0.0, neighbour_steps=3)
+    sampler = FrameBatchSampler(numbered_frames(), 64, 0.0, neighbour_steps=3)
     rng, distances = generator(), []
     for _ in range(20):
         batch = sampler.draw(rng)
@@ -52,7 +52,7 @@ def test_neighbours_are_near_and_of_the_same_episode():
 
 
 def test_draws_depend_on_the_generator_alone_and_hold_their_share_of_extras():
-    sampler = FrameSampler(numbered_frames(), 8, 0.25, neighbour_steps=1)
+    sampler = FrameBatchSampler(numbered_frames(), 8, 0.25, neighbour_steps=1)
     first, again = sampler.draw(generator()), sampler.draw(generator())
     assert torch.equal(first.frames, again.frames) and torch.equal(first.neighbours, again.neighbours)
     assert (numbers(first.frames) == 200).sum() == 2

@@ -12,7 +12,7 @@ from worldmodel.codec.efficientnet import STAGES, load_efficientnet, map_of_laye
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder, load_encoder
 from worldmodel.datasets.packages import package_folder
-from worldmodel.datasets.pictures.images import Square, render_svg
+from worldmodel.datasets.pictures.images import ImageTransform, render_svg
 from worldmodel.errors import UserError
 from worldmodel.home import home
 
@@ -173,7 +173,7 @@ def drawings(count: int) -> Tensor:
     """OpenMoji's (f, 3, 64, 64) in [0, 1]."""
     files = sorted((package_folder("openmoji") / "openmoji" / "svg").glob("*.svg"))
     step = len(files) // count
-    return frames_to_float(np.stack([render_svg(file.read_text("utf8"), Square(64)) for file in files[: step * count : step]]))
+    return frames_to_float(np.stack([render_svg(file.read_text("utf8"), ImageTransform(64)) for file in files[: step * count : step]]))
 
 
 @pytest.mark.skipif(not FETCHED, reason="needs `worldmodel datasets fetch efficientnet-lite0`")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.worldmodel.codec.test_painting import Brightness
 from tests.worldmodel.codec.test_rae import pretrained_encoder
+from tests.worldmodel.codec.test_reconstruction_loss import Brightness
 from tests.worldmodel.codec.test_training import Killed, kill_in
-from worldmodel.codec import measure, training
+from worldmodel.codec import quality, training
 from worldmodel.codec.adversarial import AdversarialConfig
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
@@ -66,7 +66,7 @@ def test_every_kind_reports_the_same_things_and_comes_back(kind_config, square_w
     assert ((1 - share) * train.mean(dim=0) + share * extra.mean(dim=0)).abs().max() < 1e-3
 
 
-def test_every_kind_paints_a_few_frames_better_than_their_mean(kind_config, square_world, tmp_path, monkeypatch):
+def test_every_kind_reconstructs_a_few_frames_better_than_their_mean(kind_config, square_world, tmp_path, monkeypatch):
     if kind_config.encoder_name:  # fresh weights of a deep network tell nothing of a frame; one layer's do
         network = nn.Sequential(nn.Conv2d(3, 112, 16, stride=16), nn.Flatten(2), Transpose())
         encoder = PretrainedEncoder(pretrained_encoder(32).config, network)
@@ -86,8 +86,8 @@ def test_every_kind_paints_a_few_frames_better_than_their_mean(kind_config, squa
     fit = dataclasses.replace(kind_config.fit, lr=5e-3, checkpoint_every=1000)
     masked = dataclasses.replace(kind_config.masked, steps=100)
     config = dataclasses.replace(kind_config, fit=fit, masked=masked, vae_steps=150, decoder_steps=150, batch_size=16, noise=0.0)
-    painted = train_codec(config, data, tmp_path)[1]["reconstruction"]
-    assert painted["psnr"] > painted["psnr_mean_frame"] + 2
+    reconstruction = train_codec(config, data, tmp_path)[1]["reconstruction"]
+    assert reconstruction["psnr"] > reconstruction["psnr_mean_frame"] + 2
 
 
 def test_a_killed_vae_goes_on_bit_for_bit(vae_config, square_world, tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_a_killed_vae_goes_on_bit_for_bit(vae_config, square_world, tmp_path, mo
     resumed, _ = train_codec(config, square_world, tmp_path / "cut")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
-    assert not any("opponent" in name for name in whole.state_dict())
+    assert not any("discriminator" in name for name in whole.state_dict())
 
 
 def test_divergence_falls_with_its_weight(vae_config, square_world, tmp_path):
@@ -117,7 +117,7 @@ def test_divergence_falls_with_its_weight(vae_config, square_world, tmp_path):
 @pytest.mark.parametrize("kind", ["rae", "vae"])
 def test_an_opponent_changes_what_is_learnt(kind, square_world, tiny_config, tmp_path):
     plain = dataclasses.replace(tiny_config, **KINDS[kind])
-    against = dataclasses.replace(plain, adversarial=AdversarialConfig(weight=0.75, opponent_start=0.0, start=0.4, width=8))
+    against = dataclasses.replace(plain, adversarial=AdversarialConfig(weight=0.75, discriminator_start=0.0, start=0.4, width=8))
     codecs = [train_codec(config, square_world, tmp_path / name)[0] for name, config in (("plain", plain), ("against", against))]
     first, second = (codec.decoder.last_layer for codec in codecs)
     assert torch.isfinite(second).all() and not torch.equal(first, second)
@@ -125,7 +125,7 @@ def test_an_opponent_changes_what_is_learnt(kind, square_world, tiny_config, tmp
 
 def test_a_perceptual_term_changes_what_is_learnt_and_is_reported(vae_config, square_world, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_perceptual", Brightness)
-    monkeypatch.setattr(measure, "load_perceptual", Brightness)
+    monkeypatch.setattr(quality, "load_perceptual", Brightness)
     plain, report = train_codec(vae_config, square_world, tmp_path / "plain")
     assert report["reconstruction"]["perceptual"] > 0
     seen, _ = train_codec(dataclasses.replace(vae_config, perceptual_weight=1.0), square_world, tmp_path / "seen")
@@ -134,7 +134,7 @@ def test_a_perceptual_term_changes_what_is_learnt_and_is_reported(vae_config, sq
 
 def test_without_weights_a_perceptual_term_is_refused_before_anything_is_written(vae_config, square_world, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_perceptual", lambda: None)
-    monkeypatch.setattr(measure, "load_perceptual", lambda: None)
+    monkeypatch.setattr(quality, "load_perceptual", lambda: None)
     with pytest.raises(UserError, match="worldmodel datasets fetch hed lpips"):
         train_codec(dataclasses.replace(vae_config, perceptual_weight=1.0), square_world, tmp_path / "codec")
     assert not (tmp_path / "codec").exists()

@@ -58,9 +58,9 @@ def test_statistics_normalise_per_position_and_channel(codec):
 
 def test_decoding_undoes_the_normalisation(codec):
     frames = torch.rand(2, 3, 16, 16)
-    painted = codec.decode(codec.encode(frames))
+    reconstruction = codec.decode(codec.encode(frames))
     codec.set_statistics(torch.randn(4, 8), torch.rand(4, 8) + 0.1)
-    assert torch.allclose(codec.decode(codec.encode(frames)), painted, atol=1e-4)
+    assert torch.allclose(codec.decode(codec.encode(frames)), reconstruction, atol=1e-4)
 
 
 def test_any_leading_axes_can_be_encoded_in_pieces(codec):
@@ -89,16 +89,16 @@ def test_encoding_gives_no_gradient_and_decoding_does(codec):
     assert latents.grad is not None and latents.grad.abs().sum() > 0
 
 
-def test_painting_from_noisy_latents_trains_the_decoder_only_and_repeats_its_noise(codec):
+def test_decoding_noisy_latents_trains_the_decoder_only_and_repeats_its_noise(codec):
     latents = codec.encode(torch.rand(4, 3, 16, 16))
 
-    def paint():
-        return codec.paint_noisy(latents, torch.Generator().manual_seed(1))
+    def decode():
+        return codec.decode_with_noise(latents, torch.Generator().manual_seed(1))
 
-    painted = paint()
-    assert torch.equal(painted, paint())
-    assert not torch.allclose(painted, codec.raw_decode(latents * codec.std + codec.mean), atol=1e-4)
-    painted.square().mean().backward()
+    reconstruction = decode()
+    assert torch.equal(reconstruction, decode())
+    assert not torch.allclose(reconstruction, codec.raw_decode(latents * codec.std + codec.mean), atol=1e-4)
+    reconstruction.square().mean().backward()
     assert all(parameter.grad is not None for parameter in codec.decoder.parameters())
     assert all(parameter.grad is None for parameter in codec.encoder.parameters())
 

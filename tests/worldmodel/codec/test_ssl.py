@@ -47,7 +47,7 @@ def test_masked_loss_is_relative_to_the_scale_of_each_source(tiny_encoder):
     frames = torch.rand(4, 3, 16, 16)
     scale = (frames - 0.5).square().mean(dim=(1, 2, 3))[:, None].expand(4, 2)
     loss, _ = model(FrameBatch(frames, frames, scale), generator())
-    assert loss.item() == pytest.approx(1.0, abs=1e-4)  # a new decoder paints grey, which is the scale here
+    assert loss.item() == pytest.approx(1.0, abs=1e-4)  # a new decoder decodes grey, which is the scale here
 
 
 def test_variance_hinge_and_covariance_of_known_data():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel.codec import stages
+from worldmodel.codec import training_stages
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
-from worldmodel.codec.stages import Candidate
 from worldmodel.codec.training import CodecConfig, choose, train_codec
+from worldmodel.codec.training_stages import EncoderVariant
 from worldmodel.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Killed(Exception):
 
 def kill_in(stage, step, monkeypatch):
     """Makes the loss of a stage raise at a step."""
-    real = stages.fit
+    real = training_stages.fit
 
     def fit(name, module, loss, *rest):
         calls = []
@@ -34,7 +34,7 @@ def kill_in(stage, step, monkeypatch):
 
         return real(name, module, dying, *rest)
 
-    monkeypatch.setattr(stages, "fit", fit)
+    monkeypatch.setattr(training_stages, "fit", fit)
 
 
 def test_a_codec_learns_the_square_world(square_world, tiny_config, tmp_path):
@@ -75,7 +75,7 @@ def test_the_folder_holds_everything_and_a_second_call_reads_it(square_world, ti
     log.Reload()
     tags = log.Tags()
     assert {"codec/mae/loss", "codec/vicreg/variance", "codec/decoder/l1"} <= set(tags["scalars"])
-    assert {"codec/frames_above_painted_below", "codec/extra_above_painted_below"} <= set(tags["images"])
+    assert {"codec/frames_above_reconstructions_below", "codec/extra_above_reconstructions_below"} <= set(tags["images"])
 
 
 @pytest.mark.parametrize("stage", ["mae", "vicreg", "decoder"])
@@ -117,13 +117,13 @@ def test_statistics_are_those_of_frames_and_extras_by_share(square_world, tiny_c
 
 
 def test_the_better_probe_wins_and_near_ties_go_to_the_first():
-    def candidates(first, second):
+    def variants(first, second):
         errors = {"mae": first, "vicreg": second}
-        return {name: Candidate(None, None, {"probe": {"error": error}}) for name, error in errors.items()}
+        return {name: EncoderVariant(None, None, {"probe": {"error": error}}) for name, error in errors.items()}
 
-    assert choose(candidates(1.0, 0.5), 0.1) == "vicreg"
-    assert choose(candidates(1.0, 0.95), 0.1) == "mae"
-    assert choose(candidates(1.0, 0.95), 0.0) == "vicreg"
+    assert choose(variants(1.0, 0.5), 0.1) == "vicreg"
+    assert choose(variants(1.0, 0.95), 0.1) == "mae"
+    assert choose(variants(1.0, 0.95), 0.0) == "vicreg"
 
 
 def test_other_arguments_and_other_data_are_refused(square_world, tiny_config, tmp_path):

@@ -47,14 +47,14 @@ def test_reconstruction_draws_from_the_generator_and_reaches_every_parameter(cod
     def reconstruct(seed):
         return codec.reconstruct(frames, torch.Generator().manual_seed(seed))
 
-    painted, divergence = reconstruct(1)
-    assert torch.equal(painted, reconstruct(1)[0]) and not torch.equal(painted, reconstruct(2)[0])
-    (painted.square().mean() + divergence).backward()
+    reconstruction, divergence = reconstruct(1)
+    assert torch.equal(reconstruction, reconstruct(1)[0]) and not torch.equal(reconstruction, reconstruct(2)[0])
+    (reconstruction.square().mean() + divergence).backward()
     for name, parameter in codec.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-def test_a_new_decoder_paints_its_background():
+def test_a_new_decoder_starts_from_its_background():
     codec, picture = VAE(VAEConfig(image_size=16, downsampling=4, width=8)), torch.rand(3, 16, 16)
     codec.decoder.set_background(picture)
     assert torch.equal(codec.decode(torch.randn(2, 4, 64)), picture.expand(2, 3, 16, 16))

@@ -51,15 +51,15 @@ def test_hidden_patches_change_nothing(tiny_encoder):
     assert not torch.allclose(encoder(frames, keep), encoder(changed, keep))
 
 
-def test_a_grid_that_does_not_divide_the_frame_is_painted_larger_and_scaled_down():
+def test_a_grid_that_does_not_divide_the_frame_is_decoded_larger_and_scaled_down():
     decoder = Decoder(DecoderConfig(32, 1, 2), (3, 3), 8, 16)
     torch.nn.init.constant_(decoder.head.bias, 0.25)
-    painted = decoder(torch.randn(2, 9, 8))
-    assert decoder.patch_size == 6 and painted.shape == (2, 3, 16, 16)
-    assert torch.allclose(painted, torch.full_like(painted, 0.75), atol=1e-5)
+    reconstruction = decoder(torch.randn(2, 9, 8))
+    assert decoder.patch_size == 6 and reconstruction.shape == (2, 3, 16, 16)
+    assert torch.allclose(reconstruction, torch.full_like(reconstruction, 0.75), atol=1e-5)
 
 
-def test_a_new_decoder_paints_its_background():
+def test_a_new_decoder_starts_from_its_background():
     decoder, picture = Decoder(DecoderConfig(32, 1, 2), (2, 2), 8, 16), torch.rand(3, 16, 16)
     decoder.set_background(picture)
     assert torch.equal(decoder(torch.randn(2, 4, 8)), picture.expand(2, 3, 16, 16))

@@ -1,4 +1,4 @@
-"""Variants, sentences on made-up numbers, and the judge."""
+"""Variants, sentences on made-up numbers, and the state probe."""
 
 from dataclasses import replace
 
@@ -9,8 +9,8 @@ from worldmodel.flops import parameter_counts
 from worldmodel.presets import base, small, tiny
 from worldmodel.studies.ablation import FINDINGS, MEASURES, Variant, compare, estimate, findings, values_of, variants
 from worldmodel.studies.ablation_tables import findings_table, label, markdown, table
-from worldmodel.studies.judge import Judge
 from worldmodel.studies.scaling_fit import student
+from worldmodel.studies.state_probe import StateProbe
 
 BASELINE = Variant("rae", "modality")
 X_BEATS_V = next(f for f in FINDINGS if f.what == "prediction" and f.measure == "flow_loss")
@@ -48,9 +48,9 @@ def test_every_finding_names_variants_and_measures_that_exist() -> None:
     [
         ((0.50, 0.60, 0.70), (0.60, 0.71, 0.79), "0.600 against 0.700", "+0.100 [+0.075, +0.125]", "holds"),
         ((0.60, 0.71, 0.79), (0.50, 0.60, 0.70), "0.700 against 0.600", "-0.100 [-0.125, -0.075]", "does not hold"),
-        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), "0.600 against 0.700", "+0.100 [-0.330, +0.530]", "cannot be told"),
-        ((0.50,), (0.60,), "0.500 against 0.600", "+0.100 (one seed, no interval)", "cannot be told"),
-        ((), (0.60,), "not measured of both", "-", "cannot be told"),
+        ((0.50, 0.60, 0.70), (0.40, 0.80, 0.90), "0.600 against 0.700", "+0.100 [-0.330, +0.530]", "inconclusive"),
+        ((0.50,), (0.60,), "0.500 against 0.600", "+0.100 (one seed, no interval)", "inconclusive"),
+        ((), (0.60,), "not measured of both", "-", "inconclusive"),
     ],
 )
 def test_a_finding_is_judged_by_the_paired_difference(
@@ -125,10 +125,10 @@ def test_the_judge_reads_places_whatever_the_colour() -> None:
     x, y = rng.uniform(8, 56, (2, 600))
     frames = scene(x, y, rng.choice([0, 255], (600, 3)))
     features = np.stack([x, y, np.ones(600)], 1)  # the last never varies, and is not judged
-    judge = Judge(frames[:500], features[:500], np.arange(500) // 10)
-    assert judge.error(frames[500:], features[500:]) < 0.1
-    elsewhere = features[500:] + [judge.scale[0], 0, 0]
-    assert judge.error(frames[500:], elsewhere) == pytest.approx(np.sqrt(1 / 2), abs=0.08)
+    state_probe = StateProbe(frames[:500], features[:500], np.arange(500) // 10)
+    assert state_probe.error(frames[500:], features[500:]) < 0.1
+    elsewhere = features[500:] + [state_probe.scale[0], 0, 0]
+    assert state_probe.error(frames[500:], elsewhere) == pytest.approx(np.sqrt(1 / 2), abs=0.08)
 
 
 def test_few_seeds_or_steps_tell_nothing() -> None:
@@ -146,6 +146,6 @@ def test_few_seeds_or_steps_tell_nothing() -> None:
         return outcome.verdict
 
     assert said(3, 240) == said(5, 100) == "holds"
-    assert said(2, 240) == "cannot be told: 2 seeds are fewer than 3"
-    assert said(3, 4) == said(2, 4) == "cannot be told: 4 steps are fewer than 100"
-    assert said(1, 240) == "cannot be told"
+    assert said(2, 240) == "inconclusive: 2 seeds are fewer than 3"
+    assert said(3, 4) == said(2, 4) == "inconclusive: 4 steps are fewer than 100"
+    assert said(1, 240) == "inconclusive"

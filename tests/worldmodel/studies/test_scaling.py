@@ -111,8 +111,8 @@ def test_a_difference_goes_replicate_by_replicate() -> None:
     assert [verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(-0.1, 0.2), verdict(None, None)] == [
         "holds",
         "does not hold",
-        "cannot be told",
-        "cannot be told",
+        "inconclusive",
+        "inconclusive",
     ]
 
 
@@ -138,13 +138,13 @@ def test_the_papers_findings_hold_or_not_or_cannot_be_told() -> None:
 
     assert [": holds here, +0." in line for line in said(measured(0.1))] == [True]
     assert ": does not hold here, -0." in said(measured(-0.1))[0]
-    assert ": cannot be told here, the interval is too wide" in said(measured(0.0, noise=0.02))[0]
+    assert ": inconclusive here, the interval is too wide" in said(measured(0.0, noise=0.02))[0]
     both = said(measured(0.15) + measured(0.05, "moe"))
     assert len(both) == 3 and "narrows the gap" in both[2] and ": holds here, +0." in both[2]
     sizeless = [replace(each, losses={m: 1 + 400 * each.point.tokens**-BETA for m in each.losses}) for each in measured(0.1)]
     flat = study(sizeless, 20, 0)
     assert flat.fits["dense", "vision"].surface.b is not None and flat.fits["dense", "vision"].surface.problem
-    assert "cannot be told here, there are no exponents to compare" in flat.sentences()[0], "those at the end of their range are none"
+    assert "inconclusive here, there are no exponents to compare" in flat.sentences()[0], "those at the end of their range are none"
 
 
 def test_the_study_is_written_down_and_drawn() -> None:

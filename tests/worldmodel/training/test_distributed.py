@@ -39,16 +39,16 @@ from worldmodel.training.distributed import (
     weights,
     whole_model,
 )
-from worldmodel.training.guard import read_skipped
 from worldmodel.training.muon import orthogonalise, orthogonalise_spread
 from worldmodel.training.optimizer import Ema, OptimizerName, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
+from worldmodel.training.spike_detection import read_skipped
 from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import TrainConfig, TrainResult, stop_on_signals, train
 from worldmodel.training.validation import Validation
 
 STEPS, HALF = 4, 2
-PACKING = replace(toys.PACKING, rows=4, lanes=2)
+PACKING = replace(toys.PACKING, rows=4, data_shards=2)
 
 
 @dataclass
@@ -81,15 +81,17 @@ class Run:
                 with shared_folder(self.save, these) as beside:
                     write_state(beside, state)
             batch = packer.batch(step)
-            draw = model.draw(batch.clean, torch.Generator().manual_seed(step))
+            noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(step))
             latents = toys.random_latents(len(batch.clean), step)
             total, first = torch.zeros(()), 0
             model.zero_grad()
-            for lane, part in enumerate(batch.split(PACKING.lanes)):
+            for data_shard, part in enumerate(batch.split(PACKING.data_shards)):
                 own = slice(first, first + len(part.clean))
                 first = own.stop
-                if lane % these.world_size == these.rank:
-                    loss, _ = model.loss(part, latents[own], type(draw)(draw.t[own], draw.noise[own]), LossCounts.of(batch))
+                if data_shard % these.world_size == these.rank:
+                    loss, _ = model.loss(
+                        part, latents[own], type(noise_sample)(noise_sample.t[own], noise_sample.noise[own]), LossCounts.of(batch)
+                    )
                     loss.backward()
                     total += loss.detach()
             curve += [these.sum(total).item(), clip_gradients(model, 1.0).item()]
@@ -99,7 +101,7 @@ class Run:
             average.update(model, step)
             state.progress.advance(batch.sources, 0.0)
             with torch.no_grad():  # validation leaves the gathered root behind
-                model.eval().loss(batch, latents, draw)
+                model.eval().loss(batch, latents, noise_sample)
             model.train()
         stacks = {name: p.placements for name, p in weights(model).items() if isinstance(p, DTensor) and p.ndim == 3}
         return {"curve": curve, "model": whole_model(model), "average": whole_model(average.model), "stacks": stacks}
@@ -192,7 +194,7 @@ def _in_group(rank: int, port: int, work: Callable[[Processes], Any]) -> Any:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}  # it is the parent's, as under torchrun
-    with processes("cpu", timeout=PATIENCE, patience=PATIENCE) as these:
+    with processes("cpu", timeout=PATIENCE, barrier_timeout=PATIENCE) as these:
         return work(these)
 
 

@@ -26,7 +26,7 @@ from worldmodel.training.launch import launch, number_of_processes
 from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import TrainResult, stop_on_signals
 
-SHARED = replace(CONFIG, packing=replace(toys.PACKING, rows=4, lanes=2), optimizer="muon", sample_every=3)
+SHARED = replace(CONFIG, packing=replace(toys.PACKING, rows=4, data_shards=2), optimizer="muon", sample_every=3)
 
 
 def told(folder: Path) -> str:
@@ -164,14 +164,14 @@ def test_the_others_end_with_a_process_that_is_killed(root: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("asked", "lanes", "threads", "expected"),
+    ("asked", "data_shards", "threads", "expected"),
     [("auto", 1, 8, 1), ("auto", 4, 1, 1), ("auto", 4, 2, 2), ("auto", 4, 3, 2), ("auto", 4, 8, 4), (3, 4, 1, 3), (1, 4, 4, 1)],
 )
 def test_by_default_there_are_as_many_as_threads(
-    asked: int, lanes: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    asked: int, data_shards: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    config = TrainConfig(packing=replace(toys.PACKING, rows=8, lanes=lanes), device="cpu", processes=asked)  # type: ignore[arg-type]
+    config = TrainConfig(packing=replace(toys.PACKING, rows=8, data_shards=data_shards), device="cpu", processes=asked)  # type: ignore[arg-type]
     assert number_of_processes(config) == expected
     if asked == "auto" and expected == 4:
         assert number_of_processes(replace(config, accumulation=4)) == 2

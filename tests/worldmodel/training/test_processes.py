@@ -12,7 +12,7 @@ from tests.waiting import PATIENCE, wait_for
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, run
 from worldmodel.training import run as training_run
-from worldmodel.training.distributed import clip_gradients, let_go
+from worldmodel.training.distributed import abort_on_peer_exit, clip_gradients
 from worldmodel.training.step import read_losses
 
 
@@ -22,18 +22,18 @@ def notes() -> PrefixStore:
 
 def test_who_waits_is_let_go_when_another_ended() -> None:
     told, given_up = notes(), threading.Event()
-    with let_go(told, SimpleNamespace(abort=given_up.set), period=0.01) as gave_up:  # type: ignore[arg-type]
+    with abort_on_peer_exit(told, SimpleNamespace(abort=given_up.set), period=0.01) as aborted:  # type: ignore[arg-type]
         assert not given_up.wait(0.1)
         told.set("why", "1 it broke")
-        assert given_up.wait(PATIENCE) and gave_up.is_set()
+        assert given_up.wait(PATIENCE) and aborted.is_set()
 
 
 def test_nothing_is_given_up_and_no_thread_stays_when_all_went_well() -> None:
     given_up = threading.Event()
-    with let_go(notes(), SimpleNamespace(abort=given_up.set), period=0.01) as gave_up:  # type: ignore[arg-type]
+    with abort_on_peer_exit(notes(), SimpleNamespace(abort=given_up.set), period=0.01) as aborted:  # type: ignore[arg-type]
         assert watchers()
     wait_for(lambda: not watchers(), "the watching thread to end")
-    assert not given_up.is_set() and not gave_up.is_set()
+    assert not given_up.is_set() and not aborted.is_set()
 
 
 def watchers() -> list[threading.Thread]:

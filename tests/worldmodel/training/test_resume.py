@@ -15,7 +15,17 @@ from worldmodel.errors import UserError
 from worldmodel.training import resume
 from worldmodel.training.distributed import single
 from worldmodel.training.optimizer import Ema, build_optimizers
-from worldmodel.training.resume import Progress, State, claimed, prune, read_progress, read_state, release, shared_folder, write_state
+from worldmodel.training.resume import (
+    Progress,
+    State,
+    locked_run_folder,
+    prune,
+    read_progress,
+    read_state,
+    release,
+    shared_folder,
+    write_state,
+)
 
 ALONE = single(torch.device("cpu"))
 
@@ -130,33 +140,37 @@ def test_files_that_are_no_progress(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"^{tmp_path} holds '{name}' and is no run's folder: name an empty folder"):
-        with claimed(tmp_path, {"lr": 1}):
+        with locked_run_folder(tmp_path, {"lr": 1}):
             pass
     assert [path.name for path in tmp_path.rglob("*")] == [name]
 
 
 def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
     for _ in range(2):
-        with claimed(tmp_path / "run", {"lr": 1}), pytest.raises(UserError, match="is in use"), claimed(tmp_path / "run", {"lr": 1}):
+        with (
+            locked_run_folder(tmp_path / "run", {"lr": 1}),
+            pytest.raises(UserError, match="is in use"),
+            locked_run_folder(tmp_path / "run", {"lr": 1}),
+        ):
             pass
-    with pytest.raises(UserError, match="lr was 1 and is now 2"), claimed(tmp_path / "run", {"lr": 2}):
+    with pytest.raises(UserError, match="lr was 1 and is now 2"), locked_run_folder(tmp_path / "run", {"lr": 2}):
         pass
 
 
 def test_what_a_process_left_that_was_killed_at_once_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     temporary_beside(tmp_path / "config.json").touch()
-    with claimed(tmp_path, {"lr": 1}):
+    with locked_run_folder(tmp_path, {"lr": 1}):
         assert (tmp_path / "config.json").exists()
 
 
 def test_a_folder_that_was_released_is_free_for_other_settings(tmp_path: Path) -> None:
-    with claimed(tmp_path, {"lr": 1}):
+    with locked_run_folder(tmp_path, {"lr": 1}):
         (tmp_path / "episodes.h5").touch()
         release(tmp_path)
-    with claimed(tmp_path, {"lr": 2}):
+    with locked_run_folder(tmp_path, {"lr": 2}):
         pass
-    with pytest.raises(UserError, match="lr was 2 and is now 1"), claimed(tmp_path, {"lr": 1}):
+    with pytest.raises(UserError, match="lr was 2 and is now 1"), locked_run_folder(tmp_path, {"lr": 1}):
         pass
 
 

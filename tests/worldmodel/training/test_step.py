@@ -14,13 +14,13 @@ from worldmodel.errors import UserError
 from worldmodel.losses import LossCounts
 from worldmodel.model import WorldModel
 from worldmodel.training.distributed import clip_gradients
-from worldmodel.training.step import draw_lanes, gradient
+from worldmodel.training.step import gradient, sample_noise_by_shard
 
 
 @pytest.mark.parametrize("stem", [False, True])
 def test_a_step_in_parts_is_the_same_step(stem: bool, tmp_path: Path) -> None:
     """With a stem the parts have pictures that other frames are seen beside, and goals."""
-    packing = replace(toys.PACKING, rows=4, lanes=2, references=2 if stem else 0)
+    packing = replace(toys.PACKING, rows=4, data_shards=2, references=2 if stem else 0)
     for accumulation in (1, 2, 4):
         extra: dict[str, Any] = {}
         if stem:
@@ -46,8 +46,8 @@ def test_parts_have_to_divide_the_rows() -> None:
 def test_a_weight_that_a_step_says_nothing_of_has_a_gradient_of_zero() -> None:
     """As on several processes, where an optimizer would else decay what it passes over on one."""
     model, batch = toys.model().train(), toys.pack([(Text("a red disc"),)])
-    draw = model.draw(batch.clean, torch.Generator().manual_seed(0))
-    gradient(model, [batch], toys.random_latents(0), draw, LossCounts.of(batch), torch.float32)
+    noise_sample = model.sample_noise(batch.clean, torch.Generator().manual_seed(0))
+    gradient(model, [batch], toys.random_latents(0), noise_sample, LossCounts.of(batch), torch.float32)
     assert model.latent_out.weight.grad is not None and not model.latent_out.weight.grad.any()
     assert model.text_out.weight.grad is not None and model.text_out.weight.grad.any()
 
@@ -56,25 +56,25 @@ def test_pictures_beside_others_go_with_the_part_that_shows_them() -> None:
     model = toys.stem_model().train()
     batch = toys.everything(model)
     latents = toys.random_latents(len(batch.pictures), grid=toys.MAP)
-    draw, found = model.draw(batch.clean, torch.Generator().manual_seed(0)), []
+    noise_sample, found = model.sample_noise(batch.clean, torch.Generator().manual_seed(0)), []
     for parts in ([batch], batch.split(3)):
         assert sum(len(part.given) for part in parts) == len(batch.given) > 0
-        _, sums = gradient(model, parts, latents, draw, LossCounts.of(batch), torch.float32)
+        _, sums = gradient(model, parts, latents, noise_sample, LossCounts.of(batch), torch.float32)
         found.append([sums, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     for whole, added in zip(*found, strict=True):
         torch.testing.assert_close(added, whole, atol=1e-5, rtol=1e-4)
 
 
 def test_noise_belongs_to_the_lane() -> None:
-    packing = replace(toys.PACKING, rows=4, lanes=4)
+    packing = replace(toys.PACKING, rows=4, data_shards=4)
     model, device = toys.model(), torch.device("cpu")
     whole = toys.packer(config=packing)
-    drawn = draw_lanes(model, whole.batch(3), 7, 3, whole.lanes, device)
+    drawn = sample_noise_by_shard(model, whole.batch(3), 7, 3, whole.data_shards, device)
     shares = [whole.share(rank, 2) for rank in range(2)]
-    apart = [draw_lanes(model, share.batch(3), 7, 3, share.lanes, device) for share in shares]
-    assert torch.equal(drawn.noise, torch.cat([draw.noise for draw in apart]))
-    assert torch.equal(drawn.t, torch.cat([draw.t for draw in apart]))
-    assert not torch.equal(drawn.noise, draw_lanes(model, whole.batch(3), 7, 4, whole.lanes, device).noise)
+    apart = [sample_noise_by_shard(model, share.batch(3), 7, 3, share.data_shards, device) for share in shares]
+    assert torch.equal(drawn.noise, torch.cat([noise_sample.noise for noise_sample in apart]))
+    assert torch.equal(drawn.t, torch.cat([noise_sample.t for noise_sample in apart]))
+    assert not torch.equal(drawn.noise, sample_noise_by_shard(model, whole.batch(3), 7, 4, whole.data_shards, device).noise)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.worldmodel import toys
-from worldmodel.training.guard import SkippedBatches, read_skipped
+from worldmodel.training.spike_detection import SkippedBatches, read_skipped
 from worldmodel.training.tracking import Tracker, read_rows
 
 

@@ -22,7 +22,7 @@ from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
-from worldmodel.losses import FlowDraw, LossCounts
+from worldmodel.losses import LossCounts, NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.packing import Packer
@@ -151,9 +151,9 @@ def test_every_batch_draws_noise_of_its_own(tmp_path: Path) -> None:
         model, found = toys.model("moe"), []
         original = model.loss
 
-        def loss(batch: PackedBatch, latents: Tensor, draw: FlowDraw, counts: LossCounts) -> Any:
-            found.append(float(draw.noise.sum()))
-            return original(batch, latents, draw, counts)
+        def loss(batch: PackedBatch, latents: Tensor, noise_sample: NoiseSample, counts: LossCounts) -> Any:
+            found.append(float(noise_sample.noise.sum()))
+            return original(batch, latents, noise_sample, counts)
 
         model.loss = loss  # type: ignore[method-assign]
         run(run_dir, config, model=model)
@@ -302,12 +302,12 @@ def test_signals_ask_to_stop_and_then_interrupt() -> None:
 
 def test_under_torchrun_an_echo_of_a_signal_is_the_same_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    monkeypatch.setattr(training, "ECHO", math.inf)
+    monkeypatch.setattr(training, "SIGNAL_DEBOUNCE_S", math.inf)
     with stop_on_signals() as stop:
         for _ in range(2):  # the second may come at any time of the wait
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.wait(PATIENCE)
-        monkeypatch.setattr(training, "ECHO", 0.0)
+        monkeypatch.setattr(training, "SIGNAL_DEBOUNCE_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(PATIENCE)

@@ -11,7 +11,7 @@ from torch import nn
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, run
 from worldmodel.datasets.documents import Document, NextActions, Text, goal_document
-from worldmodel.losses import FlowDraw
+from worldmodel.losses import NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.training.tracking import read_rows
 from worldmodel.training.validation import Validation
@@ -106,9 +106,9 @@ def test_high_noise_is_flow_time_below_a_tenth() -> None:
     model, times = toys.model(), []
     original = WorldModel.loss
 
-    def loss(batch: object, latents: torch.Tensor, draw: FlowDraw) -> object:
-        times.append(draw.t[~batch.clean])  # type: ignore[attr-defined]
-        return original(model, batch, latents, draw)  # type: ignore[arg-type]
+    def loss(batch: object, latents: torch.Tensor, noise_sample: NoiseSample) -> object:
+        times.append(noise_sample.t[~batch.clean])  # type: ignore[attr-defined]
+        return original(model, batch, latents, noise_sample)  # type: ignore[arg-type]
 
     model.loss = loss  # type: ignore[method-assign, assignment]
     Validation([toys.Videos()], toys.tokenizer(), toys.GRID, 2, toys.PACKING, 1).measure(model, toys.codec())

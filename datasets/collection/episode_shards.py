@@ -1,0 +1,71 @@
+"""Parts: a scratch file per finished episode, so that a killed collection loses only the episodes in flight.
+
+A shard is written once, read once and deleted, so it is made for speed: one zstd frame with a checksum, which
+holds a JSON text (its length comes first) and the arrays end to end.
+"""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+
+ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", "goal_state")
+JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
+PATTERN = "episode_*.part"
+
+_LENGTH = struct.Struct("<Q")
+_FAST = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_checksum=True)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Return where episode `index` of a collection lies until all are there."""
+    return folder / PATTERN.replace("*", f"{index:06d}")
+
+
+def save_shard(path: Path, episode: Episode, durable: bool = True) -> None:
+    """Write one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
+    write_atomic(path, shard_bytes(episode), durable)
+
+
+def shard_bytes(episode: Episode) -> bytes:
+    """Return the content of the shard of one episode."""
+    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAY_FIELDS}
+    arrays |= {f"views/{camera}": np.ascontiguousarray(view) for camera, view in episode.views.items()}
+    record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
+    record["arrays"] = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    header = json.dumps(record).encode()
+    content = b"".join([_LENGTH.pack(len(header)), header, *(array.data.cast("B") for array in arrays.values() if array.size)])
+    return zstandard.ZstdCompressor(compression_params=_FAST).compress(content)
+
+
+def load_shard(path: Path) -> Episode:
+    """Read one episode.
+
+    Raises:
+        ValueError: the file is no whole shard, or one of another version.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        return _parse(zstandard.ZstdDecompressor().decompress(data))
+    except Exception as error:  # zstd, struct, json, numpy and `Episode` each raise types of their own for foreign bytes
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _parse(content: bytes) -> Episode:
+    place = _LENGTH.size + _LENGTH.unpack_from(content)[0]
+    columns: dict[str, Any] = json.loads(content[_LENGTH.size : place])
+    views: dict[str, np.ndarray] = {}
+    for name, dtype, shape in columns.pop("arrays"):
+        size = int(np.prod(shape))
+        array = (np.frombuffer(content, dtype, size, place) if size else np.empty(0, dtype)).reshape(shape)
+        place += array.nbytes
+        folder, _, camera = name.rpartition("/")
+        (views if folder else columns)[camera] = array
+    return Episode(**columns, views=views)

@@ -1,0 +1,337 @@
+"""The mixture that is trained on: episode files, text corpora and pictures with captions, split into training and held-out parts.
+
+A mixture is described by the shares of `MixtureConfig`, or by a recipe (see `worldmodel.datasets.recipe`). Several episode files
+count by their size: a source draws from all of them as if they were one file, and leaves out those that lack what it is made of.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.datasets.documents import Document
+from worldmodel.datasets.episode_sources import share_actions
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture_stats import MixtureStats, Part, mixture_stats
+from worldmodel.datasets.packages import PACKAGES, package_folder
+from worldmodel.datasets.pictures.pairs import Pairs
+from worldmodel.datasets.pictures.svg import need_resvg
+from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
+from worldmodel.datasets.recipe_sources import available, choose_episodes, open_entry, open_stores
+from worldmodel.datasets.shuffle import shuffled
+from worldmodel.datasets.sources import Source
+from worldmodel.datasets.texts.corpus import Corpus
+from worldmodel.errors import UserError
+
+TOKENIZER_CHARACTERS = 16 * 2**20
+"""Characters of the corpora, and as many of the pictures' captions, that a tokenizer is trained on at most."""
+HELD_OUT_TEXTS = 128
+"""Held-out chunks of text kept at hand."""
+IMAGE_SIZE = 64
+"""Of pictures when there is no episode file to say it."""
+SHARES = {
+    "transition": "transition",
+    "goal": "goal",
+    "spoken_goal": "spoken goal",
+    "action_video": "action video",
+    "video": "video",
+    "caption": "caption",
+    "captioned_image": "captioned image",
+    "question": "question",
+    "change": "change",
+    "instruction": "instruction",
+    "text": "text",
+    "pictures": "pairs",
+}
+"""Shares of `MixtureConfig`, and the kind of source each stands for."""
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Shares of the token stream, and how documents are cut. Only the ratios of the shares count; 0 leaves a source out."""
+
+    transition: float = 0.30
+    """Frames up to now, the actions of one or several model steps, the frame after them."""
+    goal: float = 0.34
+    """Frames up to now, a frame that the episode came to later, how many steps that took, the actions that led there."""
+    spoken_goal: float = 0.04
+    """The same with a sentence that is true of that frame instead of the frame."""
+    action_video: float = 0.0
+    """Frames with the actions between them."""
+    video: float = 0.04
+    """Frames without actions."""
+    caption: float = 0.06
+    """A frame, then what is true of it."""
+    captioned_image: float = 0.06
+    """A caption, then a frame it is true of."""
+    question: float = 0.06
+    """A frame, a question, its answer."""
+    change: float = 0.0
+    """Two frames one model step apart, then what changed."""
+    instruction: float = 0.0
+    """A frame and an instruction, then the frame that fulfils it; from episodes that succeed."""
+    text: float = 0.06
+    """Text corpora."""
+    pictures: float = 0.04
+    """Pictures with captions that are not from a task, in both directions."""
+    actions: float | None = None
+    """Share of all video tokens that carries or asks actions, 0 to 1, the video tokens staying as many: this share of the training
+    episodes keeps its actions, the others give video without. None: as the shares of the sources say, from all episodes alike."""
+    recipe: str = ""
+    """A TOML file with the sources and their weights, or the name of a shipped one (paper); it replaces the shares."""
+    clip_length: int = 3
+    """Model steps per video document; it has one frame more."""
+    action_block: int = 3
+    """Environment actions per model step."""
+    horizon: int = 8
+    """Most model steps of the actions that a goal asks for."""
+    jump: int = 2
+    """Most model steps of a transition. Whoever plans with longer jumps (rollout.jump) asks for what was never trained."""
+    shift: int = 0
+    """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
+    training is long. In the minutes of `tiny` it costs far more than it gives (docs/ideas.md)."""
+    goal_tries: int = 4
+    """Most draws of now and goal in an episode until one is still to be met, as the task measures it; 1: whatever comes first. Of the
+    tasks of this suite only."""
+    corpora: tuple[str, ...] = ("sotu",)
+    """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
+    pairs: tuple[str, ...] = ("openmoji",)
+    """Pictures with captions: openmoji, iconify, stamps, folders, .tar shards, .parquet files."""
+    text_chunk: int = 240
+    """Greatest number of characters in a text document."""
+    held_out: float = 0.1
+    """Share of episodes, texts and pictures that is never trained on."""
+    split_seed: int = 0
+    """Decides what is held out, and which episodes keep their actions."""
+
+    def __post_init__(self) -> None:
+        for name in SHARES:
+            share = getattr(self, name)
+            if not 0 <= share <= MAX_WEIGHT:
+                raise UserError(f"mixture share {name} is {share}, must be a number from 0 to {MAX_WEIGHT:g}")
+        for name, least in (
+            ("clip_length", 1),
+            ("action_block", 1),
+            ("horizon", 1),
+            ("jump", 1),
+            ("shift", 0),
+            ("goal_tries", 1),
+            ("text_chunk", 1),
+            ("split_seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out is {self.held_out}, must lie between 0 and 1")
+        if self.actions is not None and not 0 <= self.actions <= 1:
+            raise UserError(f"mixture actions is {self.actions}, must lie between 0 and 1")
+        if self.recipe and self.set_by_hand():
+            raise UserError(f"the recipe {self.recipe} has its own weights; leave out the share of {self.set_by_hand()[0]}")
+
+    def set_by_hand(self) -> list[str]:
+        """List the names of the shares that differ from their defaults."""
+        return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
+
+    def entries(self) -> list[Entry]:
+        """List the sources that are asked for, with weights above 0 and all that is to be known of them.
+
+        Raises:
+            UserError: there is none, or the recipe cannot be read.
+        """
+        if self.recipe:
+            asked = read_recipe(recipe_path(self.recipe))
+        else:
+            where = {name: f"mixture share {name}" for name in self.set_by_hand()}
+            asked = [
+                Entry("image pair" if kind == "pairs" else kind, kind, getattr(self, name), where.get(name, ""))
+                for name, kind in SHARES.items()
+                if (kind != "text" or self.corpora) and (kind != "pairs" or self.pairs)
+            ]
+        whole = [
+            replace(
+                entry,
+                corpus=entry.corpus or self.corpora,
+                pairs=entry.pairs or self.pairs,
+                chunk=entry.chunk or self.text_chunk,
+                clip_length=entry.clip_length or self.clip_length,
+                horizon=entry.horizon or (self.jump if entry.kind == "transition" else self.horizon),
+            )
+            for entry in asked
+            if entry.weight > 0
+        ]
+        if not whole:
+            raise UserError("all weights of the mixture are 0; give at least one source a weight above 0")
+        return whole if self.actions is None else share_actions(whole, self.actions)
+
+
+class Pictures:
+    """Pictures with captions of several origins, end to end."""
+
+    def __init__(self, parts: Sequence[Pairs]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def image(self, i: int) -> np.ndarray:
+        """Read picture i: uint8 (size, size, 3)."""
+        return self.pair(i)[0]
+
+    def pair(self, i: int) -> tuple[np.ndarray, str]:
+        """Read picture i and its caption."""
+        for part in self.parts:
+            if i < len(part):
+                return part.pair(i)
+            i -= len(part)
+        raise IndexError(f"there are only {len(self)} pictures")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """OpenedSource files and packages with their splits."""
+
+    stores: list[EpisodeStore]
+    train_episodes: list[list[int]]
+    """Per store."""
+    held_out_episodes: list[list[int]]
+    """Per store."""
+    parts: list[Part] = field(repr=False)
+    """Training sources with their kinds, licenses and weights."""
+    corpora: list[Corpus] = field(repr=False)
+    held_out_texts: list[str] = field(repr=False)
+    """A sample of the corpora's held-out chunks."""
+    train_pictures: Pictures | None
+    held_out_pictures: Pictures | None
+    config: MixtureConfig
+    held_out_parts: list[Part] = field(repr=False, default_factory=list)
+    """The same sources made of held-out episodes, texts and pictures; one that has too few of them is left out."""
+
+    def held_out_sources(self) -> list[tuple[Source, float]]:
+        """List the sources of what is never trained on, with the weights of their namesakes."""
+        return [(part.source, part.weight) for part in self.held_out_parts]
+
+    def sources(self) -> list[tuple[Source, float]]:
+        """List the training sources with their shares of the tokens, for a `Mixture`."""
+        return [(part.source, part.weight) for part in self.parts]
+
+    def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[MixtureStats]:
+        """Count documents and tokens of each source among a mixture's first documents; see `worldmodel.datasets.mixture_stats`."""
+        return mixture_stats(self.parts, mixture, documents, measure)
+
+    def description(self) -> list[dict[str, Any]]:
+        """Describe what was opened, as JSON values, for the card of what is trained on it."""
+        return [
+            {"source": part.source.name, "kind": part.kind, "weight": part.weight, "licence": part.licence, "items": len(part.source)}
+            for part in self.parts
+        ]
+
+    def tokenizer_texts(self, per_store: int = 2000) -> list[str]:
+        """Collect texts to train a tokenizer on: samples of the corpora, of the pictures' captions and of the tasks' language.
+
+        Args:
+            per_store: about how many frames of each episode file give their texts.
+        """
+        texts = []
+        for corpus in self.corpora:
+            texts += _sample(corpus.train, TOKENIZER_CHARACTERS // len(self.corpora))
+        pictures = self.train_pictures.parts if self.train_pictures else []
+        for pairs in pictures:
+            texts += _sample(pairs.captions, TOKENIZER_CHARACTERS // len(pictures))
+        for store, episodes in zip(self.stores, self.train_episodes, strict=True):
+            frames = 0
+            for place in range(len(episodes)):
+                if frames >= per_store:
+                    break
+                episode = store.episode(episodes[shuffled(place, len(episodes), 0)])
+                said = (
+                    episode.captions,
+                    episode.questions,
+                    episode.answers,
+                    episode.action_texts,
+                    episode.action_words,
+                    episode.changes,
+                )
+                texts += [text for column in (*said, [episode.goal_text]) for text in column if text]
+                frames += len(episode) + 1
+        return texts
+
+
+def open_training_data(paths: Sequence[Path], config: MixtureConfig, image_size: int = IMAGE_SIZE) -> TrainingData:
+    """Open the episode files and the text and pictures that the mixture needs, and split them.
+
+    Nothing large is kept in memory but files of few frames. A default share that no file can serve goes to the others, with a
+    warning; for a share that was set by hand, or a recipe's source, that is an error.
+
+    Args:
+        paths: episode files; a recipe may name more.
+        config: the mixture.
+        image_size: height and width of pictures when there is no episode file to say it.
+
+    Raises:
+        UserError: no file is given, files differ in frame size, a package is missing, or nothing can serve what was asked for.
+    """
+    entries = config.entries()
+    stores = open_stores(paths, entries)
+    splits = [store.split(config.split_seed, config.held_out) for store in stores]
+    train = [list(episodes) for episodes, _ in splits]
+    trainings = choose_episodes(stores, train, entries, config.actions, config.action_block, config.split_seed)
+    size = stores[0].image_size if stores else image_size
+    unseen = [list(held_out) for _, held_out in splits]
+    opened = [
+        open_entry(
+            entry,
+            trainings,
+            size,
+            config.action_block,
+            config.held_out,
+            config.split_seed,
+            unseen,
+            shift=config.shift,
+            goal_tries=config.goal_tries,
+        )
+        for entry in available(entries, trainings)
+    ]
+    corpora = [corpus for each in opened for corpus in each.corpora]
+    pictures = [split for each in opened for split in each.pictures]
+    of_each = HELD_OUT_TEXTS // max(1, len(corpora))
+    return TrainingData(
+        stores,
+        train,
+        unseen,
+        [each.part for each in opened],
+        corpora,
+        [text for corpus in corpora for text in _sample(corpus.held_out, math.inf, of_each)],
+        Pictures([train for train, _ in pictures]) if pictures else None,
+        Pictures([held_out for _, held_out in pictures]) if pictures else None,
+        config,
+        [each.held_out for each in opened if each.held_out is not None],
+    )
+
+
+def check_packages(config: MixtureConfig) -> None:
+    """Refuse a mixture that asks for a package which is missing, before anything is recorded for it.
+
+    Raises:
+        UserError: a package of texts or pictures, or the one that draws SVG, is missing, or the mixture has no source.
+    """
+    for entry in config.entries():
+        names = [name.partition(":")[0] for name in {"text": entry.corpus, "pairs": entry.pairs}.get(entry.kind, ())]
+        for name in filter(PACKAGES.__contains__, names):
+            package_folder(name)
+            if entry.kind == "pairs":  # all packages of pictures hold SVG
+                need_resvg()
+
+
+def _sample(texts: Sequence[str], characters: float, most: int | None = None) -> list[str]:
+    """Read texts in a shuffled order, until `characters` of them or `most` texts are read."""
+    sample: list[str] = []
+    for place in range(len(texts) if most is None else min(len(texts), most)):
+        if characters <= 0:
+            break
+        sample.append(texts[shuffled(place, len(texts), 0)])
+        characters -= len(sample[-1])
+    return sample
