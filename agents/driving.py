@@ -64,7 +64,7 @@ def drive(
 
 
 def id_of(task: "Task") -> str:
-    """The id of a task.
+    """Return the id of a task.
 
     Raises:
         UserError: it was not made by its id.

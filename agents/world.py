@@ -148,7 +148,7 @@ class World(Pretrained):
         return float(actor.steps_to_go(self._latents(frame, "frame"), self._latents(goal, "goal"))[0])
 
     def caption(self, frame: np.ndarray, max_tokens: int = 128) -> str:
-        """What the model says of a frame uint8 (height, width, 3), in at most so many tokens.
+        """Say what is in a frame uint8 (height, width, 3), in at most so many tokens.
 
         Raises:
             UserError: a frame of another type or size.
@@ -156,7 +156,7 @@ class World(Pretrained):
         return describe_frames(self.model, self.tokenizer, self._latents(frame, "frame"), max_tokens=max_tokens)[0]
 
     def answer(self, frame: np.ndarray, question: str, max_tokens: int = 128) -> str:
-        """The answer to a question about a frame uint8 (height, width, 3), in at most so many tokens.
+        """Answer a question about a frame uint8 (height, width, 3), in at most so many tokens.
 
         Raises:
             UserError: a frame of another type or size; the question is empty.
@@ -248,7 +248,7 @@ class World(Pretrained):
         return PlanResult(frames, actions, shown, bool(met.any()), bool(met[-1]), int(met.argmax()) + 1 if met.any() else None)
 
     def _goal(self, task: "Task", goal: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """A goal's frame, and its state where that is known."""
+        """Return a goal's frame, and its state where that is known."""
         if goal is None:
             about = task.info()
             return about["goal"], about["goal_state"]
@@ -304,13 +304,13 @@ def from_pretrained(folder: Path | str, device: str = "auto") -> World:
 
 
 def actor_of(trained: Pretrained) -> Acting | None:
-    """The model's actions and steps to go, if goals were among what it was trained on."""
+    """Return the model's actions and steps to go, if goals were among what it was trained on."""
     taught = any(source["kind"] in ("goal", "spoken goal") for source in trained.card.get("sources", []))
     return Acting(trained.model, trained.tokenizer) if taught else None
 
 
 def worded(text: str, name: str) -> str:
-    """A text that holds something."""
+    """Return a text that holds something."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{name} is {text!r}, must be some words")
     return text

@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def modules(folder: str) -> list[str]:
-    """The names of a folder's public modules with their package, e.g. `worldmodel.envs.task`, sorted."""
+    """List the names of a folder's public modules with their package, e.g. `worldmodel.envs.task`, sorted."""
     found = []
     for path in (ROOT / folder).rglob("*.py"):
         if path.resolve() != path or any(part.startswith("_") for part in (*path.parent.parts, path.stem) if part != "__init__"):
@@ -67,12 +67,12 @@ def modules(folder: str) -> list[str]:
 
 
 def reference(folder: str, summary: str) -> str:
-    """The page of a folder: every module with its docstrings."""
+    """Write the page of a folder: every module with its docstrings."""
     return f"# {folder}\n\n{summary}\n\n" + "\n\n".join(f"::: {module}" for module in modules(folder)) + "\n"
 
 
 def examples() -> str:
-    """The page of the numbered scripts: each with its docstring in front of its code."""
+    """Write the page of the numbered scripts: each with its docstring in front of its code."""
     parts = ["# Examples", "Run them in the order of their numbers, in one folder; `--help` lists what may be changed."]
     for path in sorted((ROOT / "docs" / "examples").glob("[0-9]*.py")):
         text = path.read_text()

@@ -72,7 +72,7 @@ def opengl() -> dict[str, Any]:
 
 
 def compute() -> dict[str, Any]:
-    """The GPUs that torch sees, the measured rates of matrix products, and what `auto` chooses to compute in."""
+    """Measure what computes: the GPUs that torch sees, the rates of matrix products, and what `auto` chooses to compute in."""
     import torch
 
     from worldmodel.cpu_speed import EXACT, cpu_speed, float32_products
@@ -117,7 +117,7 @@ def home_folder() -> dict[str, Any]:
 
 
 def memory(meminfo: Path = Path("/proc/meminfo")) -> dict[str, float | None]:
-    """The machine's memory; what is available is None where the system does not say it (macOS)."""
+    """Read the machine's memory; what is available is None where the system does not say it (macOS)."""
     if not meminfo.exists():
         return {"total_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, "available_gib": None}
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())}
@@ -125,7 +125,7 @@ def memory(meminfo: Path = Path("/proc/meminfo")) -> dict[str, float | None]:
 
 
 def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The facts as lines of a table."""
+    """Format the facts as lines of a table."""
     gl, where, auto, available = found["opengl"], found["home"], found["auto"], found["memory"]["available_gib"]
     lines = [(name, str(value) or "no git checkout") for name, value in found["versions"].items()]
     lines.append(("OpenGL", f"{gl['backend']}: draws pictures" if gl["draws"] else gl["problem"]))

@@ -87,7 +87,7 @@ def read_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> P
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a checkpoint was trained on, without its weights; the folder is as of `read_checkpoint`.
+    """Read what a checkpoint was trained on, without its weights; the folder is as of `read_checkpoint`.
 
     Raises:
         UserError: the folder is missing or is no checkpoint, or its card is damaged.
@@ -143,7 +143,7 @@ def check_card(card: dict[str, Any], path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of a quickstart's folder, the newest one of a run's folder; any other folder itself."""
+    """Find the checkpoint of a quickstart's folder, the newest one of a run's folder; any other folder itself."""
     if is_checkpoint(folder / "checkpoint"):
         return folder / "checkpoint"
     return next(reversed(checkpoints(folder)), folder)

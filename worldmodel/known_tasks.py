@@ -85,7 +85,7 @@ def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
 
 
 def known_task(card: dict[str, Any], name: str) -> str:
-    """The id of a task that a model was trained on, from its id or its short name, e.g. `PushT`.
+    """Find the id of a task that a model was trained on, from its id or its short name, e.g. `PushT`.
 
     Raises:
         UserError: the model was not trained on it.
@@ -98,7 +98,7 @@ def known_task(card: dict[str, Any], name: str) -> str:
 
 
 def actions_of(card: dict[str, Any], task: str) -> Actions:
-    """The actions of one of the tasks of a card.
+    """Return the actions of one of the tasks of a card.
 
     Raises:
         UserError: the card does not describe them, or is damaged.
@@ -116,7 +116,7 @@ def actions_of(card: dict[str, Any], task: str) -> Actions:
 
 
 def data_of(checkpoint: Path) -> Path:
-    """The first episode file with actions that a checkpoint was trained on, and says which one that is.
+    """Find the first episode file with actions that a checkpoint was trained on, and log which one that is.
 
     Args:
         checkpoint: its folder, or one that `read_checkpoint` takes.
