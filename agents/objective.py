@@ -98,10 +98,11 @@ def _steps_to_go(config: GoalCost, actor: Actor) -> Objective:
     @torch.inference_mode()
     def objective(future: Tensor, goal: Tensor) -> Tensor:
         b, s, h = future.shape[:3]
-        goals = repeat(goal, "b n c -> (b s h) n c", s=s, h=h)
-        pairs = zip(future.flatten(0, 2).split(FRAMES_AT_ONCE), goals.split(FRAMES_AT_ONCE), strict=True)
+        seen = future[:, : 1 if future.stride(1) == 0 else s, : 1 if future.stride(2) == 0 else h]  # a view of one frame is one frame
+        goals = repeat(goal, "b n c -> (b s h) n c", s=seen.shape[1], h=seen.shape[2])
+        pairs = zip(seen.flatten(0, 2).split(FRAMES_AT_ONCE), goals.split(FRAMES_AT_ONCE), strict=True)
         steps = torch.cat([actor.steps_to_go(frames, wanted).float() for frames, wanted in pairs])
-        return config.reduce(steps.reshape(b, s, h).clamp_min(config.floor))
+        return config.reduce(steps.reshape(seen.shape[:3]).expand(b, s, h).clamp_min(config.floor))
 
     return objective
 

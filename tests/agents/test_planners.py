@@ -189,6 +189,28 @@ def test_goal_cost_in_steps_uses_the_codecs_goal_features():
     torch.testing.assert_close(steps, latents / SPEED**2)
 
 
+def test_steps_to_go_of_copies_of_one_frame_are_told_once():
+    """A world that stands still is the same for all candidates and steps: a control must not take as long as a search."""
+    asked = []
+
+    class Counting:
+        def steps_to_go(self, frames, goal):
+            asked.append(len(frames))
+            return (goal - frames)[:, 0].abs().sum(-1)
+
+    objective = make_objective(GoalCost("steps_to_go", "mean"), PointCodec(), Counting())
+    latents, goal = torch.tensor([[[0.1, 0.2]], [[0.5, 0.0]], [[1.0, 1.0]]]), torch.zeros(3, 1, 2)
+    for shape, seen in (((3, 5, 4, 1, 2), 3), ((3, 5, 1, 1, 2), 3)):
+        costs = objective(latents[:, None, None].expand(shape), goal)
+        torch.testing.assert_close(costs, torch.tensor([0.3, 0.5, 2.0])[:, None].expand(3, 5))
+        assert asked.pop() == seen and not asked
+    objective(latents[:, None, None].repeat(1, 5, 4, 1, 1), goal)
+    assert asked == [60]
+    steps = torch.arange(4.0)[None, None, :, None, None] + latents[:, None, None]  # the same for all candidates, but it moves
+    torch.testing.assert_close(objective(steps.expand(3, 5, 4, 1, 2), goal)[:, 3], torch.tensor([3.3, 3.5, 5.0]))
+    assert asked == [60, 12]
+
+
 def test_goal_cost_in_steps_to_go_asks_the_actor_of_each_frame_and_its_own_goal(monkeypatch):
     monkeypatch.setattr(objective, "FRAMES_AT_ONCE", 7)  # 2 x 3 x 4 frames in four parts
     future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
