@@ -140,7 +140,7 @@ def open_controller(config: PlayConfig) -> Iterator[TeleopController]:
 
 
 class Station:
-    """Runs the clock of a cockpit and sends every open page what it shows.
+    """Runs the clock of a teleop controller and sends every open page what it shows.
 
     All of it runs in one thread: OpenGL contexts belong to threads.
     """

@@ -37,7 +37,7 @@ def test_nothing_is_given_up_and_no_thread_stays_when_all_went_well() -> None:
 
 
 def watchers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "let go"]
+    return [thread for thread in threading.enumerate() if thread.name == "abort on peer exit"]
 
 
 def test_clipping_waits_for_nothing() -> None:
