@@ -19,8 +19,8 @@ def test_the_tables_of_the_ablation_are_those_of_its_results() -> None:
     assert markdown(findings_table(findings(COMPARISONS, feed_forward, runs))) in page, again
 
 
-def test_the_findings_in_the_readme_are_those_of_the_results() -> None:
-    page = (DOCS.parent / "README.md").read_text()
+def test_the_findings_in_words_are_those_of_the_results() -> None:
+    page = (DOCS / "training.md").read_text()
     digits = {"text_bits_per_byte": 3, "flow_loss": 3, "state_error_last": 2}
     for finding in json.loads((DOCS / "results" / "ablation.json").read_text())["findings"]:
         if finding["measure"] in digits and finding["better"] != "moe":
