@@ -53,12 +53,15 @@ class Steps:
     """How many environment steps it takes from the frame now to the goal."""
 
     count: int
+    """Steps from now to the goal's frame: what follows is read after this number."""
     predict: bool = True
+    first: int | None = None
+    """Steps until the goal is first met, where that is known: the number that is learned in the place of `count`."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError when the count is negative."""
-        if self.count < 0:
-            raise ValueError(f"a number of steps is at least 0, got {self.count}")
+        """Raise ValueError when a number is negative, or the goal is first met later than at its own frame."""
+        if self.count < 0 or not 0 <= (self.count if self.first is None else self.first) <= self.count:
+            raise ValueError(f"a number of steps is at least 0, and the first meeting no later, got {self.count} and {self.first}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +151,7 @@ def transition_document(now: Sequence[np.ndarray], actions: Sequence[Action], af
     return (*(Frame(pixels, predict=False) for pixels in now), *actions, Frame(after, predict=True))
 
 
-def goal_document(now: np.ndarray, goal: np.ndarray | str, steps: int, actions: NextActions) -> Document:
+def goal_document(now: np.ndarray, goal: np.ndarray | str, steps: int, actions: NextActions, first: int | None = None) -> Document:
     """Make a document of the way to a goal: current and goal frame are given, the number of steps and the actions are learned.
 
     The goal is what the same episode came to later (hindsight, arXiv 1707.01495; goal-conditioned imitation, arXiv 1906.05838). One
@@ -159,6 +162,8 @@ def goal_document(now: np.ndarray, goal: np.ndarray | str, steps: int, actions: 
         goal: its frame, uint8 (H, W, 3), or a sentence that is true of it.
         steps: environment steps from now to the goal.
         actions: of the next model steps.
+        first: environment steps until the goal is first met, where that is known. How far a goal is, is learned from this: what an
+            episode does between that and `steps`, it does near the goal, and is no part of the way.
     """
     shown = Text(goal, predict=False) if isinstance(goal, str) else Frame(goal, predict=False)
-    return (Frame(now, predict=False), shown, Steps(steps), actions)
+    return (Frame(now, predict=False), shown, Steps(steps, first=first), actions)

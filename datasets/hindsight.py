@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_ONE = 0.4
 """Share of transitions of a single model step; the others are jumps, all lengths alike."""
+SHARE_AS_DRAWN = 0.2
+"""Share of goals that are taken whether they are met or not: a model must also know what having arrived looks like."""
 SHARE_ALONE = 0.1
 """Share of documents without the frame before, as at the beginning of an episode."""
 
@@ -146,11 +148,11 @@ class GoalTest:
         """Tell whether a file is of a task of this suite and holds its states."""
         return store.meta.get("env_id") in task_ids() and store.row_shape("state")[0] > 0
 
-    def met(self, episode: int, now: int, goal: int) -> bool:
-        """Tell whether frame `now` of an episode meets the goal that frame `goal` is."""
+    def first_met(self, episode: int, now: int, goal: int) -> int:
+        """Count the recorded steps from frame `now` of an episode to the first one that meets the goal that frame `goal` is."""
         first = int(self._store.offsets[episode])
-        here, there = (self._store.rows("state", first + t, first + t + 1)[0] for t in (now, goal))
-        return bool(self._task.is_success(here, there))
+        states = self._store.rows("state", first + now, first + goal + 1)
+        return next(step for step, state in enumerate(states) if step == goal - now or self._task.is_success(state, states[-1]))
 
 
 class GoalSource:
@@ -196,16 +198,19 @@ class GoalSource:
         """Make [Frame, goal, Steps, NextActions] of an item's episode; all distances of the goal within reach are equally likely."""
         sampler, store = self._sampler, self._sampler.store
         episode, _, _ = sampler.place(item)
-        for _ in range(self._tries):
+        tries = 1 if self._tries > 1 and rng.random() < SHARE_AS_DRAWN else self._tries
+        for _ in range(tries):
             t, steps = self._pair(int(store.lengths[episode]), rng)
-            if self._test is None or not self._test.met(episode, t, t + steps):
+            first = None if self._test is None else self._test.first_met(episode, t, t + steps)
+            if first != 0:
                 break
         now, asked = store.frame(episode, t), sampler.answers(episode, t, steps)
+        met = None if first is None else first * sampler.recorded
         caption = store.caption(episode, t + steps) if self._said else ""
         if caption:
-            return goal_document(sampler.moved([now], rng)[0], caption, steps * sampler.recorded, asked)
+            return goal_document(sampler.moved([now], rng)[0], caption, steps * sampler.recorded, asked, met)
         now, goal = sampler.moved([now, store.frame(episode, t + steps)], rng)
-        return goal_document(now, goal, steps * sampler.recorded, asked)
+        return goal_document(now, goal, steps * sampler.recorded, asked, met)
 
     def _pair(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
         """Draw a time and how many recorded steps later its goal is, in an episode of so many recorded steps."""

@@ -197,7 +197,8 @@ def collate(
             action_id[r, start:end] = np.where(local >= 0, local + len(actions), -1)
             position[r, start:end] = tokens.position
             predicted = np.array(tokens.predicted[1:], bool)
-            text_target[r, start : end - 1] = np.where(predicted, tokens.token_id[1:], IGNORE)
+            targets = [tokens.instead.get(i, token) for i, token in enumerate(tokens.token_id)]
+            text_target[r, start : end - 1] = np.where(predicted, targets[1:], IGNORE)
             references += [tuple(index + len(given) for index in of_frame) for of_frame in tokens.references]
             local = np.array(tokens.question)
             question_id[r, start:end] = np.where(local >= 0, local + len(asked), -1)
@@ -291,7 +292,9 @@ def _document(here: dict[str, np.ndarray], batch: PackedBatch, tokenizer: Tokeni
     for i in range(len(token)):
         if modality[i] == TEXT and 0 <= token[i] - tokenizer.steps_id < STEP_COUNTS:
             end_text()
-            segments.append(Steps(int(token[i]) - tokenizer.steps_id, bool(learnt[i])))
+            target = here["text_target"][i - 1]
+            first = int(target) - tokenizer.steps_id if learnt[i] and target != token[i] else None
+            segments.append(Steps(int(token[i]) - tokenizer.steps_id, bool(learnt[i]), first))
             continue
         if modality[i] == TEXT and token[i] not in marks:
             if learnt[i] != predict:

@@ -98,6 +98,8 @@ class Tokens:
     actions: list[np.ndarray] = field(default_factory=list)
     question: list[int] = field(default_factory=list)
     asked: list[NextActions] = field(default_factory=list)
+    instead: dict[int, int] = field(default_factory=dict)
+    """By position: the token that is learned there, where it is not the one that stands there."""
     time: int = 0
 
     def __len__(self) -> int:
@@ -208,6 +210,8 @@ def tokenise(
             if not (makes_picture and drop_caption):
                 tokens.add_text(tokenizer.encode(segment.text), segment.predict)
         elif isinstance(segment, Steps):
+            if segment.first is not None:
+                tokens.instead[len(tokens)] = tokenizer.steps_id + min(segment.first, STEP_COUNTS - 1)
             tokens.add_text([tokenizer.steps_id + min(segment.count, STEP_COUNTS - 1)], segment.predict)
         elif isinstance(segment, Frame):
             clean = not segment.predict
