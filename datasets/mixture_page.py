@@ -95,7 +95,8 @@ def _words(segment: Text | Action | Steps | NextActions) -> str:
     if isinstance(segment, Text):
         return f"<p class='{_role(segment.predict)}'>{html.escape(segment.text)}</p>"
     if isinstance(segment, Steps):
-        return f"<p class='{_role(segment.predict)}'>in {segment.count} steps</p>"
+        met = "" if segment.first is None else f", first met after {segment.first}"
+        return f"<p class='{_role(segment.predict)}'>in {segment.count} steps{met}</p>"
     if isinstance(segment, NextActions):
         known = segment.vectors.reshape(-1)[: segment.known]
         return f"<p class='learnt'>next actions: {' '.join(f'{number:+.2f}' for number in known)}</p>"

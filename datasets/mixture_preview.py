@@ -110,7 +110,8 @@ def in_words(numbered: Numbered) -> str:
                 height, width = segment.pixels.shape[:2]
                 text, predict = f"[picture {width}x{height} #{next(numbers)}]", segment.predict
             case Steps():
-                text, predict = f"[in {segment.count} steps]", segment.predict
+                met = "" if segment.first is None else f", first met after {segment.first}"
+                text, predict = f"[in {segment.count} steps{met}]", segment.predict
             case NextActions():
                 text, predict = f"[the next actions: {segment.known} numbers]", True
             case Action():

@@ -110,8 +110,23 @@ def plain(segment: Segment) -> tuple:
             numbers = segment.vectors.flatten().tolist()
             return "next", numbers[: segment.known], segment.vectors.shape
         case Steps():
-            return "steps", segment.count, segment.predict
+            return "steps", segment.count, segment.predict, segment.first
     return "text", segment.text, segment.predict
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_how_far_a_goal_is_is_learned_from_when_it_is_first_met(references: int) -> None:
+    """Read is the number of steps to the goal's frame, learned in its place is that to the first frame which meets it."""
+    rng, tokenizer, answers = np.random.default_rng(0), toys.tokenizer(), NextActions(np.zeros((3, 2), np.float32), 6)
+    goals = [goal_document(toys.picture(rng), toys.picture(rng), 9, answers, first) for first in (None, 0, 4, 9)]
+    batch = toys.pack([goals[0], goals[1]], [goals[2], goals[3]], config=replace(toys.PACKING, references=references))
+    read = [(row, at) for row in range(2) for at in (batch.token_id[row] == tokenizer.steps_id + 9).nonzero()[:, 0].tolist()]
+    assert [int(batch.text_target[row, at - 1]) - tokenizer.steps_id for row, at in read] == [9, 0, 4, 9]
+    assert int((batch.text_target != IGNORE).sum()) == 4
+    shown = [segment for document in unpack(batch, tokenizer) for segment in document if isinstance(segment, Steps)]
+    assert shown == [Steps(9), Steps(9, first=0), Steps(9, first=4), Steps(9)]
+    with pytest.raises(ValueError, match="the first meeting no later, got 3 and 4"):
+        Steps(3, first=4)
 
 
 def test_next_actions_of_several_lengths_and_widths_are_padded_and_too_wide_ones_refused() -> None:
