@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.agents.simulator import Codec, History, decode_latents, encode_frames
+from worldmodel.agents.simulator import Codec, History
+from worldmodel.codec.frames import decode_video, encode_frames
 
 
 class LatentDynamics(Protocol):
@@ -50,4 +51,4 @@ class LearnedSimulator:
         return self.dynamics.rollout(state, candidates.to(self.device), generator).float()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        return decode_latents(self.codec, latents)
+        return decode_video(self.codec, latents)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.agents.objective import GoalCost, Objective
-from worldmodel.agents.simulator import Codec, History, decode_latents, encode_frames
+from worldmodel.agents.simulator import Codec, History
 from worldmodel.agents.workers import TaskWorkers
+from worldmodel.codec.frames import decode_video, encode_frames
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class OracleSimulator:
         return torch.cat([latents[key] for key in sorted(latents)]).unflatten(0, candidates.shape[:2])
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        return decode_latents(self.codec, latents)
+        return decode_video(self.codec, latents)
 
 
 class TrueDistance:

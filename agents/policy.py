@@ -9,7 +9,8 @@ from torch import Tensor
 
 from worldmodel.agents.actor import Actor
 from worldmodel.agents.planner import ActionBounds
-from worldmodel.agents.simulator import Codec, History, encode_frames
+from worldmodel.agents.simulator import Codec, History
+from worldmodel.codec.frames import encode_frames
 from worldmodel.errors import UserError
 
 LEAST_BLOCKS = 2

@@ -17,7 +17,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from worldmodel.codec.frames import frames_to_float, frames_to_uint8
+from worldmodel.codec.frames import FrameCodec, decode_video, encode_frames
 
 
 @dataclass(frozen=True)
@@ -79,35 +79,11 @@ class Simulator(Protocol):
         """Decode latents (..., n, c) to frames uint8 (..., height, width, 3); for people, not for planning."""
 
 
-class Codec(Protocol):
+class Codec(FrameCodec, Protocol):
     """The part of a codec that simulators use."""
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Encode frames float (b, 3, height, width) in [0, 1] to latents (b, n, c)."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents (b, n, c) to frames float (b, 3, height, width) in [0, 1]."""
 
     def goal_features(self, latents: Tensor) -> Tensor:
         """Map latents (..., n, c) to features (..., g), in which squared distance is meant to count steps."""
-
-
-@torch.inference_mode()
-def encode_frames(codec: Codec, frames: np.ndarray, device: torch.device | str = "cpu", chunk: int = 256) -> Tensor:
-    """Encode frames uint8 (..., height, width, 3) to latents (..., n, c) float32, `chunk` frames at a time."""
-    lead, flat = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
-    parts = []
-    for start in range(0, len(flat), chunk):
-        parts.append(codec.encode(frames_to_float(flat[start : start + chunk], device)).float())
-    return torch.cat(parts).unflatten(0, lead)
-
-
-@torch.inference_mode()
-def decode_latents(codec: Codec, latents: Tensor, chunk: int = 256) -> np.ndarray:
-    """Decode latents (..., n, c) to frames uint8 (..., height, width, 3), `chunk` frames at a time."""
-    flat = latents.flatten(0, -3)
-    frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(chunk)])
-    return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
 
 
 class CopyLastFrame:
@@ -133,7 +109,7 @@ class CopyLastFrame:
         return repeat(state, "b n c -> b s h n c", s=samples, h=horizon)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        return decode_latents(self.codec, latents)
+        return decode_video(self.codec, latents)
 
 
 class ShuffledActions:

@@ -6,7 +6,6 @@ A temporary file is locked while its process lives, so whoever writes the same f
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import logging
@@ -18,6 +17,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from worldmodel.errors import UserError
 
@@ -116,14 +117,11 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
         Whether it is locked now; False: another process holds it; None: its file system knows no locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
+        return lock_descriptor(descriptor, blocking=wait)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         return None
-    return True
 
 
 class Temporary:
@@ -179,6 +177,20 @@ def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterato
         temporary.rename()
     finally:
         temporary.discard()
+
+
+@contextlib.contextmanager
+def atomic_dir(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = temporary_beside(folder, ".old")
+    with replacing(folder, folder=True) as beside:
+        yield beside
+        for path in beside.rglob("*"):
+            _sync(path)
+        if folder.exists():  # a folder that holds something cannot be replaced in one step
+            folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from worldmodel.datasets.atomic import DISK_FULL, lock
+from worldmodel.datasets.atomic import DISK_FULL, lock, replacing
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,10 @@ def build_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[P
 
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
-    part = folder.with_name(f".{folder.name}.part")  # one name for all, under the lock: leftovers of a killed process go too
-    if part.is_symlink():
-        part.unlink()
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with replacing(folder, folder=True) as part:
         make(part)
         if folder.exists():
             shutil.rmtree(folder)
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -2,16 +2,14 @@
 
 import base64
 import html
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.mixture_stats import HEADERS, MixtureStats, as_rows
 from worldmodel.datasets.outputs import MARK
+from worldmodel.datasets.video import encode_png
 
 LEAST_WIDTH = 96
 """Screen pixels that a frame is wide, at least; it is enlarged by a whole number."""
@@ -115,6 +113,4 @@ def _role(predict: bool) -> str:
 
 
 def _png(frame: Frame) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame.pixels).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(frame.pixels)).decode()}"

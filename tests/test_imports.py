@@ -95,10 +95,10 @@ def test_help_lists_the_folders(name: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import worldmodel", "torch mujoco gymnasium numpy"),
+        ("import worldmodel", "torch mujoco gymnasium numpy scipy"),
         ("import worldmodel; dir(worldmodel); worldmodel.UserError", "torch mujoco gymnasium numpy"),
         ("import worldmodel; worldmodel.make_task; worldmodel.EpisodeStore; worldmodel.collect", "torch mujoco"),
-        ("import worldmodel.envs", "torch h5py"),
+        ("import worldmodel.envs", "torch h5py scipy"),
         ("import worldmodel.datasets.collection.collect", "torch"),
         ("import worldmodel.scripts.cli", "torch mujoco gymnasium"),
         ("import worldmodel.scripts.envs, worldmodel.scripts.collect", "torch"),

@@ -9,11 +9,7 @@
 A folder is there whole or not at all: it is written under another name and renamed. Nothing here is a pickle.
 """
 
-import contextlib
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,7 @@ import torch
 
 from worldmodel import __version__
 from worldmodel.codec.codec import FAR_LARGER, Codec, load_codec
-from worldmodel.datasets.atomic import replacing, temporary_beside
+from worldmodel.datasets.atomic import atomic_dir
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.model import ModelConfig, WorldModel
@@ -203,26 +199,3 @@ def read_model_config(folder: Path) -> ModelConfig:
     config = rebuild(ModelConfig, record.get("model"), f"{path}: model")
     assert isinstance(config, ModelConfig)
     return config
-
-
-@contextlib.contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    old = temporary_beside(folder, ".old")
-    with replacing(folder, folder=True) as beside:
-        yield beside
-        for path in beside.rglob("*"):
-            sync(path)
-        if folder.exists():  # a folder that holds something cannot be replaced in one step
-            folder.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldmodel.batch import collate
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.frames import frames_to_uint8
+from worldmodel.codec.frames import decode_video
 from worldmodel.codec.probe import fit_probe
 from worldmodel.codec.quality import choosing_frames
 from worldmodel.datasets.episodes.episode import Clip
@@ -267,13 +267,6 @@ def rooted(errors: ByHorizon) -> ByHorizon:
     """Convert mean squared errors to root mean squared ones, intervals by the delta method."""
     roots = [math.sqrt(mean) for mean, _ in errors]
     return [(root, half / max(2 * root, 1e-12)) for root, (_, half) in zip(roots, errors, strict=True)]
-
-
-def decode_video(codec: Codec, latents: Tensor, batch_size: int = 256) -> np.ndarray:
-    """Decode latents (b, t, p, c) to uint8 frames (b, t, height, width, 3)."""
-    flat = rearrange(latents, "b t p c -> (b t) p c")
-    frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in flat.split(batch_size)])
-    return rearrange(frames, "(b t) h w c -> b t h w c", b=len(latents))
 
 
 def by_horizon(error: Tensor, of_episode: np.ndarray) -> ByHorizon:

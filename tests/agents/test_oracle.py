@@ -14,8 +14,9 @@ from worldmodel.agents.objective import GoalCost
 from worldmodel.agents.oracle import OracleSimulator, TrueDistance, true_distance_objective
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import Manifest, Problem
-from worldmodel.agents.simulator import History, encode_frames
+from worldmodel.agents.simulator import History
 from worldmodel.agents.workers import TaskWorkers
+from worldmodel.codec.frames import encode_frames
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
 

@@ -6,7 +6,8 @@ import torch
 
 from tests.agents.toys import BOUNDS, PointCodec, PointMass, problem, to_frames
 from worldmodel.agents.learned_simulator import LearnedSimulator
-from worldmodel.agents.simulator import CopyLastFrame, History, ShuffledActions, decode_latents, encode_frames
+from worldmodel.agents.simulator import CopyLastFrame, History, ShuffledActions
+from worldmodel.codec.frames import decode_video, encode_frames
 
 
 def random_frames(*shape):
@@ -28,10 +29,10 @@ class Flatten:
 
 def test_frames_survive_encode_and_decode_in_chunks():
     frames, codec = random_frames(2, 3), Flatten()
-    latents = encode_frames(codec, frames, chunk=4)
+    latents = encode_frames(codec, frames, batch_size=4)
     assert latents.shape == (2, 3, 4, 18) and latents.min() >= 0 and latents.max() <= 1
     assert codec.largest == 4
-    assert np.array_equal(decode_latents(codec, latents, chunk=4), frames)
+    assert np.array_equal(decode_video(codec, latents, batch_size=4), frames)
 
 
 def test_copy_last_frame_repeats_the_newest_frame():

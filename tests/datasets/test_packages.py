@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets import packages
+from worldmodel.datasets.atomic import temporary_beside
 from worldmodel.datasets.build_once import build_once
 from worldmodel.datasets.packages import PACKAGES, fetch, package_folder
 from worldmodel.errors import UserError
@@ -149,7 +150,7 @@ def test_an_archive_cannot_write_elsewhere(bare: Path, tmp_path: Path) -> None:
 
 def test_made_once_is_shared_and_leftovers_of_the_killed_go(tmp_path: Path) -> None:
     folder, made = tmp_path / "a" / "b", []
-    killed = tmp_path / "a" / ".b.part"
+    killed = temporary_beside(folder)
     killed.mkdir(parents=True)
     (killed / "half").touch()
     both = threading.Barrier(2)
@@ -168,6 +169,7 @@ def test_made_once_is_shared_and_leftovers_of_the_killed_go(tmp_path: Path) -> N
     for thread in threads:
         thread.join()
     assert made == [[]] and [path.name for path in folder.iterdir()] == ["file"]
+    assert {path.name for path in folder.parent.iterdir()} == {"b", ".b.lock"}
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -176,4 +178,4 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="No space left on device; free some space"):
         build_once(tmp_path / "a", full, Path.is_dir)
-    assert not (tmp_path / "a").exists() and not (tmp_path / ".a.part").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worldmodel import toys
-from worldmodel.checkpoint import atomic_dir, checkpoints, read_checkpoint, save_pretrained
+from worldmodel.checkpoint import checkpoints, read_checkpoint, save_pretrained
 from worldmodel.codec.rae import RAE
+from worldmodel.datasets.atomic import atomic_dir
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig
 from worldmodel.model import WorldModel

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel import __version__
-from worldmodel.codec.frames import check_frames, frames_to_float
+from worldmodel.codec.frames import check_frames, encode_frames
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.serialization import count_numbers, flatten, read_json, read_tensors, rebuild, write_json, write_tensors
@@ -138,13 +138,9 @@ class Codec(nn.Module, ABC):
             UserError: for frames of another size or type.
         """
         check_frames(frames, self.image_size)
-        flat = frames.reshape(-1, *frames.shape[-3:])
-        parts = [
-            self.encode(frames_to_float(flat[start : start + batch_size], self.mean.device))
-            for start in range(0, len(flat), batch_size)
-        ]
-        latents = torch.cat(parts) if parts else self.mean.new_zeros(0, *self.mean.shape)
-        return latents.reshape(*frames.shape[:-3], self.num_tokens, self.channels)
+        if not frames.size:
+            return self.mean.new_zeros(*frames.shape[:-3], *self.mean.shape)
+        return encode_frames(self, frames, self.mean.device, batch_size)
 
     def set_statistics(self, mean: Tensor, variance: Tensor) -> None:
         """Set the (n, c) mean and variance of `raw_encode`'s output that `encode` normalizes with."""

@@ -1,5 +1,7 @@
 """Frames in two forms: uint8 (..., h, w, 3) in files and environments, float (..., 3, h, w) in the codec."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -31,6 +33,33 @@ def frames_to_uint8(frames: Tensor) -> np.ndarray:
     """Convert float (..., 3, h, w) to uint8 (..., h, w, 3), rounded; values outside [0, 1] are clamped."""
     levels = (frames.detach().float().clamp(0, 1) * 255.0).round().to(torch.uint8)
     return rearrange(levels, "... c h w -> ... h w c").cpu().numpy()
+
+
+class FrameCodec(Protocol):
+    """The part of a codec that turns frames into latents and back."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode frames float (b, 3, height, width) in [0, 1] to latents (b, n, c)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents (b, n, c) to frames float (b, 3, height, width) in [0, 1]."""
+
+
+@torch.no_grad()
+def encode_frames(codec: FrameCodec, frames: np.ndarray, device: torch.device | str = "cpu", batch_size: int = 256) -> Tensor:
+    """Encode at least one frame, uint8 (..., h, w, 3), to latents (..., n, c) float32 on the device, `batch_size` at a time."""
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    starts = range(0, len(flat), batch_size)
+    latents = torch.cat([codec.encode(frames_to_float(flat[start : start + batch_size], device)).float() for start in starts])
+    return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
+
+
+@torch.no_grad()
+def decode_video(codec: FrameCodec, latents: Tensor, batch_size: int = 256) -> np.ndarray:
+    """Decode latents (..., t, n, c) to frames uint8 (..., t, h, w, 3), `batch_size` at a time."""
+    parts = latents.flatten(0, -3).split(batch_size)
+    frames = np.concatenate([frames_to_uint8(codec.decode(part)) for part in parts])
+    return frames.reshape(*latents.shape[:-2], *frames.shape[1:])
 
 
 def one_above_other(above: Tensor, below: Tensor) -> Tensor:

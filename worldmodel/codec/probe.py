@@ -122,14 +122,7 @@ def goal_distance_report(vectors: Tensor, features: np.ndarray, pairs: int, seed
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the rank correlation of two vectors; ties share their mean rank; 0 when one of them is constant."""
-    ranks = np.stack([mean_ranks(first), mean_ranks(second)])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    scale = np.sqrt(np.square(ranks).sum(axis=1).prod())
-    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
+    from scipy.stats import spearmanr  # slow to import, and few need it
 
-
-def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank (M,) as (M,) float64 ranks from 0; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[inverse]
+    constant = min(len(np.unique(first)), len(np.unique(second))) < 2
+    return 0.0 if constant else float(spearmanr(first, second).statistic)

@@ -25,8 +25,8 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import atomic_dir, checkpoints
-from worldmodel.datasets.atomic import is_leftover, locked_folder
+from worldmodel.checkpoint import checkpoints
+from worldmodel.datasets.atomic import atomic_dir, is_leftover, locked_folder
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.serialization import check_or_write_config, read_json, rebuild, write_json

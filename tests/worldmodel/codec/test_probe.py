@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.codec.probe import fit_probe, goal_distance_report, mean_ranks, probe_report, spearman
+from worldmodel.codec.probe import fit_probe, goal_distance_report, probe_report, spearman
 
 
 def linear_world(noise: float, seed: int = 0):
@@ -42,7 +42,8 @@ def test_error_is_in_feature_units_and_constants_are_left_out():
 
 
 def test_ranks_and_their_correlation():
-    assert mean_ranks(np.array([30.0, 10.0, 10.0, 20.0])).tolist() == [3.0, 0.5, 0.5, 2.0]
+    # ranks 3, 0.5, 0.5, 2 against 3, 0, 1, 2: covariance 4.5, variances 4.5 and 5
+    assert spearman(np.array([30.0, 10.0, 10.0, 20.0]), np.array([9.0, 1.0, 2.0, 5.0])) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
     x = np.linspace(0, 5, 40)
     assert spearman(x, np.exp(x)) == pytest.approx(1.0)
     assert spearman(x, -(x**3)) == pytest.approx(-1.0)

@@ -69,6 +69,7 @@ def test_any_leading_axes_can_be_encoded_in_pieces(codec):
     assert latents.shape == (2, 3, 4, 8)
     assert torch.allclose(latents[1], codec.encode(frames_to_float(frames[1])), atol=1e-5)
     assert codec.encode_frames(frames[:0]).shape == (0, 3, 4, 8)
+    assert codec.encode_frames(frames[0, 0]).shape == (4, 8)
 
 
 def test_goal_features_are_linear_and_pass_gradients(codec):
