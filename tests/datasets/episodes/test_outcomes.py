@@ -1,4 +1,4 @@
-"""Reward, terminated and truncated: step t's are those of action t, in every file and after every change of files; schema 3 lacks them."""
+"""Reward, terminated and truncated: those of row t are of action t, whatever is done with the file; schema 3 lacks them."""
 
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from worldmodel.datasets.episodes.writer import EpisodeWriter, write_episodes
 from worldmodel.errors import UserError
 
 LENGTHS = (6, 3, 9)
+META = {"env_id": "counter", "feature_names": ["nothing"], "action_block": 1}
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_an_episode_checks_them() -> None:
 
 
 def test_they_go_where_their_episodes_go(path: Path, tmp_path: Path) -> None:
-    write_episodes(tmp_path / "b.h5", [counter_episode(4, 500), counter_episode(7, 600)], {"env_id": "counter", "action_block": 1})
+    write_episodes(tmp_path / "b.h5", [counter_episode(4, 500), counter_episode(7, 600)], META)
     assert merge([path, tmp_path / "b.h5"], tmp_path / "both.h5") == 5
     parts = split(tmp_path / "both.h5", (0.4, 0.4, 0.2), tmp_path / "parts", seed=3)
     seen = []
@@ -118,7 +119,7 @@ def test_info_card_and_sheet_tell_them(path: Path, tmp_path: Path) -> None:
         said = dict(facts(store))["reward"]
         found = column_statistics(store)
     assert said == (
-        "15.6 to 1837 in an episode, 718.7 on average; 100% of the episodes are terminated at some step; "
+        "15.6 to 1837 in an episode, 718.6 on average; 100% of the episodes are terminated at some step; "
         "0% of the episodes are truncated at some step"
     )
     assert found["reward"]["max"] == [208.1] and found["terminated"]["mean"] == [3 / 18]
