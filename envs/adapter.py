@@ -239,12 +239,17 @@ class ExternalTask(BaseTask):
             UserError: if the action has another shape, is not finite or out of bounds.
         """
         self.advance(action)
-        return self._observation(), self._reward, self._world.terminated, self._world.ended and self._world.truncated, self.info()
+        info = self.info()
+        return self._observation(), *self.outcome(info), info
 
     def advance(self, action: np.ndarray) -> None:
         """Do the physics of `step` alone: draws nothing. Raises the same errors."""
         self._reward = self._world.step(self._own_action(self._checked_action(action)))
         self._frames.clear()
+
+    def outcome(self, info: dict[str, Any]) -> tuple[float, bool, bool]:
+        """Return the environment's reward, terminated and truncated of the last action, as `step` does; `info` plays no part."""
+        return self._reward, self._world.terminated, self._world.ended and self._world.truncated
 
     @property
     def finished(self) -> bool:

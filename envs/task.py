@@ -229,13 +229,20 @@ class MujocoTask(BaseTask):
         """
         self.advance(action)
         info = self.info()
-        reward = -self.goal_distance(info["state"], self._goal_state)
-        return self._observation(), reward, info["success"], False, info
+        return self._observation(), *self.outcome(info), info
 
     def advance(self, action: np.ndarray) -> None:
         """Do the physics of `step` alone: renders nothing. Raises the same errors."""
         self._advance(self.data, self._checked_action(action))
         self._frames.clear()
+
+    def outcome(self, info: dict[str, Any]) -> tuple[float, bool, bool]:
+        """Return reward, terminated and truncated of the last action, as `step` does; draws nothing.
+
+        Args:
+            info: the info of the state that the action led to.
+        """
+        return -self.goal_distance(info["state"], self._goal_state), info["success"], False
 
     def _advance(self, data: mujoco.MjData, action: np.ndarray) -> None:
         data.ctrl[:] = self.control_of(data, action)

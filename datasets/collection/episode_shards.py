@@ -13,9 +13,9 @@ import numpy as np
 import zstandard
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, OUTCOMES, Episode
 
-ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", "goal_state")
+ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", *OUTCOMES, "goal_state")
 JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
 PATTERN = "episode_*.part"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -131,6 +132,7 @@ class Recorder:
         self._task = task
         self._seen: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
         self._blocks: list[np.ndarray] = []
+        self._outcomes: list[tuple[float, bool, bool]] = []
         self._views: dict[str, list[np.ndarray]] = {camera: [] for camera in sorted(cameras)}
         self._look(obs, info)
 
@@ -139,9 +141,20 @@ class Recorder:
         for camera, frames in self._views.items():
             frames.append(self._task.render(camera))
 
-    def add(self, actions: np.ndarray, obs: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-        """Add one recorded step: the actions (k, a) of a block, and what the task, now in its last state, shows."""
+    def add(
+        self, actions: np.ndarray, outcomes: Sequence[tuple[float, bool, bool]], obs: dict[str, np.ndarray], info: dict[str, Any]
+    ) -> None:
+        """Add one recorded step.
+
+        Args:
+            actions: the k actions of a block, (k, a).
+            outcomes: reward, terminated and truncated of each of them, as `step` returns them.
+            obs: what the task, now in the block's last state, shows.
+            info: the info of that state.
+        """
+        rewards, terminated, truncated = zip(*outcomes, strict=True)
         self._blocks.append(np.asarray(actions, np.float32))
+        self._outcomes.append((float(sum(rewards)), any(terminated), any(truncated)))
         self._look(obs, info)
 
     def __len__(self) -> int:
@@ -173,6 +186,9 @@ class Recorder:
             action_texts=["; ".join(task.describe_action(action) for action in block) for block in self._blocks],
             action_words=["; ".join(task.describe_action(action, "words") for action in block) for block in self._blocks],
             changes=[task.describe_change(before, after) for before, after in pairwise(state)],
+            reward=np.array([reward for reward, _, _ in self._outcomes], np.float64),
+            terminated=np.array([terminated for _, terminated, _ in self._outcomes], np.bool_),
+            truncated=np.array([truncated for _, _, truncated in self._outcomes], np.bool_),
             seed=seed,
             policy=policy,
             variation={factor: _json_value(value) for factor, value in info["variation"].items()},
@@ -243,7 +259,7 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
 
     Within an action block nothing is drawn: a policy acts on the fresh proprioception and info, and on the pixels
     of the block's first state. The episode is shorter only if the environment cannot go on (`task.finished`); it then
-    ends with the last whole block.
+    ends with the last whole block, and what the actions after that block returned is not recorded.
 
     Args:
         task: any instance of `config.env`; what it did before does not matter.
@@ -262,20 +278,21 @@ def record_episode(task: "Task", config: CollectConfig, index: int) -> Episode:
     finished = False
     while len(recorder) < config.max_steps // config.action_block and not finished:
         actions: list[np.ndarray] = []
+        outcomes: list[tuple[float, bool, bool]] = []
         while len(actions) < config.action_block and not finished:
-            if actions:
-                obs, info = obs | {"proprio": task.proprio()}, task.info()
             action = policy(obs, info)
             task.advance(action)
+            obs, info = obs | {"proprio": task.proprio()}, task.info()
             actions.append(action)
+            outcomes.append(task.outcome(info))
             finished = bool(getattr(task, "finished", False))
         if len(actions) == config.action_block:
-            obs, info = {"pixels": task.render(), "proprio": task.proprio()}, task.info()
-            recorder.add(np.asarray(actions, np.float32), obs, info)
+            obs = obs | {"pixels": task.render()}
+            recorder.add(np.asarray(actions, np.float32), outcomes, obs, info)
     if len(recorder) == 0:
         raise UserError(f"episode {index} of {config.env} ended within {config.action_block} actions; choose a smaller --action-block")
     episode = recorder.episode(rng, task_seed, name)
-    for column in ("proprio", "state", "features", "actions", "goal_state"):
+    for column in ("proprio", "state", "features", "actions", "reward", "goal_state"):
         bad = np.argwhere(~np.isfinite(getattr(episode, column)))
         if len(bad):
             raise UserError(

@@ -72,12 +72,12 @@ class TeleopSession:
 
     def step(self, action: np.ndarray) -> None:
         """Apply an action (a,) in [-1, 1]; UserError when it is none."""
-        self.obs, _, _, _, self.info = self.task.step(action)
+        self.obs, reward, terminated, truncated, self.info = self.task.step(action)
         self.steps += 1
         if self.reached is None and self.info["success"]:
             self.reached = self.steps
         if self.recording:
-            self._recorder.add(np.asarray(action)[None], self.obs, self.info)
+            self._recorder.add(np.asarray(action)[None], [(reward, terminated, truncated)], self.obs, self.info)
 
     def forget(self) -> None:
         """Throw the recorded steps away; the recording goes on from the present state."""

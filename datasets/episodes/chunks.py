@@ -19,7 +19,8 @@ import numpy as np
 import simplejpeg
 import zstandard
 
-from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, damaged, is_picture
+from worldmodel.datasets.episodes.episode import NOT_RECORDED
+from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, damaged, is_picture
 
 ZSTD_FILTER, FLETCHER32_FILTER = 32015, 3
 """Numbers of HDF5's filters."""
@@ -47,6 +48,8 @@ class Column:
     """Whether each chunk ends with a Fletcher-32 checksum."""
     row_bytes: int
     """Bytes of a decoded row."""
+    fill: np.generic | None = None
+    """What every row holds where the file, of an earlier schema, has no such column."""
 
 
 def locate(file: h5py.File) -> dict[str, Column]:
@@ -56,7 +59,18 @@ def locate(file: h5py.File) -> dict[str, Column]:
         ValueError: a column is coded in a way that no episode file is.
         OSError, RuntimeError: the index of a column is damaged.
     """
-    return {name: locate_column(dataset) for name, dataset in datasets_of(file)}
+    return {name: locate_column(dataset) for name, dataset in datasets_of(file)} | missing_columns(file)
+
+
+def missing_columns(file: h5py.File) -> dict[str, Column]:
+    """Make the columns that a file of an earlier schema lacks; they have no chunks, and all their rows are the same."""
+    if file.attrs["schema_version"] != WITHOUT_OUTCOMES:
+        return {}
+    rows, none = len(file["actions"]), np.zeros(0, np.int64)
+    return {
+        name: Column(value.dtype, (), rows, 1, none, none, False, False, value.itemsize, fill=value)
+        for name, value in NOT_RECORDED.items()
+    }
 
 
 def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -109,7 +123,9 @@ class ColumnReader:
         self.path, self.columns, self.storage, self.picture_shape = path, columns, storage, picture_shape
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._finalizer = weakref.finalize(self, os.close, self._fd)
-        self._memory: dict[str, np.ndarray] = {}
+        self._memory = {
+            name: np.broadcast_to(column.fill, column.num_rows) for name, column in columns.items() if column.fill is not None
+        }
 
     def close(self) -> None:
         """Close the file; what is in memory stays readable."""
@@ -135,7 +151,7 @@ class ColumnReader:
 
     def load(self) -> None:
         """Decode all columns and keep them in memory, pictures too."""
-        for name in self.columns:
+        for name in self.columns.keys() - self._memory.keys():
             if not is_picture(name) or self.storage != "jpeg":
                 self._memory[name] = self._whole(name)
             elif name.endswith("/end"):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.datasets.episodes.schema import FRAME_COLUMNS, VIEWS
+from worldmodel.datasets.episodes.episode import OUTCOMES
+from worldmodel.datasets.episodes.schema import ACTION_COLUMNS, FRAME_COLUMNS, VIEWS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 
@@ -21,13 +22,16 @@ class ClipDataset:
     """All windows of `num_steps` model steps in all episodes of some files; safe in forked and spawned workers.
 
     An item is a dict of arrays: `frames` uint8 (t+1, H, W, 3), `actions` float32 (t, k*a), and any other column of
-    frames, e.g. `state` float64 (t+1, n); `actions[i]` leaves `frames[i]` and arrives at `frames[i + 1]`.
+    frames, e.g. `state` float64 (t+1, n); `actions[i]` leaves `frames[i]` and arrives at `frames[i + 1]`. `reward` float64 (t,) is
+    the sum over the k actions of a model step, `terminated` and `truncated` bool (t,) whether any of them ended the episode; a reward
+    is NaN where any of them was not recorded.
 
     Args:
         paths: an episode file, or several with rows of the same shapes.
         num_steps: model steps t in a window.
         action_block: environment actions per model step, k; a multiple of the recorded block.
-        columns: what to read: `frames`, `actions`, `proprio`, `state`, `features`, `success`, `views/<camera>`.
+        columns: what to read: `frames`, `actions`, `reward`, `terminated`, `truncated`, `proprio`, `state`, `features`, `success`,
+            `views/<camera>`.
         episodes: which episodes to use, all by default: numbers, or one list of numbers for each of several files.
 
     Raises:
@@ -89,7 +93,7 @@ class ClipDataset:
         which, start = self._locate(np.asarray(indices, np.int64))
         files, rows = self._file[which], self._first_row[which] + start
         action_rows = rows - self._episode[which]
-        return {name: self._read(name, files, action_rows if name == "actions" else rows) for name in self.columns}
+        return {name: self._read(name, files, action_rows if name in ACTION_COLUMNS else rows) for name in self.columns}
 
     def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find positions among the chosen episodes, and recorded steps of the first frames."""
@@ -97,8 +101,10 @@ class ClipDataset:
         return which, indices - np.where(which > 0, self._stops[which - 1], 0)
 
     def _read(self, name: str, files: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Read a column of some windows (b, t+1, ...), or of actions (b, t, k*a), which start at these rows."""
+        """Read a column of some windows (b, t+1, ...), of actions (b, t, k*a) or outcomes (b, t), which start at these rows."""
         row_shape, dtype = self._shapes[name]
+        if name in OUTCOMES:
+            return self._outcomes(name, files, rows, dtype)
         is_action = name == "actions"
         shape = (self.num_steps, self.action_block * row_shape[0]) if is_action else (self.num_steps + 1, *row_shape)
         out = np.empty((len(rows), *shape), dtype)
@@ -112,6 +118,17 @@ class ClipDataset:
                 store.windows(name, rows[members], self._in_steps[file], part)
             if part is not out:
                 out[members] = part
+        return out
+
+    def _outcomes(self, name: str, files: np.ndarray, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Read rewards or flags of some windows, (b, t): the sum over the recorded steps of a model step, or whether any is true."""
+        out = np.empty((len(rows), self.num_steps), dtype)
+        for file, store in enumerate(self.stores):
+            members = np.flatnonzero(files == file)
+            recorded = np.empty((len(members), self.num_steps * self._in_steps[file]), dtype)
+            store.windows(name, rows[members], 1, recorded)
+            steps = recorded.reshape(len(members), self.num_steps, self._in_steps[file])
+            out[members] = steps.sum(axis=2) if name == "reward" else steps.any(axis=2)
         return out
 
 
@@ -131,7 +148,7 @@ def _same_shapes(stores: list[EpisodeStore], columns: Sequence[str]) -> dict[str
     if not stores:
         raise UserError("no episode file to take clips from; give at least one")
     for store in stores:
-        there = (*FRAME_COLUMNS, "actions", *(f"{VIEWS}/{camera}" for camera in store.cameras))
+        there = (*FRAME_COLUMNS, *ACTION_COLUMNS, *(f"{VIEWS}/{camera}" for camera in store.cameras))
         for name in columns:
             if name not in there:
                 raise UserError(f"{store.path} has no column {name!r} of frames or actions; there are {', '.join(there)}")

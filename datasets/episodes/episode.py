@@ -4,7 +4,7 @@ The index convention holds everywhere in this project: `actions[t]` leaves `fram
 `frames[t + 1]`, so an episode of T actions has T + 1 frames, and nothing is padded.
 
 A recorded step may hold a block of k environment actions (`CollectConfig.action_block`): T then counts blocks, a
-row of `actions` is the k actions side by side, and texts of the k actions are joined by "; ".
+row of `actions` is the k actions side by side, texts of the k actions are joined by "; ", and `reward` is the sum of their rewards.
 """
 
 from dataclasses import dataclass, field, fields
@@ -41,6 +41,13 @@ class Episode:
     """T action texts, the same actions in coarse words."""
     changes: list[str]
     """T sentences: what changed from frame t to frame t + 1."""
+    reward: np.ndarray
+    """float64 (T,), reward t is what `step` returned for action t, of a block the sum; NaN where nobody recorded it."""
+    terminated: np.ndarray
+    """bool (T,), whether `step` said so for action t, or for any action of a block. A recording may go on after that: tasks of this
+    suite terminate at success and are played on."""
+    truncated: np.ndarray
+    """bool (T,), likewise. A recording that merely stops after its last action was not truncated by the environment."""
     seed: int
     """What `reset(seed=...)` was given."""
     policy: str
@@ -67,7 +74,7 @@ class Episode:
             if len(getattr(self, name)) != num_actions + 1:
                 rows = len(getattr(self, name))
                 raise ValueError(f"episode.{name} has {rows} rows, expected {num_actions + 1} ({num_actions} actions)")
-        for name in ACTION_TEXTS:
+        for name in (*OUTCOMES, *ACTION_TEXTS):
             if len(getattr(self, name)) != num_actions:
                 raise ValueError(f"episode.{name} has {len(getattr(self, name))} rows, expected {num_actions}")
         if self.frames.shape[-1] != 3:
@@ -108,12 +115,25 @@ _ARRAYS = (
     ("features", np.float32, 2),
     ("success", np.bool_, 1),
     ("actions", np.float32, 2),
+    ("reward", np.float64, 1),
+    ("terminated", np.bool_, 1),
+    ("truncated", np.bool_, 1),
     ("goal_state", np.float64, 1),
 )
 FRAME_FIELDS = ("frames", "proprio", "state", "features", "success", "captions", "questions", "answers")
 """Fields with T+1 rows."""
 ACTION_TEXTS = ("action_texts", "action_words", "changes")
 """Texts with T rows."""
+NOT_RECORDED: dict[str, np.generic] = {"reward": np.float64(np.nan), "terminated": np.bool_(False), "truncated": np.bool_(False)}
+"""What a step returns beside the observation, and what stands in its place where nobody recorded it. A reward of NaN says that; a flag
+alone cannot."""
+OUTCOMES = tuple(NOT_RECORDED)
+"""Arrays with T rows beside `actions`."""
+
+
+def not_recorded(num_actions: int) -> dict[str, np.ndarray]:
+    """Make reward, terminated and truncated (T,) of T actions of which nobody recorded them."""
+    return {name: np.full(num_actions, value) for name, value in NOT_RECORDED.items()}
 
 
 def same_episode(first: Episode, second: Episode) -> bool:

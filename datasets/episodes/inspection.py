@@ -63,6 +63,7 @@ def facts(store: EpisodeStore) -> list[tuple[str, str]]:
     rows += [
         ("policies", ", ".join(f"{name or 'unnamed'} {count / len(store):.0%}" for name, count in policies.most_common())),
         ("success", f"{_success_share(store):.0%} of the episodes reach their goal at some step"),
+        ("reward", _outcomes(store)),
         ("seeds", f"{len(np.unique(seeds))} different in {len(seeds)} episodes, {_range(seeds)}"),
         ("language", ", ".join(name for name in TEXTS if name not in ("policy", "variation") and store.has_text(name)) or "none"),
         ("origin", origin(meta)),
@@ -205,6 +206,25 @@ def _success_share(store: EpisodeStore) -> float:
     reached = np.concatenate([[0], np.cumsum(store.column("success"))])
     stops = np.cumsum(store.lengths + 1)
     return float((reached[stops] > reached[stops - store.lengths - 1]).mean())
+
+
+def _outcomes(store: EpisodeStore) -> str:
+    """Say what the episodes return, how they end, and in how many of them nobody recorded that."""
+    if store.missing_columns:
+        return "not recorded, the file is of schema 3: rewards read as NaN, terminated and truncated as False"
+    if not store.has_outcomes:
+        return "not recorded: rewards are NaN, terminated and truncated are False"
+    firsts = store.offsets - np.arange(len(store))  # rows of the first actions
+    returns = np.add.reduceat(store.column("reward"), firsts)
+    known = returns[~np.isnan(returns)]
+    said = []
+    if len(known):
+        said.append(f"{_number(known.min())} to {_number(known.max())} in an episode, {_number(known.mean())} on average")
+    for name in ("terminated", "truncated"):
+        said.append(f"{np.logical_or.reduceat(store.column(name), firsts).mean():.0%} of the episodes are {name} at some step")
+    if len(known) < len(store):
+        said.append(f"not recorded in {len(store) - len(known)} of the episodes (NaN)")
+    return "; ".join(said)
 
 
 def _range(numbers: np.ndarray) -> str:

@@ -128,7 +128,10 @@ def _grid(store: EpisodeStore, chosen: np.ndarray, frames: list[np.ndarray], t: 
 
 
 def _title(store: EpisodeStore, i: int, policy: str) -> str:
-    parts = [f"episode {i}", f"policy {policy}" if policy else "", store.goal_text(i)]
+    first = int(store.offsets[i]) - i
+    total = float(store.rows("reward", first, first + int(store.lengths[i])).sum())
+    reward = "" if np.isnan(total) else f"return {total:.4g}"
+    parts = [f"episode {i}", f"policy {policy}" if policy else "", reward, store.goal_text(i)]
     return " · ".join(part for part in parts if part)
 
 

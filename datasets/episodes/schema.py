@@ -1,8 +1,9 @@
 """The layout of an episode file, and the checks it passes when it is opened.
 
 HDF5, flat columns. Frame columns (`frames`, `proprio`, `state`, `features`, `success`, three texts, and
-`views/<camera>` for each additional camera) have sum(T_i + 1) rows, action columns (`actions` and three texts)
-sum(T_i), episode columns one per episode. A row of `actions` is a block of `meta["action_block"]` actions.
+`views/<camera>` for each additional camera) have sum(T_i + 1) rows, action columns (`actions`, `reward`, `terminated`,
+`truncated` and three texts) sum(T_i), episode columns one per episode. A row of `actions` is a block of
+`meta["action_block"]` actions.
 `ep_len[i]` is T_i, `ep_offset[i]` the first frame row of episode i; its first action row is ep_offset[i] - i.
 A text column is a group of `bytes` (UTF-8, end to end) and `end` (where each text stops). Rows may be of no width.
 
@@ -21,6 +22,9 @@ long as decoding flat scenes does; this one is in a frame that zstd skips, see `
 verified where whole columns are read, and by `worldmodel datasets check`: a clip of raw or JPEG frames is not worth
 reading the whole chunk for.
 The attribute `meta` is the JSON the file began with; the data set `meta`, unless it is empty, the one it ended with.
+
+Files of schema version 3 are read too. They lack `reward`, `terminated` and `truncated`, which then read as not recorded: NaN,
+False and False (`episode.NOT_RECORDED`). What is written, or appended to, is of version 4.
 """
 
 import os
@@ -32,11 +36,14 @@ import h5py
 import hdf5plugin  # noqa: F401  (importing it registers the zstd filter, for reading too)
 import numpy as np
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, OUTCOMES
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+WITHOUT_OUTCOMES = 3
+"""The schema version before `reward`, `terminated` and `truncated`."""
+READABLE = (WITHOUT_OUTCOMES, SCHEMA_VERSION)
 FORMAT = "worldmodel-episodes"
 Storage = Literal["lossless", "raw", "jpeg"]
 STORAGES: tuple[str, ...] = get_args(Storage)
@@ -45,13 +52,14 @@ JPEG_COLOUR = "420"
 """Chroma at half the resolution."""
 
 FRAME_COLUMNS = ("frames", "proprio", "state", "features", "success")
+ACTION_COLUMNS = ("actions", *OUTCOMES)
 FRAME_TEXTS = ("captions", "questions", "answers")
 EPISODE_COLUMNS = ("ep_len", "ep_offset", "seed", "goal_state")
 EPISODE_TEXTS = ("policy", "variation", "goal_text")
 TEXTS = (*FRAME_TEXTS, *ACTION_TEXTS, *EPISODE_TEXTS)
 VIEWS = "views"
 """Group of the additional cameras' frames."""
-NUMBERS = (*FRAME_COLUMNS, "actions", *EPISODE_COLUMNS)
+NUMBERS = (*FRAME_COLUMNS, *ACTION_COLUMNS, *EPISODE_COLUMNS)
 
 
 def damaged(path: Path, what: str) -> UserError:
@@ -108,13 +116,15 @@ def _check(path: Path, file: h5py.File) -> None:
             "of the kinds it knows, `worldmodel collect` records one"
         )
     version = file.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise UserError(
-            f"{path} has episode schema version {version}, this version reads {SCHEMA_VERSION}; collect it "
+            f"{path} has episode schema version {version}, this version reads {' and '.join(map(str, READABLE))}; collect it "
             "again or use the package version that wrote it"
         )
     lengths, offsets = file["ep_len"][:], file["ep_offset"][:]
     for name, rows in expected_rows(lengths, sorted(file.get(VIEWS, ())), file.attrs.get("storage")).items():
+        if name in OUTCOMES and version == WITHOUT_OUTCOMES:
+            continue
         found = file[name].shape[0] if name in file else "no"
         if found != rows:
             raise UserError(f"{path} is not a whole episode file: {name} has {found} rows, expected {rows}; {_saves(path)}")
@@ -126,7 +136,7 @@ def expected_rows(lengths: np.ndarray, cameras: list[str], storage: str) -> dict
     """Return the number of rows of each column of a file whose episodes have these numbers of actions."""
     actions, episodes = int(lengths.sum()), len(lengths)
     frames = actions + episodes
-    rows = dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | {"actions": actions}
+    rows = dict.fromkeys(FRAME_COLUMNS, frames) | dict.fromkeys(EPISODE_COLUMNS, episodes) | dict.fromkeys(ACTION_COLUMNS, actions)
     rows |= {f"{VIEWS}/{camera}": frames for camera in cameras}
     if storage == "jpeg":
         rows = {f"{name}/end" if is_picture(name) else name: count for name, count in rows.items()}

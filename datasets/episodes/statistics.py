@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from worldmodel.datasets.episodes.schema import open_file
+from worldmodel.datasets.episodes.schema import ACTION_COLUMNS, open_file
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError
 
 Statistics = dict[str, np.ndarray]
 
-COLUMNS = ("proprio", "state", "features", "success", "actions")
+COLUMNS = ("proprio", "state", "features", "success", *ACTION_COLUMNS)
 """Numeric columns with a row for each step."""
 QUANTILES = {"q01": 0.01, "q50": 0.5, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", *QUANTILES)
@@ -34,8 +34,10 @@ def column_statistics(store: EpisodeStore, max_frames: int = 1024) -> dict[str, 
 
     Returns:
         column -> name -> float64 (n,), a number for each of the column's n components (the colors of `frames`, 0 to 255;
-        one of `success`, 0 or 1). The names are min, max, mean, std, q01, q50, q99, and count: how many values are numbers.
-        NaN and infinities are left out; a component without any number has NaN everywhere.
+        one of `reward`; one of `success`, `terminated` and `truncated`, 0 or 1). The names are min, max, mean, std, q01, q50, q99,
+        and count: how many values are numbers.
+        NaN and infinities are left out; a component without any number, as of a column that a file of an earlier schema lacks, has
+        NaN everywhere.
 
     Raises:
         UserError: the file is damaged.
@@ -97,6 +99,9 @@ def _frames(store: EpisodeStore, most: int) -> Iterator[np.ndarray]:
 
 def _rows(store: EpisodeStore, name: str) -> Iterator[np.ndarray]:
     """Yield the rows of a numeric column in order, float64 (rows, n)."""
+    if name in store.missing_columns:
+        yield np.full((1, 1), np.nan)
+        return
     with open_file(store.path) as file:
         column = file[name]
         for start in range(0, column.shape[0], ROWS_PER_READ):

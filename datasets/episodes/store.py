@@ -11,7 +11,17 @@ import numpy as np
 from worldmodel.datasets.episodes.chunks import ColumnReader, locate
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Clip, Episode
 from worldmodel.datasets.episodes.identity import chosen_share, identities
-from worldmodel.datasets.episodes.schema import FRAME_COLUMNS, FRAME_TEXTS, NUMBERS, TEXTS, VIEWS, damaged, open_file, read_meta
+from worldmodel.datasets.episodes.schema import (
+    ACTION_COLUMNS,
+    FRAME_COLUMNS,
+    FRAME_TEXTS,
+    NUMBERS,
+    TEXTS,
+    VIEWS,
+    damaged,
+    open_file,
+    read_meta,
+)
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
@@ -76,6 +86,16 @@ class EpisodeStore:
         """Whether actions were recorded; without, the file is a video."""
         return self.row_shape("actions")[0] > 0
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether any reward was recorded, or that an episode was terminated or truncated."""
+        return not np.isnan(self.column("reward")).all() or any(self.column(name).any() for name in ("terminated", "truncated"))
+
+    @property
+    def missing_columns(self) -> list[str]:
+        """Columns that the file, of an earlier schema, does not have; they read as `episode.NOT_RECORDED` says."""
+        return [name for name, column in self._reader.columns.items() if column.fill is not None]
+
     def has_text(self, name: str) -> bool:
         """Test whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
         if name not in TEXTS:
@@ -91,11 +111,11 @@ class EpisodeStore:
         first, steps = self._first_row(i), int(self.lengths[i])
         frame_rows, action_rows = (first, first + steps + 1), (first - i, first - i + steps)
         columns: dict[str, Any] = {name: self._rows(name, *frame_rows) for name in FRAME_COLUMNS}
+        columns |= {name: self._rows(name, *action_rows) for name in ACTION_COLUMNS}
         columns |= {name: self._texts(name, *frame_rows) for name in FRAME_TEXTS}
         columns |= {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
         return Episode(
             **columns,
-            actions=self._rows("actions", *action_rows),
             seed=int(self._rows("seed", i, i + 1)[0]),
             policy=self._texts("policy", i, i + 1)[0],
             variation=parse_json(self._texts("variation", i, i + 1)[0]),

@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from worldmodel.datasets.episodes.chunks import Column, ColumnReader, locate_column
-from worldmodel.datasets.episodes.schema import FORMAT, SCHEMA_VERSION, VIEWS, damaged, read_meta
+from worldmodel.datasets.episodes.chunks import Column, ColumnReader, locate_column, missing_columns
+from worldmodel.datasets.episodes.schema import FORMAT, READABLE, VIEWS, damaged, read_meta
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.records import parse_json
@@ -53,8 +53,8 @@ class VerifiedReader(ColumnReader):
                     column.offsets[chunk] = -1  # counts as missing from now on
 
     def kept(self, name: str) -> np.ndarray | None:
-        """Return None: one damaged chunk would take the whole column with it."""
-        return None
+        """Return a column that is not in the file, else None: one damaged chunk would take the whole column with it."""
+        return self._memory.get(name)
 
     def coded(self, name: str, start: int, stop: int) -> list[bytes]:
         """Read the JPEGs of a column's pictures start <= row < stop, as they are in the file."""
@@ -200,9 +200,9 @@ def _open_damaged(path: Path) -> h5py.File:
         form, version = opened.attrs.get("format"), opened.attrs.get("schema_version")
     except UNREADABLE as error:
         raise _hopeless(path, "its beginning is damaged or missing") from error
-    if (form, version) != (FORMAT, SCHEMA_VERSION):
+    if form != FORMAT or version not in READABLE:
         opened.close()
-        raise _hopeless(path, f"it is no episode file of schema version {SCHEMA_VERSION}")
+        raise _hopeless(path, f"it is no episode file of schema version {' or '.join(map(str, READABLE))}")
     return opened
 
 
@@ -233,7 +233,7 @@ def _locate_what_is_left(file: h5py.File) -> dict[str, Column]:
                 groups.append((f"{prefix}{name}/", item))
             else:
                 columns[f"{prefix}{name}"] = _locate_left(item)
-    return columns
+    return columns | missing_columns(file)
 
 
 def _locate_left(dataset: h5py.Dataset) -> Column:

@@ -14,8 +14,9 @@ import simplejpeg
 from worldmodel.datasets.atomic import DeferredErrorFile, Temporary
 from worldmodel.datasets.episodes.chunks import datasets_of
 from worldmodel.datasets.episodes.column_writer import ColumnWriter, create_column
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode, not_recorded
 from worldmodel.datasets.episodes.schema import (
+    ACTION_COLUMNS,
     FORMAT,
     FRAME_COLUMNS,
     FRAME_TEXTS,
@@ -45,7 +46,8 @@ class EpisodeWriter:
         meta: JSON values kept with the file (`env_id`, `seed`, `feature_names`, ...); what is in it when the block
             ends is written. With `append` it is that of the existing file.
         storage: how pictures are kept. With `append` it is that of the existing file.
-        append: the file exists, and the episodes are added at its end; needs as much room as the whole file.
+        append: the file exists, and the episodes are added at its end; needs as much room as the whole file. A file of an earlier
+            schema becomes one of this schema.
 
     Raises:
         UserError: the file exists, or with `append` cannot be read; no episode was appended; the disk is full; with `append`,
@@ -99,12 +101,20 @@ class EpisodeWriter:
         self._columns = {name: ColumnWriter(dataset) for name, dataset in datasets_of(self._file) if name != "meta"}
         self._num_episodes = self._num_before = self._columns["ep_len"].num_rows
         self._num_rows = self._columns["success"].num_rows
+        if self._file.attrs["schema_version"] != SCHEMA_VERSION:
+            self._add_missing_columns()
+
+    def _add_missing_columns(self) -> None:
+        """Make a file of an earlier schema one of this schema: of the episodes in it nobody recorded what it lacks."""
+        for name, rows in not_recorded(self._columns["actions"].num_rows).items():
+            self._add(name, rows)
+        self._file.attrs["schema_version"] = SCHEMA_VERSION
 
     def append(self, episode: Episode) -> None:
         """Add one episode at the end."""
         if self._num_episodes == 0:
             self._set_meta()
-        for name in (*FRAME_COLUMNS, "actions"):
+        for name in (*FRAME_COLUMNS, *ACTION_COLUMNS):
             self._add(name, getattr(episode, name))
         for camera in self._cameras_of(episode):
             self._add(f"{VIEWS}/{camera}", episode.views[camera])

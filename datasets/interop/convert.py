@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import h5py
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.episode import OUTCOMES, Episode
 from worldmodel.datasets.episodes.schema import FORMAT as WORLDMODEL
 from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -198,6 +198,7 @@ def _without_place(store: EpisodeStore, format: Format) -> set[str]:
     there = {name for name in ("proprio", "state", "features", "goal_state") if store.column(name).shape[1]}
     there |= {name for name in TEXTS if any(store.texts(name))}
     there |= {"views"} if store.cameras else set()
+    there |= set(OUTCOMES) if store.has_outcomes else set()
     there |= {"success"} if store.column("success").any() else set()
     there |= {"variation"} if any(text != "{}" for text in store.texts("variation")) else set()
     return there - HAS_PLACE[format]

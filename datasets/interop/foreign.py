@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from worldmodel.datasets.atomic import DeferredErrorFile, replacing
-from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.episode import Episode, not_recorded
 from worldmodel.errors import UserError
 
 CHANNELS = (1, 3, 4)
@@ -100,7 +100,7 @@ def exact_texts(actions: np.ndarray) -> list[str]:
 
 
 def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Episode:
-    """Make an episode of what a foreign file knows: numbers that are missing have width 0, texts are empty.
+    """Make an episode of what a foreign file knows: numbers that are missing have width 0, texts are empty, rewards are NaN.
 
     Args:
         frames: uint8 (T+1, H, W, 3).
@@ -129,6 +129,7 @@ def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Ep
         variation={},
         goal_state=np.zeros(0),
         goal_text="",
+        **not_recorded(steps),
     )
     return Episode(frames=frames, actions=actions, **(fields | known))
 

@@ -3,7 +3,9 @@
 A row of LeRobot holds what is seen at step t and the action taken there, so an episode of N rows has N frames and N actions. The
 action of row t < N - 1 leads from frame t to frame t + 1, as in an episode file; that of the last row leads to a frame that nobody
 recorded and is left out: N frames, N - 1 actions. An episode of one row has no transition and is left out.
-`next.success` of row t is about what the action led to, so it becomes `success` of frame t + 1.
+`next.success` of row t is about what the action led to, so it becomes `success` of frame t + 1. `next.reward` and `next.truncated`
+of row t are those of action t; those of the last row are left out with its action. `next.done` does not say in which of two ways
+an episode ended: it becomes `terminated` only where `next.truncated` tells them apart.
 """
 
 import io
@@ -20,9 +22,11 @@ from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.interop.foreign import explained, explaining, foreign_episode, foreign_meta, import_parquet, one_hot
 from worldmodel.datasets.interop.lerobot_layout import (
     COUNTERS,
+    DONE,
     EPISODE_FACTS,
     KEPT_META,
     NUMBERS,
+    OUTCOMES,
     OWN_NUMBERS,
     OWN_TEXTS,
     PICTURES,
@@ -46,7 +50,7 @@ def read(
 ) -> tuple[Iterator[Episode], dict[str, Any]]:
     """Read episodes of a LeRobotDataset folder, in its order; one episode at a time is kept in memory.
 
-    Features without a home (rewards, cameras of other sizes, ...) are named in `meta["dropped"]`; episodes that cannot be used in
+    Features without a home (cameras of other sizes, ...) are named in `meta["dropped"]`; episodes that cannot be used in
     `meta["skipped"]`, which grows while the episodes are read.
 
     Args:
@@ -64,7 +68,9 @@ def read(
     info = _read_info(path)
     features: dict[str, dict[str, Any]] = info["features"]
     cameras = _cameras(path, features, size, camera)
-    used = {name for name in features if name in NUMBERS or name in OWN_NUMBERS or name in OWN_TEXTS or name == "next.success"}
+    used = features.keys() & {*NUMBERS, *OWN_NUMBERS, *OWN_TEXTS, "next.success"}
+    outcomes = {name for name in (*OUTCOMES, DONE) if features.get(name, {}).get("shape") == [1]}
+    used |= outcomes if "next.truncated" in outcomes else outcomes - {DONE}
     dropped = sorted(set(features) - used - set(cameras) - set(COUNTERS))
     choices = _choices(path, features.get("action", {}))
     action_size = choices or (int(np.prod(features["action"]["shape"])) if "action" in features else 0)
@@ -182,6 +188,7 @@ def _episode(
     elif "next.success" in table:
         after = np.asarray(table["next.success"], np.bool_).reshape(-1)
         known["success"] = np.concatenate([[False], after[:-1]])
+    known |= _outcomes(table)
     actions = known.pop("actions", np.zeros((length, 0), np.float32))[:-1]
     actions = one_hot(actions, choices) if choices else actions
     for name in ACTION_TEXTS:
@@ -200,6 +207,18 @@ def _episode(
         views={name.removeprefix(PICTURES): views[name] for name in cameras[1:]},
         **known,
     )
+
+
+def _outcomes(table: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    """Read what the actions returned; the last row's action is left out."""
+    flags = [name for name in ("terminated", "next.truncated", DONE) if name in table]
+    ended = {name: np.asarray(table[name], np.bool_)[:-1] for name in flags}
+    found = {OUTCOMES[name]: values for name, values in ended.items() if name != DONE}
+    if "next.reward" in table:
+        found["reward"] = np.asarray(table["next.reward"], np.float64)[:-1]
+    if DONE in ended and "terminated" not in found:
+        found["terminated"] = ended[DONE] & ~ended["next.truncated"]
+    return found
 
 
 def _fact(name: str, value: Any) -> Any:

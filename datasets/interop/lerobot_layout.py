@@ -15,6 +15,10 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 
 NUMBERS = {"observation.state": "proprio", "observation.environment_state": "state", "action": "actions"}
 """Features of LeRobot that are columns of an episode file."""
+OUTCOMES = {"next.reward": "reward", "next.truncated": "truncated", "terminated": "terminated"}
+"""Likewise, of the action in the row; written where any was recorded. `terminated` is a name of ours: LeRobot has `DONE` alone."""
+DONE = "next.done"
+"""Feature of LeRobot: whether the action in the row ended the episode in either way, or the row is its last one."""
 OWN_NUMBERS = ("features", "success")
 OWN_TEXTS = ("captions", "questions", "answers", "action_texts", "action_words", "changes")
 """Columns of an episode file that LeRobot has no name for; they are kept under their own names."""
@@ -53,6 +57,9 @@ def features(store: EpisodeStore, fps: float, pictures: str) -> dict[str, dict[s
         size = 1 if rows.ndim == 1 else rows.shape[1]
         if size:
             found[name] = {"dtype": str(rows.dtype), "shape": [size], "names": _names(store, column, size)}
+    if store.has_outcomes:
+        types = {name: str(getattr(first, column).dtype) for name, column in OUTCOMES.items()} | {DONE: "bool"}
+        found |= {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in types.items()}
     for name in OWN_TEXTS:
         if any(store.texts(name)):
             found[name] = {"dtype": "string", "shape": [1], "names": None}
@@ -66,8 +73,15 @@ def _names(store: EpisodeStore, column: str, size: int) -> list[str] | None:
 
 
 def columns(episode: Episode, features: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of an episode, T + 1 of each column; what an action column lacks is filled in."""
+    """Return the rows of an episode, T + 1 of each column; what an action column lacks is filled in.
+
+    The row after the last action repeats the action, with reward 0, and is `DONE`.
+    """
     columns: dict[str, Any] = {}
+    for name in OUTCOMES.keys() & features.keys():
+        columns[name] = np.pad(getattr(episode, OUTCOMES[name]), (0, 1))
+    if DONE in features:
+        columns[DONE] = np.append(episode.terminated | episode.truncated, True)
     for name in features:
         field = NUMBERS.get(name, name)
         if field in (*NUMBERS.values(), *OWN_NUMBERS, *OWN_TEXTS):

@@ -78,6 +78,8 @@ class _Writer:
         self.note: dict[str, str] = {}
         self.videos: dict[str, VideoWriter] = {}
         self.files = {"data": -1} | dict.fromkeys(self.cameras, -1)
+        self.uncounted = {"next.reward"} if np.isnan(store.column("reward")).any() else set()
+        """Features without statistics: NaN would spoil them."""
         self.statistics: dict[str, dict[str, np.ndarray]] = {}
 
     def add(self, episode: Episode) -> None:
@@ -103,7 +105,9 @@ class _Writer:
         facts |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         facts |= {f"{layout.KEPT_META}/{name}": layout.fact(getattr(episode, name)) for name in layout.EPISODE_FACTS}
         numbers = {
-            name: columns[name] for name, feature in self.features.items() if feature["dtype"] not in ("string", "image", "video")
+            name: columns[name]
+            for name, feature in self.features.items()
+            if feature["dtype"] not in ("string", "image", "video") and name not in self.uncounted
         }
         statistics = describe(numbers, views)
         self.statistics = aggregate(self.statistics, statistics)

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, NOT_RECORDED, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
@@ -50,6 +50,10 @@ JPEG = b"\xff\xd8\xff"
 META = "worldmodel_meta"
 """Key of metadata.json with the meta data of an episode file."""
 ARRAYS = ("state", "proprio", "features")
+OUTCOMES = {"rewards": "reward", "terminations": "terminated", "truncations": "truncated"}
+"""Columns with a row for each action -> fields of an episode."""
+CUT = "cut"
+"""Key of what `write` notes of an episode: whether the recording stopped although the environment had not ended the episode."""
 Choices = dict[str, list[tuple[int, int]]]
 """Path of a part of an action -> how many actions there are to choose from and the first of them, for each of its numbers."""
 Tree = dict[str, Any]
@@ -235,7 +239,14 @@ def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str
         if name and "success" not in known:  # where the reset has no info, the first frame is no success
             known["success"] = np.pad(as_rows(tree[name], np.float64)[:, 0] == 1, (rows - len(tree[name]), 0))
             used.add(name)
-    return {"frames": frames, "actions": actions, "views": views} | known | _own(tree, rows, used), used
+    for name, field in OUTCOMES.items():
+        if name in tree and np.shape(tree[name]) in ((steps,), (steps, 1)):
+            known[field] = as_rows(tree[name], np.float64)[:, 0].astype(NOT_RECORDED[field].dtype)
+            used.add(name)
+    own = _own(tree, rows, used)
+    if own.pop(CUT, False):
+        known["truncated"][-1] = False
+    return {"frames": frames, "actions": actions, "views": views} | known | own, used
 
 
 def _camera(name: str) -> str:
@@ -272,7 +283,8 @@ def write(store: EpisodeStore, path: Path) -> None:
     """Write an episode file as a data set that Minari reads, an episode in memory at a time.
 
     Observations are a dict of `pixels`, `state`, `proprio`, `features` and `pixels.<camera>`; `success` and texts are infos
-    (texts of an action in the row of the frame it arrives at). The reward is 1 where a frame is a success.
+    (texts of an action in the row of the frame it arrives at). The reward is NaN where none was recorded. An episode whose last action
+    did not end it is truncated there, as Minari's own collector has it; reading it here takes that back.
 
     Args:
         store: what to write.
@@ -300,22 +312,23 @@ def _observations(episode: Episode) -> dict[str, np.ndarray]:
 
 def _write_episode(group: h5py.Group, number: int, episode: Episode) -> None:
     rows, steps = len(episode.frames), len(episode)
+    cut = not (episode.terminated[-1] or episode.truncated[-1])
     group.attrs.update({"id": number, "total_steps": steps})
     if episode.seed >= 0:
         group.attrs["seed"] = episode.seed
     for name, values in _observations(episode).items():
         group[f"observations/{name}"] = values
     group["actions"] = episode.actions
-    group["rewards"] = episode.success[1:].astype(np.float64)
-    group["terminations"] = np.zeros(steps, np.bool_)
-    group["truncations"] = np.arange(1, rows) == steps
+    group["rewards"] = episode.reward
+    group["terminations"] = episode.terminated
+    group["truncations"] = episode.truncated | (cut & (np.arange(1, rows) == steps))
     group["infos/success"] = episode.success
     text = h5py.string_dtype()
     for name in (*FRAME_TEXTS, *ACTION_TEXTS):
         texts = ([""] if name in ACTION_TEXTS else []) + getattr(episode, name)
         group.create_dataset(f"infos/{name}", data=texts, dtype=text)
     facts = {name: getattr(episode, name) for name in ("seed", "policy", "variation", "goal_text")}
-    own = json.dumps(facts | {"goal_state": episode.goal_state.tolist()}, sort_keys=True)
+    own = json.dumps(facts | {"goal_state": episode.goal_state.tolist(), CUT: bool(cut)}, sort_keys=True)
     group.create_dataset("infos/worldmodel", data=[own] * rows, dtype=text)
 
 

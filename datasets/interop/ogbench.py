@@ -20,7 +20,8 @@ import numpy as np
 from numpy.lib import format as npy
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.episode import NOT_RECORDED, OUTCOMES, Episode
+from worldmodel.datasets.episodes.schema import ACTION_COLUMNS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
     as_frames,
@@ -39,8 +40,9 @@ from worldmodel.errors import UserError
 FORMAT = "ogbench"
 PHYSICS = ("qpos", "qvel", "button_states")
 """Columns that make up the state, in this order."""
-OWN = ("state", "proprio", "success")
-"""Columns that `write` adds; OGBench's loader ignores them."""
+OWN = ("state", "proprio", "success", *OUTCOMES)
+"""Columns that `write` adds, the last three where any was recorded; OGBench's loader ignores them. `terminals` mark where a trajectory
+stops, not that the environment ended it."""
 DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, ArithmeticError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -178,6 +180,7 @@ def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episo
         known["proprio"] = as_rows(found["proprio"], np.float32)
     if "success" in found:
         known["success"] = found["success"].astype(np.bool_)
+    known |= {name: as_rows(found[name], value.dtype.type)[:-1, 0] for name, value in NOT_RECORDED.items() if name in found}
     vectors = one_hot(actions, choices) if choices else as_rows(actions, np.float32)
     return foreign_episode(as_frames(pictures), vectors, **known)
 
@@ -185,8 +188,8 @@ def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episo
 def write(store: EpisodeStore, path: Path) -> None:
     """Write an episode file in the published layout; `ogbench.utils.load_dataset(path, ob_dtype=np.uint8)` reads it.
 
-    State, proprio and success are kept as columns of these names; texts, features, factors and additional cameras have
-    no place and are left out. The action of a last frame is 0.
+    State, proprio, success, reward, terminated and truncated are kept as columns of these names; texts, features, factors and
+    additional cameras have no place and are left out. The action of a last frame is 0, and so is its reward.
 
     Raises:
         UserError: the file exists, there are no actions, or it cannot be written.
@@ -195,25 +198,26 @@ def write(store: EpisodeStore, path: Path) -> None:
         raise UserError(f"{store.path} has no actions; OGBench's layout has no place for video alone")
     with new_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("observations", "actions", "terminals", *OWN):
-            _write_column(store, archive, name)
+            if name not in OUTCOMES or store.has_outcomes:
+                _write_column(store, archive, name)
 
 
 def _write_column(store: EpisodeStore, archive: zipfile.ZipFile, name: str) -> None:
     with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
         for i in tqdm(range(len(store)), desc=name, disable=None):
-            rows = np.ascontiguousarray(_rows(store.episode(i), name))
+            rows = np.ascontiguousarray(_rows(store, i, name))
             if i == 0:
                 shape = (store.num_frames, *rows.shape[1:])
                 npy.write_array_header_1_0(out, {"descr": npy.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape})
             out.write(rows.tobytes())
 
 
-def _rows(episode: Episode, name: str) -> np.ndarray:
-    """Return the rows of an episode in one column."""
-    if name == "observations":
-        return episode.frames
-    if name == "actions":
-        return np.pad(episode.actions, ((0, 1), (0, 0)))
+def _rows(store: EpisodeStore, i: int, name: str) -> np.ndarray:
+    """Read the rows of episode i in one column."""
+    first, steps = int(store.offsets[i]), int(store.lengths[i])
     if name == "terminals":
-        return (np.arange(len(episode.frames)) == len(episode)).astype(np.float32)
-    return np.asarray(getattr(episode, name))
+        return (np.arange(steps + 1) == steps).astype(np.float32)
+    if name in ACTION_COLUMNS:
+        rows = store.rows(name, first - i, first - i + steps)
+        return np.concatenate([rows, np.zeros_like(rows[:1])])
+    return store.rows("frames" if name == "observations" else name, first, first + steps + 1)

@@ -7,6 +7,7 @@ and the action that leaves it; an action is known for every row, but that of the
     action      a0  a1  ...  x       x: NaN, or (version 0.1.1, which turns its list of actions around by one) the
                                      action of the reset that was not recorded, before f0; it is left out
 
+`reward`, `terminated` and `truncated` of a row are of the action that arrived at it, so those of action t stand in row t + 1.
 Files whose first action is NaN hold the action that arrived at each row, and are read so. The first frame after a
 reset is in no file of 0.1.1. Pixels are stored uncompressed, a chunk per frame.
 """
@@ -22,7 +23,7 @@ import hdf5plugin  # noqa: F401  (files of other versions may be compressed)
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, NOT_RECORDED, OUTCOMES, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
@@ -67,6 +68,7 @@ class _Layout:
     choices: int
     """Discrete actions to choose from; 0: actions are vectors, or there are none."""
     action_size: int
+    outcomes: list[str]
     texts: list[str]
     variation: list[str]
     dropped: list[str]
@@ -155,10 +157,12 @@ def _layout(path: Path, file: h5py.File, lengths: np.ndarray) -> _Layout:
     variation = [name for name in columns if name.startswith(VARIATION)]
     # Its own evaluation counts an episode that terminates as a success.
     success = next((name for name in ("success", "terminated") if name in columns), None)
-    used = {main, *cameras, state, success, "action", "proprio", "features", "seed", "goal_state", *COUNTS, *texts, *variation}
+    outcomes = [name for name in OUTCOMES if name in columns and columns[name].shape[1:] in ((), (1,))]
+    used = {main, *cameras, state, success, *outcomes, *texts, *variation, *COUNTS}
+    used |= {"action", "proprio", "features", "seed", "goal_state"}
     if "goal_state" in columns and (state is None or columns["goal_state"].shape != columns[state].shape):
         used.discard("goal_state")
-    return _Layout(main, cameras, state, success, choices, size, texts, variation, sorted(set(columns) - used))
+    return _Layout(main, cameras, state, success, choices, size, outcomes, texts, variation, sorted(set(columns) - used))
 
 
 def _choices(path: Path, action: h5py.Dataset) -> int:
@@ -193,6 +197,9 @@ def _episode(file: h5py.File, layout: _Layout, span: slice) -> Episode:
             known[name] = as_rows(file[name][span], np.float32)
     if layout.success:
         known["success"] = as_rows(file[layout.success][span], np.float64)[:, 0] == 1
+    for name in layout.outcomes:
+        arrived = as_rows(file[name][span], np.float64)[1:, 0]
+        known[name] = arrived if name == "reward" else arrived == 1
     if "seed" in file:
         known["seed"] = int(file["seed"][span.start])
     known["variation"] = {name.removeprefix(VARIATION): _factor(file[name], span.start) for name in layout.variation}
@@ -226,7 +233,8 @@ def write(store: EpisodeStore, path: Path) -> None:
     """Write an episode file in this layout, an episode in memory at a time.
 
     Frames become `pixels`, additional cameras `pixels.<camera>`, factors `variation.<factor>`; state, proprio, features,
-    success, seed, goal_state and texts keep their names. The last action of an episode is NaN.
+    success, seed, goal_state and texts keep their names, and so do reward, terminated and truncated where any was recorded. The last
+    action of an episode is NaN, its first reward too.
 
     Args:
         store: what to write. Blocks of actions stay side by side in a row; read them with frameskip 1.
@@ -250,11 +258,13 @@ def _write_columns(store: EpisodeStore, file: h5py.File) -> None:
     numeric = {name: column for name, values in factors.items() if (column := _numbers(values)) is not None}
     words = {name for name, values in factors.items() if all(isinstance(value, str) for value in values)}
     texts = [name for name in TEXTS if store.has_text(name)]
+    outcomes = OUTCOMES if store.has_outcomes else ()
     start = 0
     for i in tqdm(range(len(store)), desc="stable-worldmodel", disable=None):
         episode = store.episode(i)
         rows = len(episode.frames)
         columns = _columns(episode, texts)
+        columns |= {name: np.concatenate([[NOT_RECORDED[name]], getattr(episode, name)]) for name in outcomes}
         for name, values in factors.items():
             one = numeric[name][i] if name in numeric else values[i] if name in words else json.dumps(values[i])
             columns[VARIATION + name] = np.full((rows, *np.shape(one)), one) if name in numeric else [one] * rows

@@ -38,7 +38,8 @@ def read_numbers(frames: np.ndarray) -> list[int]:
 def counter_episode(num_actions: int = 6, first: int = 0, size: int = 32, action_size: int = 1, **changes: Any) -> Episode:
     """An episode in which frame t shows first + t and every number of action t is first + t.
 
-    `proprio` (width 2) and `state` (width 3) of frame t are first + t as well; the last frame is a success.
+    `proprio` (width 2) and `state` (width 3) of frame t are first + t as well; the last frame is a success. The reward of action t is
+    first + t + 0.1, the last action terminates.
 
     Args:
         num_actions: T.
@@ -62,6 +63,9 @@ def counter_episode(num_actions: int = 6, first: int = 0, size: int = 32, action
         action_texts=[f"action: {number}" for number in numbers[:-1]],
         action_words=["count on"] * num_actions,
         changes=["the number grew by one"] * num_actions,
+        reward=numbers[:-1] + 0.1,
+        terminated=numbers[1:] == numbers[-1],
+        truncated=np.zeros(num_actions, np.bool_),
         seed=first,
         policy="counter",
         variation={},
@@ -77,6 +81,17 @@ def assert_counts(episode: Episode, num_actions: int, first: int = 0) -> None:
     expected = np.arange(first, first + num_actions)[:, None]
     assert len(episode) == num_actions
     assert np.array_equal(episode.actions, np.broadcast_to(expected, episode.actions.shape)), episode.actions
+
+
+def assert_pays(episode: Episode) -> None:
+    """Fails unless reward t is that of action t of a counter, the last action alone terminates, and none is truncated."""
+    assert np.array_equal(episode.reward, episode.actions[:, 0].astype(np.float64) + 0.1), episode.reward
+    assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True] and not episode.truncated.any()
+
+
+def assert_pays_nothing(episode: Episode) -> None:
+    """Fails unless an episode says that nobody recorded what its actions returned."""
+    assert np.isnan(episode.reward).all() and not episode.terminated.any() and not episode.truncated.any()
 
 
 def write_counter_file(path: Path, lengths: tuple[int, ...] = (6, 3, 9), size: int = 32, action_size: int = 1) -> list[Episode]:

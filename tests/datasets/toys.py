@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from worldmodel.datasets.episodes.episode import Episode
@@ -25,6 +26,9 @@ def make_episode(index: int = 0, num_actions: int = 5, size: int = 16, **changes
         action_texts=[f"action: {index} {t}" for t in range(num_actions)],
         action_words=[f"move {index}.{t}" for t in range(num_actions)],
         changes=[f"the disc moved {index}.{t}" for t in range(num_actions)],
+        reward=np.random.default_rng([index, 1]).normal(size=num_actions),
+        terminated=np.random.default_rng([index, 2]).random(num_actions) < 0.3,
+        truncated=np.random.default_rng([index, 3]).random(num_actions) < 0.3,
         seed=1000 + index,
         policy="random",
         variation={"disc.color": "red", "door.width": 0.5 + index},
@@ -32,6 +36,14 @@ def make_episode(index: int = 0, num_actions: int = 5, size: int = 16, **changes
         goal_text=f"goal {index}",
     )
     return Episode(**(fields | changes))
+
+
+def make_schema_3(path: Path) -> None:
+    """Take from an episode file what schema 4 has brought: it is one of schema 3 then."""
+    with h5py.File(path, "r+") as file:
+        for name in ("reward", "terminated", "truncated"):
+            del file[name]
+        file.attrs["schema_version"] = 3
 
 
 def write_toy_file(path: Path, lengths: tuple[int, ...] = (5, 3, 40, 7), size: int = 16) -> list[Episode]:

@@ -1,5 +1,7 @@
 """Other gymnasium environments behind the contract: physics restored to the bit, true words, sensible refusals."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from worldmodel.datasets.collection.collect import collect
-from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.collection.recording import CollectConfig, record_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.envs.adapter import SEED_FACTOR
@@ -280,10 +282,26 @@ def test_collecting_an_environment_of_gymnasium(tmp_path):
         task = make_task("HalfCheetah-v5", image_size=32)
         episode = store.episode(1)
         task.reset(options={"variation_values": episode.variation})
+        returned = []
         for action, state in zip(episode.actions, episode.state[1:], strict=True):
-            task.advance(action)
+            _, *outcome, _ = task.step(action)
             assert np.array_equal(task.get_state(), state)
+            returned.append(tuple(outcome))
+        assert list(zip(episode.reward, episode.terminated, episode.truncated, strict=True)) == returned
+        assert len(set(episode.reward)) == 6
         task.close()
+
+
+def test_the_reward_of_an_action_and_the_end_are_recorded_with_it(make):
+    task = make("test/Walk-v0")
+    config = CollectConfig(env="test/Walk-v0", policies={"random": 1}, max_steps=400, image_size=32)
+    episode = record_episode(task, config, 0)
+    assert len(episode) < 400 and episode.reward.tolist() == episode.state[1:, 0].tolist() and episode.reward[-1] == 9.0
+    assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True] and not episode.truncated.any()
+    blocks = record_episode(task, replace(config, action_block=2), 0)
+    assert blocks.reward.tolist() == [sum(pair) for pair in zip(episode.reward[0::2], episode.reward[1::2], strict=False)]
+    task._world.truncated = True
+    assert task.outcome(task.info())[2], "cut by the environment itself"
 
 
 def test_collecting_with_demonstrators_says_what_to_use_instead(tmp_path):

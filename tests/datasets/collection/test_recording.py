@@ -34,8 +34,9 @@ def test_episode_depends_on_seed_and_index_alone(task: MujocoTask) -> None:
 
 def test_action_leaves_its_frame_and_arrives_at_the_next(task: MujocoTask) -> None:
     episode = record_episode(task, replace(CONFIG, policies={"smooth": 1}), 0)
-    task.reset(options={"variation_values": episode.variation, "state": episode.state[0]})
+    task.reset(options={"variation_values": episode.variation, "state": episode.state[0], "goal_state": episode.goal_state})
     assert len(episode) == 12 and episode.frames.shape == (13, 32, 32, 3)
+    returned = []
     for t, action in enumerate(episode.actions):
         task.set_state(episode.state[t])
         np.testing.assert_array_equal(task.render(), episode.frames[t])
@@ -43,10 +44,12 @@ def test_action_leaves_its_frame_and_arrives_at_the_next(task: MujocoTask) -> No
         assert task.describe_action(action, "words") == episode.action_words[t]
         assert task.describe_change(episode.state[t], episode.state[t + 1]) == episode.changes[t]
         np.testing.assert_array_equal(task.features(), episode.features[t])
-        obs, _, _, _, info = task.step(action)
+        obs, reward, terminated, truncated, info = task.step(action)
+        returned.append((reward, terminated, truncated))
         np.testing.assert_array_equal(info["state"], episode.state[t + 1])
         np.testing.assert_array_equal(obs["proprio"], episode.proprio[t + 1])
         np.testing.assert_allclose(task.parse_action(episode.action_texts[t]), action, atol=5e-4)
+    assert list(zip(episode.reward, episode.terminated, episode.truncated, strict=True)) == returned
 
 
 def test_every_policy_stays_in_bounds_and_differs(task: MujocoTask) -> None:
@@ -64,6 +67,7 @@ def test_demonstrator_succeeds_and_the_episode_goes_on(task: MujocoTask) -> None
     for index in range(4):
         episode = record_episode(task, config, index)
         assert len(episode) == 50 and episode.success[-1]
+        assert np.array_equal(episode.terminated, episode.success[1:]) and not episode.truncated.any()
 
 
 def test_smooth_actions_change_slower_than_random_ones(task: MujocoTask) -> None:
@@ -150,9 +154,25 @@ def test_blocks_keep_every_kth_frame_and_all_actions(task: MujocoTask) -> None:
     for name in ("frames", "state", "proprio", "features", "success"):
         np.testing.assert_array_equal(getattr(blocks, name), getattr(single, name)[::4])
     np.testing.assert_array_equal(blocks.actions, single.actions.reshape(3, -1))
+    np.testing.assert_allclose(blocks.reward, single.reward.reshape(3, -1).sum(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(blocks.terminated, single.terminated.reshape(3, -1).any(axis=1))
     assert blocks.action_texts[1] == "; ".join(single.action_texts[4:8])
     assert blocks.action_words[2] == "; ".join(single.action_words[8:12])
     assert blocks.changes[0] == task.describe_change(single.state[0], single.state[4])
+
+
+def test_the_end_of_any_action_of_a_block_is_its_end(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter([(1.0, False, False)] * 4 + [(2.0, True, False), (3.0, False, False), (4.0, False, False), (5.0, False, True)])
+    monkeypatch.setattr(task, "outcome", lambda info: next(outcomes))
+    episode = record_episode(task, replace(CONFIG, max_steps=8, action_block=2), 0)
+    assert episode.reward.tolist() == [2, 2, 5, 9]
+    assert episode.terminated.tolist() == [False, False, True, False] and episode.truncated.tolist() == [False, False, False, True]
+
+
+def test_a_reward_that_is_no_number_is_refused(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "outcome", lambda info: (float("nan"), False, False))
+    with pytest.raises(UserError, match="reward of episode 0 .* not finite"):
+        record_episode(task, CONFIG, 0)
 
 
 def test_nothing_is_drawn_inside_a_block(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:

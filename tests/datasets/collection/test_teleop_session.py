@@ -62,9 +62,10 @@ def test_an_episode_is_what_was_driven(task: Any) -> None:
     assert episode.goal_text == goal
     assert episode.policy == "human"
     task.reset(seed=episode.seed)
-    for action, state in zip(episode.actions, episode.state[1:], strict=True):
-        task.step(action)
+    for t, (action, state) in enumerate(zip(episode.actions, episode.state[1:], strict=True)):
+        _, reward, terminated, truncated, _ = task.step(action)
         assert np.array_equal(task.get_state(), state)
+        assert (episode.reward[t], episode.terminated[t], episode.truncated[t]) == (reward, terminated, truncated)
 
 
 def test_seed_and_number_decide_the_start(task: Any) -> None:

@@ -11,7 +11,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 
-COLUMNS = ("frames", "actions", "state", "proprio", "features", "success")
+COLUMNS = ("frames", "actions", "reward", "terminated", "truncated", "state", "proprio", "features", "success")
 
 
 @pytest.fixture(params=["lossless", "raw"])
@@ -26,8 +26,11 @@ def all_windows(episodes: list[Episode], steps: int, block: int) -> list[dict[st
     for episode in episodes:
         for start in range(len(episode) - steps * block + 1):
             rows = slice(start, start + steps * block + 1, block)
-            window = {name: getattr(episode, name)[rows] for name in COLUMNS if name != "actions"}
-            windows.append(window | {"actions": episode.actions[start : start + steps * block].reshape(steps, -1)})
+            done = slice(start, start + steps * block)
+            window = {name: getattr(episode, name)[rows] for name in ("frames", "state", "proprio", "features", "success")}
+            window |= {name: getattr(episode, name)[done].reshape(steps, -1).any(axis=1) for name in ("terminated", "truncated")}
+            window |= {"reward": episode.reward[done].reshape(steps, -1).sum(axis=1)}
+            windows.append(window | {"actions": episode.actions[done].reshape(steps, -1)})
     return windows
 
 

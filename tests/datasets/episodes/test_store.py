@@ -171,7 +171,7 @@ def test_foreign_hdf5_is_refused(path: Path) -> None:
 def test_other_schema_version_is_refused(path: Path, episodes: list[Episode]) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 1
-    with pytest.raises(UserError, match="schema version 1, this version reads 3"):
+    with pytest.raises(UserError, match="schema version 1, this version reads 3 and 4"):
         EpisodeStore(path)
 
 

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.datasets.counter import assert_counts, counter_episode, draw_number, write_counter_file
-from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episodes.episode import same_episode
+from tests.datasets.counter import (
+    assert_counts,
+    assert_pays,
+    assert_pays_nothing,
+    counter_episode,
+    draw_number,
+    write_counter_file,
+)
+from tests.datasets.toys import make_schema_3, write_toy_file
+from worldmodel.datasets.episodes.episode import OUTCOMES, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop.convert import FORMATS, Format, convert, recognise
@@ -42,6 +49,7 @@ def test_each_format_is_recognised_and_comes_back(counter: Path, format: Format)
         for i, length in enumerate(LENGTHS):
             episode = store.episode(i)
             assert_counts(episode, length, 100 * i)
+            (assert_pays_nothing if format in ("mp4", "frames") else assert_pays)(episode)
             assert format not in EXACT or np.array_equal(episode.frames, before.episode(i).frames)
 
 
@@ -58,14 +66,17 @@ def test_one_foreign_format_becomes_another(counter: Path, first: Format, second
     with EpisodeStore(folder / "e.h5") as store:
         for i, length in enumerate(LENGTHS):
             assert_counts(store.episode(i), length, 100 * i)
+            (assert_pays_nothing if "frames" == first or second == "mp4" else assert_pays)(store.episode(i))
     assert {path.name for path in folder.iterdir()} == {"counter.h5", "a", "b", "c.h5", "d", "e.h5"}
 
 
 def test_what_has_no_place_is_named(counter: Path) -> None:
     done = convert(counter, counter.parent / "b", "frames")
-    assert {"proprio", "state", "features", "success", "goal_text", "questions"} <= set(done.dropped)
+    assert {"proprio", "state", "features", "success", "goal_text", "questions", *OUTCOMES} <= set(done.dropped)
     assert not {"frames", "actions", "captions", "views"} & set(done.dropped)
     assert convert(counter, counter.parent / "c", "lerobot").dropped == []
+    make_schema_3(counter)
+    assert not set(OUTCOMES) & set(convert(counter, counter.parent / "d", "frames").dropped), "what nobody recorded is not lost"
 
 
 def test_an_episode_file_changes_its_storage(tmp_path: Path) -> None:

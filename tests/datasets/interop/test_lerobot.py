@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
-from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episodes.episode import same_episode
+from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
+from tests.datasets.toys import make_schema_3, write_toy_file
+from worldmodel.datasets.episodes.episode import not_recorded, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import lerobot
 from worldmodel.datasets.video import VideoWriter, encode_png
 from worldmodel.errors import UserError
@@ -41,7 +42,7 @@ def write_theirs(root: Path, rows: tuple[int, ...] = (5, 3), pictures: str = "vi
                 facts.append(_facts(i, rows[i], first, file, number / fps))
                 for t in range(rows[i]):
                     frame = draw_number(100 * i + t)
-                    row = {"observation.state": [100 * i + t] * 2, "action": 100 * i + t, "next.reward": 0.0}
+                    row = {"observation.state": [100 * i + t] * 2, "action": 100 * i + t, "next.reward": 100 * i + t + 0.25}
                     row |= {"next.success": t == rows[i] - 2, "timestamp": t / fps, "frame_index": t, "episode_index": i}
                     row |= {"index": first + t, "task_index": i % 2}
                     if pictures == "video":
@@ -92,7 +93,9 @@ def test_an_action_leads_from_its_row_to_the_next_one_and_the_last_is_left_out(t
         assert episode.success.tolist() == [False] * (rows - 1) + [True]  # the action of row rows - 2 was the success
         assert episode.goal_text == ("drop" if i == 1 else "lift")
         assert episode.views == {}
-    assert meta["dropped"] == ["next.reward", WRIST]
+        assert episode.reward.tolist() == [100 * i + t + 0.25 for t in range(rows - 1)], "the last row's reward goes with its action"
+        assert not episode.terminated.any() and not episode.truncated.any()
+    assert meta["dropped"] == [WRIST]
     assert (meta["fps"], meta["action_names"], meta["licence"]) == (10, ["push"], "unknown")
     assert meta["source"]["format"] == "lerobot"
 
@@ -105,7 +108,7 @@ def test_cameras_of_other_sizes_become_views_when_all_are_resized(tmp_path: Path
     assert episode.frames.shape == episode.views["wrist"].shape == (5, 16, 16, 3)
     assert read_numbers(episode.frames) == [0, 1, 2, 3, 4]
     assert episode.views["wrist"][:, :3].max() < 30 and episode.views["wrist"][1].max() > 150  # bars above; the picture
-    assert (meta["dropped"], meta["licence"]) == (["next.reward"], "apache-2.0")
+    assert (meta["dropped"], meta["licence"]) == ([], "apache-2.0")
     read, meta = lerobot.read(tmp_path, camera=WRIST)
     assert next(read).frames.shape == (5, 16, 32, 3) and TOP in meta["dropped"]
 
@@ -147,6 +150,9 @@ def test_the_tables_hold_what_lerobot_looks_for(tmp_path: Path) -> None:
     lerobot.write(EpisodeStore(tmp_path / "a.h5"), tmp_path / "b")
     data = pq.read_table(tmp_path / "b" / "data" / "chunk-000" / "file-000.parquet").to_pydict()
     assert data["action"] == [0, 1, 1, 100, 101, 102, 102]  # the last row has no action of its own: it repeats the one before
+    assert data["next.reward"] == [0.1, 1.1, 0, 100.1, 101.1, 102.1, 0]
+    assert data["next.done"] == [False, True, True, False, False, True, True]
+    assert data["terminated"] == [False, True, False, False, False, True, False] and not any(data["next.truncated"])
     assert data["frame_index"] == [0, 1, 2, 0, 1, 2, 3] and data["index"] == list(range(7))
     assert data["episode_index"] == [0, 0, 0, 1, 1, 1, 1] and data["task_index"] == [0, 0, 0, 1, 1, 1, 1]
     assert np.allclose(data["timestamp"], [0, 0.1, 0.2, 0, 0.1, 0.2, 0.3])
@@ -164,6 +170,34 @@ def test_the_tables_hold_what_lerobot_looks_for(tmp_path: Path) -> None:
     assert action["mean"] == pytest.approx(rows.mean()) and action["std"] == pytest.approx(rows.std())
     picture = statistics["observation.images.main"]
     assert np.shape(picture["mean"]) == (3, 1, 1) and 0 < np.max(picture["max"]) <= 1
+
+
+def test_done_is_told_from_truncated_where_both_are_there(tmp_path: Path) -> None:
+    write_counter_file(tmp_path / "a.h5", (2, 3))
+    lerobot.write(EpisodeStore(tmp_path / "a.h5"), tmp_path / "b")
+    about = tmp_path / "b" / "meta" / "info.json"
+    info = json.loads(about.read_text())
+    del info["features"]["terminated"]
+    about.write_text(json.dumps(info))
+    read, meta = lerobot.read(tmp_path / "b")
+    assert [episode.terminated.tolist() for episode in read] == [[False, True], [False, False, True]] and meta["dropped"] == []
+    del info["features"]["next.truncated"]
+    about.write_text(json.dumps(info))
+    read, meta = lerobot.read(tmp_path / "b")
+    assert not any(episode.terminated.any() for episode in read) and meta["dropped"] == ["next.done"]
+
+
+def test_rewards_of_some_episodes_alone_come_back_and_spoil_no_statistics(tmp_path: Path) -> None:
+    episodes = [counter_episode(3), counter_episode(2, 100, **not_recorded(2))]
+    write_episodes(tmp_path / "a.h5", episodes, {"env_id": "counter"})
+    lerobot.write(EpisodeStore(tmp_path / "a.h5"), tmp_path / "b", pictures="image")
+    assert "NaN" not in (tmp_path / "b" / "meta" / "stats.json").read_text()
+    assert all(same_episode(a, b) for a, b in zip(episodes, lerobot.read(tmp_path / "b")[0], strict=True))
+    make_schema_3(tmp_path / "a.h5")
+    lerobot.write(EpisodeStore(tmp_path / "a.h5"), tmp_path / "c")
+    features = json.loads((tmp_path / "c" / "meta" / "info.json").read_text())["features"]
+    assert not {"next.reward", "next.done", "next.truncated", "terminated"} & features.keys(), "what nobody recorded is not written"
+    assert all(np.isnan(episode.reward).all() for episode in lerobot.read(tmp_path / "c")[0])
 
 
 def test_files_that_grow_too_large_are_followed_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

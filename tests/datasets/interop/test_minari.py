@@ -13,10 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
+from tests.datasets.counter import (
+    assert_counts,
+    assert_pays,
+    assert_pays_nothing,
+    counter_episode,
+    draw_number,
+    read_numbers,
+    write_counter_file,
+)
 from tests.datasets.refusals import refusal
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episodes.episode import Episode, same_episode
+from worldmodel.datasets.episodes.episode import Episode, not_recorded, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.interop import minari
@@ -114,7 +122,7 @@ def test_fields_find_their_places_and_the_rest_is_named(tmp_path: Path) -> None:
     episodes, meta = read_all(tmp_path / "a-v0")
     assert episodes[0].state[:, 3].tolist() == [0, 1, 2, 3, 4] and episodes[0].proprio.dtype == np.float32
     assert episodes[1].success.tolist() == [False, False, True] and list(episodes[0].views) == ["side"]
-    assert meta["dropped"] == ["observations/desired_goal", "rewards"] and meta["env_id"] == "Count-v3"
+    assert meta["dropped"] == ["observations/desired_goal"] and meta["env_id"] == "Count-v3"
     assert meta["source"] == {"format": "minari", "name": "toys/count-v0"} and meta["licence"] == "unknown"
 
 
@@ -136,13 +144,44 @@ def test_the_way_there_and_back_loses_nothing(tmp_path: Path) -> None:
     back, meta = read_all(tmp_path / "toy-v1")
     assert all(same_episode(one, other) for one, other in zip(episodes, back, strict=True))
     assert (meta["env_id"], meta["seed"], meta["licence"]) == ("toy", 3, "MIT")
-    assert meta["dropped"] == ["rewards", "terminations", "truncations"]
+    assert meta["dropped"] == []
+
+
+def test_rewards_and_ends_are_those_of_their_actions(tmp_path: Path) -> None:
+    def columns(i: int) -> dict[str, Any]:
+        last = np.arange(LENGTHS[i]) == LENGTHS[i] - 1
+        ends = {"terminations": last & (i == 0), "truncations": last & (i == 1)}
+        return {"observations": pictures(i), "rewards": np.arange(LENGTHS[i]) + 100 * i + 0.1} | ends
+
+    write_theirs(tmp_path / "a-v0", columns)
+    episodes, meta = read_all(tmp_path / "a-v0")
+    assert meta["dropped"] == [] and episodes[0].reward.tolist() == [0.1, 1.1, 2.1, 3.1]
+    assert_pays(episodes[0])
+    assert episodes[1].truncated.tolist() == [False, True] and not episodes[1].terminated.any()
+    write_theirs(tmp_path / "b-v0", lambda i: {"observations": pictures(i), "rewards": np.zeros((LENGTHS[i], 3))})
+    episodes, meta = read_all(tmp_path / "b-v0")
+    assert_pays_nothing(episodes[0])
+    assert meta["dropped"] == ["rewards"], "several rewards a step have no place"
+
+
+def test_a_recording_that_stops_is_truncated_there_alone(tmp_path: Path) -> None:
+    """As Minari's own collector has it; on the way back it is what the environment said again."""
+    stopped = counter_episode(3, terminated=np.array([False, True, False]))
+    unknown = counter_episode(3, **not_recorded(3))
+    write_episodes(tmp_path / "ours.h5", [stopped, unknown], {"env_id": "counter"})
+    with EpisodeStore(tmp_path / "ours.h5") as store:
+        minari.write(store, tmp_path / "count-v0")
+    with h5py.File(tmp_path / "count-v0" / "data" / "main_data.hdf5") as file:
+        assert file["episode_0/truncations"][:].tolist() == file["episode_1/truncations"][:].tolist() == [False, False, True]
+        assert file["episode_0/terminations"][:].tolist() == [False, True, False] and np.isnan(file["episode_1/rewards"][:]).all()
+    back, _ = read_all(tmp_path / "count-v0")
+    assert same_episode(back[0], stopped) and same_episode(back[1], unknown)
 
 
 def test_notes_of_an_earlier_conversion_give_way_to_new_ones(tmp_path: Path) -> None:
     write_theirs(tmp_path / "a-v0", lambda i: {"observations": pictures(i)}, worldmodel_meta={"dropped": ["x"], "licence": "MIT"})
     _, meta = read_all(tmp_path / "a-v0")
-    assert (meta["dropped"], meta["licence"], meta["source"]["format"]) == (["rewards"], "MIT", "minari")
+    assert (meta["dropped"], meta["licence"], meta["source"]["format"]) == ([], "MIT", "minari")
     write_theirs(tmp_path / "b-v0", lambda i: {"observations": pictures(i)}, worldmodel_meta=["no meta data"])
     assert read_all(tmp_path / "b-v0")[1]["licence"] == "unknown"
 
@@ -172,8 +211,8 @@ def test_what_we_write_is_their_layout(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "count-v2" / "data" / "main_data.hdf5") as file:
         group = file["episode_1"]
         assert read_numbers(group["observations/pixels"][:]) == [100, 101, 102, 103]
-        assert group["actions"][:, 0].tolist() == [100, 101, 102] and group["rewards"][:].tolist() == [0, 0, 1]
-        assert group["truncations"][:].tolist() == [False, False, True] and not group["terminations"][:].any()
+        assert group["actions"][:, 0].tolist() == [100, 101, 102] and group["rewards"][:].tolist() == [100.1, 101.1, 102.1]
+        assert group["terminations"][:].tolist() == [False, False, True] and not group["truncations"][:].any()
         assert group["infos/captions"][2].decode() == "the number 102"
         assert dict(group.attrs) == {"id": 1, "total_steps": 3, "seed": 100}
 

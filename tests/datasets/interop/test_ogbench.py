@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.datasets.counter import assert_counts, draw_number, read_numbers, write_counter_file
+from tests.datasets.counter import assert_counts, assert_pays_nothing, draw_number, read_numbers, write_counter_file
 from tests.datasets.refusals import refusal
-from tests.datasets.toys import write_toy_file
-from worldmodel.datasets.episodes.episode import Episode
+from tests.datasets.toys import make_schema_3, write_toy_file
+from worldmodel.datasets.episodes.episode import OUTCOMES, Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import ogbench
 from worldmodel.errors import UserError
@@ -107,7 +107,9 @@ def test_what_we_write_is_the_published_layout(tmp_path: Path) -> None:
         assert read_numbers(file["observations"]) == [*range(7), *range(100, 104)] and file["observations"].dtype == np.uint8
         assert file["terminals"].tolist() == [0] * 6 + [1] + [0] * 3 + [1] and file["terminals"].dtype == np.float32
         assert file["actions"][:, 1].tolist() == [*range(6), 0, *range(100, 103), 0] and file["actions"].dtype == np.float32
-        assert set(file) == {"observations", "actions", "terminals", "state", "proprio", "success"}
+        assert set(file) == {"observations", "actions", "terminals", "state", "proprio", "success", *OUTCOMES}
+        assert np.allclose(file["reward"], [*np.arange(6) + 0.1, 0, *np.arange(100, 103) + 0.1, 0])
+        assert np.flatnonzero(file["terminated"]).tolist() == [5, 9] and file["truncated"].dtype == np.bool_
 
 
 def test_the_way_there_and_back_keeps_numbers(tmp_path: Path) -> None:
@@ -116,9 +118,20 @@ def test_the_way_there_and_back_keeps_numbers(tmp_path: Path) -> None:
         ogbench.write(store, tmp_path / "theirs.npz")
     after, meta = read_all(tmp_path / "theirs.npz")
     for one, other in zip(before, after, strict=True):
-        for name in ("frames", "actions", "state", "proprio", "success"):
+        for name in ("frames", "actions", "state", "proprio", "success", *OUTCOMES):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
     assert meta["dropped"] == []
+
+
+def test_what_nobody_recorded_is_not_written_or_made_of_terminals(tmp_path: Path) -> None:
+    write_counter_file(tmp_path / "ours.h5", (6, 3))
+    make_schema_3(tmp_path / "ours.h5")
+    with EpisodeStore(tmp_path / "ours.h5") as store:
+        ogbench.write(store, tmp_path / "theirs.npz")
+    with np.load(tmp_path / "theirs.npz") as file:
+        assert not set(OUTCOMES) & set(file)
+    for episode in read_all(tmp_path / "theirs.npz")[0]:
+        assert_pays_nothing(episode)
 
 
 @settings(deadline=None, max_examples=12)

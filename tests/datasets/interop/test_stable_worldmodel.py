@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.datasets.counter import assert_counts, counter_episode, draw_number, read_numbers, write_counter_file
+from tests.datasets.counter import (
+    assert_counts,
+    assert_pays,
+    assert_pays_nothing,
+    counter_episode,
+    draw_number,
+    read_numbers,
+    write_counter_file,
+)
 from tests.datasets.refusals import one_line
-from tests.datasets.toys import make_episode
+from tests.datasets.toys import make_episode, make_schema_3
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -77,9 +85,32 @@ def test_fields_find_their_places_and_the_rest_is_named(tmp_path: Path) -> None:
     assert first.variation == {"agent.color": [255, 0, 7], "agent.speed": 0.5}
     assert first.goal_state.tolist() == [9, 9, 9]
     assert set(first.captions) == {""} and first.action_texts[0] == "action: a0=+1.000, a1=+1.000"
-    assert meta["dropped"] == ["extra", "goal", "reward"]
+    assert meta["dropped"] == ["extra", "goal"]
+    assert np.isnan(first.reward).all() and first.terminated.tolist() == [False, False, False, True] and not first.truncated.any()
     assert (meta["env_id"], meta["licence"], meta["feature_names"]) == ("maze", "unknown", [])
     assert meta["source"] == {"format": "stable-worldmodel", "name": "maze"} and meta["factors"] == ["agent.color", "agent.speed"]
+
+
+def test_rewards_and_ends_stand_where_their_actions_arrive(tmp_path: Path) -> None:
+    arrived = np.concatenate([np.arange(5), 100 + np.arange(3)]) + 0.1  # row t follows action t
+    cut = np.array([False] * 7 + [True])
+    write_theirs(tmp_path / "a.h5", reward=arrived, terminated=np.arange(8) == 4, truncated=cut)
+    episodes, meta = read_all(tmp_path / "a.h5")
+    assert "reward" not in meta["dropped"]
+    assert_pays(episodes[0])
+    assert episodes[1].reward.tolist() == [101.1, 102.1]
+    assert episodes[1].truncated.tolist() == [False, True] and not episodes[1].terminated.any()
+
+
+def test_what_nobody_recorded_is_not_written(tmp_path: Path) -> None:
+    write_counter_file(tmp_path / "ours.h5", (6, 3))
+    make_schema_3(tmp_path / "ours.h5")
+    with EpisodeStore(tmp_path / "ours.h5") as store:
+        stable_worldmodel.write(store, tmp_path / "theirs.h5")
+    with h5py.File(tmp_path / "theirs.h5") as file:
+        assert not {"reward", "terminated", "truncated"} & set(file)
+    for episode in read_all(tmp_path / "theirs.h5")[0]:
+        assert_pays_nothing(episode)
 
 
 def test_pictures_in_other_layouts(tmp_path: Path) -> None:
@@ -160,6 +191,9 @@ def test_what_we_write_has_their_columns(tmp_path: Path) -> None:
         assert np.isnan(action[[6, 10]]).all() and np.delete(action, [6, 10]).tolist() == [*range(6), *range(100, 103)]
         assert file["step_idx"][:].tolist() == [*range(7), *range(4)]
         assert file["captions"][8].decode() == "the number 101"
+        reward = file["reward"][:]
+        assert np.isnan(reward[[0, 7]]).all() and reward[[1, 6, 8, 10]].tolist() == [0.1, 5.1, 100.1, 102.1]
+        assert np.flatnonzero(file["terminated"][:]).tolist() == [6, 10] and not file["truncated"][:].any()
 
 
 def test_video_without_actions_has_no_action_column(tmp_path: Path) -> None:
