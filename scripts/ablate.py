@@ -24,6 +24,7 @@ from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
@@ -31,18 +32,17 @@ from worldmodel.evaluation import DreamConfig
 from worldmodel.home import runs_dir
 from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, tiny
+from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import RolloutConfig
 from worldmodel.scripts.ablate_metrics import AblationMetrics, make_ablation_metrics
-from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
-from worldmodel.scripts.pretrain import PresetFlag, with_seed
-from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
 from worldmodel.studies.scaling import for_steps
+from worldmodel.system_info import command_line, device_facts, machine
 from worldmodel.training.resume import locked_run_folder, read_progress
 from worldmodel.training.train import stop_on_signals
 

@@ -9,6 +9,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.training_frames import column_of, some_of, target_column
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
 from worldmodel.datasets.training_data import TrainingData
@@ -18,7 +19,6 @@ from worldmodel.flops import parameter_counts
 from worldmodel.flow import FlowConfig
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts import evaluate as evaluation
-from worldmodel.scripts.codec import column_of, some_of, target_column
 from worldmodel.scripts.experiment_runner import ExperimentRunner
 from worldmodel.studies.state_probe import StateProbe
 

@@ -26,7 +26,7 @@ from worldmodel.envs.demonstrators import solves
 from worldmodel.errors import UserError
 from worldmodel.scripts.benchmark_reading import reading_rows, torchvision_decodes
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.system_info import command_line, machine
+from worldmodel.system_info import command_line, machine
 
 BenchmarkRow = dict[str, Any]
 Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]

@@ -24,7 +24,7 @@ from worldmodel.presets import PRESETS
 from worldmodel.scripts.benchmark import BenchmarkConfig
 from worldmodel.scripts.benchmark_checks import checks
 from worldmodel.scripts.benchmark_steps import BATCHES, BenchmarkRow, Ratio, Step, Training, packed, random, ratio
-from worldmodel.scripts.system_info import device_facts
+from worldmodel.system_info import device_facts
 
 logger = logging.getLogger(__name__)
 

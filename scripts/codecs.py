@@ -14,13 +14,13 @@ from worldmodel.codec.codec import Codec, load_codec
 from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, reconstruction_columns
 from worldmodel.codec.data import CodecData
 from worldmodel.codec.perceptual import NAME
+from worldmodel.codec.training_frames import codec_data, open_frames
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
-from worldmodel.scripts.codec import codec_data, open_frames
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.system_info import command_line, device_facts, machine
 from worldmodel.unseen import warn_of_seen
 
 if TYPE_CHECKING:

@@ -26,12 +26,11 @@ from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import data_of
+from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.evaluate import parts_of
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
 
 logger = logging.getLogger(__name__)

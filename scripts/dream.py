@@ -28,11 +28,10 @@ from worldmodel.evaluation import (
     within,
 )
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import data_of
+from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
 
 

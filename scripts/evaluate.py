@@ -31,11 +31,10 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import check_task, data_of
+from worldmodel.known_tasks import block_of, check_task, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
 
 

@@ -28,11 +28,11 @@ from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb, stages
 from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
-from worldmodel.scripts.pretrain import PresetFlag
-from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import rebuild
 from worldmodel.studies.scaling import Measured, Point, Sparsity, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
+from worldmodel.system_info import command_line, device_facts, machine
 from worldmodel.training.latent_cache import codec_key
 from worldmodel.training.resume import locked_run_folder, newest_checkpoint, read_progress
 from worldmodel.training.train import stop_on_signals

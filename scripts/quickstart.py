@@ -30,6 +30,7 @@ from worldmodel.agents.score import Score
 from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
@@ -41,19 +42,18 @@ from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_err
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, tiny
+from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts import diagnose as diagnosis
 from worldmodel.scripts import evaluate as evaluation
-from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.diagnose import LadderConfig, climb
 from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.plan import labels_of
-from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.scripts.system_info import command_line, commit, machine
+from worldmodel.system_info import command_line, commit, machine
+from worldmodel.training.pretrain import PretrainConfig, pretrain
 from worldmodel.training.resume import locked_run_folder, release
 from worldmodel.training.tracking import read_rows
 
@@ -214,10 +214,8 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         )
     with stage("pretrain", seconds):
         preset = with_seed(config.preset, config.seed)
-        files = PretrainConfig(
-            out / "codec", (collected.path,), out / "pretrain", vocab_size=config.vocab_size, mixture=config.mixture, preset=preset
-        )
-        trained_to = pretrain_on_files(files, tell=False)
+        settings = PretrainConfig(preset, config.vocab_size, config.mixture)
+        trained_to = pretrain(settings, [collected.path], out / "codec", out / "pretrain")
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None

@@ -18,6 +18,7 @@ from worldmodel.batch import PackedBatch, unpack
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -26,13 +27,14 @@ from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time
+from worldmodel.known_tasks import block_of
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts import ablate_metrics, diagnose, dream, experts, pretrain
-from worldmodel.scripts.codec import codec_data
+from worldmodel.scripts import ablate_metrics, diagnose, dream, experts
 from worldmodel.scripts.experiment_runner import ExperimentRunner
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
+from worldmodel.training import pretrain
 from worldmodel.unseen import trained_on
 
 EPISODES = 12
@@ -77,7 +79,7 @@ def speeches(texts: Iterable[str]) -> set[str]:
 def pretrained_with(
     data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: Any = None
 ) -> dict[str, Any]:
-    """What `pretrain` hands to `train`."""
+    """What `pretrain_on_data` hands to `train`."""
     given: dict[str, Any] = {}
 
     def fake(*arguments: Any, **options: Any) -> Any:
@@ -85,7 +87,7 @@ def pretrained_with(
         return SimpleNamespace(metrics={})
 
     monkeypatch.setattr(pretrain, "train", fake)
-    pretrain.pretrain(data, codec or toys.codec(), preset, 400, tmp_path / "run")
+    pretrain.pretrain_on_data(data, codec or toys.codec(), preset, 400, tmp_path / "run")
     return given
 
 
@@ -224,10 +226,10 @@ def test_the_ladders_readers_are_trained_on_training_episodes(data: TrainingData
 
 
 def test_a_model_step_is_as_many_actions_as_fit_its_numbers() -> None:
-    assert pretrain.block_of(6, 2, Path("run"), Path("data.h5")) == 3
-    assert pretrain.block_of(8, 8, Path("run"), Path("data.h5")) == 1
+    assert block_of(6, 2, Path("run"), Path("data.h5")) == 3
+    assert block_of(8, 8, Path("run"), Path("data.h5")) == 1
     with pytest.raises(UserError, match="the model of run takes 5 numbers .* no multiple of the 2 numbers of an action in data.h5"):
-        pretrain.block_of(5, 2, Path("run"), Path("data.h5"))
+        block_of(5, 2, Path("run"), Path("data.h5"))
 
 
 def test_flow_losses_are_compared_at_the_same_noise_levels(data: TrainingData) -> None:
