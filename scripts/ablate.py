@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
+from worldmodel.agents.ablation_metrics import AblationMetrics, make_ablation_metrics
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecKind
@@ -34,13 +35,12 @@ from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts.ablate_metrics import AblationMetrics, make_ablation_metrics
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
 from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
 from worldmodel.studies.ablation_tables import findings_table, page, table
+from worldmodel.studies.experiment_runner import ExperimentRunner, write_record
 from worldmodel.studies.scaling import for_steps
 from worldmodel.system_info import command_line, device_facts, machine
 from worldmodel.training.resume import locked_run_folder, read_progress

@@ -27,9 +27,9 @@ from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb, stages
-from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
 from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import rebuild
+from worldmodel.studies.experiment_runner import ExperimentRunner, write_record
 from worldmodel.studies.scaling import Measured, Point, Sparsity, Study, check_grid, for_steps, plan, scaled, study
 from worldmodel.studies.scaling_figure import draw
 from worldmodel.system_info import command_line, device_facts, machine

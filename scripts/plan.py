@@ -6,6 +6,7 @@ from pathlib import Path
 
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
+from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -16,7 +17,6 @@ from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.evaluate import score
 from worldmodel.unseen import held_out_episodes
 
 

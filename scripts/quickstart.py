@@ -19,8 +19,9 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from worldmodel.agents import ladder
+from worldmodel.agents import diagnosis, ladder, model_score, score_tables
 from worldmodel.agents.controllers import EvaluateConfig
+from worldmodel.agents.diagnosis import LadderConfig, climb
 from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
@@ -35,6 +36,7 @@ from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
+from worldmodel.dream_film import film, table
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -44,11 +46,7 @@ from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
-from worldmodel.scripts import diagnose as diagnosis
-from worldmodel.scripts import evaluate as evaluation
 from worldmodel.scripts.console import command, run_verb
-from worldmodel.scripts.diagnose import LadderConfig, climb
-from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
@@ -149,7 +147,7 @@ def main(config: QuickstartConfig) -> None:
         low, high = accuracy.interval
         print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}], chance {accuracy.chance:.1%}")
     print()
-    print(evaluation.as_text(results.scores))
+    print(score_tables.as_text(results.scores))
     print(f"\n{ladder.weakest(results.rungs).sentence}")
     print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
     print(f"next: {command('generate', '--checkpoint', out / 'checkpoint', '--text', 'Our economy')}")
@@ -233,7 +231,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         captions = list(dict.fromkeys(true for true, _ in language.captions))[:6]
         drawn = dict(zip(captions, draw(trained, tuple(captions), config.seed), strict=True))
     with stage("plan", seconds):
-        scores, goals = evaluation.score(
+        scores, goals = model_score.score(
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )
     with stage("diagnose", seconds):
@@ -283,7 +281,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
 def sections(results: Results, out: Path) -> list[Section]:
     """Lay out the report from the question it answers to the details."""
     return [
-        *evaluation.sections(results.scores, results.goals),
+        *score_tables.sections(results.scores, results.goals),
         *diagnosis.sections(results.rungs, ladder.weakest(results.rungs)),
         *dream_sections(results.dream, out),
         *language_sections(results),
