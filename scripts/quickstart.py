@@ -28,6 +28,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
 from worldmodel.agents.score import Score
+from worldmodel.benchmarks.quickstart_estimate import as_sentence, estimate
 from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
@@ -49,7 +50,6 @@ from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.plan import labels_of
-from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 from worldmodel.system_info import command_line, commit, machine
 from worldmodel.training.pretrain import PretrainConfig, pretrain
 from worldmodel.training.resume import locked_run_folder, release

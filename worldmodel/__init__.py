@@ -11,7 +11,7 @@ The sub-packages, of which each imports from those before it only:
 
     worldmodel.envs        tasks (make_task, task_ids), their physics, pictures and language
     worldmodel.datasets    collection, episode files, texts, pictures, mixtures of all
-    worldmodel             the model (torch): codec/, training/, studies/, tokens to transformer to rollout
+    worldmodel             the model (torch): codec/, training/, studies/, benchmarks/, tokens to transformer to rollout
     worldmodel.agents      simulators, planners, controllers, evaluation, `World`
     worldmodel.scripts     the verbs of the command `worldmodel`
 

@@ -12,7 +12,6 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_every_script_is_a_listed_verb(root: Path) -> None:
     files = {path.stem for path in (root / "scripts").glob("*.py")} - {"cli", "console", "preset_flag"}
-    files = {name for name in files if name.split("_")[0] not in files - {name}}  # benchmark_reading.py is a part of benchmark.py
     assert files == set(VERBS), "each file of scripts/ has a line in cli.VERBS, and each line a file"
 
 
