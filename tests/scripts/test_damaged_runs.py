@@ -9,7 +9,7 @@ import pytest
 from tests.scripts.refusals import Refused
 from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
-from worldmodel.scripts.experts import recorded
+from worldmodel.studies.held_out_batches import recorded
 from worldmodel.studies.isoflop import read_points
 
 POINT = {"kind": "dense", "size": 1.0, "budget": 1e9, "width": 8, "depth": 1, "total": 9, "active": 5, "steps": 3, "tokens": 70}

@@ -32,8 +32,8 @@ from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.known_tasks import block_of
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts import experts
 from worldmodel.studies.experiment_runner import ExperimentRunner
+from worldmodel.studies.held_out_batches import held_out_batches
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
 from worldmodel.training import pretrain
@@ -166,7 +166,7 @@ def experts_batches(data: TrainingData, seen: list[str]) -> list[PackedBatch]:
     card = {"mixture": asdict(data.config), "train": {"packing": asdict(PACKING)}, "trained_on": seen}
     trained: Any = SimpleNamespace(card=card, codec=toys.codec(), tokenizer=toys.tokenizer(), model=toys.model())
     config = SpecialisationConfig(batches=2, rows=2)
-    found = experts.held_out_batches(trained, [data.stores[0].path], config, torch.device("cpu"))
+    found = held_out_batches(trained, [data.stores[0].path], config, torch.device("cpu"))
     return [batch for batch, _ in found]
 
 
