@@ -15,6 +15,12 @@ def test_every_script_is_a_listed_verb(root: Path) -> None:
     assert files == set(VERBS), "each file of scripts/ has a line in cli.VERBS, and each line a file"
 
 
+def test_verbs_are_thin(root: Path) -> None:
+    for verb in set(VERBS) - {"datasets", "play", "quickstart"}:  # eight verbs in one, a page, and all verbs in turn
+        lines = len((root / "scripts" / f"{verb}.py").read_text().splitlines())
+        assert lines <= 150, f"{verb}.py has {lines} lines: what others can use belongs into the library"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
