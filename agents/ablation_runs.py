@@ -25,7 +25,7 @@ from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import COMPARISONS, MEASURES, NOTES, Runs, Variant, findings, runs_of
 from worldmodel.studies.experiment_runner import ExperimentRunner, write_record
 from worldmodel.studies.scaling import for_steps
-from worldmodel.system_info import command_line, device_facts, machine
+from worldmodel.system_info import device_facts, machine
 from worldmodel.training.resume import read_progress
 
 
@@ -94,14 +94,23 @@ def record_of(config: AblationConfig, data: TrainingData) -> dict[str, Any]:
 
 
 def run_all(
-    config: AblationConfig, data: TrainingData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
+    config: AblationConfig,
+    data: TrainingData,
+    asked: Sequence[Variant],
+    metrics: AblationMetrics,
+    out: Path,
+    stop: threading.Event,
+    command: str = "",
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Return the measures of all runs of the folder; runs that were asked for and are missing are made, unless training is stopped."""
+    """Return the measures of all runs of the folder; runs that were asked for and are missing are made, unless training is stopped.
+
+    `command` is recorded with the machine as what made the results.
+    """
     path = out / "results.json"
     found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
     runs = runs_of(found, path)
     metrics.controls.update(found["controls"])
-    made_by = [*found.get("made_by", []), origin(config)]
+    made_by = [*found.get("made_by", []), origin(config, command)]
     made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
     if runs:
         write_results(path, config, runs, metrics.controls, made_by)  # with the command of today
@@ -140,10 +149,10 @@ def make_codec(config: AblationConfig, data: TrainingData, kind: CodecKind, out:
     return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))
 
 
-def origin(config: AblationConfig) -> dict[str, Any]:
+def origin(config: AblationConfig, command: str) -> dict[str, Any]:
     """Record the command and the machine."""
     facts = machine("numpy", "safetensors", "tokenizers") | device_facts(choose_device(config.preset.train.device))
-    return {"command": command_line("ablate"), "machine": facts}
+    return {"command": command, "machine": facts}
 
 
 def write_results(

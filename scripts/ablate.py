@@ -30,6 +30,7 @@ from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import COMPARISONS, NOTES, What, asked_for, findings, runs_of
 from worldmodel.studies.ablation_tables import findings_table, page, table
+from worldmodel.system_info import command_line
 from worldmodel.training.resume import locked_run_folder
 from worldmodel.training.train import stop_on_signals
 
@@ -78,7 +79,7 @@ def main(config: AblateConfig) -> None:
     check_widths(config, asked)
     metrics = make_ablation_metrics(data, config.dream, config.rollout, config.problems)
     with locked_run_folder(out, record_of(config, data)), stop_on_signals() as stop:
-        runs = run_all(config, data, asked, metrics, out, stop)
+        runs = run_all(config, data, asked, metrics, out, stop, command_line("ablate"))
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
         return
