@@ -8,55 +8,36 @@ one codec of each kind for all seeds (training it is the dearest part): seeds va
 so intervals do not hold the luck of a codec.
 """
 
-import json
 import sys
 import textwrap
-import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
-from worldmodel.checkpoint import read_checkpoint
-from worldmodel.codec.codec import Codec
-from worldmodel.codec.config import CodecKind
-from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.agents.ablation_metrics import make_ablation_metrics
+from worldmodel.agents.ablation_runs import AblationConfig, check_widths, record_of, run_all
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
+from worldmodel.datasets.training_data import open_training_data
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig
 from worldmodel.home import runs_dir
-from worldmodel.moe import FeedForwardKind
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, tiny
-from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts.ablate_metrics import AblationMetrics, make_ablation_metrics
-from worldmodel.scripts.codec import codec_data
+from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.experiment_runner import ExperimentRunner, write_record
-from worldmodel.scripts.pretrain import PresetFlag, with_seed
-from worldmodel.scripts.system_info import command_line, device_facts, machine
+from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import read_json
-from worldmodel.studies.ablation import MEASURES, NOTES, Runs, Variant, What, findings, variants
+from worldmodel.studies.ablation import COMPARISONS, NOTES, What, asked_for, findings, runs_of
 from worldmodel.studies.ablation_tables import findings_table, page, table
-from worldmodel.studies.scaling import for_steps
-from worldmodel.training.resume import locked_run_folder, read_progress
+from worldmodel.system_info import command_line
+from worldmodel.training.resume import locked_run_folder
 from worldmodel.training.train import stop_on_signals
-
-COMPARISONS: tuple[What, ...] = ("codec", "feed-forward", "prediction", "shift")
 
 
 @dataclass(frozen=True)
-class AblateConfig:
-    """Train variants that differ in one thing, with several seeds each, and test the paper's findings on them.
-
-    `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 preset:tiny` trains x- and v-prediction
-    with seeds 0, 1 and 2. The same command goes on where it was stopped; other comparisons and more seeds may be added to the folder.
-    `worldmodel ablate all --out ablation --report` prints what is there.
-    """
+class AblateFiles:
+    """What is compared, and what is read and written."""
 
     what: Annotated[Literal["codec", "feed-forward", "prediction", "shift", "all"], tyro.conf.Positional]
     """The comparison: codec (rae, vae, pixels), feed-forward (shared, modality, moe), prediction (x, v), shift (on, off), or all."""
@@ -66,45 +47,24 @@ class AblateConfig:
     """Folder of codecs, runs, results.json and results.md; by default `ablate` in the runs folder of WORLDMODEL_HOME."""
     report: bool = False
     """Train nothing: print the tables of what --out holds, and write them as results.md."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Every variant is trained once with each."""
-    steps: int | None = None
-    """Training steps of a run; by default the preset's. Warm-up and averaging keep their share."""
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    """Training of the codecs; the comparison sets the kind."""
-    vocab_size: int = 2048
-    """Largest vocabulary of the tokenizer."""
-    dream: DreamConfig = field(default_factory=DreamConfig)
-    """Held-out clips that are dreamed."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """Flow steps per frame."""
-    batches: int = 4
-    """Held-out batches of the flow loss."""
-    problems: int = 0
-    """Held-out planning problems of each run (0: none), as in `worldmodel evaluate`; they take longer than all else."""
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    """Shares of the sources, or a recipe."""
-    preset: PresetFlag = field(default_factory=tiny)
-    """Sizes of model and training; with the codec rae, x-prediction and its own feed-forward and shift it is the baseline."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UserError(f"seeds are {self.seeds}; give numbers of at least 0, each once")
-        for name, least in (("batches", 1), ("problems", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps is {self.steps}, must be at least 1")
 
     @property
     def comparisons(self) -> tuple[What, ...]:
         """What `what` stands for."""
         return COMPARISONS if self.what == "all" else (self.what,)
 
-    @property
-    def trained(self) -> Preset:
-        """The preset with the steps asked for, and nothing but training in its runs."""
-        return for_steps(self.preset, self.steps or self.preset.train.steps)
+
+@dataclass(frozen=True)
+class AblateConfig(AblationConfig, AblateFiles):
+    """Train variants that differ in one thing, with several seeds each, and test the paper's findings on them.
+
+    `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 preset:tiny` trains x- and v-prediction
+    with seeds 0, 1 and 2. The same command goes on where it was stopped; other comparisons and more seeds may be added to the folder.
+    `worldmodel ablate all --out ablation --report` prints what is there.
+    """
+
+    preset: PresetFlag = field(default_factory=tiny)
+    """Sizes of model and training; with the codec rae, x-prediction and its own feed-forward and shift it is the baseline."""
 
 
 def main(config: AblateConfig) -> None:
@@ -119,16 +79,11 @@ def main(config: AblateConfig) -> None:
     check_widths(config, asked)
     metrics = make_ablation_metrics(data, config.dream, config.rollout, config.problems)
     with locked_run_folder(out, record_of(config, data)), stop_on_signals() as stop:
-        runs = run_all(config, data, asked, metrics, out, stop)
+        runs = run_all(config, data, asked, metrics, out, stop, command_line("ablate"))
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
         return
     report(out / "results.json", config.comparisons, config.seeds)
-
-
-def asked_for(comparisons: Sequence[What], feed_forward: FeedForwardKind) -> list[Variant]:
-    """List the variants of some comparisons, each once, the baseline first."""
-    return list(dict.fromkeys(v for what in comparisons for v in variants(what, feed_forward).values()))
 
 
 def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None = None) -> None:
@@ -157,116 +112,6 @@ def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None 
     for note in NOTES:
         print(textwrap.fill(note, 110, subsequent_indent="  "))
     print(f"\n{path}: everything measured; {path.with_suffix('.md')}: the tables as Markdown")
-
-
-def check_widths(config: AblateConfig, asked: Sequence[Variant]) -> None:
-    """Refuse codecs whose latents have more channels than the model is wide, before any codec is trained.
-
-    Raises:
-        UserError: naming the codec.
-    """
-    own = {"vae": config.codec.vae.channels, "pixels": 3 * config.codec.pixels.patch_size**2}
-    if not config.codec.encoder_name:
-        own["rae"] = config.codec.encoder.channels
-    for kind in {variant.codec for variant in asked} & own.keys():
-        try:
-            replace(config.preset.model, channels=own[kind])
-        except UserError as error:
-            raise UserError(f"codec {kind}: {error}") from None
-
-
-def record_of(config: AblateConfig, data: TrainingData) -> dict[str, Any]:
-    """Collect what all runs of a folder have in common; comparisons and seeds may be added."""
-    common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "seeds", "mixture")}
-    record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
-    return json.loads(json.dumps(record, default=str))
-
-
-def run_all(
-    config: AblateConfig, data: TrainingData, asked: Sequence[Variant], metrics: AblationMetrics, out: Path, stop: threading.Event
-) -> dict[tuple[str, int], dict[str, float]]:
-    """Return the measures of all runs of the folder; runs that were asked for and are missing are made, unless training is stopped."""
-    path = out / "results.json"
-    found = read_json(path) if path.exists() else {"runs": [], "controls": {}}
-    runs = runs_of(found, path)
-    metrics.controls.update(found["controls"])
-    made_by = [*found.get("made_by", []), origin(config)]
-    made_by = [each for i, each in enumerate(made_by) if each not in made_by[:i]]
-    if runs:
-        write_results(path, config, runs, metrics.controls, made_by)  # with the command of today
-    runners: dict[str, ExperimentRunner] = {}
-    steps, seeds = config.trained.train.steps, ", ".join(map(str, config.seeds))
-    missing = [(variant, seed) for seed in config.seeds for variant in asked if (variant.name, seed) not in runs]
-    print(f"{len(asked)} variants, seeds {seeds}, {steps} steps each: {len(missing)} of {len(asked) * len(config.seeds)} runs to do")
-    with tqdm(total=len(asked) * len(config.seeds), unit="run", desc="ablate", disable=None) as bar:
-        bar.update(bar.total - len(missing))
-        for variant, seed in missing:
-            if variant.codec not in runners:
-                codec, report = make_codec(config, data, variant.codec, out)
-                tokenizer = next(iter(runners.values())).tokenizer if runners else None
-                runners[variant.codec] = ExperimentRunner(data, codec, config.vocab_size, tokenizer)
-                metrics.controls[f"codec_psnr_{variant.codec}"] = float(report["reconstruction"]["psnr"])
-            if stop.is_set():
-                break
-            preset = with_seed(variant.apply(config.trained), seed)
-            result = runners[variant.codec].run(preset, out / "runs" / f"{variant.name}_seed{seed}", stop)
-            if not result.finished:
-                break
-            trained = read_checkpoint(result.checkpoint, choose_device(preset.train.device))
-            seconds = read_progress(result.checkpoint).seconds
-            held_out = runners[variant.codec].held_out(preset, config.batches)
-            values = metrics.measure(trained, runners[variant.codec], held_out, config.preset.model.flow, seed)
-            values["codec_psnr"] = metrics.controls[f"codec_psnr_{variant.codec}"]
-            runs[variant.name, seed] = values | {"seconds_per_step": seconds / preset.train.steps}
-            write_results(path, config, runs, metrics.controls, made_by)
-            bar.update()
-    return runs
-
-
-def make_codec(config: AblateConfig, data: TrainingData, kind: CodecKind, out: Path) -> tuple[Codec, dict[str, Any]]:
-    """Train the codec of a kind, once for all seeds; a pretrained encoder is for the kind rae alone."""
-    wanted = replace(config.codec, kind=kind, encoder_name=config.codec.encoder_name if kind == "rae" else "")
-    return train_codec(wanted, codec_data(data), out / "codecs" / kind, choose_device(config.preset.train.device))
-
-
-def origin(config: AblateConfig) -> dict[str, Any]:
-    """Record the command and the machine."""
-    facts = machine("numpy", "safetensors", "tokenizers") | device_facts(choose_device(config.preset.train.device))
-    return {"command": command_line("ablate"), "machine": facts}
-
-
-def write_results(path: Path, config: AblateConfig, runs: Runs, controls: dict[str, float], made_by: Sequence[dict[str, Any]]) -> None:
-    """Write everything measured so far, with the findings and the commands that made it."""
-    record = {
-        "made_by": made_by,
-        "preset": asdict(config.trained),
-        "mixture": asdict(config.mixture),
-        "controls": controls,
-        "runs": [{"variant": name, "seed": seed, "measures": values} for (name, seed), values in runs.items()],
-        "measures": {name: measure.title for name, measure in MEASURES.items()},
-        "notes": NOTES,
-        "findings": [
-            outcome.to_json()
-            for outcome in findings(COMPARISONS, config.preset.model.trunk.feed_forward, runs, config.trained.train.steps)
-        ],
-    }
-    write_record(path, json.loads(json.dumps(record, default=str)))
-
-
-def runs_of(record: dict[str, Any], path: Path = Path("results.json")) -> dict[tuple[str, int], dict[str, float]]:
-    """Read the measures in results.json, by variant's name and seed.
-
-    Raises:
-        UserError: they are no such measures.
-    """
-    try:
-        runs = {(str(run["variant"]), int(run["seed"])): dict(run["measures"]) for run in record["runs"]}
-        dict(record["controls"])
-        if not all(isinstance(value, int | float) for measures in runs.values() for value in measures.values()):
-            raise TypeError
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged: remove it, and the runs of its folder are measured again") from None
-    return runs
 
 
 if __name__ == "__main__":

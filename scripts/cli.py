@@ -1,8 +1,7 @@
 """The console command: `worldmodel VERB [flags]`.
 
-Every other file of this folder is one verb, a part of one (`benchmark_reading.py`), or what several share (`console.py`,
-`system_info.py`, `experiment_runner.py`). Only the module of the verb that is asked for is imported, so `worldmodel --help` and
-`worldmodel envs` never wait for torch.
+Every other file of this folder is one verb, or what several need to be a command (`console.py`, `preset_flag.py`). Only the module of
+the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
 """
 
 import difflib

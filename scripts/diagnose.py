@@ -1,58 +1,22 @@
 """Report where a model fails: codec, dynamics, ranking of plans, search or none, each with its control and what usually mends it."""
 
-import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from worldmodel.agents import ladder, rungs
-from worldmodel.agents.controllers import EvaluateConfig, make_controllers, usual_controllers
-from worldmodel.agents.evaluate import evaluate
-from worldmodel.agents.ladder import LadderRow, Verdict
+from worldmodel.agents import ladder
+from worldmodel.agents.diagnosis import LadderConfig, climb, sections, task_name, to_json
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
-from worldmodel.agents.reader import ReaderConfig
-from worldmodel.agents.report import Curves, Section, Table, TextSection, write_report
-from worldmodel.agents.rungs import Marked, MenuConfig
-from worldmodel.agents.score import Score
-from worldmodel.agents.workers import TaskWorkers
-from worldmodel.checkpoint import Pretrained, read_checkpoint
+from worldmodel.agents.report import write_report
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, dream_errors
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import data_of
+from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
-from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.evaluate import parts_of
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LadderConfig:
-    """How the rungs are measured."""
-
-    reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """The small network that reads the true state off tokens and off frames."""
-    dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
-    """Clips that are dreamed."""
-    menu: MenuConfig = field(default_factory=MenuConfig)
-    """Candidates that the cost puts in order."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
-    """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = PLANNING
-    """Flow steps per frame and form of the actions."""
-    workers: int = 2
-    """Task processes."""
 
 
 @dataclass(frozen=True)
@@ -105,103 +69,6 @@ def main(config: DiagnoseConfig) -> None:
     write_output(out / "diagnose.json", json_bytes(record))
     write_report(out / "report.html", sections(rows, verdict), f"Where {task_name(env_id)} fails")
     print(f"{out / 'report.html'}: the same; the numbers are in {out / 'diagnose.json'}")
-
-
-def climb(
-    trained: Pretrained,
-    store: EpisodeStore,
-    held_out: Sequence[int],
-    manifest: Manifest,
-    block: int,
-    config: LadderConfig,
-    seed: int = 0,
-    scores: Sequence[Score] | None = None,
-) -> list[LadderRow]:
-    """Measure all rungs of a checkpoint on one task.
-
-    Args:
-        trained: the checkpoint.
-        store: episode file of the task, with true variables.
-        held_out: episodes that the model was not trained on.
-        manifest: problems of held-out episodes.
-        block: env actions per model step.
-        config: how the rungs are measured.
-        seed: of the run, for the rows.
-        scores: of the usual controllers, where they are known already.
-
-    Raises:
-        UserError: the file has no true variables, or its episodes are too short.
-    """
-    marked = Marked(task_name(manifest.env_id), seed)
-    training = sorted(set(range(len(store))) - set(held_out))
-    if not training:  # a file of which the model has seen nothing: readers need some of it
-        training, held_out = list(held_out[::2]), list(held_out[1::2])
-    logger.info("reading the true state off tokens and frames")
-    reader = rungs.codec_rung(marked, trained.codec, store, training, held_out, config.reader)
-    with TaskWorkers(manifest.env_id, manifest.image_size, block, config.workers) as workers:
-        parts = parts_of(trained, manifest, workers, config.rollout)
-        assert isinstance(parts.dynamics, Rollout)
-        logger.info("dreaming")
-        frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(config.rollout, jump=1), parts.dynamics.describe)
-        errors = dream_errors(frame_by_frame, trained.codec, store, held_out, block, config.dream, reader)
-        jumped, at_once = None, range(2, config.rollout.jump + 1)
-        if trained.model.config.references:  # such models know jumps
-            jump = jump_of(trained, parts.dynamics)
-            jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, at_once)
-        rungs.dynamics_rung(marked, errors, jumped)
-        known = {score.name: score for score in scores or ()}
-        if workers.restorable:
-            logger.info("ranking a menu of candidates")
-            rungs.ranking_rung(marked, manifest, parts, config.evaluate, config.menu)
-            known |= {score.name: score for score in rungs.search_rung(marked, manifest, parts, config.evaluate, known)}
-        missing = [name for name in usual_controllers(config.evaluate, parts) if name not in known]
-        if missing:
-            controllers = make_controllers(config.evaluate, parts, missing)
-            known |= {score.name: score for score in evaluate(manifest, controllers, workers, config.evaluate)}
-    rungs.result_rung(marked, list(known.values()))
-    return marked.rows
-
-
-def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Make a function that predicts the frame after all actions ahead at once; see `errors_at_once`."""
-
-    def jump(frames: Tensor, between: Tensor, ahead: Tensor) -> Tensor:
-        at_once = Rollout(trained.model, trained.tokenizer, replace(rollout.config, jump=ahead.shape[1]), rollout.describe)
-        state = at_once.encode(frames, between)
-        return at_once.rollout(state, ahead[:, None], torch.Generator().manual_seed(0))[:, 0, -1]
-
-    return jump
-
-
-def task_name(env_id: str) -> str:
-    """Return the short name of a task of the suite, e.g. PushT of worldmodel/PushT-v0; other ids as they are."""
-    return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
-
-
-def to_json(rows: Sequence[LadderRow], verdict: Verdict) -> dict[str, Any]:
-    """Return the rows and the verdict as JSON values."""
-    return {"rows": ladder.rows_to_json(rows), "weakest": verdict.rung, "verdict": verdict.sentence}
-
-
-def sections(rows: Sequence[LadderRow], verdict: Verdict) -> list[Section]:
-    """Lay out a ladder as sections of a report."""
-    ahead = [row for row in rows if row.name.startswith(ladder.STEP_AHEAD)]
-    steps = [float(i + 1) for i in range(len(ahead))]
-    curves = {
-        "dream": (steps, [row.value for row in ahead]),
-        "copying the last frame": (steps, [row.control or 0.0 for row in ahead]),
-    }
-    return [
-        TextSection("The weakest rung", verdict.sentence),
-        Table(
-            "From pixels to success",
-            ladder.HEADERS,
-            ladder.cells(rows),
-            "Beside: the same network on frames (codec), copying the last frame (errors), 1 for actions that do not matter, true "
-            "futures (dreamt ones), the true distance (search), random actions (result).",
-        ),
-        Curves("Error of the state in the dream", curves, "model steps ahead", "standard deviations"),
-    ]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.home import home
 from worldmodel.scripts.console import print_columns, run_verb
-from worldmodel.scripts.system_info import commit, machine
+from worldmodel.system_info import commit, machine
 
 PACKAGES = ("torch", "mujoco", "gymnasium", "numpy", "h5py")
 """Whose versions are said."""

@@ -9,30 +9,20 @@ import numpy as np
 import torch
 
 from worldmodel.agents.actions import describe_block
-from worldmodel.checkpoint import Pretrained, read_checkpoint
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, write_film
 from worldmodel.datasets.outputs import check_output
+from worldmodel.dream_film import film, table
 from worldmodel.errors import UserError
-from worldmodel.evaluation import (
-    LEAST_SPREAD,
-    DreamConfig,
-    DreamErrors,
-    StateReader,
-    decode_video,
-    draw_clips,
-    dream_errors,
-    linear_reader,
-    within,
-)
+from worldmodel.evaluation import DreamConfig, decode_video, draw_clips, dream_errors, reader_of, within
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import data_of
+from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
 
 
@@ -102,53 +92,6 @@ def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVe
     state = crisp.encode(past, actions[:, : context - 1])
     dreamt = crisp.rollout(state, actions[:, None, context - 1 :], torch.Generator().manual_seed(config.dream.seed))
     return decode_video(codec, dreamt[:, 0])
-
-
-def film(truth: np.ndarray, dream: np.ndarray, least_width: int = 384) -> np.ndarray:
-    """Stack truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, with words for what is given and dreamed.
-
-    Pixels are enlarged by a whole number until the film is as wide as `least_width`.
-    """
-    context, length = truth.shape[1] - dream.shape[1], truth.shape[1]
-    below = np.concatenate([truth[:, :context], dream], axis=1)
-    rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
-    steps = [f"dream, {i - context + 1} steps ahead" if i >= context else "given" for i in range(length)]
-    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps], least_width)
-
-
-def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:
-    """Fit a linear reader of the true state on episodes that are not held out; None without such, or without true variables."""
-    training = sorted(set(range(len(store))) - set(held_out))
-    if not training:  # a file of which the model has seen nothing
-        return None
-    features = store.column("features")[store.frame_rows(training)]
-    return linear_reader(trained.codec, store, training) if (features.std(axis=0) > LEAST_SPREAD).any() else None
-
-
-NAMES = {
-    "learned": "dream",
-    "shuffled_actions": "shuffled actions",
-    "copy_last_frame": "copy last frame",
-    "true_frames": "read off true frames",
-}
-"""Titles of the columns."""
-
-
-def table(errors: DreamErrors) -> str:
-    """Format the errors by horizon as lines of text."""
-    parts = [("mean squared error of the latents", errors.latent)]
-    if errors.state:
-        parts.append(("error of the true state as a probe reads it off the latents, in its standard deviations", errors.state))
-    lines = []
-    for title, columns in parts:
-        lines += [f"{title} (+- half of the 95 % interval over {errors.episodes} episodes)"]
-        lines.append("horizon  " + "".join(f"{NAMES[name]:>22}" for name in columns))
-        for h in range(len(errors.latent["learned"])):
-            cells = [values[h] for values in columns.values()]
-            lines.append(f"{h + 1:>7}  " + "".join(f"{f'{mean:.4f} +- {half:.4f}':>22}" for mean, half in cells))
-        lines.append("")
-    lines.append(f"shuffled / true actions one step ahead: {errors.shuffled_over_true:.2f} (1: the actions do not matter)")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

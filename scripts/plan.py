@@ -6,18 +6,17 @@ from pathlib import Path
 
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
+from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import data_of
+from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
-from worldmodel.scripts.evaluate import score
-from worldmodel.scripts.pretrain import block_of
 from worldmodel.unseen import held_out_episodes
 
 

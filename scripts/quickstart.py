@@ -19,21 +19,25 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from worldmodel.agents import ladder
+from worldmodel.agents import diagnosis, ladder, model_score, score_tables
 from worldmodel.agents.controllers import EvaluateConfig
+from worldmodel.agents.diagnosis import LadderConfig, climb
 from worldmodel.agents.evaluate import scores_to_json, side_by_side
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
 from worldmodel.agents.score import Score
+from worldmodel.benchmarks.quickstart_estimate import as_sentence, estimate
 from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
+from worldmodel.dream_film import film, table
 from worldmodel.envs import full_id, make_task
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
@@ -41,19 +45,13 @@ from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_err
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, tiny
+from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
-from worldmodel.scripts import diagnose as diagnosis
-from worldmodel.scripts import evaluate as evaluation
-from worldmodel.scripts.codec import codec_data
 from worldmodel.scripts.console import command, run_verb
-from worldmodel.scripts.diagnose import LadderConfig, climb
-from worldmodel.scripts.dream import film, table
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.plan import labels_of
-from worldmodel.scripts.pretrain import PretrainConfig, pretrain_on_files, with_seed
-from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
-from worldmodel.scripts.system_info import command_line, commit, machine
+from worldmodel.system_info import command_line, commit, machine
+from worldmodel.training.pretrain import PretrainConfig, pretrain
 from worldmodel.training.resume import locked_run_folder, release
 from worldmodel.training.tracking import read_rows
 
@@ -149,7 +147,7 @@ def main(config: QuickstartConfig) -> None:
         low, high = accuracy.interval
         print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}], chance {accuracy.chance:.1%}")
     print()
-    print(evaluation.as_text(results.scores))
+    print(score_tables.as_text(results.scores))
     print(f"\n{ladder.weakest(results.rungs).sentence}")
     print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
     print(f"next: {command('generate', '--checkpoint', out / 'checkpoint', '--text', 'Our economy')}")
@@ -214,10 +212,8 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         )
     with stage("pretrain", seconds):
         preset = with_seed(config.preset, config.seed)
-        files = PretrainConfig(
-            out / "codec", (collected.path,), out / "pretrain", vocab_size=config.vocab_size, mixture=config.mixture, preset=preset
-        )
-        trained_to = pretrain_on_files(files, tell=False)
+        settings = PretrainConfig(preset, config.vocab_size, config.mixture)
+        trained_to = pretrain(settings, [collected.path], out / "codec", out / "pretrain")
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
         return None
@@ -235,7 +231,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         captions = list(dict.fromkeys(true for true, _ in language.captions))[:6]
         drawn = dict(zip(captions, draw(trained, tuple(captions), config.seed), strict=True))
     with stage("plan", seconds):
-        scores, goals = evaluation.score(
+        scores, goals = model_score.score(
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )
     with stage("diagnose", seconds):
@@ -285,7 +281,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
 def sections(results: Results, out: Path) -> list[Section]:
     """Lay out the report from the question it answers to the details."""
     return [
-        *evaluation.sections(results.scores, results.goals),
+        *score_tables.sections(results.scores, results.goals),
         *diagnosis.sections(results.rungs, ladder.weakest(results.rungs)),
         *dream_sections(results.dream, out),
         *language_sections(results),

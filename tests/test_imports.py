@@ -69,11 +69,15 @@ def test_the_import_reader_sees_every_form(line: str, folders: set[str]) -> None
 
 
 def test_only_scripts_and_tests_import_scripts(root: Path) -> None:
-    """Layers keep the folders from it; here are the ways in and what the pages show."""
+    """Layers keep the folders from it; here are the ways in, what the pages show, and the examples."""
     assert imported_folders((root / "worldmodel" / "__init__.py").read_text()) == {"envs", "datasets", "worldmodel", "agents"}
     for page in [root / "README.md", *(root / "docs").rglob("*.md")]:
         for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
             assert "scripts" not in imported_folders(block), page
+    examples = sorted((root / "docs" / "examples").glob("*.py"))
+    assert examples
+    for example in examples:
+        assert "scripts" not in imported_folders(example.read_text()), example
 
 
 def test_public_names_are_where_they_are_said_to_be(root: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.agents.protocol import Manifest
+from worldmodel.benchmarks.quickstart_estimate import as_sentence, estimate
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.config import CodecConfig
 from worldmodel.datasets.collection.recording import CollectConfig
@@ -27,7 +28,6 @@ from worldmodel.datasets.films import HOLD, SLOWEST, STRIP
 from worldmodel.envs import full_id, make_task
 from worldmodel.presets import tiny
 from worldmodel.scripts.quickstart import QuickstartConfig, as_the_task_says, collection
-from worldmodel.scripts.quickstart_estimate import as_sentence, estimate
 from worldmodel.training.resume import locked_run_folder
 
 CONTROLLERS = ["random", "random_held", "copy_last_frame", "policy", "guided", "cem", "oracle"]

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from worldmodel.scripts.ablate import COMPARISONS, asked_for, runs_of
-from worldmodel.studies.ablation import findings
+from worldmodel.studies.ablation import COMPARISONS, asked_for, findings, runs_of
 from worldmodel.studies.ablation_tables import findings_table, markdown, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -1,7 +1,8 @@
 """World models from scratch: MuJoCo tasks become video with actions, one transformer learns them, and it plans in its own dreams.
 
     worldmodel.collect(worldmodel.CollectConfig("TwoRoom", Path("two_room.h5")))  # episodes of a task in one file
-    # in a shell: worldmodel codec --data two_room.h5 --out codec; worldmodel pretrain --data two_room.h5 --codec codec --out run
+    # in a shell: worldmodel codec --data two_room.h5 --out codec
+    worldmodel.pretrain(worldmodel.PretrainConfig(), ["two_room.h5"], "codec", "run")  # goes on where it was stopped
     world = worldmodel.from_pretrained("run")                                     # what was trained, as an object
     plan = world.plan("TwoRoom", seed=1)                                          # drives the task: frames, actions, outcome
     dream = world.dream(plan.frames[0], plan.actions)                             # the frames that it expected
@@ -10,7 +11,7 @@ The sub-packages, of which each imports from those before it only:
 
     worldmodel.envs        tasks (make_task, task_ids), their physics, pictures and language
     worldmodel.datasets    collection, episode files, texts, pictures, mixtures of all
-    worldmodel             the model (torch): codec/, training/, studies/, tokens to transformer to rollout
+    worldmodel             the model (torch): codec/, training/, studies/, benchmarks/, tokens to transformer to rollout
     worldmodel.agents      simulators, planners, controllers, evaluation, `World`
     worldmodel.scripts     the verbs of the command `worldmodel`
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from worldmodel.datasets.training_data import open_training_data as open_training_data
     from worldmodel.envs import make_task as make_task
     from worldmodel.errors import UserError as UserError
+    from worldmodel.training.pretrain import PretrainConfig as PretrainConfig
+    from worldmodel.training.pretrain import pretrain as pretrain
     from worldmodel.training.train import train as train
 
 __version__ = "0.1.0"
@@ -50,6 +53,7 @@ _PLACES = {
     "ClipLoader": "datasets.episodes.loader",
     "EpisodeStore": "datasets.episodes.store",
     "MPPI": "agents.mppi",
+    "PretrainConfig": "training.pretrain",
     "UserError": "errors",
     "World": "agents.world",
     "collect": "datasets.collection.collect",
@@ -59,6 +63,7 @@ _PLACES = {
     "make_task": "envs",
     "open_training_data": "datasets.training_data",
     "presets": "",
+    "pretrain": "training.pretrain",
     "train": "training.train",
     "train_codec": "codec.training",
     "write_film": "datasets.films",

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from worldmodel.batch import collate
+from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import decode_video
 from worldmodel.codec.probe import fit_probe
@@ -333,3 +334,12 @@ def score_text(model: WorldModel, tokenizer: Tokenizer, texts: Sequence[str], le
     share = counts[counts > 0] / counts.sum()
     unigram = -float((counts[counts > 0] * np.log(share)).sum())
     return TextScore(nats / math.log(2) / size, unigram / math.log(2) / size, counted)
+
+
+def reader_of(trained: Pretrained, store: EpisodeStore, held_out: Sequence[int]) -> StateReader | None:
+    """Fit a linear reader of the true state on episodes that are not held out; None without such, or without true variables."""
+    training = sorted(set(range(len(store))) - set(held_out))
+    if not training:  # a file of which the model has seen nothing
+        return None
+    features = store.column("features")[store.frame_rows(training)]
+    return linear_reader(trained.codec, store, training) if (features.std(axis=0) > LEAST_SPREAD).any() else None

@@ -134,3 +134,17 @@ def data_of(checkpoint: Path) -> Path:
     others = f", one of its {len(files)} files" if len(files) > 1 else ""
     logger.info("data: %s, which the model was trained on%s", found, others)
     return found
+
+
+def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) -> int:
+    """Return the env steps per model step of a model whose action blocks hold `action_dim` numbers.
+
+    Raises:
+        UserError: the model was not trained for such actions.
+    """
+    if action_dim % action_size:
+        raise UserError(
+            f"the model of {checkpoint} takes {action_dim} numbers per action block, which is no multiple of the "
+            f"{action_size} numbers of an action in {data}"
+        )
+    return action_dim // action_size

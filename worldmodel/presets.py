@@ -168,3 +168,8 @@ def fit(config: ModelConfig, codec: Codec, tokenizer: Tokenizer, action_dim: int
         channels=codec.channels,
         action_dim=action_dim,
     )
+
+
+def with_seed(preset: Preset, seed: int) -> Preset:
+    """Return the same preset with another seed."""
+    return replace(preset, train=replace(preset.train, seed=seed))

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import tyro
 
+import worldmodel
 from worldmodel.codec.training import CodecConfig, train_codec
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import tiny
-from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.pretrain import pretrain
+from worldmodel.training.pretrain import PretrainConfig
+
+FILE = Path("rooms.h5")
 
 
 def main(steps: int = 600, vocab_size: int = 512) -> None:
@@ -22,14 +25,15 @@ def main(steps: int = 600, vocab_size: int = 512) -> None:
         steps: of the model; its full number is that of the preset.
         vocab_size: largest vocabulary of the tokenizer.
     """
-    data = open_training_data([Path("rooms.h5")], MixtureConfig(text=0, pictures=0))
+    mixture = MixtureConfig(text=0, pictures=0)
+    data = open_training_data([FILE], mixture)
     print(f"{len(data.train_episodes[0])} episodes to train on, {len(data.held_out_episodes[0])} held out")
     codec, report = train_codec(CodecConfig(kind="pixels"), codec_data(data), "codec")
     print(f"codec: {codec.num_tokens} tokens x {codec.channels}, {report['reconstruction']['psnr']:.1f} dB on held-out frames")
 
     preset = tiny()
     preset = replace(preset, train=replace(preset.train, steps=steps))
-    result = pretrain(data, codec, preset, vocab_size, Path("run"))
+    result = worldmodel.pretrain(PretrainConfig(preset, vocab_size, mixture), [FILE], "codec", "run")
     print(f"{result.checkpoint}: the model after {result.step} steps")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import tyro
 
 from worldmodel.agents.controllers import EvaluateConfig
+from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.checkpoint import from_pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.rollout import PLANNING
-from worldmodel.scripts.evaluate import score
 from worldmodel.unseen import held_out_episodes
 
 

@@ -83,7 +83,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
 @pytest.fixture
 def killed_third(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the experiments that are begun, in order; the third of them is interrupted at once."""
-    from worldmodel.scripts.experiment_runner import ExperimentRunner
+    from worldmodel.studies.experiment_runner import ExperimentRunner
 
     run, begun = ExperimentRunner.run, []
 

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from tests.scripts.conftest import TINY_CODEC, TINY_MODEL, Tiny
-from worldmodel.codec.config import CodecConfig, CodecKind
 from worldmodel.scripts import ablate
 from worldmodel.scripts.console import run_verb
 
@@ -70,16 +68,6 @@ def test_results_are_told_again_without_data_or_training(root: Path, tmp_path: P
     assert "shift off" in said and "prediction v" not in said, "only what was asked for"
     assert "| prediction v |" in (tmp_path / "results.md").read_text(), "the page has all of it"
     assert (tmp_path / "results.json").read_text() == before, "which a run that goes on beside it may be writing"
-
-
-def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[CodecConfig] = []
-    monkeypatch.setattr(ablate, "codec_data", lambda data: data)
-    monkeypatch.setattr(ablate, "train_codec", lambda config, *rest: asked.append(config))
-    config = ablate.AblateConfig("codec", codec=CodecConfig(encoder_name="efficientnet-lite0"))
-    for kind in get_args(CodecKind):
-        ablate.make_codec(config, None, kind, tmp_path)  # type: ignore[arg-type]
-    assert [(each.kind, each.encoder_name) for each in asked] == [("rae", "efficientnet-lite0"), ("vae", ""), ("pixels", "")]
 
 
 def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from worldmodel.benchmarks import waiting
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.training_data import MixtureConfig
-from worldmodel.scripts import benchmark_waiting
 from worldmodel.scripts.cli import run
 
 TASK = "worldmodel/TwoRoom-v0"
@@ -56,8 +56,8 @@ def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     out, texts = tmp_path / "figures.json", tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"text": f"The Congress met {n} times, and our economy grew."}) for n in range(40)))
     few = MixtureConfig(corpora=(str(texts),), pictures=0, held_out=0.4)  # the standard texts and pictures take a minute
-    monkeypatch.setattr(benchmark_waiting, "MixtureConfig", lambda: few)
-    monkeypatch.setattr(benchmark_waiting, "VOCABULARY", 400)
+    monkeypatch.setattr(waiting, "MixtureConfig", lambda: few)
+    monkeypatch.setattr(waiting, "VOCABULARY", 400)
     flags = f"--tasks {TASK} --image-sizes 32 --repeats 2 --episodes 2 --workers 1 --clips 64 --steps 2".split()
     assert run(["benchmark", "data", *flags, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.scripts.refusals import sentence
+from worldmodel.codec.comparison_table import ROWS, sheet
 from worldmodel.scripts.cli import run as run_cli
-from worldmodel.scripts.codecs import ROWS, main, sheet
+from worldmodel.scripts.codecs import main
 from worldmodel.scripts.console import run_verb
 
 NO_MIXTURE = "--mixture.text 0 --mixture.pictures 0 --mixture.held-out 0.4".split()

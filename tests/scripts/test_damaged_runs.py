@@ -1,8 +1,6 @@
 """What lies in run folders and is damaged, or was written by something else: one sentence that says what to do."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +9,11 @@ import pytest
 from tests.scripts.refusals import Refused
 from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
-from worldmodel.presets import tiny
-from worldmodel.scripts.experts import recorded
-from worldmodel.scripts.isoflop import read_points
-from worldmodel.scripts.pretrain_arguments import read_arguments, write_arguments
+from worldmodel.studies.held_out_batches import recorded
+from worldmodel.studies.isoflop import read_points
 
 POINT = {"kind": "dense", "size": 1.0, "budget": 1e9, "width": 8, "depth": 1, "total": 9, "active": 5, "steps": 3, "tokens": 70}
 MEASURED = {"point": POINT, "losses": {"language": 1.5, "vision": 1}, "step_seconds": 1, "seconds": None}
-
-
-@pytest.fixture
-def arguments(tmp_path: Path) -> Path:
-    """A run's arguments."""
-    given = {"codec": tmp_path / "codec", "data": (tmp_path / "x.h5",), "vocab_size": 300, "mixture": asdict(MixtureConfig())}
-    write_arguments(tmp_path, given | {"preset": asdict(tiny())})
-    return tmp_path / "arguments.json"
-
-
-def test_arguments_come_back(arguments: Path) -> None:
-    found = read_arguments(arguments.parent)
-    assert (found.codec, found.data) == (arguments.parent / "codec", (arguments.parent / "x.h5",))
-    assert (found.vocab_size, found.mixture, found.preset) == (300, MixtureConfig(), tiny())
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda kept: kept.update(mixture=[]),
-        lambda kept: kept["mixture"].update(held_out="much"),
-        lambda kept: kept["mixture"].update(wings=2),
-        lambda kept: kept.update(codec=5),
-        lambda kept: kept.update(codec="a\0b"),
-        lambda kept: kept.update(data="x.h5"),
-        lambda kept: kept.update(data=[["x.h5"]]),
-        lambda kept: kept.update(vocab_size="many"),
-        lambda kept: kept.update(preset=None),
-        lambda kept: kept["preset"]["train"].update(lr=float("inf")),
-        lambda kept: kept["preset"]["model"]["trunk"].update(width=[1]),
-        lambda kept: kept.clear(),
-    ],
-)
-def test_damaged_arguments_are_one_sentence(arguments: Path, damage: Callable[[dict[str, Any]], object]) -> None:
-    record = json.loads(arguments.read_text())
-    damage(record["arguments"])
-    arguments.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"arguments.json|mixture|held_out"):
-        read_arguments(arguments.parent)
-
-
-@pytest.mark.parametrize("content", [b"{" * 100_000, b'{"arguments": ' * 500, b"\xff\xfe\x00", b"[]", b"", b'{"kind": "run"}'])
-def test_files_that_are_no_arguments(arguments: Path, content: bytes) -> None:
-    arguments.write_bytes(content)
-    with pytest.raises(UserError, match="arguments.json"):
-        read_arguments(arguments.parent)
 
 
 def test_points_come_back_and_damaged_ones_are_one_sentence(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from worldmodel.envs import make_task, task_ids
+from worldmodel.envs.preview import COLUMNS, GAP, LABEL_HEIGHT, MARGIN, TITLE_HEIGHT, VARIED, contact_sheet
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.envs import COLUMNS, GAP, LABEL_HEIGHT, MARGIN, TITLE_HEIGHT, VARIED, contact_sheet, print_task
+from worldmodel.scripts.envs import print_task
 
 TASK = "worldmodel/TwoRoom-v0"
 
@@ -74,7 +75,7 @@ class WithoutFactors:
 def test_a_task_without_factors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     print_task("x", WithoutFactors(), seed=0)  # type: ignore[arg-type]
     assert "no factors of variation" in capsys.readouterr().out
-    monkeypatch.setattr("worldmodel.scripts.envs.make_task", lambda env_id, **settings: WithoutFactors(**settings))
+    monkeypatch.setattr("worldmodel.envs.preview.make_task", lambda env_id, **settings: WithoutFactors(**settings))
     assert contact_sheet("x", 16, seed=0).height == 16 + LABEL_HEIGHT
 
 
@@ -100,7 +101,7 @@ def test_the_gallery_has_a_row_for_each_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, size = [TASK, "worldmodel/Reacher-v0"], 32
-    monkeypatch.setattr("worldmodel.scripts.envs.task_ids", lambda: ids)
+    monkeypatch.setattr("worldmodel.envs.preview.task_ids", lambda: ids)
     sheets = []
     for name, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
         flags = ["--gallery", str(tmp_path / "new" / name), "--image-size", str(size), "--seed", str(seed)]

@@ -14,10 +14,13 @@ import torch
 from tests.datasets.toys import make_episode
 from tests.scripts.conftest import Tiny
 from tests.worldmodel import toys
+from worldmodel import evaluation
+from worldmodel.agents import ablation_metrics, diagnosis
 from worldmodel.batch import PackedBatch, unpack
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -26,13 +29,14 @@ from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time
+from worldmodel.known_tasks import block_of
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
-from worldmodel.scripts import ablate_metrics, diagnose, dream, experts, pretrain
-from worldmodel.scripts.codec import codec_data
-from worldmodel.scripts.experiment_runner import ExperimentRunner
+from worldmodel.studies.experiment_runner import ExperimentRunner
+from worldmodel.studies.held_out_batches import held_out_batches
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
+from worldmodel.training import pretrain
 from worldmodel.unseen import trained_on
 
 EPISODES = 12
@@ -77,7 +81,7 @@ def speeches(texts: Iterable[str]) -> set[str]:
 def pretrained_with(
     data: TrainingData, preset: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: Any = None
 ) -> dict[str, Any]:
-    """What `pretrain` hands to `train`."""
+    """What `pretrain_on_data` hands to `train`."""
     given: dict[str, Any] = {}
 
     def fake(*arguments: Any, **options: Any) -> Any:
@@ -85,7 +89,7 @@ def pretrained_with(
         return SimpleNamespace(metrics={})
 
     monkeypatch.setattr(pretrain, "train", fake)
-    pretrain.pretrain(data, codec or toys.codec(), preset, 400, tmp_path / "run")
+    pretrain.pretrain_on_data(data, codec or toys.codec(), preset, 400, tmp_path / "run")
     return given
 
 
@@ -162,7 +166,7 @@ def experts_batches(data: TrainingData, seen: list[str]) -> list[PackedBatch]:
     card = {"mixture": asdict(data.config), "train": {"packing": asdict(PACKING)}, "trained_on": seen}
     trained: Any = SimpleNamespace(card=card, codec=toys.codec(), tokenizer=toys.tokenizer(), model=toys.model())
     config = SpecialisationConfig(batches=2, rows=2)
-    found = experts.held_out_batches(trained, [data.stores[0].path], config, torch.device("cpu"))
+    found = held_out_batches(trained, [data.stores[0].path], config, torch.device("cpu"))
     return [batch for batch, _ in found]
 
 
@@ -188,19 +192,19 @@ def test_the_yardstick_dreams_held_out_episodes_and_its_judge_is_fitted_on_train
         def error(self, frames: np.ndarray, features: np.ndarray) -> float:
             return 0.0
 
-    monkeypatch.setattr(ablate_metrics, "StateProbe", Watched)
-    made = ablate_metrics.make_ablation_metrics(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
+    monkeypatch.setattr(ablation_metrics, "StateProbe", Watched)
+    made = ablation_metrics.make_ablation_metrics(data, DreamConfig(clips=8, context=1, horizon=2), RolloutConfig(), 0)
     assert made.held_out == data.held_out_episodes[0]
     assert of_episodes(fitted[0]) == set(data.train_episodes[0])
 
 
 def test_the_state_reader_is_fitted_on_training_episodes(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[int]] = []
-    monkeypatch.setattr(dream, "linear_reader", lambda codec, store, episodes: given.append(list(episodes)))
+    monkeypatch.setattr(evaluation, "linear_reader", lambda codec, store, episodes: given.append(list(episodes)))
     trained: Any = SimpleNamespace(codec=None)
-    dream.reader_of(trained, data.stores[0], data.held_out_episodes[0])
+    evaluation.reader_of(trained, data.stores[0], data.held_out_episodes[0])
     assert given == [data.train_episodes[0]]
-    assert dream.reader_of(trained, data.stores[0], list(range(EPISODES))) is None, "a new file has no training episodes"
+    assert evaluation.reader_of(trained, data.stores[0], list(range(EPISODES))) is None, "a new file has no training episodes"
 
 
 def test_the_ladders_readers_are_trained_on_training_episodes(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,21 +217,21 @@ def test_the_ladders_readers_are_trained_on_training_episodes(data: TrainingData
         given.append((list(training), list(held_out)))
         raise Enough
 
-    monkeypatch.setattr(diagnose.rungs, "codec_rung", watched)
+    monkeypatch.setattr(diagnosis.rungs, "codec_rung", watched)
     trained: Any = SimpleNamespace(codec=None)
     manifest: Any = SimpleNamespace(env_id="toy")
     for held_out in (data.held_out_episodes[0], list(range(EPISODES))):
         with pytest.raises(Enough):
-            diagnose.climb(trained, data.stores[0], held_out, manifest, 1, diagnose.LadderConfig())
+            diagnosis.climb(trained, data.stores[0], held_out, manifest, 1, diagnosis.LadderConfig())
     assert given[0] == (data.train_episodes[0], data.held_out_episodes[0])
     assert given[1] == (list(range(0, EPISODES, 2)), list(range(1, EPISODES, 2))), "of a new file, half"
 
 
 def test_a_model_step_is_as_many_actions_as_fit_its_numbers() -> None:
-    assert pretrain.block_of(6, 2, Path("run"), Path("data.h5")) == 3
-    assert pretrain.block_of(8, 8, Path("run"), Path("data.h5")) == 1
+    assert block_of(6, 2, Path("run"), Path("data.h5")) == 3
+    assert block_of(8, 8, Path("run"), Path("data.h5")) == 1
     with pytest.raises(UserError, match="the model of run takes 5 numbers .* no multiple of the 2 numbers of an action in data.h5"):
-        pretrain.block_of(5, 2, Path("run"), Path("data.h5"))
+        block_of(5, 2, Path("run"), Path("data.h5"))
 
 
 def test_flow_losses_are_compared_at_the_same_noise_levels(data: TrainingData) -> None:
@@ -263,7 +267,7 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
         "copy_last_frame": [(0.05, 0.0), (0.06, 0.0), (0.08, 0.0)],
     }
     frames = np.arange(3, dtype=np.uint8)[None, :, None, None, None] * np.ones((2, 1, 1, 1, 3), np.uint8)
-    monkeypatch.setattr(ablate_metrics, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
+    monkeypatch.setattr(ablation_metrics, "dream_errors", lambda *given: DreamErrors(pixel, pixel, frames, frames))
     future = 100.0 * np.arange(3)[None, :, None] * np.ones((2, 1, 1))
     state_probe: Any = SimpleNamespace(error=lambda frames, features: float(frames.mean() + features.mean()))
     asked: list[tuple[Any, Any]] = []
@@ -274,7 +278,7 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
 
     flow = FlowConfig(shift=3.0)
     runner: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
-    made = ablate_metrics.AblationMetrics(None, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
+    made = ablation_metrics.AblationMetrics(None, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
     trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None)
     values = made.measure(trained, runner, {"vision": []}, flow, 0)
     assert values["psnr_1"] == psnr_of(0.01) and values["psnr_last"] == psnr_of(0.04)

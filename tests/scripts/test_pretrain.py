@@ -22,10 +22,9 @@ from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.training_data import MixtureConfig, open_training_data
-from worldmodel.scripts import pretrain
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.pretrain import every_frame, latent_cache
 from worldmodel.training.config import TrainConfig
+from worldmodel.training.frame_latents import every_frame, latent_cache
 from worldmodel.training.latent_cache import frame_key
 from worldmodel.training.samples import dream_sampler
 from worldmodel.training.tracking import read_rows
@@ -151,7 +150,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
     places = {str(tiny.run): str(out), str(tiny.codec): str(codec)}
     flags = [places.get(flag, flag) for flag in tiny.pretrain_flags] + ["--preset.train.log-every", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "stop_on_signals", stopped_at_once)
+        patch.setattr("worldmodel.training.pretrain.stop_on_signals", stopped_at_once)
         assert run(flags) == 0
     assert f"or --resume {out}" in capfd.readouterr().out
     codec.rename(tmp_path / "moved")

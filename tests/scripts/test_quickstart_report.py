@@ -51,7 +51,7 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
         "make_manifest": lambda *arguments: SimpleNamespace(save=lambda path: None),
         "codec_data": lambda data: None,
         "train_codec": train,
-        "pretrain_on_files": lambda config, tell: SimpleNamespace(finished=True, checkpoint=tmp_path),
+        "pretrain": lambda config, files, codec, out: SimpleNamespace(finished=True, checkpoint=tmp_path),
         "read_checkpoint": load,
     }
     for name, part in parts.items():

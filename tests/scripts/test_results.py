@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.scripts.refusals import Refused
+from worldmodel.agents import quickstart_results as results
 from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
 from worldmodel.errors import UserError
-from worldmodel.scripts import results
+from worldmodel.scripts import results as verb
 from worldmodel.scripts.console import run_verb
 
 
@@ -70,7 +71,7 @@ def test_the_picture_shows_the_first_dream_of_each_run(runs: list[Path], tmp_pat
         strip[16:] = 255  # further clips
         Image.fromarray(strip).save(run / "dream.png")
         (run / "manifest.json").write_text(json.dumps({"image_size": 8}))
-    assert run_verb("results", lambda: results.main, [*map(str, runs), "--picture", str(tmp_path / "dreams.png")]) == 0
+    assert run_verb("results", lambda: verb.main, [*map(str, runs), "--picture", str(tmp_path / "dreams.png")]) == 0
     with Image.open(tmp_path / "dreams.png") as picture:
         pixels = np.asarray(picture)
     assert [int((pixels == value).all(2).sum()) // 100 for value in (10, 20)] == [2 * 8 * 5 * 8] * 2  # ten times as large
@@ -82,10 +83,10 @@ def test_the_picture_shows_the_first_dream_of_each_run(runs: list[Path], tmp_pat
 def test_the_table_of_a_page_is_drawn_anew_and_nothing_else(runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
-    assert run_verb("results", lambda: results.main, [*map(str, runs), "--out", str(tmp_path / "all.json"), "--page", str(page)]) == 0
+    assert run_verb("results", lambda: verb.main, [*map(str, runs), "--out", str(tmp_path / "all.json"), "--page", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "| PushT, 1 |" in text
-    assert run_verb("results", lambda: results.main, [str(tmp_path / "all.json"), "--page", str(page)]) == 0
+    assert run_verb("results", lambda: verb.main, [str(tmp_path / "all.json"), "--page", str(page)]) == 0
     assert page.read_text() == text
 
 
@@ -100,7 +101,7 @@ def test_only_what_worldmodel_made_is_replaced(runs: list[Path], tmp_path: Path,
     assert "is read by this command" in refused("results", *runs, "--page", runs[0] / "report.json")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for extra in (["--overwrite"], []):  # and what it made itself
-        assert run_verb("results", lambda: results.main, [*map(str, runs), "--out", str(out), *extra]) == 0
+        assert run_verb("results", lambda: verb.main, [*map(str, runs), "--out", str(out), *extra]) == 0
     assert "is read by this command" in refused("results", out, "--out", out, "--overwrite")
 
 

@@ -13,7 +13,6 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 from worldmodel.known_tasks import KEY, Actions, actions_of, card_of, check_task, data_of, known_task, tasks_of
-from worldmodel.scripts.pretrain_arguments import refuse_changed_data
 from worldmodel.unseen import held_out_episodes
 
 
@@ -77,15 +76,3 @@ def test_the_file_with_actions_that_is_still_there_is_taken(
     with caplog.at_level(logging.INFO):
         assert data_of(tmp_path) == tmp_path / "room.h5"
     assert "room.h5, which the model was trained on, one of its 2 files" in caplog.text
-
-
-def test_a_run_is_not_gone_on_with_when_its_data_have_changed(tmp_path: Path) -> None:
-    refuse_changed_data(tmp_path, ["a", "b"])
-    (tmp_path / "config.json").write_text(json.dumps({"card": {"trained_on": ["a", "b", "c"]}}))
-    refuse_changed_data(tmp_path, ["c", "a", "b"])
-    with pytest.raises(
-        UserError, match="have changed since it was begun: of 3 episodes that it trained on 1 are not there.*2 are new"
-    ):
-        refuse_changed_data(tmp_path, ["a", "b", "d", "e"])
-    (tmp_path / "config.json").write_text(json.dumps({"card": {}}))
-    refuse_changed_data(tmp_path, ["d"])

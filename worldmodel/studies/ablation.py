@@ -14,17 +14,20 @@ more steps is at a disadvantage.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from worldmodel.codec.config import CodecKind
+from worldmodel.errors import UserError
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset
 from worldmodel.studies.scaling import with_feed_forward
 from worldmodel.studies.scaling_fit import student, verdict
 
 What = Literal["codec", "feed-forward", "prediction", "shift"]
+COMPARISONS: tuple[What, ...] = get_args(What)
 LEAST_SEEDS = 3
 """Least seeds for a finding: with two, the spread is estimated from one number."""
 LEAST_STEPS = 100
@@ -228,3 +231,24 @@ def findings(whats: Sequence[What], feed_forward: FeedForwardKind, runs: Runs, s
     """Test each known finding of these comparisons in runs of so many steps; `feed_forward` is the baseline's."""
     named = {what: variants(what, feed_forward) for what in whats}
     return [compare(f, named[f.what][f.better], named[f.what][f.worse], runs, steps) for f in FINDINGS if f.what in whats]
+
+
+def asked_for(comparisons: Sequence[What], feed_forward: FeedForwardKind) -> list[Variant]:
+    """List the variants of some comparisons, each once, the baseline first."""
+    return list(dict.fromkeys(v for what in comparisons for v in variants(what, feed_forward).values()))
+
+
+def runs_of(record: dict[str, Any], path: Path = Path("results.json")) -> dict[tuple[str, int], dict[str, float]]:
+    """Read the measures in results.json, by variant's name and seed.
+
+    Raises:
+        UserError: they are no such measures.
+    """
+    try:
+        runs = {(str(run["variant"]), int(run["seed"])): dict(run["measures"]) for run in record["runs"]}
+        dict(record["controls"])
+        if not all(isinstance(value, int | float) for measures in runs.values() for value in measures.values()):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged: remove it, and the runs of its folder are measured again") from None
+    return runs

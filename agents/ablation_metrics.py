@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worldmodel.agents.evaluate import EvaluateConfig
+from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.training_frames import column_of, some_of, target_column
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.sources import ClipSampler
 from worldmodel.datasets.training_data import TrainingData
@@ -17,9 +19,7 @@ from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts
 from worldmodel.flow import FlowConfig
 from worldmodel.rollout import Rollout, RolloutConfig
-from worldmodel.scripts import evaluate as evaluation
-from worldmodel.scripts.codec import column_of, some_of, target_column
-from worldmodel.scripts.experiment_runner import ExperimentRunner
+from worldmodel.studies.experiment_runner import ExperimentRunner
 from worldmodel.studies.state_probe import StateProbe
 
 STATE_PROBE_FRAMES = 8192
@@ -76,7 +76,7 @@ class AblationMetrics:
         self.controls.update({"psnr_1 of copying": psnr_of(copied[0][0]), "psnr_last of copying": psnr_of(copied[-1][0])})
         if self.manifest is not None:
             planner = replace(EvaluateConfig(), seed=seed, videos=0)
-            scores, _ = evaluation.score(trained, self.manifest, self.block, planner, self.rollout, 2, ("cem",))
+            scores, _ = score(trained, self.manifest, self.block, planner, self.rollout, 2, ("cem",))
             values["success"] = scores[0].success_rate
         return values
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import worldmodel
-from worldmodel.scripts.system_info import commit
+from worldmodel.system_info import commit
 
 
 def test_the_commit_is_that_of_the_checkout_and_says_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

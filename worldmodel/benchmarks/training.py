@@ -15,16 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from worldmodel.attention import AttentionMask, attend, prepare_mask
+from worldmodel.benchmarks.checks import checks
+from worldmodel.benchmarks.config import BenchmarkConfig
+from worldmodel.benchmarks.steps import BATCHES, BenchmarkRow, Ratio, Step, Training, packed, random, ratio
 from worldmodel.compilation import missing_compiler
 from worldmodel.cpu_speed import float32_products
 from worldmodel.errors import UserError
 from worldmodel.flops import LARGE, MEDIUM, Uses, matmul_rate, parameter_counts, training_flops
 from worldmodel.precision import choose_device, choose_onednn, has_fast_bfloat16
 from worldmodel.presets import PRESETS
-from worldmodel.scripts.benchmark import BenchmarkConfig
-from worldmodel.scripts.benchmark_checks import checks
-from worldmodel.scripts.benchmark_steps import BATCHES, BenchmarkRow, Ratio, Step, Training, packed, random, ratio
-from worldmodel.scripts.system_info import device_facts
+from worldmodel.system_info import device_facts
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def training_tables(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterato
     """Measure the parts that are asked for; yield each row or table as soon as it is measured.
 
     Args:
-        config: of the verb.
+        config: how long, on which device, and which parts.
         machine: gets the device and torch's facts.
 
     Raises:
@@ -216,7 +216,7 @@ def precision(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
 
 def waiting(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:
     """Measure what a step of real pretraining waits for data."""
-    from worldmodel.scripts.benchmark_waiting import waiting_rows
+    from worldmodel.benchmarks.waiting import waiting_rows
 
     workers = run.workers if run.device.type == "cuda" else 0
     preset = replace(run.preset, train=replace(run.preset.train, device=str(run.device)))

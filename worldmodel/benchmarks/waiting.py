@@ -12,7 +12,7 @@ from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import Preset
-from worldmodel.scripts.pretrain import pretrain
+from worldmodel.training.pretrain import pretrain_on_data
 from worldmodel.training.tracking import read_rows
 
 ENV = "worldmodel/TwoRoom-v0"
@@ -39,7 +39,7 @@ def waiting_rows(folder: Path, episodes: int, steps: int, data_workers: list[int
         train = replace(preset.train, steps=steps, log_every=FIRST, checkpoint_every=steps, data_workers=workers)
         train = replace(train, sample_every=0, validate_every=0)
         out = folder / f"run-{workers}"
-        pretrain(data, codec, replace(preset, train=train), VOCABULARY, out)
+        pretrain_on_data(data, codec, replace(preset, train=train), VOCABULARY, out)
         logged = [row for row in read_rows(out / "metrics.jsonl") if "data/wait_share" in row]
         later = logged[1:] or logged
         positions = train.packing.rows * train.packing.length

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.attention import Backend, attend, prepare_mask
+from worldmodel.benchmarks.steps import BenchmarkRow, Training, packed, random
 from worldmodel.dispatch import Slots, dispatch
 from worldmodel.precision import has_fast_bfloat16
-from worldmodel.scripts.benchmark_steps import BenchmarkRow, Training, packed, random
 
 
 def checks(run: Training) -> Iterator[tuple[str, list[BenchmarkRow]]]:

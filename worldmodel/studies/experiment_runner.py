@@ -22,9 +22,9 @@ from worldmodel.model import LossCounts, ModelConfig, NoiseSample, WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
 from worldmodel.presets import Preset, fit, fit_packing
-from worldmodel.scripts.pretrain import latent_cache
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
+from worldmodel.training.frame_latents import latent_cache
 from worldmodel.training.latent_cache import LatentCache, encode_frames
 from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train

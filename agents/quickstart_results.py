@@ -1,0 +1,137 @@
+"""Finished quickstarts of several tasks and seeds as one record, one table and one picture of dreams."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
+from worldmodel.datasets.films import labelled
+from worldmodel.errors import UserError
+from worldmodel.serialization import read_json
+
+BEGIN, END = "<!-- worlds: worldmodel results -->\n", "<!-- end of worlds -->\n"
+"""Between these lines of a page stands the table."""
+COLUMNS = {"random": "random", "copy_last_frame": "copy", "policy": "policy", "guided": "guided", "cem": "search", "oracle": "oracle"}
+"""Controllers that the table shows, and their headers; oracle: the true simulator with the model's cost."""
+AHEAD = (1, 8)
+"""Model steps ahead at which the table shows the error of the dreamed state, in standard deviations."""
+
+
+def dreams(runs: Sequence[Path]) -> np.ndarray:
+    """Stack the first dream of each run below each other, with the task's name: uint8 (height, width, 3).
+
+    Raises:
+        UserError: a run has no picture of its dreams.
+    """
+    pairs, labels = [], []
+    for run in runs:
+        manifest, report = read_json(run / "manifest.json"), read_json(run / "report.json")
+        try:
+            with Image.open(run / "dream.png") as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            pairs.append(pixels[None, : 2 * int(manifest["image_size"])])  # of its clips the first: truth, and dream below
+            task, seed = named(report)
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{run} has no picture of dreams ({error}): give the folders of finished quickstarts") from None
+        labels.append([f"{task}, seed {seed}: truth above, dream below"])
+    return labelled(pairs, labels)[0]
+
+
+def named(report: dict[str, Any]) -> tuple[str, int]:
+    """Return task and seed of a quickstart."""
+    return report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
+
+
+def read_page(path: Path) -> str:
+    """Read a page that has a place for the table.
+
+    Raises:
+        UserError: it is not there, is no text, or lacks the lines that begin and end the table.
+    """
+    try:
+        page = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}): name a Markdown page that is there") from None
+    with_table(page, "", path)
+    return page
+
+
+def gather(runs: Sequence[Path]) -> dict[str, Any]:
+    """Build the record of some runs: `rows`, `ladder`, and what made the `runs`.
+
+    Raises:
+        UserError: a folder holds no finished quickstart.
+    """
+    rows, ladder, made = [], [], []
+    for run in runs:
+        if not (run / "report.json").is_file():
+            raise UserError(f"{run} holds no report.json: it is no finished quickstart")
+        try:
+            own_rows, own_ladder, own_making = of_report(read_json(run / "report.json"))
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
+        rows += own_rows
+        ladder += own_ladder
+        made.append(own_making)
+    return {"runs": made, "rows": rows, "ladder": ladder}
+
+
+def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows of one quickstart, those of its ladder, and what made it."""
+    task, seed = named(report)
+    protocol = report["planning"]["protocol"]
+    rows = []
+    for score in report["planning"]["controllers"]:
+        rows.append(
+            {
+                "task": task,
+                "seed": seed,
+                "manifest": {key: protocol[key] for key in ("goals", "goal_offset", "budget", "min_distance", "seed")},
+                "controller": score["name"],
+                "problems": protocol["problems"],
+                "success": score["success_rate"],
+                "success_interval_95": score["interval_95"],
+                "held": score["held_rate"],
+                "held_interval_95": score["held_interval_95"],
+                "seconds_per_plan": score["seconds_per_plan"],
+            }
+        )
+    making = {"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60, **report["made_by"]}
+    return rows, list(report["ladder"]["rows"]), making
+
+
+def table(record: dict[str, Any]) -> str:
+    """Write touched / held in percent by task, seed and controller, and how the dreams do on the ladder, as Markdown."""
+    runs = list(dict.fromkeys((row["task"], row["seed"]) for row in record["rows"]))
+    found = {(row["task"], row["seed"], row["controller"]): row for row in record["rows"]}
+    ratios = {(row["task"], row["seed"]): row["value"] for row in record["ladder"] if row["name"] == SHUFFLED}
+    took = {(run["task"], run["seed"]): run["minutes"] for run in record["runs"]}
+    steps = {(row["task"], row["seed"], row["name"]): row for row in record["ladder"]}
+    headers = ["task, seed", *COLUMNS.values(), "shuffled / true", *(f"{h} ahead (copying)" for h in AHEAD), "minutes"]
+    lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
+    for run in runs:
+        cells = [_cell(found.get((*run, name))) for name in COLUMNS]
+        cells.append(f"{ratios[run]:.2f}" if run in ratios else "")
+        errors = [steps.get((*run, f"{STEP_AHEAD}{h}")) for h in AHEAD]
+        cells += ["" if row is None else f"{row['value']:.2f} ({row['control']:.2f})" for row in errors]
+        lines.append(f"| {run[0]}, {run[1]} | {' | '.join(cells)} | {took[run]:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{100 * row['success']:.0f} / {100 * row['held']:.0f}"
+
+
+def with_table(page: str, drawn: str, path: Path) -> str:
+    """Put this table between its lines of a page.
+
+    Raises:
+        UserError: the page lacks them.
+    """
+    if page.count(BEGIN) != 1 or END not in page.partition(BEGIN)[2]:
+        raise UserError(f"{path} has no place for the table, between the lines {BEGIN.strip()!r} and {END.strip()!r}")
+    before, rest = page.split(BEGIN, 1)
+    return before + BEGIN + drawn + END + rest.split(END, 1)[1]

@@ -1,0 +1,1 @@
+"""What is measured side by side: drawing and collecting, reading, training steps, demonstrators."""
