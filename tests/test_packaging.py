@@ -72,7 +72,9 @@ def test_make_installs_the_packages_that_were_asked_for(root: Path, project: dic
     named = "torch gymnasium mujoco einops h5py imageio stable-baselines3 tensorboard tyro".split()
     assert set(named) <= installed
     every = requirements(project, *(set(project["optional-dependencies"]) - {"all", "docs", "external", "ray", "test"}))
-    assert requirements(project, "all") == every, "all names every extra that a verb may ask for, but external and ray; pyproject.toml says why"
+    assert requirements(project, "all") == every, (
+        "all names every extra that a verb may ask for, but external and ray; pyproject.toml says why"
+    )
 
 
 def test_the_systems_are_said(root: Path, project: dict[str, Any]) -> None:

@@ -213,7 +213,7 @@ def _outcomes(table: dict[str, list[Any]]) -> dict[str, np.ndarray]:
     """Read what the actions returned; the last row's action is left out."""
     flags = [name for name in ("terminated", "next.truncated", DONE) if name in table]
     ended = {name: np.asarray(table[name], np.bool_)[:-1] for name in flags}
-    found = {OUTCOMES[name]: values for name, values in ended.items() if name != DONE}
+    found: dict[str, np.ndarray] = {OUTCOMES[name]: values for name, values in ended.items() if name != DONE}
     if "next.reward" in table:
         found["reward"] = np.asarray(table["next.reward"], np.float64)[:-1]
     if DONE in ended and "terminated" not in found:
