@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import tyro
 
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import write_film
 from worldmodel.evaluation import decode_video
@@ -24,7 +24,7 @@ def main(horizon: int = 8, seed: int = 0) -> None:
         horizon: model steps to predict.
         seed: of the noise that frames are made from.
     """
-    trained = from_pretrained("run")
+    trained = read_checkpoint("run")
     store = EpisodeStore(Path("rooms.h5"))
     block = trained.model.config.action_dim // store.action_size  # env steps in a model step
     clip = store.clip(held_out_episodes(trained, store)[0], 0, 1 + horizon, block)

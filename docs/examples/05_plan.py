@@ -7,7 +7,7 @@ import tyro
 from worldmodel.agents.controllers import EvaluateConfig
 from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
-from worldmodel.checkpoint import from_pretrained
+from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.rollout import PLANNING
 from worldmodel.unseen import held_out_episodes
@@ -22,7 +22,7 @@ def main(problems: int = 20, goal_offset: int | None = None, budget: int | None 
         budget: env steps that a controller has; as the task says if not given.
         min_distance: success thresholds that start and goal are apart; as the task says if not given.
     """
-    trained = from_pretrained("run")
+    trained = read_checkpoint("run")
     store = EpisodeStore(Path("rooms.h5"), in_memory=True)
     which = ManifestConfig(problems, goal_offset=goal_offset, budget=budget, min_distance=min_distance)
     manifest = make_manifest(store, held_out_episodes(trained, store), "rooms.h5", which)
