@@ -62,8 +62,9 @@ SMALLER = {
     ),
     "results": "",
     "quickstart": (
-        f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} "
-        f"{PROBLEMS} {PLANNER}"
+        f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} {PROBLEMS} "
+        "--preset.train.processes 1 --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.menu.problems 2 "
+        f"--ladder.menu.candidates 3 {PLANNER}"
     ),
 }
 """Flags that make each verb take seconds; appended, since the last of two equal flags counts."""
