@@ -96,7 +96,7 @@ class Proposals:
 
     @torch.inference_mode()
     def steps_to_go(self, history: History) -> Tensor:
-        """Env steps (b,), on the CPU, that the actor tells from the newest frames to the goals."""
+        """Return the env steps (b,), on the CPU, that the actor expects from the newest frames to the goals."""
         assert self._goals is not None, "reset the proposals before they are asked for"
         frames = encode_frames(self.codec, history.frames[:, -1], self.device)
         return self.actor.steps_to_go(frames, self._goals).float().cpu()

@@ -117,7 +117,7 @@ class TransitionSource:
 
 
 class GoalTest:
-    """Whether a frame of an episode already meets the goal that a later one is, as the file's task measures success.
+    """When an episode first meets the goal that a later frame of it is, as the file's task measures success.
 
     Args:
         store: the episode file.
@@ -168,6 +168,7 @@ class GoalSource:
         said: the goal is the caption of its frame instead of the frame.
         name: of the source.
         tries: the most pairs of now and goal that are drawn until one is not met from the start; the last one is taken as it is.
+            Above 1 the steps to a goal (a spoken one: to its frame) are learned from when it is first met.
 
     Raises:
         UserError: `tries` is above 1 and the task of the file cannot be made here.

