@@ -136,33 +136,28 @@ class MPCController:
 
     def act(self, history: History) -> np.ndarray:
         size, every, rows = self.config.problems_at_once, self.config.replan_every, np.arange(len(history))
-        near = np.zeros(len(rows), bool)
-        if self.proposals is not None and self.near:
-            near = (self.proposals.steps_to_go(history) <= self.near).numpy()
-        parts, plan = [], {False: self._plan, True: self._proposed}
-        for alone in (False, True):
-            chosen = rows[near == alone]
-            parts += [(part, plan[alone](history, part)) for part in np.split(chosen, range(size, len(chosen), size)) if len(part)]
-        order = np.argsort(np.concatenate([part for part, _ in parts]))
-        plans = torch.cat([planned for _, planned in parts])[order]
+        plans = torch.cat([self._plan(history, rows[start : start + size]) for start in range(0, len(rows), size)])
         if plans.shape[1] < every:
             raise UserError(f"replan_every is {every}, above the plan's {plans.shape[1]} steps")
         self._rest = shift(plans, every)
         return plans[:, :every].numpy()
 
-    def _proposed(self, history: History, rows: np.ndarray) -> Tensor:
-        """Take the proposals (b', h, a) for some of the problems as they are."""
-        assert self.proposals is not None, "without proposals no goal is near"
-        return self.proposals(history, rows)[0]
-
     def _plan(self, history: History, rows: np.ndarray) -> Tensor:
+        """Make plans (b', h, a) for some of the problems: searched for, but near the goal as they are proposed."""
+        if self.proposals is None:
+            return self._search(history, rows, self._rest[rows] if self.config.warm_start and self._rest is not None else None, None)
+        proposed, spread = self.proposals(history, rows)
+        far = np.ones(len(rows), bool)
+        if self.near:
+            far = (self.proposals.steps_to_go(history, rows) > self.near).numpy()
+        plans = proposed.clone()
+        if far.any():
+            plans[far] = self._search(history, rows[far], proposed[far], spread[far])
+        return plans
+
+    def _search(self, history: History, rows: np.ndarray, start: Tensor | None, spread: Tensor | None) -> Tensor:
         """Search for plans (b', h, a) of some of the problems."""
         assert self._goals is not None, "reset the controller before it acts"
-        start, spread = None, None
-        if self.proposals is not None:
-            start, spread = self.proposals(history, rows)
-        elif self.config.warm_start and self._rest is not None:
-            start = self._rest[rows]
         return self.planner.plan(
             self.simulator if self.on_futures is None else CountingSimulator(self.simulator, self.on_futures),
             self.simulator.encode(history.select(rows, self.config.context)),

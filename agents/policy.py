@@ -95,11 +95,11 @@ class Proposals:
         return self.bounds.clamp(mean.float().cpu()), self.spread * std.float().cpu()
 
     @torch.inference_mode()
-    def steps_to_go(self, history: History) -> Tensor:
-        """Return the env steps (b,), on the CPU, that the actor expects from the newest frames to the goals."""
+    def steps_to_go(self, history: History, part: np.ndarray | slice = slice(None)) -> Tensor:
+        """Return the env steps (b',), on the CPU, that the actor expects from the newest frames of some problems to their goals."""
         assert self._goals is not None, "reset the proposals before they are asked for"
-        frames = encode_frames(self.codec, history.frames[:, -1], self.device)
-        return self.actor.steps_to_go(frames, self._goals).float().cpu()
+        frames = encode_frames(self.codec, history.frames[part, -1], self.device)
+        return self.actor.steps_to_go(frames, self._goals[part]).float().cpu()
 
 
 class PolicyController:

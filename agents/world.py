@@ -23,10 +23,9 @@ from worldmodel.agents.policy import PolicyConfig, PolicyController, Proposals
 from worldmodel.agents.simulator import History
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, read_checkpoint
-from worldmodel.codec.frames import check_frames
+from worldmodel.codec.frames import check_frames, decode_video
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
-from worldmodel.evaluation import decode_video
 from worldmodel.generation import describe_frames, draw_pictures
 from worldmodel.known_tasks import KEY, Actions, actions_of, known_task
 from worldmodel.precision import choose_device

@@ -11,13 +11,14 @@ import torch
 from worldmodel.agents.actions import describe_block
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
+from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.dream_film import film, table
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, decode_video, draw_clips, dream_errors, reader_of, within
+from worldmodel.evaluation import DreamConfig, draw_clips, dream_errors, reader_of, within
 from worldmodel.home import runs_dir
 from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device

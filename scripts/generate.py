@@ -9,11 +9,11 @@ import torch
 
 from worldmodel.agents.language import score_language
 from worldmodel.checkpoint import Pretrained, read_checkpoint
+from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import captioned
 from worldmodel.datasets.outputs import check_output, png_bytes, write_output
 from worldmodel.errors import UserError
-from worldmodel.evaluation import decode_video
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
 from worldmodel.known_tasks import data_of

@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from worldmodel.checkpoint import read_checkpoint
+from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import write_film
-from worldmodel.evaluation import decode_video
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.unseen import held_out_episodes
 

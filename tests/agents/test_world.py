@@ -13,11 +13,11 @@ from worldmodel.acting import Acting
 from worldmodel.agents.policy import LEAST_BLOCKS
 from worldmodel.agents.world import World, from_pretrained
 from worldmodel.checkpoint import read_checkpoint, save_pretrained
+from worldmodel.codec.frames import decode_video
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.envs import make_task
 from worldmodel.errors import UserError
-from worldmodel.evaluation import decode_video
 from worldmodel.generation import describe_frames, draw_pictures
 from worldmodel.rollout import Rollout, RolloutConfig
 
