@@ -69,7 +69,7 @@ def test_proposals_are_where_a_search_starts_and_how_wide():
 @pytest.mark.parametrize(("near", "alone"), [(0.0, []), (1.5, []), (2.5, [1]), (5.5, [0, 1]), (99.0, [0, 1, 2])])
 def test_near_the_goal_a_proposal_is_carried_out_without_a_search(near, alone):
     """The problems' goals are 5, 2 and 6 env steps away."""
-    config, actors = MPCConfig(problems_at_once=1, replan_every=2), [PointActor(std=0.2) for _ in range(2)]
+    config, actors = MPCConfig(problems_at_once=3, replan_every=2), [PointActor(std=0.2) for _ in range(2)]
     proposals = [Proposals(actor, PointCodec(), BOUNDS, context=2, goal_steps=20) for actor in actors]
     searched = start(config, proposals[0])[0].act(start(config)[2])
     controller, recorder, history = start(config, proposals[1], near)
@@ -77,8 +77,8 @@ def test_near_the_goal_a_proposal_is_carried_out_without_a_search(near, alone):
     proposed = proposals[1](history)[0][:, :2].numpy()
     far = [i for i in range(3) if i not in alone]
     np.testing.assert_array_equal(actions[alone], proposed[alone])
-    np.testing.assert_array_equal(actions[far], searched[far])
-    assert [tuple(goal[0, 0].tolist()) for goal in recorder.goals] == [pytest.approx(GOALS[i]) for i in far]
+    np.testing.assert_allclose(actions[far], searched[far], atol=1e-5)  # sums in another order
+    assert [tuple(each[0].tolist()) for goals in recorder.goals for each in goals] == [pytest.approx(GOALS[i]) for i in far]
     assert controller._rest.shape == (3, 4, 4)
 
 
