@@ -127,6 +127,8 @@ class Parts:
     """Env steps in which the goals can be reached, where that is known; else the actor says it of each problem."""
     device: torch.device | str = "cpu"
     """Where codec and model lie."""
+    jump: int = 1
+    """Model steps from one frame of the model's futures to the next; true futures are seen as often."""
 
 
 def make_planner(config: PlannerConfig, bounds: ActionBounds) -> Planner:
@@ -208,7 +210,7 @@ def _simulator(config: EvaluateConfig, parts: Parts, name: Name) -> Simulator:
     if name == "copy_last_frame":
         return CopyLastFrame(parts.codec, parts.device)
     if name in ("oracle", "oracle_guided"):
-        return OracleSimulator(parts.workers, parts.codec, parts.device)
+        return OracleSimulator(parts.workers, parts.codec, parts.device, parts.jump)
     if parts.dynamics is None:
         raise ValueError(f"controller {name} needs the model's dynamics")
     learned = LearnedSimulator(parts.dynamics, parts.codec, parts.device, config.seed)

@@ -18,12 +18,15 @@ Rung = Literal["codec", "dynamics", "ranking", "search", "result"]
 OF_GOAL, NOT_OF_GOAL = "R^2, small network, goal's ", "R^2, small network, other "
 LINEAR = "R^2, linear, "
 STEP_AHEAD, SHUFFLED = "state error, steps ahead: ", "shuffled / true actions, 1 step ahead"
+TRUE_FRAMES = "state error, true frames"
 TRUE_FUTURES, DREAMT_FUTURES = "rank correlation, true futures", "rank correlation, dreamt futures"
 TRUE_DISTANCE, MODEL_COST = "touched, true simulator, true distance", "touched, true simulator, the model's cost"
 TOUCHED, HELD = "touched, ", "held, "
 """Names of rows, or how they begin."""
 LEAST_CONTROL = 0.1
 """What a control must reach for a share of it to say anything."""
+LEAST_SEEN = 0.5
+"""R^2 that a variable must have on the frames for the tokens to be blamed: where one stands in a house seen from within is in neither."""
 OF_THE_MODEL = ("policy", "guided", "cem", "mppi", "random_shooting")
 """Controllers that are the model's."""
 
@@ -68,10 +71,10 @@ class Verdict:
     """What is wrong with it, and what usually mends it."""
 
 
-def worst_share(rows: Sequence[LadderRow], rung: Rung, beginning: str) -> float | None:
-    """Return the smallest value as a share of its control over rows with this name prefix; rows with a control near 0 are left out."""
+def worst_share(rows: Sequence[LadderRow], rung: Rung, beginning: str, least: float = LEAST_CONTROL) -> float | None:
+    """Return the smallest value as a share of its control over rows with this name prefix; rows with a control below `least` are left out."""
     there = [row for row in rows if row.rung == rung and row.name.startswith(beginning)]
-    return min((max(row.value, 0.0) / row.control for row in there if row.control and row.control > LEAST_CONTROL), default=None)
+    return min((max(row.value, 0.0) / row.control for row in there if row.control and row.control > least), default=None)
 
 
 def row_of(rows: Sequence[LadderRow], rung: Rung, name: str) -> LadderRow | None:
@@ -86,9 +89,15 @@ def value_of(rows: Sequence[LadderRow], rung: Rung, name: str) -> float | None:
 
 
 def below_copying(rows: Sequence[LadderRow]) -> float | None:
-    """Return how many times smaller the dream's error of the state is than that of copying the last frame, one step ahead."""
-    row = row_of(rows, "dynamics", f"{STEP_AHEAD}1")
-    return None if row is None or row.control is None else row.control / max(row.value, 1e-9)
+    """Return how many times smaller the dream's error of the state is than that of copying the last frame, one step ahead.
+
+    What the reader errs on true frames is taken off both, as squares. None where copying errs no more than that: then nothing moves
+    that can be read.
+    """
+    row, floor = row_of(rows, "dynamics", f"{STEP_AHEAD}1"), value_of(rows, "dynamics", TRUE_FRAMES) or 0.0
+    if row is None or row.control is None or row.control <= floor:
+        return None
+    return float(((row.control**2 - floor**2) / max(row.value**2 - floor**2, 1e-18)) ** 0.5)
 
 
 def best_of_model(rows: Sequence[LadderRow]) -> tuple[str, float]:
@@ -114,14 +123,14 @@ CHECKS = (
     Check(
         "codec",
         "of the R^2 that a small network reaches on the frames, what it keeps on the tokens, for the goal's worst variable",
-        lambda rows: worst_share(rows, "codec", OF_GOAL),
+        lambda rows: worst_share(rows, "codec", OF_GOAL, LEAST_SEEN),
         0.8,
         0.95,
         "a codec taught what moves (inverse dynamics, actions, contrast over time), finer tokens, longer training of the codec",
     ),
     Check(
         "dynamics",
-        "times smaller than copying's the dream's error of the state, 1 step ahead",
+        "times smaller than copying's the dream's error of the state, 1 step ahead, beyond the reader's own",
         below_copying,
         1.0,
         1.5,

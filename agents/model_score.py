@@ -58,6 +58,7 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
         actor=actor_of(trained),
         goal_steps=goal_steps(manifest),
         device=trained.model.device,
+        jump=rollout.jump if trained.model.config.references else 1,
     )
 
 

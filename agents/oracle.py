@@ -37,10 +37,11 @@ class OracleSimulator:
         workers: processes of the task; the caller closes them.
         codec: encodes the rendered frames.
         device: where the codec lies.
+        jump: model steps from one frame that is seen to the next, as in the rollout of the model beside it.
     """
 
-    def __init__(self, workers: TaskWorkers, codec: Codec, device: torch.device | str = "cpu") -> None:
-        self.workers, self.codec, self.device = workers, codec, device
+    def __init__(self, workers: TaskWorkers, codec: Codec, device: torch.device | str = "cpu", jump: int = 1) -> None:
+        self.workers, self.codec, self.device, self.jump = workers, codec, device, jump
 
     def encode(self, history: History) -> TrueStates:
         """Return the true states; a history without them is refused."""
@@ -50,15 +51,16 @@ class OracleSimulator:
         return encode_frames(self.codec, frames, self.device)
 
     def rollout(self, state: TrueStates, candidates: Tensor) -> Tensor:
-        """Encode true futures, each chunk while the workers render the next.
+        """Encode true futures (b, s, h, n, c), each chunk while the workers render the next; with jumps the frames after each of them.
 
         Torch leaves the workers their cores meanwhile: threads that wait for each other on a busy core are many times
         slower than one thread.
         """
         latents: dict[tuple[int, int], Tensor] = {}
+        ends = [min(start + self.jump, candidates.shape[2]) - 1 for start in range(0, candidates.shape[2], self.jump)]
 
         def encode(problem: int, samples: slice, frames: np.ndarray) -> None:
-            latents[problem, samples.start] = encode_frames(self.codec, frames, self.device)
+            latents[problem, samples.start] = encode_frames(self.codec, frames[:, ends], self.device)
 
         actions = candidates.cpu().numpy().astype(np.float32)
         threads = torch.get_num_threads()

@@ -24,6 +24,7 @@ from worldmodel.agents.ladder import (
     STEP_AHEAD,
     TOUCHED,
     TRUE_DISTANCE,
+    TRUE_FRAMES,
     TRUE_FUTURES,
     LadderRow,
     Rung,
@@ -162,6 +163,7 @@ def dynamics_rung(marked: Marked, errors: DreamErrors, at_once: Mapping[int, flo
     """
     for h, ((error, _), (copied, _)) in enumerate(zip(errors.state["learned"], errors.state["copy_last_frame"], strict=True)):
         marked.add("dynamics", f"{STEP_AHEAD}{h + 1}", error, copied)
+    marked.add("dynamics", TRUE_FRAMES, errors.state["true_frames"][0][0])
     marked.add("dynamics", SHUFFLED, errors.shuffled_over_true, 1.0)
     for k, error in sorted((at_once or {}).items()):
         marked.add("dynamics", f"state error, {k} steps at once", error, errors.state["learned"][k - 1][0])
@@ -221,7 +223,7 @@ def ranking_rung(marked: Marked, manifest: Manifest, parts: Parts, config: Evalu
     true = costs(truth, true_distance_objective(config.objective), history, goals, candidates)
     objective = make_objective(config.objective, parts.codec, parts.actor)
     simulators: dict[str, Simulator] = {
-        TRUE_FUTURES: OracleSimulator(parts.workers, parts.codec, parts.device),
+        TRUE_FUTURES: OracleSimulator(parts.workers, parts.codec, parts.device, parts.jump),
         DREAMT_FUTURES: LearnedSimulator(parts.dynamics, parts.codec, parts.device, config.seed),
     }
     least, beside = TOLD * manifest.success_threshold, 0.0

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,7 +134,9 @@ def test_each_search_takes_its_own_settings_and_guided_the_horizon_of_the_propos
     assert made["guided"].proposals.spread == 0.25
     true = make_controllers(config, parts(actor=PointActor(horizon=3)), ["oracle_guided"])["oracle_guided"]
     assert true.planner.config == made["guided"].planner.config and true.proposals.spread == 0.25
-    assert isinstance(true.simulator, OracleSimulator)
+    assert isinstance(true.simulator, OracleSimulator) and true.simulator.jump == 1
+    jumping = make_controllers(config, replace(parts(actor=PointActor(horizon=3)), jump=2), ["oracle", "oracle_guided"])
+    assert [controller.simulator.jump for controller in jumping.values()] == [2, 2]
     made = make_controllers(EvaluateConfig(guided=GuidedConfig(near=2.5)), parts(actor=PointActor(horizon=3)), ["guided", "cem"])
     assert made["guided"].near == 2.5 * BOUNDS.block and made["cem"].near == 0
     close, goal = torch.tensor([[[[[0.02, 0.0]], [[0.2, 0.0]]]]]), torch.zeros(1, 1, 2)  # 0.4 and 4 env steps away, 2.5 blocks are 5

@@ -167,7 +167,7 @@ def numbers(**changes: float) -> list[LadderRow]:
     return [
         row("codec", f"{ladder.OF_GOAL}x", 0.99, 1.0),
         row("codec", f"{ladder.OF_GOAL}y", values["r2"], 1.0),
-        row("codec", f"{ladder.OF_GOAL}unseen", 0.01, 0.05),
+        row("codec", f"{ladder.OF_GOAL}unseen", 0.01, 0.49),
         row("codec", f"{ladder.NOT_OF_GOAL}colour", 0.2, 1.0),
         row("codec", f"{ladder.LINEAR}x", 0.3, 1.0),
         row("dynamics", f"{ladder.STEP_AHEAD}1", values["error"], 0.2),
@@ -211,6 +211,14 @@ def test_each_number_has_its_two_limits(index: int, name: str, good: float, weak
             verdict.sentence.startswith(f"{verdict.rung} is {word}: {CHECKS[index].what} is ")
             and CHECKS[index].mend in verdict.sentence
         )
+
+
+def test_what_the_reader_errs_is_not_the_dreams() -> None:
+    floor = LadderRow("Point", 0, "dynamics", ladder.TRUE_FRAMES, 0.12, None)
+    assert ladder.below_copying([*numbers(error=0.13), floor]) == pytest.approx(16 / 5)  # 0.16 and 0.05 beyond it
+    assert weakest([*numbers(error=0.16), floor]).rung is None and weakest(numbers(error=0.16)).rung == "dynamics"
+    assert weakest([*numbers(error=0.21), floor]).rung == "dynamics"
+    assert ladder.below_copying([*numbers(error=0.3), replace(floor, value=0.2)]) is None, "copying errs no more than the reader"
 
 
 def test_a_broken_rung_goes_before_a_weak_one_below_it_and_the_lowest_before_those_above() -> None:
@@ -319,6 +327,7 @@ def test_errors_at_once_are_those_of_the_frame_k_steps_ahead(store: EpisodeStore
     errors = dream_errors(PointDynamics(), Codec(), store, HELD_OUT, BOUNDS.block, config, reader)  # type: ignore[arg-type]
     rungs.dynamics_rung(marked, errors, found)
     rows = {row.name: row for row in marked.rows}
+    assert rows[ladder.TRUE_FRAMES].value == errors.state["true_frames"][0][0] < rows[f"{ladder.STEP_AHEAD}4"].control
     assert rows["state error, 4 steps at once"].value == found[4]
     assert rows["state error, 4 steps at once"].control == rows[f"{ladder.STEP_AHEAD}4"].value
     assert len(draw_clips(store, HELD_OUT, BOUNDS.block, config)) == 32

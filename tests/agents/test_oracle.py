@@ -84,6 +84,17 @@ def test_futures_are_what_happens(workers, manifest):
     task.close()
 
 
+def test_with_jumps_the_frames_after_each_are_seen(workers, manifest):
+    starts, _ = manifest.states
+    history = History(workers.render(starts)[:, None], np.zeros((10, 0, 8), np.float32), starts)
+    candidates = torch.rand(10, 3, 5, 2 * BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    every = OracleSimulator(workers, DiscCodec())
+    futures = every.rollout(every.encode(history), candidates)
+    for jump, seen in ((2, [1, 3, 4]), (3, [2, 4]), (9, [4])):
+        oracle = OracleSimulator(workers, DiscCodec(), jump=jump)
+        torch.testing.assert_close(oracle.rollout(oracle.encode(history), candidates), futures[:, :, seen])
+
+
 def test_a_history_without_states_is_refused(workers):
     history = History(np.zeros((1, 1, SIZE, SIZE, 3), np.uint8), np.zeros((1, 0, 8), np.float32))
     for simulator in (OracleSimulator(workers, DiscCodec()), TrueDistance(workers)):
