@@ -26,7 +26,7 @@ TOUCHED, HELD = "touched, ", "held, "
 LEAST_CONTROL = 0.1
 """What a control must reach for a share of it to say anything."""
 LEAST_SEEN = 0.5
-"""R^2 that a variable must have on the frames for the tokens to be blamed: where one stands in a house seen from within is in neither."""
+"""R^2 that a variable must have on the frames for the tokens to be blamed: frames from within a house hardly say where one stands."""
 OF_THE_MODEL = ("policy", "guided", "cem", "mppi", "random_shooting")
 """Controllers that are the model's."""
 
@@ -72,7 +72,7 @@ class Verdict:
 
 
 def worst_share(rows: Sequence[LadderRow], rung: Rung, beginning: str, least: float = LEAST_CONTROL) -> float | None:
-    """Return the smallest value as a share of its control over rows with this name prefix; rows with a control below `least` are left out."""
+    """Return the smallest value as a share of its control over rows with this name prefix, but for controls of at most `least`."""
     there = [row for row in rows if row.rung == rung and row.name.startswith(beginning)]
     return min((max(row.value, 0.0) / row.control for row in there if row.control and row.control > least), default=None)
 
