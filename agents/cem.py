@@ -33,11 +33,11 @@ class CEMConfig:
 
     horizon: int = 6
     """Model steps looked ahead."""
-    num_samples: int = 24
+    num_samples: int = 12
     """Candidates per iteration and problem."""
     iterations: int = 2
     """Rounds of sampling and refitting."""
-    num_elites: int = 4
+    num_elites: int = 2
     """Best candidates that the next mean and spread are fitted to; they stay in the race."""
     std: float = 1.0
     """Standard deviation of the first samples, in half ranges of the action."""

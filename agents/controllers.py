@@ -47,6 +47,8 @@ model itself would do. guided: a small search around that in the model. cem, mpp
 oracle: the search in the true simulator. oracle_guided: the guided one there. oracle_true_distance: the search with the true distance
 as cost."""
 
+HELD_STEPS = 4
+"""Model steps of a segment for which `random_held` keeps its action."""
 SEARCHES: dict[str, type[PlannerConfig]] = {"cem": CEMConfig, "mppi": MPPIConfig, "random_shooting": RandomShootingConfig}
 
 
@@ -181,7 +183,7 @@ def make_controller(config: EvaluateConfig, parts: Parts, name: Name) -> Control
     """Build one controller; errors as of `make_controllers`."""
     bounds, mpc = parts.bounds, config.mpc
     if name in ("random", "random_held"):
-        return RandomController(bounds, mpc.replan_every, action_repeat=name == "random_held")
+        return RandomController(bounds, HELD_STEPS, action_repeat=name == "random_held")
     if name.startswith("oracle") and not parts.workers.restorable:
         raise UserError(NO_ORACLE.format(env_id=parts.workers.env_id))
     if name == "oracle_true_distance":

@@ -24,8 +24,9 @@ from worldmodel.errors import UserError
 class MPCConfig:
     """Settings of receding-horizon control."""
 
-    replan_every: int = 4
-    """Model steps of a plan that are carried out before the next plan."""
+    replan_every: int = 1
+    """Model steps of a plan that are carried out before the next plan. The next one starts from the rest of the last, so looking often
+    is worth more than searching long."""
     context: int = 2
     """Newest frames that simulator and actor see, with the actions carried out between them."""
     warm_start: bool = True

@@ -100,7 +100,7 @@ class QuickstartConfig:
     """Planner, objective, receding horizon."""
     rollout: RolloutConfig = PLANNING
     """Flow steps per frame while dreaming and planning."""
-    ladder: LadderConfig = field(default_factory=lambda: LadderConfig(reader=ReaderConfig(steps=400)))
+    ladder: LadderConfig = field(default_factory=lambda: LadderConfig(reader=ReaderConfig(steps=800)))
     """How it is found out where the model fails."""
 
 
