@@ -18,8 +18,8 @@ from worldmodel import evaluation
 from worldmodel.agents import ablation_metrics, diagnosis
 from worldmodel.batch import PackedBatch, unpack
 from worldmodel.checkpoint import read_checkpoint
-from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.codec.codec import Codec
+from worldmodel.codec.kinds import load_codec
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.mixture_stats import as_text
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
