@@ -12,7 +12,7 @@ from tqdm import tqdm
 from worldmodel.agents.ablation_metrics import AblationMetrics
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
-from worldmodel.codec.config import CodecKind
+from worldmodel.codec.kinds import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData

@@ -8,10 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.comparison import PARTS, check_size, compare_codec, control_errors, reconstruction_columns
 from worldmodel.codec.comparison_table import HEADER, ROWS, codec_cells, control_cells, sheet
 from worldmodel.codec.data import CodecData
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.perceptual import NAME
 from worldmodel.codec.training_frames import codec_data, open_frames
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worldmodel.codec.codec import load_codec
+from worldmodel.codec.kinds import load_codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.training_data import open_training_data
 from worldmodel.errors import UserError

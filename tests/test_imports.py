@@ -1,9 +1,11 @@
-"""Imports run one way, scripts -> agents -> worldmodel -> datasets -> envs; heavy ones wait until needed."""
+"""Imports run one way, scripts -> agents -> worldmodel -> datasets -> envs, and never in a circle; heavy ones wait until needed."""
 
 import ast
 import re
 import subprocess
 import sys
+from collections.abc import Container
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,51 @@ def test_folders_import_only_to_the_right(root: Path, folder: str) -> None:
 )
 def test_the_import_reader_sees_every_form(line: str, folders: set[str]) -> None:
     assert imported_folders(line) == folders
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """Every module of this repository by its name, but the ways in."""
+    found = {}
+    for folder in ALLOWED:
+        for path in (root / folder).rglob("*.py"):
+            if path.resolve().is_relative_to(root / folder):  # not through a link
+                parts = [*path.relative_to(root / folder).with_suffix("").parts]
+                parts = ["worldmodel", *([] if folder == "worldmodel" else [folder]), *parts]
+                found[".".join(parts).removesuffix(".__init__")] = path
+    return {name: path for name, path in found.items() if name not in ("worldmodel", "worldmodel.__main__")}
+
+
+def imported_modules(source: str, modules: Container[str]) -> set[str]:
+    """Those of the modules that a source imports, wherever it does so, but for what only types need."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            each = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else str(node.module) for name in each}
+    return {name for name in names if name in modules}
+
+
+def test_no_module_imports_itself_by_way_of_others(root: Path) -> None:
+    modules = modules_of(root)
+    assert len(modules) > 200 and "worldmodel.codec.kinds" in modules and "worldmodel.envs" in modules
+    TopologicalSorter({name: imported_modules(path.read_text(), modules) for name, path in modules.items()}).prepare()
+
+
+def test_a_circle_is_found_wherever_it_is_closed() -> None:
+    late = "def load():\n    from worldmodel.codec import kinds"
+    typed = "if TYPE_CHECKING:\n    from worldmodel.codec.kinds import KINDS\nelse:\n    import worldmodel.flow"
+    assert imported_modules(late, {"worldmodel.codec.kinds"}) == {"worldmodel.codec.kinds"}
+    assert imported_modules(typed, {"worldmodel.codec.kinds", "worldmodel.flow"}) == {"worldmodel.flow"}
+    with pytest.raises(CycleError, match="a.*b"):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
 
 
 def test_only_scripts_and_tests_import_scripts(root: Path) -> None:

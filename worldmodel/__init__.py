@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from worldmodel.agents.mppi import MPPI as MPPI
     from worldmodel.agents.world import World as World
     from worldmodel.agents.world import from_pretrained as from_pretrained
-    from worldmodel.codec.codec import load_codec as load_codec
+    from worldmodel.codec.kinds import load_codec as load_codec
     from worldmodel.codec.training import train_codec as train_codec
     from worldmodel.datasets.collection.collect import collect as collect
     from worldmodel.datasets.collection.recording import CollectConfig as CollectConfig
@@ -59,7 +59,7 @@ _PLACES = {
     "collect": "datasets.collection.collect",
     "evaluate": "agents.evaluate",
     "from_pretrained": "agents.world",
-    "load_codec": "codec.codec",
+    "load_codec": "codec.kinds",
     "make_task": "envs",
     "open_training_data": "datasets.training_data",
     "presets": "",

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from worldmodel.compilation import keep_many_graphs, missing_compiler
 from worldmodel.errors import UserError
-from worldmodel.kv_cache import MASKED, KVCache, attend_cached
+from worldmodel.kv_cache import MASKED
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,30 @@ def hybrid_mask(document_id: Tensor, frame_id: Tensor) -> Tensor:
     return same_document & (causal | same_frame)
 
 
+class AttentionContext(Protocol):
+    """What tokens may attend to: each other (`AttentionMask`), or earlier ones, too (`worldmodel.kv_cache.CachedContext`)."""
+
+    def at(self, layer: int) -> "AttentionContext":
+        """Return the context of a layer."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Attend with q (b, k, n, d), whose own keys and values are k, v (b, g, n, d); returns (b, k, n, d)."""
+
+
 @dataclass(frozen=True)
 class AttentionMask:
     """A mask prepared once per batch and shared by all layers, in the form its backend wants."""
 
     backend: str
     value: Any  # softmax: (b, 1, n, n) bias; sdpa: (b, 1, n, n) bool, None: no mask; flex: BlockMask
+
+    def at(self, layer: int) -> "AttentionMask":
+        """Return the mask itself, whatever the layer: one compiled graph serves all."""
+        return self
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Attend as `attend` does."""
+        return attend(q, k, v, self, scale)
 
 
 def prepare_mask(document_id: Tensor, frame_id: Tensor, backend: Backend = "auto", dtype: torch.dtype | None = None) -> AttentionMask:
@@ -251,23 +269,11 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.head_width)
         self.key_norm = nn.RMSNorm(self.head_width)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: AttentionMask | Tensor,
-        cache: KVCache | None = None,
-        layer: int = 0,
-    ) -> Tensor:
-        """Map x (b, n, width) to (b, n, width); with a cache, `mask` is the bool mask among the new tokens."""
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
+        """Map x (b, n, width) to (b, n, width)."""
         qkv = rearrange(self.qkv(x), "b n (k d) -> b k n d", d=self.head_width)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         q = rotate(self.query_norm(q.float()), *rotary).to(v.dtype)  # norms in float32 under autocast too, like their weights
         k = rotate(self.key_norm(k.float()), *rotary).to(v.dtype)
-        if cache is None:
-            assert isinstance(mask, AttentionMask)
-            out = attend(q, k, v, mask, self.scale)
-        else:
-            assert isinstance(mask, Tensor)
-            out = attend_cached(q, k, v, cache, layer, mask, self.scale)
+        out = context.attend(q, k, v, self.scale)
         return self.out(rearrange(out, "b k n d -> b n (k d)"))

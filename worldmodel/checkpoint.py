@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from worldmodel import __version__
-from worldmodel.codec.codec import FAR_LARGER, Codec, load_codec
+from worldmodel.codec.codec import Codec
+from worldmodel.codec.kinds import FAR_LARGER, load_codec
 from worldmodel.datasets.atomic import atomic_dir
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError

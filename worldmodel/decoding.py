@@ -12,7 +12,7 @@ from einops import repeat
 from torch import Tensor
 
 from worldmodel.attention import hybrid_mask
-from worldmodel.kv_cache import KVCache
+from worldmodel.kv_cache import CachedContext, KVCache
 from worldmodel.model import Seen, WorldModel
 from worldmodel.moe import TokenGroups
 from worldmodel.precision import copied
@@ -106,7 +106,8 @@ class DecodingState:
         is_visual = torch.cat(visual, 1)
         places = torch.cat(positions, 1)[..., : 1 if self.model.config.positions == "sequence" else 3]
         modulation = self._modulation(segments, sizes) if self.model.config.time == "adaln" else None
-        hidden, _ = self.model.trunk(torch.cat(embedded, 1), places, mask, TokenGroups.of(is_visual), self.cache, modulation)
+        context, groups = CachedContext(self.cache, mask), TokenGroups.of(is_visual)
+        hidden, _ = self.model.trunk(torch.cat(embedded, 1), places, context, groups, modulation)
         committed = sum(sizes[:commit])
         if committed:
             self.cache.commit(is_valid[:, :committed])

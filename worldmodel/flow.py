@@ -65,11 +65,6 @@ def shift_time(t: Tensor, alpha: float) -> Tensor:
     return 1 - alpha * s / (1 + (alpha - 1) * s)
 
 
-def unshift_time(t: Tensor, alpha: float) -> Tensor:
-    """Invert `shift_time`."""
-    return shift_time(t, 1 / alpha)
-
-
 def sample_time(count: int, alpha: float, logit_normal: bool, generator: torch.Generator, noise_share: float = 0.0) -> Tensor:
     """Draw `count` shifted flow times in (0, 1) on the CPU, so that a seed gives the same times on every device.
 

@@ -4,6 +4,8 @@ Axes: b batch, n query tokens, m key tokens, k heads, g key/value heads, r = k /
 s sequences that share one prefix.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
@@ -65,43 +67,46 @@ class KVCache:
         self.length = end
 
 
-def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, layer: int, mask: Tensor, scale: float) -> Tensor:
-    """Attend with new tokens to the cache and to each other.
+@dataclass(frozen=True)
+class CachedContext:
+    """What new tokens attend to: what the cache holds, and each other."""
 
-    Args:
-        q: (b s, k, n, d) queries of the new tokens.
-        k: (b s, g, n, d) their keys.
-        v: (b s, g, n, d) their values.
-        cache: written to, not committed: write again to replace (each denoising step), or `commit`.
-        layer: which layer of the cache.
-        mask: (n, n) or (b s, n, n) bool among the new tokens, padding excluded.
-        scale: of the scores.
+    cache: KVCache
+    """Written to, not committed: write again to replace (each denoising step), or `commit`."""
+    mask: Tensor
+    """(n, n) or (b s, n, n) bool among the new tokens, padding excluded."""
+    layer: int = 0
+    """Which layer of the cache."""
 
-    Returns:
-        (b s, k, n, d).
-    """
-    past, n, groups = cache.length, q.shape[2], k.shape[1]
-    all_k, all_v = cache.write(layer, k, v)
-    q = rearrange(q * scale, "b (g r) n d -> b g (r n) d", g=groups)
-    repeats = q.shape[2] // n
-    new = mask.expand(q.shape[0], n, n)
-    if cache.valid is not None and past:
-        new = torch.cat([repeat(cache.valid[:, :past], "b m -> b n m", n=n), new], dim=2)
-    bias = torch.zeros(new.shape, dtype=q.dtype, device=q.device).masked_fill_(~new, MASKED)
-    scores = torch.matmul(q, all_k.transpose(-1, -2)) + repeat(bias, "b n m -> b 1 (r n) m", r=repeats)
-    if cache.prefix is None or cache.prefix_valid is None:
-        return rearrange(torch.matmul(scores.softmax(-1), all_v), "b g (r n) d -> b (g r) n d", n=n)
-    prefix_k, prefix_v = cache.prefix[layer]
-    b = prefix_k.shape[0]
-    shared_q = rearrange(q, "(b s) g n d -> b g (s n) d", b=b)
-    prefix_scores = torch.matmul(shared_q, prefix_k.transpose(-1, -2))  # one product for all samples of a problem
-    prefix_bias = torch.zeros(cache.prefix_valid.shape, dtype=q.dtype, device=q.device)
-    prefix_bias.masked_fill_(~cache.prefix_valid, MASKED)
-    prefix_scores = prefix_scores + prefix_bias[:, None, None, :]
-    samples = q.shape[0] // b
-    prefix_scores = rearrange(prefix_scores, "b g (s n) p -> (b s) g n p", s=samples)
-    weights = torch.cat([prefix_scores, scores], dim=-1).softmax(-1)
-    prefix_weights, own_weights = weights.split([prefix_k.shape[2], all_k.shape[2]], dim=-1)
-    shared = torch.matmul(rearrange(prefix_weights, "(b s) g n p -> b g (s n) p", b=b), prefix_v)
-    out = torch.matmul(own_weights, all_v) + rearrange(shared, "b g (s n) d -> (b s) g n d", s=samples)
-    return rearrange(out, "b g (r n) d -> b (g r) n d", n=n)
+    def at(self, layer: int) -> "CachedContext":
+        """Return the context of a layer."""
+        return replace(self, layer=layer)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Attend with the queries (b s, k, n, d) of new tokens, whose keys and values are (b s, g, n, d); returns (b s, k, n, d)."""
+        cache = self.cache
+        past, n, groups = cache.length, q.shape[2], k.shape[1]
+        all_k, all_v = cache.write(self.layer, k, v)
+        q = rearrange(q * scale, "b (g r) n d -> b g (r n) d", g=groups)
+        repeats = q.shape[2] // n
+        new = self.mask.expand(q.shape[0], n, n)
+        if cache.valid is not None and past:
+            new = torch.cat([repeat(cache.valid[:, :past], "b m -> b n m", n=n), new], dim=2)
+        bias = torch.zeros(new.shape, dtype=q.dtype, device=q.device).masked_fill_(~new, MASKED)
+        scores = torch.matmul(q, all_k.transpose(-1, -2)) + repeat(bias, "b n m -> b 1 (r n) m", r=repeats)
+        if cache.prefix is None or cache.prefix_valid is None:
+            return rearrange(torch.matmul(scores.softmax(-1), all_v), "b g (r n) d -> b (g r) n d", n=n)
+        prefix_k, prefix_v = cache.prefix[self.layer]
+        b = prefix_k.shape[0]
+        shared_q = rearrange(q, "(b s) g n d -> b g (s n) d", b=b)
+        prefix_scores = torch.matmul(shared_q, prefix_k.transpose(-1, -2))  # one product for all samples of a problem
+        prefix_bias = torch.zeros(cache.prefix_valid.shape, dtype=q.dtype, device=q.device)
+        prefix_bias.masked_fill_(~cache.prefix_valid, MASKED)
+        prefix_scores = prefix_scores + prefix_bias[:, None, None, :]
+        samples = q.shape[0] // b
+        prefix_scores = rearrange(prefix_scores, "b g (s n) p -> (b s) g n p", s=samples)
+        weights = torch.cat([prefix_scores, scores], dim=-1).softmax(-1)
+        prefix_weights, own_weights = weights.split([prefix_k.shape[2], all_k.shape[2]], dim=-1)
+        shared = torch.matmul(rearrange(prefix_weights, "(b s) g n p -> b g (s n) p", b=b), prefix_v)
+        out = torch.matmul(own_weights, all_v) + rearrange(shared, "b g (s n) d -> (b s) g n d", s=samples)
+        return rearrange(out, "b g (r n) d -> b (g r) n d", n=n)

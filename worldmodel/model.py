@@ -264,7 +264,7 @@ class WorldModel(nn.Module):
         if self.config.positions == "sequence":  # a row's places: attention stays inside documents, and only differences matter
             b, n = batch.token_id.shape
             positions = repeat(torch.arange(n, device=positions.device), "n -> b n 1", b=b)
-        return self.trunk(self.embed(batch, seen), positions, mask, groups, modulation=self.modulation(batch, t))
+        return self.trunk(self.embed(batch, seen), positions, mask, groups, self.modulation(batch, t))
 
     def denoise(self, hidden: Tensor, z_t: Tensor, t: Tensor, seen: Seen) -> Tensor:
         """Predict velocity (f, l, c) from frames' hidden states (f, p, d), noised latents, flow times (f,) and how they were seen."""

@@ -19,7 +19,7 @@ from worldmodel.moe import FeedForwardKind, MoEConfig
 from worldmodel.stem import StemConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig
-from worldmodel.training.train import TrainConfig
+from worldmodel.training.config import TrainConfig
 from worldmodel.transformer import TrunkConfig
 
 NEAR_NOISE = FlowConfig(shift=16.0, noise_share=0.8)

@@ -9,9 +9,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from worldmodel.attention import Attention, AttentionMask, rotary_angles
+from worldmodel.attention import Attention, AttentionContext, rotary_angles
 from worldmodel.errors import UserError
-from worldmodel.kv_cache import KVCache
 from worldmodel.moe import (
     FeedForwardKind,
     MixtureOfExperts,
@@ -111,6 +110,36 @@ def scale(x: Tensor, factors: Tensor, index: Tensor) -> Tensor:
     return scaled
 
 
+class Branch:
+    """A residual branch: x += leave(f(enter(norm(x))))."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the input (b, n, d) of the branch's layer as it is."""
+        return x
+
+    def leave(self, update: Tensor) -> Tensor:
+        """Return what the layer adds (b, n, d) as it is."""
+        return update
+
+
+@dataclass(frozen=True)
+class ModulatedBranch(Branch):
+    """A residual branch with shift, scale and gate of each row (r, d), and the row of each token (b, n)."""
+
+    shift: Tensor
+    stretch: Tensor
+    gate: Tensor
+    index: Tensor
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Scale and shift the input (b, n, d) of the branch's layer."""
+        return scale(x, 1 + self.stretch, self.index) + F.embedding(self.index, self.shift, padding_idx=0)
+
+    def leave(self, update: Tensor) -> Tensor:
+        """Gate what the layer adds (b, n, d)."""
+        return scale(update, self.gate, self.index)
+
+
 class Block(nn.Module):
     """x += attention(norm(x)); x += feed_forward(norm(x)).
 
@@ -130,26 +159,24 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: AttentionMask | Tensor,
+        context: AttentionContext,
         groups: TokenGroups,
         modulation: Modulation | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Map x (b, n, d) to (b, n, d), and return the feed-forward's auxiliary loss, a sum over tokens."""
+        attended, fed = self._branches(modulation)
+        x = x + attended.leave(self.attention(attended.enter(self.attention_norm(x)), rotary, context))
+        update, auxiliary = self._feed_forward(fed.enter(self.feed_forward_norm(x)), groups)
+        return x + fed.leave(update), auxiliary
+
+    def _branches(self, modulation: Modulation | None) -> tuple[Branch, Branch]:
+        """Return the branches of the attention and of the feed-forward."""
         if modulation is None:
-            x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
-            update, auxiliary = self._feed_forward(self.feed_forward_norm(x), groups)
-            return x + update, auxiliary
+            return Branch(), Branch()
         offsets = rearrange(self.modulation, "(s d) -> s d", s=MODULATIONS)
-        rows = torch.cat([modulation.rows[:1], modulation.rows[1:] + offsets])
+        rows, index = torch.cat([modulation.rows[:1], modulation.rows[1:] + offsets]), modulation.index
         shift, stretch, gate, shift_2, stretch_2, gate_2 = rows.unbind(1)  # (r, d) each
-        index = modulation.index
-        seen = scale(self.attention_norm(x), 1 + stretch, index) + F.embedding(index, shift, padding_idx=0)
-        x = x + scale(self.attention(seen, rotary, mask, cache, layer), gate, index)
-        seen = scale(self.feed_forward_norm(x), 1 + stretch_2, index) + F.embedding(index, shift_2, padding_idx=0)
-        update, auxiliary = self._feed_forward(seen, groups)
-        return x + scale(update, gate_2, index), auxiliary
+        return ModulatedBranch(shift, stretch, gate, index), ModulatedBranch(shift_2, stretch_2, gate_2, index)
 
     def _feed_forward(self, x: Tensor, groups: TokenGroups) -> tuple[Tensor, Tensor]:
         update, auxiliary = self.feed_forward(rearrange(x, "b n d -> (b n) d"), groups)
@@ -190,9 +217,8 @@ class Trunk(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        mask: AttentionMask | Tensor,
+        context: AttentionContext,
         groups: TokenGroups,
-        cache: KVCache | None = None,
         modulation: Modulation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run all blocks.
@@ -200,9 +226,8 @@ class Trunk(nn.Module):
         Args:
             x: (b, n, d) embedded tokens.
             positions: (b, n, 3) or (b, n, 1) for the rotary embedding.
-            mask: prepared hybrid mask; with a cache, a bool mask (n, n) or (b, n, n) among the new tokens.
+            context: what they may attend to.
             groups: which tokens are visual, and which count.
-            cache: keys and values of earlier tokens; the new ones are written behind them, not committed.
             modulation: of a modulated trunk.
 
         Returns:
@@ -211,10 +236,7 @@ class Trunk(nn.Module):
         rotary = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
         total = torch.zeros((), device=x.device)
         for layer, block in enumerate(self.blocks):
-            if cache is None:  # without the layer's number: one compiled graph serves all blocks
-                x, auxiliary = block(x, rotary, mask, groups, modulation)
-            else:
-                x, auxiliary = block(x, rotary, mask, groups, modulation, cache, layer)
+            x, auxiliary = block(x, rotary, context.at(layer), groups, modulation)
             total = total + auxiliary
         return self.norm(x), total
 

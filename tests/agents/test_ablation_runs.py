@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from worldmodel.agents import ablation_runs
-from worldmodel.codec.config import CodecConfig, CodecKind
+from worldmodel.codec.config import CodecConfig
+from worldmodel.codec.kinds import CodecKind
 
 
 def test_a_pretrained_encoder_is_for_the_kind_rae_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from tests.worldmodel import toys
 from worldmodel import evaluation
 from worldmodel.agents import ablation_metrics, diagnosis
 from worldmodel.batch import PackedBatch, unpack
-from worldmodel.checkpoint import read_checkpoint
-from worldmodel.codec.codec import load_codec
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.codec.frames import psnr_of
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -37,6 +37,7 @@ from worldmodel.studies.held_out_batches import held_out_batches
 from worldmodel.studies.specialisation import SpecialisationConfig
 from worldmodel.tokens import PackingConfig
 from worldmodel.training import pretrain
+from worldmodel.training.job import Batches
 from worldmodel.unseen import trained_on
 
 EPISODES = 12
@@ -84,8 +85,8 @@ def pretrained_with(
     """What `pretrain_on_data` hands to `train`."""
     given: dict[str, Any] = {}
 
-    def fake(*arguments: Any, **options: Any) -> Any:
-        given.update(options)
+    def fake(parts: Pretrained, batches: Batches, *rest: Any) -> Any:
+        given.update(card=parts.card, validation=batches.validation)
         return SimpleNamespace(metrics={})
 
     monkeypatch.setattr(pretrain, "train", fake)

@@ -17,7 +17,7 @@ from tests.scripts.conftest import TINY_MODEL, Tiny
 from tests.scripts.refusals import Refused
 from tests.waiting import PATIENCE
 from worldmodel.checkpoint import read_checkpoint
-from worldmodel.codec.codec import load_codec
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel import toys
+from worldmodel.checkpoint import Pretrained
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.training.config import TrainConfig
+from worldmodel.training.job import Batches, Hooks
 from worldmodel.training.optimizer import Ema, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state
 from worldmodel.training.tracking import read_rows
@@ -29,9 +31,17 @@ CONFIG = TrainConfig(
 )
 
 
+IN_BATCHES = {"packer", "latents", "validation"}
+IN_HOOKS = {"on_start", "on_sample", "stop"}
+
+
 def run(run_dir: Path, config: TrainConfig = CONFIG, kind: FeedForwardKind = "moe", seed: int = 0, **extra: Any) -> TrainResult:
     arguments = {"model": toys.model(kind, seed=seed), "packer": toys.packer(config=config.packing)} | extra
-    return train(codec=toys.codec(), tokenizer=toys.tokenizer(), config=config, run_dir=run_dir, **arguments)
+    parts = Pretrained(arguments.pop("model"), toys.tokenizer(), toys.codec(), arguments.pop("card", {}))
+    processes = arguments.pop("processes", None)
+    given = [{name: arguments.pop(name) for name in names & arguments.keys()} for names in (IN_BATCHES, IN_HOOKS)]
+    assert not arguments, f"train takes no {', '.join(arguments)}"
+    return train(parts, Batches(**given[0]), config, run_dir, Hooks(**given[1]), processes)
 
 
 def state(folder: Path, kind: FeedForwardKind = "moe", config: TrainConfig = CONFIG) -> dict[str, Tensor]:

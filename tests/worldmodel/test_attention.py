@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel import attention
 from worldmodel.attention import Attention, AttentionMask, attend, hybrid_mask, prepare_mask
-from worldmodel.kv_cache import MASKED, KVCache
+from worldmodel.kv_cache import MASKED, CachedContext, KVCache
 
 
 def test_mask_is_the_picture_in_its_docstring() -> None:
@@ -231,12 +231,12 @@ def test_cached_attention_equals_one_pass() -> None:
 
     def part(tokens: Tensor, begin: int, end: int, cache: KVCache) -> Tensor:
         mask = hybrid_mask(document[:1, begin:end], frame[:, begin:end])[0]
-        return layer(tokens[:, begin:end], tuple(r[:, :, begin:end] for r in rotary), mask, cache, 0)
+        return layer(tokens[:, begin:end], tuple(r[:, :, begin:end] for r in rotary), CachedContext(cache, mask))
 
     history = KVCache(depth=1, capacity=prefix)
     clean = ~padded[::s, :prefix]
     mask = hybrid_mask(document[:b, :prefix], frame[:, :prefix].expand(b, prefix)) & clean[:, None]
-    layer(x[:, 0, :prefix], tuple(r[:, :, :prefix] for r in rotary), mask, history, 0)
+    layer(x[:, 0, :prefix], tuple(r[:, :, :prefix] for r in rotary), CachedContext(history, mask))
     history.commit(clean)
     branch = history.share(s, first + second, slice(0, b))
     outputs = [part(x.flatten(0, 1), prefix, prefix + first, branch)]

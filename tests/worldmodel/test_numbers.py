@@ -40,10 +40,10 @@ def test_noised_latents_are_shown_as_the_best_linear_guess(t: float) -> None:
 
 
 def test_flow_times_are_logit_normal() -> None:
-    t = flow.unshift_time(flow.sample_time(40_000, 4.0, True, torch.Generator().manual_seed(0)).double(), 4.0)
+    t = flow.shift_time(flow.sample_time(40_000, 4.0, True, torch.Generator().manual_seed(0)).double(), 1 / 4.0)
     logits = torch.logit(t)
     assert float(logits.mean()) == pytest.approx(0, abs=0.02) and float(logits.std()) == pytest.approx(1, abs=0.02)
-    even = flow.unshift_time(flow.sample_time(40_000, 4.0, False, torch.Generator().manual_seed(0)).double(), 4.0)
+    even = flow.shift_time(flow.sample_time(40_000, 4.0, False, torch.Generator().manual_seed(0)).double(), 1 / 4.0)
     assert float(even.std()) == pytest.approx(12**-0.5, abs=0.01)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.worldmodel import toys
 from worldmodel.attention import hybrid_mask, prepare_mask
 from worldmodel.compilation import compile_blocks
-from worldmodel.kv_cache import KVCache
+from worldmodel.kv_cache import CachedContext, KVCache
 from worldmodel.moe import FeedForwardKind, MixtureOfExperts, TokenGroups
 from worldmodel.transformer import Modulation, Trunk, TrunkConfig
 
@@ -42,7 +42,7 @@ def test_a_sequence_grows_piece_by_piece(kind: FeedForwardKind) -> None:
     for begin, end in ((0, 4), (4, 8), (8, 9), (9, 12)):
         mask = hybrid_mask(document[:, begin:end], frame[:, begin:end])
         groups = TokenGroups.of(frame[:, begin:end] >= 0)
-        hidden, _ = model(x[:, begin:end], places[:, begin:end], mask, groups, cache)
+        hidden, _ = model(x[:, begin:end], places[:, begin:end], CachedContext(cache, mask), groups)
         cache.commit(torch.ones(2, end - begin, dtype=torch.bool))
         outputs.append(hidden)
     torch.testing.assert_close(torch.cat(outputs, 1), expected)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from worldmodel.codec.config import CodecConfig
+from worldmodel.codec.kinds import KINDS
 from worldmodel.datasets.collection.attempts import Player
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.flops import matmul_rate
@@ -49,22 +50,12 @@ def estimate(collection: CollectConfig, codec: CodecConfig, preset: Preset, prob
     work = packing.rows * packing.length * trunk.depth * trunk.width**2 / TINY_WORK
     return {
         "collect": episode * collection.episodes / collection.workers,
-        "codec": slower * (MEASURING_CODEC + CODEC_STEP * codec_steps(codec)),
+        "codec": slower * (MEASURING_CODEC + CODEC_STEP * KINDS[codec.kind].training_steps(codec)),
         "pretrain": slower * TRAINING_STEP * work * preset.train.steps,
         "dream, write, draw": slower * LOOKING,
         "plan": slower * PROBLEM_STEP * problem_steps,
         "diagnose": slower * (READING + RUNGS * problem_steps),
     }
-
-
-def codec_steps(codec: CodecConfig) -> int:
-    """Count the training steps of all stages of a codec."""
-    match codec.kind:
-        case "pixels":
-            return 0
-        case "vae":
-            return codec.vae_steps
-    return codec.masked.steps + codec.joint.steps + codec.decoder_steps
 
 
 def as_sentence(seconds: Mapping[str, float]) -> str:

@@ -3,18 +3,17 @@
     frames -> raw latents (the codec's own) -> normalization per position and channel -> latents
     latents -> the normalization undone -> frames (the codec's own)
 
-Three kinds, one interface: `rae` (a frozen representation with a trained decoder), `vae` and `pixels`. Everything that comes after
-sees a `Codec` and never asks which.
+A kind of codec is one class in a file of its own, listed in `kinds.py`. Everything that comes after sees a `Codec` and never asks
+which.
 
 Axes: b batch, c channels, h w pixels, n tokens of a frame.
 """
 
-import copy
 import dataclasses
 import typing
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -25,23 +24,25 @@ from worldmodel import __version__
 from worldmodel.codec.frames import check_frames, encode_frames
 from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
-from worldmodel.serialization import count_numbers, flatten, read_json, read_tensors, rebuild, write_json, write_tensors
+from worldmodel.serialization import read_json, rebuild, write_json, write_tensors
+
+if TYPE_CHECKING:
+    from worldmodel.codec.config import CodecConfig
+    from worldmodel.codec.training_stages import EncoderVariant, Stages
 
 SCHEMA_VERSION = 2
-FAR_LARGER = 8
-"""A config may describe this many times the numbers that are there, and be read to say which ones are missing."""
 Config = TypeVar("Config")
-MAKE, TRAIN = "make one with `worldmodel codec`", "train the codec again"
 
 
 class Codec(nn.Module, ABC):
     """Encodes frames to normalized latents and decodes latents to frames.
 
-    A kind of codec has a config (a dataclass, whole in `config.json`), says its sizes, and implements `raw_encode`, `raw_decode`
-    and `build`. What only decoding needs lies in a module `decoder`.
+    A kind of codec has a config (a dataclass, whole in `config.json`), says its sizes, and implements `raw_encode`, `raw_decode` and
+    `build`; and to be trained, `frame_size` and `variants`. What only decoding needs lies in a module `decoder`.
 
     Attributes:
         kind: its name in `config.json`.
+        counts_pictures: whether extra pictures enter the statistics of its latents.
         config: dataclass that it is built from.
         image_size: height and width of a frame in pixels.
         grid: (rows, columns) of tokens.
@@ -50,6 +51,7 @@ class Codec(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    counts_pictures: ClassVar[bool] = True
     config: Any
     image_size: int
     grid: tuple[int, int]
@@ -90,6 +92,30 @@ class Codec(nn.Module, ABC):
         Raises:
             KeyError, TypeError, ValueError: the fields are not those of this kind (UserError is a ValueError).
         """
+
+    @classmethod
+    @abstractmethod
+    def frame_size(cls, config: "CodecConfig") -> int | None:
+        """Return the height and width in pixels of the frames that a codec of this config is for; None: any."""
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, stages: "Stages") -> dict[str, "EncoderVariant"]:
+        """Make or train the codecs to choose from, by what made their encoder; each ends with `stages.measured`."""
+
+    @classmethod
+    def training_steps(cls, config: "CodecConfig") -> int:
+        """Count the steps of all stages of a training; 0: nothing is trained."""
+        return 0
+
+    def train_decoder(self, stages: "Stages") -> float:
+        """Train what is trained only if the codec is chosen, and return the seconds that it took; nothing by default."""
+        return 0.0
+
+    @property
+    def encoder_name(self) -> str:
+        """What makes the latents, in a word."""
+        return self.kind
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -162,8 +188,9 @@ class Codec(nn.Module, ABC):
             UserError: when the folder holds a config.json of something else.
         """
         folder = Path(folder)
-        if (folder / "config.json").exists():
-            read_record(folder)
+        path = folder / "config.json"
+        if path.exists() and (found := read_json(path).get("kind")) != self.kind:
+            raise UserError(f"{path} describes {found!r}, not a codec of kind {self.kind!r}; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_tensors(tensors, folder / "model.safetensors")
@@ -174,78 +201,7 @@ class Codec(nn.Module, ABC):
             "config": dataclasses.asdict(self.config),
             "trained_on": list(self.trained_on),
         }
-        write_json(folder / "config.json", config)
-
-
-def read_record(folder: Path, remedy: str = TRAIN) -> dict[str, Any]:
-    """Read a folder's config.json, if it is a codec's and of this schema version.
-
-    Raises:
-        UserError: for a missing, damaged or foreign file or another schema version; `remedy` says what to do.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no codec, there is no config.json; {MAKE if remedy == TRAIN else remedy}")
-    record, kinds = read_json(path, remedy), codec_kinds()
-    if str(record.get("kind")) not in kinds:
-        raise UserError(
-            f"{path} describes {record.get('kind')!r}, not a codec of kind {' or '.join(map(repr, kinds))}; name another folder"
-        )
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {record.get('schema_version')!r}, but this version of worldmodel reads {SCHEMA_VERSION}; "
-            f"{remedy} or install the version that wrote it ({record.get('package_version')})"
-        )
-    return record
-
-
-def load_codec(folder: Path | str, device: torch.device | str = "cpu", remedy: str = TRAIN) -> Codec:
-    """Read what `Codec.save_pretrained` wrote, of any kind, in evaluation mode.
-
-    Args:
-        folder: that it wrote.
-        device: to put the codec on.
-        remedy: what to do if it cannot be read.
-
-    Raises:
-        UserError: for a missing or foreign folder, another schema version, a damaged file, tensors that are not the config's.
-    """
-    folder = Path(folder)
-    record = read_record(folder, remedy)
-    there = count_numbers(folder / "model.safetensors", remedy)
-    try:
-        codec = build(codec_kinds()[record["kind"]], record["config"], there)
-        trained_on = rebuild(list[str], record.get("trained_on", []), "trained_on")
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-        version = record.get("package_version")
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{folder / 'config.json'}, of version {version}, is not a valid codec config ({reason}); {remedy}") from None
-    read_tensors(codec, folder / "model.safetensors", remedy)
-    codec.trained_on = tuple(trained_on)
-    return codec.to(device).eval()
-
-
-def build(kind: type[Codec], config: Any, there: int) -> Codec:
-    """Build the codec of a `config.json`; one that is far larger than its tensors is refused before it is built.
-
-    Args:
-        kind: of codec.
-        config: as the file holds it.
-        there: numbers in the tensors.
-
-    Raises:
-        KeyError, TypeError, ValueError: as `Codec.build`; or a size is greater than the tensors allow.
-    """
-    if not isinstance(config, dict):
-        raise TypeError(f"{shortened(config)} is no config")
-    for name, value in flatten(config).items():
-        if type(value) is int and value > there:
-            raise UserError(f"{name} is {value}, more than the {there} numbers of model.safetensors")
-    with torch.device("meta"):  # without memory
-        asked = sum(tensor.numel() for tensor in kind.build(copy.deepcopy(config)).state_dict().values())
-    if asked > FAR_LARGER * there:
-        raise UserError(f"its sizes make a codec of {asked} numbers, far more than the {there} of model.safetensors")
-    return kind.build(copy.deepcopy(config))
+        write_json(path, config)
 
 
 def read_config(kind: type[Config], given: Any, **parts: Any) -> Config:
@@ -266,12 +222,3 @@ def read_config(kind: type[Config], given: Any, **parts: Any) -> Config:
     if unknown:
         raise TypeError(f"the unknown {', '.join(unknown)}")
     return kind(**parts, **{name: rebuild(types[name], value, name) for name, value in given.items()})
-
-
-def codec_kinds() -> dict[str, type[Codec]]:
-    """Return the kinds of codec by the name in their `config.json`."""
-    from worldmodel.codec.pixels import Pixels  # these are made of what is above
-    from worldmodel.codec.rae import RAE
-    from worldmodel.codec.vae import VAE
-
-    return {kind.kind: kind for kind in (RAE, VAE, Pixels)}

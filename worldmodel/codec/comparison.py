@@ -67,7 +67,7 @@ def compare_codec(
     progress()
     return {
         "kind": codec.kind,
-        "encoder": encoder_name(codec),
+        "encoder": codec.encoder_name,
         "num_tokens": codec.num_tokens,
         "channels": codec.channels,
         "parameters": sum(parameter.numel() for parameter in codec.parameters()),
@@ -86,12 +86,6 @@ def control_errors(data: CodecData) -> dict[str, float]:
         return {"r2": 0.0, "error": 0.0}
     r2 = 1 - residual[varies] / truth.var(axis=0)[varies]
     return {"r2": float(r2.mean()), "error": float(np.sqrt(residual[varies]).mean())}
-
-
-def encoder_name(codec: Codec) -> str:
-    """Name what made the latents: a pretrained encoder by its name, else a word."""
-    own = {"rae": "self-supervised", "vae": "convolutions", "pixels": "patches"}[codec.kind]
-    return str(getattr(getattr(codec.config, "encoder", None), "name", own))
 
 
 def encode_speed(codec: Codec, frames: np.ndarray) -> float:

@@ -1,17 +1,17 @@
 """Everything that decides what codec comes out, given the data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from worldmodel.codec.adversarial import AdversarialConfig
-from worldmodel.codec.pixels import PatchConfig, PixelsConfig
+from worldmodel.codec.kinds import KINDS, CodecKind
+from worldmodel.codec.pixels import PatchConfig
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
 from worldmodel.codec.training_loop import FitConfig
-from worldmodel.codec.vae import ConvConfig, VAEConfig
+from worldmodel.codec.vae import ConvConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
 from worldmodel.errors import UserError
 
-CodecKind = Literal["rae", "vae", "pixels"]
 SSLObjective = Literal["mae", "vicreg"]
 
 
@@ -75,8 +75,8 @@ class CodecConfig:
     """Of weights, batches, noise and masks."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("rae", "vae", "pixels"):
-            raise UserError(f"codec kind is {self.kind!r}, but it must be 'rae', 'vae' or 'pixels'")
+        if self.kind not in KINDS:
+            raise UserError(f"codec kind is {self.kind!r}, but it must be {' or '.join(map(repr, KINDS))}")
         if self.encoder_name and self.kind != "rae":
             raise UserError(f"encoder_name {self.encoder_name} is for a codec of kind rae, not {self.kind}; leave one of the two out")
         unknown = [name for name in self.objectives if name not in ("mae", "vicreg")]
@@ -97,14 +97,4 @@ class CodecConfig:
     @property
     def image_size(self) -> int | None:
         """Height and width in pixels of the frames it is for; None: any, a pretrained encoder resizes them."""
-        if self.kind == "rae":
-            return None if self.encoder_name else self.encoder.image_size
-        return self.vae.image_size if self.kind == "vae" else self.pixels.image_size
-
-    def vae_config(self) -> VAEConfig:
-        """Configure a vae."""
-        return VAEConfig(**asdict(self.vae), goal_features=self.goal_features)
-
-    def pixels_config(self) -> PixelsConfig:
-        """Configure a pixels codec."""
-        return PixelsConfig(**asdict(self.pixels), goal_features=self.goal_features)
+        return KINDS[self.kind].frame_size(self)

@@ -10,8 +10,8 @@ codecs: what a learned representation adds shows beside them (arXiv 2603.03276, 
 Axes: b batch, n tokens of a frame, c channels of a token, h w pixels, p patches' side.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.codec.codec import Codec, read_config
+from worldmodel.codec.data import subset
+from worldmodel.codec.frames import frames_to_float
 from worldmodel.codec.vit import patchify, unpatchify
 from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.codec.config import CodecConfig
+    from worldmodel.codec.training_stages import EncoderVariant, Stages
+
+BASIS_FRAMES = 2048
+"""Training frames that the principal components of patches are found on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class Pixels(Codec):
     """Patches of a frame's pixels; see the module's docstring."""
 
     kind = "pixels"
+    counts_pictures = False  # all numbers have one scale: pictures would only make frames faint
     config: PixelsConfig
     basis: Tensor
 
@@ -109,6 +119,26 @@ class Pixels(Codec):
     def build(cls, config: dict[str, Any]) -> "Pixels":
         """Build from `config.json`."""
         return cls(read_config(PixelsConfig, config))
+
+    @classmethod
+    def frame_size(cls, config: "CodecConfig") -> int:
+        """Return the size of the frames that are cut."""
+        return config.pixels.image_size
+
+    @classmethod
+    def variants(cls, stages: "Stages") -> dict[str, "EncoderVariant"]:
+        """Cut frames, which needs no training."""
+        config, data = stages.config, stages.data
+        codec = cls(PixelsConfig(**asdict(config.pixels), goal_features=config.goal_features)).to(stages.device).eval()
+        if codec.config.components:
+            codec.set_basis(frames_to_float(data.frames[subset(data.train, BASIS_FRAMES, config.seed)], stages.device))
+        codec.set_background(stages.background().to(stages.device))
+        return {"pixels": stages.measured(codec, "pixels", 0, 0.0)}
+
+    @property
+    def encoder_name(self) -> str:
+        """What makes the latents, in a word."""
+        return "patches"
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """Return the patches (b, n, 3 p p) in [0, 1], or their components (b, n, c)."""

@@ -10,16 +10,22 @@ got nearly right. `encode` never adds noise.
 Axes: b batch, t time, c channels, h w pixels, n tokens of a frame.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from worldmodel.codec.codec import Codec, read_config
+from worldmodel.codec.data import FrameBatchSampler, LatentSampler
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
+from worldmodel.codec.ssl import JointEmbedding, MaskedAutoencoder
 from worldmodel.codec.vit import Decoder, DecoderConfig, Encoder, EncoderConfig
 from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.codec.config import CodecConfig, SSLObjective
+    from worldmodel.codec.training_stages import EncoderVariant, Stages
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,87 @@ class RAE(Codec):
         encoder, decoder = config.pop("encoder"), read_config(DecoderConfig, config.pop("decoder"))
         shape = read_config(PretrainedConfig, encoder) if "name" in encoder else read_config(EncoderConfig, encoder)
         return cls(read_config(RAEConfig, config, encoder=shape, decoder=decoder))
+
+    @classmethod
+    def frame_size(cls, config: "CodecConfig") -> int | None:
+        """Return the size of our own encoder's frames; a pretrained one resizes them."""
+        return None if config.encoder_name else config.encoder.image_size
+
+    @classmethod
+    def training_steps(cls, config: "CodecConfig") -> int:
+        """Count the steps of the objectives, unless the encoder is a pretrained one, and of the decoder."""
+        steps = {"mae": config.masked.steps, "vicreg": config.joint.steps}
+        return config.decoder_steps + (0 if config.encoder_name else sum(steps[name] for name in config.objectives))
+
+    @classmethod
+    def variants(cls, stages: "Stages") -> dict[str, "EncoderVariant"]:
+        """Take the pretrained encoder, or train one by each objective."""
+        if stages.pretrained is not None:
+            return {stages.config.encoder_name: cls.take_encoder(stages, stages.pretrained)}
+        return {name: cls.train_encoder(stages, name) for name in stages.config.objectives}
+
+    @classmethod
+    def untrained(cls, stages: "Stages", encoder: PretrainedEncoder | None = None) -> "RAE":
+        """Build the codec that is asked for, with fresh weights; a loaded encoder keeps its own."""
+        config = stages.config
+        shape = config.encoder if encoder is None else encoder.config
+        return cls(RAEConfig(shape, config.decoder, config.noise, config.goal_features), encoder).to(stages.device).eval()
+
+    @classmethod
+    def take_encoder(cls, stages: "Stages", encoder: PretrainedEncoder) -> "EncoderVariant":
+        """Build a codec with a pretrained encoder and a fresh decoder."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stages.config.seed * 10 + 4)
+            codec = cls.untrained(stages, encoder)
+        codec.decoder.set_background(stages.background())
+        return stages.measured(codec, stages.config.encoder_name, 0, 0.0)
+
+    @classmethod
+    def train_encoder(cls, stages: "Stages", name: "SSLObjective") -> "EncoderVariant":
+        """Train one encoder by one self-supervised objective."""
+        config, seed = stages.config, stages.config.seed * 10 + (1 if name == "mae" else 2)
+        objective: MaskedAutoencoder | JointEmbedding
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            codec = cls.untrained(stages)
+            if name == "mae":
+                objective = MaskedAutoencoder(config.encoder, config.decoder, config.masked).to(stages.device)
+                objective.decoder.set_background(stages.background())
+                steps, sampler = config.masked.steps, FrameBatchSampler(stages.data, config.batch_size, config.extra_share)
+            else:  # extra pictures have no neighbors, and beside them the frames would look all alike
+                objective = JointEmbedding(config.encoder, config.joint).to(stages.device)
+                steps = config.joint.steps
+                sampler = FrameBatchSampler(stages.data, config.batch_size, 0.0, config.joint.neighbour_steps)
+
+        def loss(generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            return objective(sampler.draw(generator), generator)
+
+        seconds = stages.fit(name, objective, loss, steps, seed, replace(config.fit, ema=0.0))
+        codec.encoder.load_state_dict(objective.encoder.state_dict())
+        if isinstance(objective, MaskedAutoencoder):
+            codec.decoder.load_state_dict(objective.decoder.state_dict())
+        else:
+            codec.decoder.set_background(stages.background())
+        return stages.measured(codec, name, steps, seconds)
+
+    def train_decoder(self, stages: "Stages") -> float:
+        """Train the decoder on latents of the frozen encoder."""
+        config, sources = stages.config, stages.batch_sources()
+        sampler = LatentSampler(sources, self.encode_frames, 4 * self.num_tokens * self.channels)
+        reconstruction_loss = stages.reconstruction_loss(sources)
+
+        def loss(generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            latents, frames, scale = sampler.draw(generator)
+            reconstruction = self.decode_with_noise(latents, generator)
+            return reconstruction_loss(reconstruction, frames, scale, self.decoder.last_layer, progress)
+
+        seed = config.seed * 10 + 3
+        return stages.fit("decoder", self, loss, config.decoder_steps, seed, config.fit, reconstruction_loss.discriminator)
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of a pretrained encoder, or what made our own."""
+        return "self-supervised" if isinstance(self.config.encoder, EncoderConfig) else self.config.encoder.name
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """Return the encoder's output."""

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.codec.codec import TRAIN, Codec, load_codec
+from worldmodel.codec.codec import Codec
 from worldmodel.codec.config import CodecConfig
 from worldmodel.codec.data import CodecData
+from worldmodel.codec.kinds import KINDS, TRAIN, load_codec
 from worldmodel.codec.perceptual import PerceptualDistance, load_perceptual
 from worldmodel.codec.pretrained import load_encoder
 from worldmodel.codec.quality import measure_reconstruction
-from worldmodel.codec.rae import RAE
-from worldmodel.codec.training_stages import EncoderVariant, StageContext, make_variants, train_decoder
+from worldmodel.codec.training_stages import EncoderVariant, Stages
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.errors import UserError
 from worldmodel.serialization import check_or_write_config, read_json, write_json
@@ -80,11 +80,11 @@ def train_codec(
             return freeze(load_codec(out, device)), read_json(out / "report.json", TRAIN)
         started = time.perf_counter()
         with SummaryWriter(str(tensorboard or out / "tensorboard")) as writer:
-            context = StageContext(config, data, out, device, writer, encoder, distance.to(device) if distance is not None else None)
-            variants = make_variants(context)
+            stages = Stages(config, data, out, device, writer, encoder, distance.to(device) if distance is not None else None)
+            variants = KINDS[config.kind].variants(stages)
             chosen = choose(variants, config.margin)
             codec, probe = variants[chosen].codec, variants[chosen].probe
-            seconds = train_decoder(context, codec) if isinstance(codec, RAE) else 0.0
+            seconds = codec.train_decoder(stages)
             logger.info("measuring what the codec reconstructs of held-out frames")
             reconstruction = measure_reconstruction(codec, probe, data, config.seed, writer)
         report = {
@@ -120,12 +120,12 @@ def check_free(out: Path) -> None:
 
 
 def perceptual_distance(config: CodecConfig) -> PerceptualDistance | None:
-    """Load the distance that the config weighs, or None for a weight of 0.
+    """Load the distance that the config weighs, or None for a weight of 0 or where nothing is trained.
 
     Raises:
         UserError: its weights are not at hand.
     """
-    if config.perceptual_weight == 0 or config.kind == "pixels":
+    if config.perceptual_weight == 0 or not KINDS[config.kind].training_steps(config):
         return None
     distance = load_perceptual()
     if distance is None:

@@ -1,8 +1,7 @@
-"""One training loop for every stage of the codec, with checkpoints that resume bit for bit.
+"""Training a stage of a codec, by the loop that trains the model, with checkpoints that resume bit for bit.
 
-A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state
-is saved with the module and the optimizer in a single safetensors file that is written beside and renamed:
-a crash leaves the last one.
+A stage is a module, a loss and a number of steps. All its randomness comes from one generator, whose state is saved with the module
+and the optimizer in a single safetensors file that is written beside and renamed: a crash leaves the last one.
 """
 
 import logging
@@ -17,10 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from worldmodel.errors import UserError
 from worldmodel.serialization import write_tensors
+from worldmodel.training.distributed import clip_gradients
+from worldmodel.training.loop import Gradient, Loop, not_finite
+from worldmodel.training.optimizer import Ema, build_adamw
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ EARLY = 20
 """First steps of a stage, whose largest loss the later ones are held against."""
 DIVERGED = 10.0
 """A stage is lost when the running mean of its loss exceeds so many times the largest early loss, or 1, near which losses start."""
+BETAS = (0.9, 0.95)
+"""AdamW's decay rates of the two moments."""
+RIVAL = "discriminator."
+"""Beginning of the names of a discriminator's weights in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -97,91 +102,143 @@ def fit(
         UserError: when the checkpoint is damaged or of another module; when the loss is not finite or diverges, in which case the
             last checkpoint stays as it is.
     """
-    device = next(module.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    own = {key: value for key, value in module.named_parameters() if value.requires_grad}
-    others = {f"discriminator.{key}": value for key, value in discriminator.named_parameters()} if discriminator is not None else {}
-    groups = parameter_groups(own, config.weight_decay, 1.0)
-    if others:
-        groups += parameter_groups(others, config.weight_decay, discriminator_lr_factor)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
-    averages = {key: value.detach().clone() for key, value in own.items()} if config.ema else {}
-    stage = Stage(own | others, averages, optimizer, generator)
-    if checkpoint.exists():
-        load_checkpoint(checkpoint, stage)
-        logger.info("%s goes on from step %d of %d", name, stage.step, steps)
-    module.train()
-    started = time.perf_counter() - stage.seconds
-    for step in tqdm(range(stage.step, steps), desc=f"codec {name}", initial=stage.step, total=steps, mininterval=1.0, disable=None):
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr_factor"] * learning_rate(step, steps, config)
-        total, parts = loss(generator, step / steps)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norms = [nn.utils.clip_grad_norm_(each.values(), config.clip).to(device) for each in (own, others) if each]
-        value, *sizes = torch.stack([total.detach(), *norms]).tolist()  # waits for the device, as drawing a batch does
-        stage.recent = 0.9 * stage.recent + 0.1 * value if step else value
-        if step < EARLY:
-            stage.early = max(stage.early, value)
-        finite = all(map(math.isfinite, (value, *sizes)))
-        # A discriminator's part of the loss may be of any size: the clipping bounds what it does.
-        if not finite or (discriminator is None and step >= EARLY and stage.recent > DIVERGED * max(1.0, stage.early)):
-            what = "loss diverges" if finite else "gradient is not finite" if math.isfinite(value) else "loss is not finite"
-            kept = f"{checkpoint} keeps step {stage.step}; " if stage.step else ""
-            rival = "" if discriminator is None else " or a smaller --codec.adversarial.weight"
-            raise UserError(
-                f"codec {name}: at step {step + 1} of {steps} the {what} (loss {value:.4g}, at first up to {stage.early:.4g}; "
-                f"gradient {sum(sizes):.4g}); {kept}start again in another folder with a lower --codec.fit.lr (now {config.lr}), "
-                f"a longer --codec.fit.warmup (now {config.warmup}){rival}"
-            )
-        optimizer.step()
-        for key, average in averages.items():
-            average.lerp_(own[key].detach(), 1 - min(config.ema, (1 + step) / (10 + step)))
-        if writer is not None and (step % config.log_every == 0 or step == steps - 1):
-            scalars = {"loss": total.detach(), "gradient_norm": norms[0], **parts}
-            for key, scalar in scalars.items():
-                writer.add_scalar(f"codec/{name}/{key}", scalar.item(), step)
-        if (step + 1) % config.checkpoint_every == 0 or step == steps - 1:
-            stage.step, stage.seconds = step + 1, time.perf_counter() - started
-            save_checkpoint(checkpoint, stage)
+    stage = Stage(name, module, loss, steps, seed, config, checkpoint, writer, discriminator, discriminator_lr_factor)
+    stage.run()
     with torch.no_grad():
-        for key, average in averages.items():
-            own[key].copy_(average)
+        for key, average in stage.averages().items():
+            stage.own[key].copy_(average)
     module.eval()
     return stage.seconds
 
 
-@dataclass
-class Stage:
-    """Everything that the next step depends on."""
+@dataclass(frozen=True)
+class StageGradient(Gradient):
+    """The gradient of a step of a stage."""
 
-    parameters: dict[str, nn.Parameter]  # the discriminator's with a prefix
-    averages: dict[str, Tensor]  # of the weights over the steps; none without `ema`
-    optimizer: torch.optim.AdamW
-    generator: torch.Generator
-    step: int = 0  # steps done, when it was saved
-    seconds: float = 0.0  # that they took
-    early: float = 0.0  # largest loss of the first `EARLY` steps
-    recent: float = 0.0  # running mean of the loss
+    loss: float
+    norms: list[float]
+    """Of the module's gradient, then of the discriminator's, before clipping."""
+    parts: dict[str, Tensor]
+    """Of the loss."""
 
 
-def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, lr_factor: float) -> list[dict[str, Any]]:
+class Stage(Loop[nn.Module, StageGradient]):
+    """A stage and everything that its next step depends on; see `fit` for what it is made of."""
+
+    final_lr_share = 0.1
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        loss: Loss,
+        steps: int,
+        seed: int,
+        config: FitConfig,
+        checkpoint: Path,
+        writer: SummaryWriter | None,
+        discriminator: nn.Module | None,
+        discriminator_lr_factor: float,
+    ) -> None:
+        self.name, self.model, self.loss, self.steps, self.config = f"codec {name}", module, loss, steps, config
+        self.warmup_steps = min(config.warmup, max(1, steps // 4))
+        self.checkpoint, self.writer, self.discriminator = checkpoint, writer, discriminator
+        self.device = next(module.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.own = {key: value for key, value in module.named_parameters() if value.requires_grad}
+        others = {} if discriminator is None else {RIVAL + key: value for key, value in discriminator.named_parameters()}
+        self.parameters = self.own | others
+        groups = parameter_groups(self.own, config.weight_decay, config.lr)
+        if others:
+            groups += parameter_groups(others, config.weight_decay, config.lr * discriminator_lr_factor)
+        self.optimizers = [build_adamw(groups, config.lr, BETAS)]
+        self.average = Ema(module, config.ema) if config.ema else None
+        self.step_done = 0
+        self.seconds = 0.0  # spent up to the last checkpoint
+        self.early = 0.0  # largest loss of the first `EARLY` steps
+        self.recent = 0.0  # running mean of the loss
+        if checkpoint.exists():
+            load_checkpoint(checkpoint, self)
+            logger.info("%s goes on from step %d of %d", name, self.step_done, steps)
+        self.saved = self.step_done  # the step of the last checkpoint
+        self.started = time.perf_counter() - self.seconds
+        module.train()
+
+    @property
+    def done(self) -> int:
+        """Optimizer steps done."""
+        return self.step_done
+
+    def averages(self) -> dict[str, Tensor]:
+        """Return the averages of the weights that are trained, by name; none without `ema`."""
+        if self.average is None:
+            return {}
+        return {key: value for key, value in self.average.model.named_parameters() if key in self.own}
+
+    def between_steps(self, finished: bool, last: bool) -> None:
+        """Save if it is time to."""
+        step = self.step_done
+        if step != self.saved and (finished or step % self.config.checkpoint_every == 0):
+            self.saved, self.seconds = step, time.perf_counter() - self.started
+            save_checkpoint(self.checkpoint, self)
+
+    def gradient(self) -> StageGradient:
+        """Compute the gradients of the module and of its discriminator, and clip them apart from each other."""
+        total, parts = self.loss(self.generator, self.step_done / self.steps)
+        self.optimizers[0].zero_grad(set_to_none=True)
+        total.backward()
+        rivals = [] if self.discriminator is None else [self.discriminator]
+        norms = [clip_gradients(each, self.config.clip).to(self.device) for each in (self.model, *rivals)]
+        value, *sizes = torch.stack([total.detach(), *norms]).tolist()  # waits for the device, as drawing a batch does
+        return StageGradient(False, value, sizes, parts)
+
+    def check(self, found: StageGradient) -> str | None:
+        """Say what is wrong with the loss or its gradient; None if nothing is."""
+        step, value = self.step_done, found.loss
+        self.recent = 0.9 * self.recent + 0.1 * value if step else value
+        if step < EARLY:
+            self.early = max(self.early, value)
+        if (name := not_finite({"loss": value, "gradient": sum(found.norms)})) is not None:
+            return f"{name} is not finite"
+        # A discriminator's part of the loss may be of any size: the clipping bounds what it does.
+        diverges = self.discriminator is None and step >= EARLY and self.recent > DIVERGED * max(1.0, self.early)
+        return "loss diverges" if diverges else None
+
+    def reject(self, found: StageGradient, reason: str) -> None:
+        """Raise: what spoils a stage is not a single batch."""
+        kept = f"{self.checkpoint} keeps step {self.saved}; " if self.saved else ""
+        rival = "" if self.discriminator is None else " or a smaller --codec.adversarial.weight"
+        raise UserError(
+            f"{self.name}: at step {self.step_done + 1} of {self.steps} the {reason} (loss {found.loss:.4g}, at first up to "
+            f"{self.early:.4g}; gradient {sum(found.norms):.4g}); {kept}start again in another folder with a lower --codec.fit.lr "
+            f"(now {self.config.lr}), a longer --codec.fit.warmup (now {self.config.warmup}){rival}"
+        )
+
+    def rebalance(self, found: StageGradient) -> None:
+        """Adjust nothing: a stage has nothing beside its weights."""
+
+    def accept(self, found: StageGradient, share: float) -> None:
+        """Count the step, and log it if it is time to."""
+        step = self.step_done
+        if self.writer is not None and (step % self.config.log_every == 0 or step == self.steps - 1):
+            parts = {key: value.item() for key, value in found.parts.items()}
+            for key, value in {"loss": found.loss, "gradient_norm": found.norms[0], **parts}.items():
+                self.writer.add_scalar(f"{self.name.replace(' ', '/')}/{key}", value, step)
+        self.step_done += 1
+
+    def newest_losses(self) -> dict[str, float]:
+        """Return the running mean of the loss."""
+        return {"loss": self.recent}
+
+
+def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float, peak: float) -> list[dict[str, Any]]:
     """Split weights of layers, which decay, from the rest: biases, norms, pictures."""
     matrices = [value for value in parameters.values() if value.ndim in (2, 4)]
     rest = [value for value in parameters.values() if value.ndim not in (2, 4)]
     return [
-        {"params": matrices, "weight_decay": weight_decay, "lr_factor": lr_factor},
-        {"params": rest, "weight_decay": 0.0, "lr_factor": lr_factor},
+        {"params": matrices, "weight_decay": weight_decay, "peak": peak},
+        {"params": rest, "weight_decay": 0.0, "peak": peak},
     ]
-
-
-def learning_rate(step: int, steps: int, config: FitConfig) -> float:
-    """Compute a linear warm-up, then a cosine from `lr` to a tenth of it at the last step."""
-    warmup = min(config.warmup, max(1, steps // 4))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return config.lr * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
 def save_checkpoint(path: Path, stage: Stage) -> None:
@@ -189,11 +246,12 @@ def save_checkpoint(path: Path, stage: Stage) -> None:
     tensors = {"generator": stage.generator.get_state()}
     for name, parameter in stage.parameters.items():
         tensors[f"parameter.{name}"] = parameter.detach().cpu().contiguous()
-        for key, value in stage.optimizer.state[parameter].items():
+        for key, value in stage.optimizers[0].state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
-    tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages.items()}
+    tensors |= {f"average.{name}": average.cpu().contiguous() for name, average in stage.averages().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(tensors, path, {name: repr(getattr(stage, name)) for name in ("step", "seconds", "early", "recent")})
+    numbers = {"step": stage.step_done, "seconds": stage.seconds, "early": stage.early, "recent": stage.recent}
+    write_tensors(tensors, path, {name: repr(value) for name, value in numbers.items()})
 
 
 def load_checkpoint(path: Path, stage: Stage) -> None:
@@ -205,21 +263,17 @@ def load_checkpoint(path: Path, stage: Stage) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            stage.step = int(metadata["step"])
+            stage.step_done = int(metadata["step"])
             stage.seconds, stage.early, stage.recent = (float(metadata[name]) for name in ("seconds", "early", "recent"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         stage.generator.set_state(tensors["generator"])
         with torch.no_grad():
-            for name, average in stage.averages.items():
+            for name, average in stage.averages().items():
                 average.copy_(tensors[f"average.{name}"])
             for name, parameter in stage.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
-                if name.startswith("discriminator.") and f"optimizer.step.{name}" not in tensors:  # a discriminator that has not begun
-                    continue
-                stage.optimizer.state[parameter] = {
-                    "step": tensors[f"optimizer.step.{name}"],
-                    "exp_avg": tensors[f"optimizer.exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"optimizer.exp_avg_sq.{name}"].to(parameter.device),
-                }
+                for key, value in stage.optimizers[0].state[parameter].items():
+                    if not name.startswith(RIVAL) or f"optimizer.{key}.{name}" in tensors:  # older files lack what has not begun
+                        value.copy_(tensors[f"optimizer.{key}.{name}"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no checkpoint of this run ({error}); remove it to start again") from None

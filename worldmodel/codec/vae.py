@@ -11,16 +11,21 @@ perceptual loss by default.
 Axes: b batch, n tokens of a frame, c channels of a token, h w pixels, k channels of the map.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.codec.codec import Codec, read_config
+from worldmodel.codec.data import FrameBatchSampler
 from worldmodel.codec.vit import patchify, unpatchify
 from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.codec.config import CodecConfig
+    from worldmodel.codec.training_stages import EncoderVariant, Stages
 
 GROUPS = 8
 """Groups of every group norm."""
@@ -173,6 +178,41 @@ class VAE(Codec):
     def build(cls, config: dict[str, Any]) -> "VAE":
         """Build from `config.json`."""
         return cls(read_config(VAEConfig, config))
+
+    @classmethod
+    def frame_size(cls, config: "CodecConfig") -> int:
+        """Return the size of the frames that it is built for."""
+        return config.vae.image_size
+
+    @classmethod
+    def training_steps(cls, config: "CodecConfig") -> int:
+        """Return the steps of its one stage."""
+        return config.vae_steps
+
+    @classmethod
+    def variants(cls, stages: "Stages") -> dict[str, "EncoderVariant"]:
+        """Train encoder and decoder together."""
+        config, seed = stages.config, stages.config.seed * 10 + 5
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            codec = cls(VAEConfig(**asdict(config.vae), goal_features=config.goal_features)).to(stages.device)
+        codec.decoder.set_background(stages.background())
+        sampler = FrameBatchSampler(stages.data, config.batch_size, config.extra_share)
+        reconstruction_loss = stages.reconstruction_loss(stages.batch_sources())
+
+        def loss(generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+            batch = sampler.draw(generator)
+            reconstruction, divergence = codec.reconstruct(batch.frames, generator)
+            total, parts = reconstruction_loss(reconstruction, batch.frames, batch.scale, codec.decoder.last_layer, progress)
+            return total + config.kl_weight * divergence, parts | {"kl": divergence.detach()}
+
+        seconds = stages.fit("vae", codec, loss, config.vae_steps, seed, config.fit, reconstruction_loss.discriminator)
+        return {"vae": stages.measured(codec, "vae", config.vae_steps, seconds)}
+
+    @property
+    def encoder_name(self) -> str:
+        """What makes the latents, in a word."""
+        return "convolutions"
 
     def raw_encode(self, frames: Tensor) -> Tensor:
         """Return the posterior's mean; latents are never sampled from it."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from worldmodel.codec.config import CodecKind
+from worldmodel.codec.kinds import CodecKind
 from worldmodel.errors import UserError
 from worldmodel.moe import FeedForwardKind
 from worldmodel.presets import Preset

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from worldmodel.batch import PackedBatch
+from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
@@ -25,6 +26,7 @@ from worldmodel.presets import Preset, fit, fit_packing
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, tokenise
 from worldmodel.training.frame_latents import latent_cache
+from worldmodel.training.job import Batches, Hooks
 from worldmodel.training.latent_cache import LatentCache, encode_frames
 from worldmodel.training.optimizer import build_optimizers
 from worldmodel.training.train import TrainResult, train
@@ -98,7 +100,8 @@ class ExperimentRunner:
             "data": [store.path.name for store in self.data.stores],
             "trained_on": trained_on(self.data.stores, self.data.train_episodes),
         }
-        return train(model, self.codec, self.packer(preset), self.tokenizer, config, folder, stop=stop, card=card, latents=latents)
+        parts = Pretrained(model, self.tokenizer, self.codec, card)
+        return train(parts, Batches(self.packer(preset), latents), config, folder, Hooks(stop=stop or threading.Event()))
 
     def held_out(self, preset: Preset, count: int, seed: int = 0) -> dict[str, list[PackedBatch]]:
         """Pack batches of held-out text and of held-out frames in time, by modality, as the preset's model takes them.

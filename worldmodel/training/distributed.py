@@ -368,12 +368,14 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scale the gradient down to the norm `limit`, if it is longer.
 
     Returns:
-        Its norm before, over all weights and processes: a number on the device, so that nobody waits for it here.
+        Its norm before, over all weights and processes: a number on the device, so that nobody waits for it here; 0 without one.
     """
     found = [p.grad for p in weights(model).values() if p.grad is not None]
+    if not found:
+        return torch.zeros(())
     gradients = [local(gradient) for gradient in found]
     norm = get_total_norm(gradients)
-    if found and isinstance(found[0], DTensor):
+    if isinstance(found[0], DTensor):
         norm = norm.square()
         dist.all_reduce(norm, group=found[0].device_mesh.get_group())
         norm = norm.sqrt()

@@ -25,7 +25,7 @@ the same; hidden widths grow with the width.
 """
 
 import math
-from typing import Generic, Literal
+from typing import Any, Generic, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,18 +71,23 @@ def build_optimizers(
         for k, places in sorted(slower.items())
     ]
     groups.append({"params": [named[place] for place in plain], "weight_decay": 0.0, "peak": lr})
-    adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-    for place in [place for place in named if place not in trunk]:
-        weight = named[place]
-        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-        adamw.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    rest = build_adamw(groups, lr, betas)
     if not trunk:
-        return [adamw]
+        return [rest]
     group = {"params": [named[place] for place in trunk], "peak": muon_lr}
     muon = Muon([group], lr=muon_lr, weight_decay=weight_decay, iteration_dtype=dtype)
     for place in trunk:
         muon.state[named[place]] = {"momentum": torch.zeros_like(named[place])}
-    return [adamw, muon]
+    return [rest, muon]
+
+
+def build_adamw(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Build AdamW for groups with `params`, `weight_decay` and peak rate `peak`; its state is there from the start, as zeros."""
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    for weight in (weight for group in groups for weight in group["params"]):
+        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    return optimizer
 
 
 def slowness(name: str, matrix: Tensor, base: int, m: float) -> float:

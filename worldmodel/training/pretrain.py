@@ -1,16 +1,18 @@
 """Pretrain the unified model from scratch: on files in one call, or on data and a codec that are open already."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from worldmodel.codec.codec import Codec, load_codec
+from worldmodel.checkpoint import Pretrained
+from worldmodel.codec.codec import Codec
+from worldmodel.codec.kinds import load_codec
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.datasets.mixture_stats import as_text
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
@@ -26,6 +28,7 @@ from worldmodel.tokens import tokenise
 from worldmodel.training.arguments import refuse_changed_data, write_arguments
 from worldmodel.training.distributed import Processes, processes, single
 from worldmodel.training.frame_latents import latent_cache
+from worldmodel.training.job import Batches, Hooks
 from worldmodel.training.launch import launch, number_of_processes
 from worldmodel.training.samples import sampler
 from worldmodel.training.train import TrainResult, stop_on_signals, train
@@ -113,12 +116,12 @@ def pretrain_on_data(
     out: Path,
     group: Processes | None = None,
     on_start: Callable[[], None] | None = None,
-    **options: Any,
+    stop: threading.Event | None = None,
 ) -> TrainResult:
     """Build tokenizer, mixture and model and train on opened data; goes on where `out` left off.
 
-    `group` are the processes that train together, this one alone if it is not given; `on_start` and `options` go to
-    `worldmodel.training.train`.
+    `group` are the processes that train together, this one alone if it is not given; `on_start` is called, and `stop` ends the run, as
+    `worldmodel.training.job.Hooks` says.
     """
     group = group or single(choose_device(preset.train.device))  # mistakes are reported before anything is printed
     size = codec.image_size
@@ -148,22 +151,16 @@ def pretrain_on_data(
     on_disk = preset.train.cache_latents == "disk"
     latents = latent_cache(data, codec, preset.train, group.device, group.is_main) if on_disk else None
     unseen = [source for source, _ in data.held_out_sources()]
-    batches = preset.train.validation_batches
     seen = trained_on(data.stores, data.train_episodes)
     refuse_changed_data(out, seen)
-    options |= {
-        "card": {
-            "mixture": asdict(data.config),
-            "data": [store.path.name for store in data.stores],
-            "sources": data.description(),
-            "trained_on": seen,
-            **card_of(data.stores, data.config.action_block),
-        },
-        "latents": latents,
-        "processes": group,
-        "validation": Validation(unseen, tokenizer, fitted.grid, action_dim, packing, batches, seed),
-        "on_sample": sampler(data, codec, tokenizer),
+    card = {
+        "mixture": asdict(data.config),
+        "data": [store.path.name for store in data.stores],
+        "sources": data.description(),
+        "trained_on": seen,
+        **card_of(data.stores, data.config.action_block),
     }
+    validation = Validation(unseen, tokenizer, fitted.grid, action_dim, packing, preset.train.validation_batches, seed)
 
     def started() -> None:
         print(as_text(table, "expected"))
@@ -175,7 +172,14 @@ def pretrain_on_data(
         if on_start is not None:
             on_start()
 
-    result = train(model, codec, packer, tokenizer, replace(preset.train, packing=packing), out, on_start=started, **options)
+    result = train(
+        Pretrained(model, tokenizer, codec, card),
+        Batches(packer, latents, validation),
+        replace(preset.train, packing=packing),
+        out,
+        Hooks(started, sampler(data, codec, tokenizer), stop or threading.Event()),
+        group,
+    )
     if group.is_main and all(f"data/share/{row.source}" in result.metrics for row in table):
         print(as_text([replace(row, share=result.metrics[f"data/share/{row.source}"]) for row in table]))
     return result

@@ -1,4 +1,4 @@
-"""A run from its first step to its last, as one process sees it: the loop of training, what is due between two steps, spike detection.
+"""A run of the model from its first step to its last, as one process sees it: its gradient, what is due between two steps, spikes.
 
 What is written is written by the main process; what the loop decides (to skip a batch, to go back, to stop) is decided from numbers
 that were summed over processes, by all of them alike.
@@ -7,7 +7,6 @@ that were summed over processes, by all of them alike.
 import contextlib
 import functools
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +14,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldmodel.batch import PackedBatch
-from worldmodel.codec.codec import Codec
+from worldmodel.checkpoint import Pretrained
 from worldmodel.compilation import compile_blocks, should_compile
 from worldmodel.cpu_speed import float32_products
 from worldmodel.flops import matmul_rate, training_flops
 from worldmodel.model import WorldModel
-from worldmodel.packing import Packer
 from worldmodel.precision import choose_dtype, choose_onednn
 from worldmodel.studies.specialisation import load_picture
-from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, clip_gradients, replicate, shard, sum_gradients
-from worldmodel.training.latent_cache import LatentCache
-from worldmodel.training.optimizer import Ema, build_optimizers, schedule, set_rate
+from worldmodel.training.job import Batches, Hooks
+from worldmodel.training.loop import Gradient, Loop
+from worldmodel.training.optimizer import Ema, build_optimizers
 from worldmodel.training.prefetching import FrameEncoder, PrefetchingLoader
 from worldmodel.training.resume import Progress, State, checkpoints, newest_checkpoint, read_state
 from worldmodel.training.run_checkpoints import drop_newer, save, whole_average
-from worldmodel.training.samples import OnSample, one_step_samples
+from worldmodel.training.samples import one_step_samples
 from worldmodel.training.spike_detection import SkippedBatches, SpikeDetector
 from worldmodel.training.step import Totals, gradient, move, oom_hint, read_losses, sample_noise_by_shard
 from worldmodel.training.tracking import EpochCounter, Meter, Tracker, shares
-from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -57,40 +53,62 @@ class TrainResult:
     """The newest value of everything that was logged."""
 
 
-class Run:
+@dataclass(frozen=True)
+class StepGradient(Gradient):
+    """The gradient of a step of the model, of all processes together."""
+
+    batch: PackedBatch
+    """This process's rows, on the CPU."""
+    shown: tuple[PackedBatch, Tensor]
+    """The first part of them, and its latents."""
+    totals: Totals
+    losses: dict[str, float]
+    norm: float
+    loads: Tensor
+    """Of the experts."""
+    began: float
+    """When the step began, by the clock of `time.perf_counter`."""
+    waited: float
+    """Seconds for the batch."""
+
+
+class Run(Loop[WorldModel, StepGradient]):
     """The state of a training run in one process."""
+
+    name = "train"
+    average: Ema[WorldModel]
 
     def __init__(
         self,
-        model: WorldModel,
-        codec: Codec,
-        packer: Packer,
-        tokenizer: Tokenizer,
+        parts: Pretrained,
+        batches: Batches,
         config: TrainConfig,
         run_dir: Path,
+        hooks: Hooks,
         processes: Processes,
         record: dict[str, Any],
-        stop: threading.Event,
-        cache: LatentCache | None,
     ) -> None:
-        self.model, self.packer, self.tokenizer, self.config = model, packer, tokenizer, config
-        self.run_dir, self.processes, self.record, self.stop = run_dir, processes, record, stop
+        self.model, self.tokenizer, self.config, self.hooks = parts.model, parts.tokenizer, config, hooks
+        self.packer, self.validation = batches.packer, batches.validation
+        self.steps, self.warmup_steps, self.final_lr_share = config.steps, config.warmup_steps, config.final_lr_share
+        self.run_dir, self.processes, self.record = run_dir, processes, record
         self.device = processes.device
+        self.quiet = None if processes.is_main else True
         chosen = (choose_dtype(config.dtype, self.device), choose_onednn(self.device)) if processes.is_main else None
         self.dtype, self.onednn = processes.broadcast_object(chosen)  # on a busy machine each may measure something else
         self.part_rows = config.packing.rows // processes.world_size // config.accumulation
-        self.names = [source.name for source in packer.mixture.sources]
-        self.codec = codec.to(self.device).eval()
-        self.encoder = FrameEncoder(self.codec, self.device, config.cache_latents == "memory", cache)
+        self.names = [source.name for source in self.packer.mixture.sources]
+        self.codec = parts.codec.to(self.device).eval()
+        self.encoder = FrameEncoder(self.codec, self.device, config.cache_latents == "memory", batches.latents)
         with self.enough_memory():
             if should_compile(config.compile, self.device):
-                compile_blocks(model.trunk)
+                compile_blocks(self.model.trunk)
             cut = config.sharding == "on" or (config.sharding == "auto" and self.device.type == "cuda")
-            (shard if cut else replicate)(model.train(), processes)
-            self.average = Ema(model, config.ema_decay)
-            rates = (config.lr, config.muon_lr)
-            self.optimizers = build_optimizers(model, config.optimizer, *rates, config.weight_decay, config.betas, self.dtype)
-        self.state = State(model, self.average.model, self.optimizers, Progress())
+            (shard if cut else replicate)(self.model.train(), processes)
+            self.average = Ema(self.model, config.ema_decay)
+            rates = (config.lr, config.muon_lr, config.weight_decay, config.betas)
+            self.optimizers = build_optimizers(self.model, config.optimizer, *rates, self.dtype)
+        self.state = State(self.model, self.average.model, self.optimizers, Progress())
         newest = processes.broadcast_object(newest_checkpoint(run_dir) if processes.is_main else None)
         self.saved: Path | None = newest  # the newest checkpoint, or the one that training went back to
         if newest is not None:
@@ -99,8 +117,8 @@ class Run:
             read_state(newest, self.state)
         self.spikes = SpikeDetector(config, self.state.progress)
         self.meter = Meter()
-        self.epochs = EpochCounter(packer.mixture, packer.documents_before(self.progress.position))
-        self.skipped = SkippedBatches(run_dir, packer.mixture, self.progress.position) if processes.is_main else None
+        self.epochs = EpochCounter(self.packer.mixture, self.packer.documents_before(self.progress.position))
+        self.skipped = SkippedBatches(run_dir, self.packer.mixture, self.progress.position) if processes.is_main else None
         self.tracker: Tracker | None = None  # of the main process
         self.shown: tuple[PackedBatch, Tensor] | None = None  # a part of the last batch, and its latents
         self.loads = torch.zeros((), device=self.device)  # of the experts, since the last samples
@@ -114,44 +132,38 @@ class Run:
         """Open a block that may run out of memory."""
         return oom_hint(self.config, self.model.config, self.part_rows, self.dtype, self.device)
 
-    def train(self, on_sample: OnSample | None, validation: Validation | None) -> TrainResult:
+    @property
+    def done(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.step
+
+    def train(self) -> TrainResult:
         """Train from the present step to the last one."""
-        config, start = self.config, self.progress
+        start = self.progress
         with contextlib.ExitStack() as opened:
             opened.enter_context(float32_products(self.onednn))
             if self.processes.is_main:
                 self.tracker = opened.enter_context(Tracker(self.run_dir, start.step))
-            loader = opened.enter_context(PrefetchingLoader(self.packer, start.position, self.needed(), config.data_workers))
-            quiet = None if self.processes.is_main else True
-            bar = opened.enter_context(tqdm(total=config.steps, initial=start.step, unit="step", desc="train", disable=quiet))
-            stopped = self.processes.sum(torch.tensor([float(self.stop.is_set())])).item() > 0
-            while True:
-                finished = self.progress.step >= config.steps
-                self.show(finished, finished or stopped, on_sample, validation)
-                if finished or stopped:
-                    folder = self.saved
-                    assert folder is not None, "a run that ends has just been saved"
-                    last = self.processes.broadcast_object(self.tracker.last if self.tracker else None)
-                    return TrainResult(folder, self.progress.step, finished, last)
-                stopped = self.step(loader)
-                loader.stop = self.needed()
-                bar.update(self.progress.step - bar.n)
-                if self.tracker and self.tracker.last.get("step") == self.progress.step:
-                    bar.set_postfix({k[5:]: f"{v:.3f}" for k, v in self.tracker.last.items() if k.startswith("loss/")})
+            loader = PrefetchingLoader(self.packer, start.position, self.needed(), self.config.data_workers)
+            self.loader = opened.enter_context(loader)
+            finished = self.run(self.processes.sum(torch.tensor([float(self.hooks.stop.is_set())])).item() > 0)
+            assert self.saved is not None, "a run that ends has just been saved"
+            last = self.processes.broadcast_object(self.tracker.last if self.tracker else None)
+            return TrainResult(self.saved, self.progress.step, finished, last)
 
     def needed(self) -> int:
         """Return the number of the batch after the last one that is needed, if no more are skipped."""
         return self.progress.position + self.config.steps - self.progress.step
 
     @torch.no_grad()
-    def show(self, finished: bool, last: bool, on_sample: OnSample | None, validation: Validation | None) -> None:
+    def between_steps(self, finished: bool, last: bool) -> None:
         """Measure, save and sample whatever is due after the present number of steps."""
         step, config = self.progress.step, self.config
         trained = self.shown is not None  # by this process: a run that goes on does not repeat what was shown
         measure = trained and config.validate_every > 0 and (finished or step % config.validate_every == 0)
         sample = trained and config.sample_every > 0 and (finished or step % config.sample_every == 0)
-        if measure and validation is not None:
-            values = validation.measure(self.average.model, self.codec, self.dtype, self.processes)
+        if measure and self.validation is not None:
+            values = self.validation.measure(self.average.model, self.codec, self.dtype, self.processes)
             if self.tracker is not None:
                 self.tracker.scalars(step, values)
         folder = self.run_dir / "checkpoints" / f"step_{step:06d}"
@@ -171,56 +183,66 @@ class Run:
                 self.tracker.images(step, "samples/truth_above_one_step", pictures)
             if self.loads.ndim and self.loads.numel():
                 self.tracker.images(step, "samples/expert_load", load_picture(self.loads.cpu()))
-            if on_sample is not None:
-                on_sample(step, model, self.tracker)
+            if self.hooks.on_sample is not None:
+                self.hooks.on_sample(step, model, self.tracker)
         self.loads = torch.zeros((), device=self.device)
         self.processes.barrier()  # the main process samples alone, however long that takes
 
-    def step(self, loader: PrefetchingLoader) -> bool:
+    def step(self) -> bool:
         """Train on the next batch, or pass over it; returns whether the run was asked to stop."""
-        began, config, progress = time.perf_counter(), self.config, self.progress
-        batch = loader.next()
+        with self.enough_memory():
+            stopped = super().step()
+        self.loader.stop = self.needed()
+        return stopped
+
+    def gradient(self) -> StepGradient:
+        """Compute the gradient of the next batch, of all processes together, scaled down where it is too long."""
+        began, config = time.perf_counter(), self.config
+        batch = self.loader.next()
         waited = time.perf_counter() - began
         totals = Totals.of(batch, self.names, self.processes)
-        with self.enough_memory():
-            latents = self.encoder.encode(batch.pictures)
-            noise_sample = sample_noise_by_shard(
-                self.model, batch, config.seed, progress.position, self.packer.data_shards, self.device
-            )
-            parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
-            names, sums = gradient(self.model, parts, latents, noise_sample, totals.counts, self.dtype)
-            sum_gradients(self.model, self.processes)
-            length = clip_gradients(self.model, config.gradient_clip)
-            length = length if self.processes.is_main else torch.zeros_like(length)  # all have the same: once is enough in a sum
-            numbers = torch.cat([sums, length.view(1)])
-            losses, stopped = read_losses([*names, "norm"], numbers, self.stop.is_set(), self.processes)
-            norm = losses.pop("norm")
-            reason = self.spikes.check(losses["total"], norm)
-            loads = self.processes.sum(self.model.trunk.loads())
-            if reason is not None:
-                self.model.trunk.update_balance(torch.zeros_like(loads))  # forgets them
-                self.skip(batch, reason)
-                return stopped
-            share = schedule(progress.step, config.steps, config.warmup_steps, config.final_lr_share)
-            set_rate(self.optimizers, share)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.model.trunk.update_balance(loads)
-            self.model.update_loss_balance(losses.get("text"), losses.get("flow"))
-            self.average.update(self.model, progress.step)
-            given = latents[len(batch.clean) :][: len(parts[0].given)]
-            self.shown = (parts[0], torch.cat([latents[: len(parts[0].clean)], given]))
-        seconds = time.perf_counter() - began
-        progress.advance(totals.sources, seconds)
-        self.spikes.accept(losses["total"], norm)
-        values = {f"loss/{name}": value for name, value in losses.items()}
-        filled = totals.counts.tokens / (config.packing.rows * config.packing.length)
-        values |= {"gradient_norm": norm, "data/filled": filled}
-        self.meter.add(values, totals.counts.tokens, seconds, waited, loads)
-        self.loads = self.loads + loads
-        if progress.step % config.log_every == 0 or progress.step == config.steps:
-            self.log(batch, share)
-        return stopped
+        latents = self.encoder.encode(batch.pictures)
+        number, shards = self.progress.position, self.packer.data_shards
+        noise_sample = sample_noise_by_shard(self.model, batch, config.seed, number, shards, self.device)
+        parts = batch.split(config.accumulation) if config.accumulation > 1 else [batch]
+        names, sums = gradient(self.model, parts, latents, noise_sample, totals.counts, self.dtype)
+        sum_gradients(self.model, self.processes)
+        length = clip_gradients(self.model, config.gradient_clip)
+        length = length if self.processes.is_main else torch.zeros_like(length)  # all have the same: once is enough in a sum
+        numbers = torch.cat([sums, length.view(1)])
+        losses, stopped = read_losses([*names, "norm"], numbers, self.hooks.stop.is_set(), self.processes)
+        norm, loads = losses.pop("norm"), self.processes.sum(self.model.trunk.loads())
+        given = latents[len(batch.clean) :][: len(parts[0].given)]
+        shown = (parts[0], torch.cat([latents[: len(parts[0].clean)], given]))
+        return StepGradient(stopped, batch, shown, totals, losses, norm, loads, began, waited)
+
+    def check(self, found: StepGradient) -> str | None:
+        """Say why the present batch must not be trained on; None if there is no reason."""
+        return self.spikes.check(found.losses["total"], found.norm)
+
+    def rebalance(self, found: StepGradient) -> None:
+        """Rebalance experts and losses."""
+        self.model.trunk.update_balance(found.loads)
+        self.model.update_loss_balance(found.losses.get("text"), found.losses.get("flow"))
+
+    def accept(self, found: StepGradient, share: float) -> None:
+        """Count the step, and log it if it is time to."""
+        self.shown = found.shown
+        seconds, counts = time.perf_counter() - found.began, found.totals.counts
+        self.progress.advance(found.totals.sources, seconds)
+        self.spikes.accept(found.losses["total"], found.norm)
+        values = {f"loss/{name}": value for name, value in found.losses.items()}
+        filled = counts.tokens / (self.config.packing.rows * self.config.packing.length)
+        values |= {"gradient_norm": found.norm, "data/filled": filled}
+        self.meter.add(values, counts.tokens, seconds, found.waited, found.loads)
+        self.loads = self.loads + found.loads
+        if self.progress.step % self.config.log_every == 0 or self.progress.step == self.config.steps:
+            self.log(found.batch, share)
+
+    def newest_losses(self) -> dict[str, float]:
+        """Return the losses that were logged last, without the beginning of their names."""
+        last = self.tracker.last if self.tracker else {}
+        return {name.removeprefix("loss/"): value for name, value in last.items() if name.startswith("loss/")}
 
     def log(self, batch: PackedBatch, share: float) -> None:
         """Write a row of metrics, on the main process."""
@@ -236,17 +258,18 @@ class Run:
             row["memory/peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.tracker.scalars(self.progress.step, row)
 
-    def skip(self, batch: PackedBatch, reason: str) -> None:
+    def reject(self, found: StepGradient, reason: str) -> None:
         """Pass over the present batch, and go back to a checkpoint if the weights are suspected."""
+        self.model.trunk.update_balance(torch.zeros_like(found.loads))  # forgets them
         self.model.zero_grad(set_to_none=True)
         number, progress = self.progress.position, self.progress
-        documents = tuple(index for own in self.processes.gather(batch.documents) for index in own)
+        documents = tuple(index for own in self.processes.gather(found.batch.documents) for index in own)
         if self.skipped is not None:
             self.skipped.add(number, progress.step, reason, documents)
         if not self.spikes.skip():
             return
-        found = self.processes.broadcast_object(checkpoints(self.run_dir) if self.processes.is_main else None)
-        target = self.spikes.go_back(found, self.run_dir, reason)
+        folders = self.processes.broadcast_object(checkpoints(self.run_dir) if self.processes.is_main else None)
+        target = self.spikes.go_back(folders, self.run_dir, reason)
         if self.processes.is_main:
             logger.warning("the last batches could not be trained on: going back to %s, and on with the batches after them", target)
         read_state(target, self.state)

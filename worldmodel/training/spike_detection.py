@@ -12,7 +12,6 @@ All that is remembered is in the run's progress, and so in every checkpoint: a r
 
 import json
 import logging
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
+from worldmodel.training.loop import not_finite
 from worldmodel.training.resume import Progress
 from worldmodel.training.tracking import is_count, read_lines, write_lines
 
@@ -46,9 +46,9 @@ class SpikeDetector:
             norm: norm of its gradient before clipping.
         """
         config, progress = self.config, self.progress
-        for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                return f"its {name} is {value:.4g}"
+        values = {"loss": loss, "gradient norm": norm}
+        if (name := not_finite(values)) is not None:
+            return f"its {name} is {values[name]:.4g}"
         if not config.spike_deviations or progress.step < config.warmup_steps or len(progress.losses) < config.spike_window:
             return None
         for name, value, before, factor in (

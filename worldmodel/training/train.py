@@ -1,4 +1,4 @@
-"""Training: one loop from batches to checkpoints, for one process or many, that goes on after any interruption as if there was none.
+"""Training: from batches to checkpoints, for one process or many, and on after any interruption as if there was none.
 
 What a step does is a function of the weights and of (seed, number of its batch) alone: the documents, the noise and the flow times
 follow from that number. Weights, steps and the batches that were skipped are in every checkpoint. So run it again with the same
@@ -6,13 +6,13 @@ arguments and number of threads, and on a CPU it continues bit for bit; on anoth
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,21 +20,16 @@ from typing import Any
 import torch
 
 from worldmodel import __version__
-from worldmodel.checkpoint import check_fit
-from worldmodel.codec.codec import Codec
+from worldmodel.checkpoint import Pretrained, check_fit
 from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
-from worldmodel.tokenizer import Tokenizer
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import Processes, single
-from worldmodel.training.latent_cache import LatentCache
+from worldmodel.training.job import Batches, Hooks
 from worldmodel.training.resume import locked_run_folder
 from worldmodel.training.run import Run, TrainResult
 from worldmodel.training.run_checkpoints import room_on_disk
-from worldmodel.training.samples import OnSample
-from worldmodel.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -45,37 +40,25 @@ SIGNAL_DEBOUNCE_S = 5.0
 
 
 def train(
-    model: WorldModel,
-    codec: Codec,
-    packer: Packer,
-    tokenizer: Tokenizer,
+    parts: Pretrained,
+    batches: Batches,
     config: TrainConfig,
     run_dir: Path | str,
-    on_sample: OnSample | None = None,
-    stop: threading.Event | None = None,
-    card: dict[str, Any] | None = None,
-    latents: LatentCache | None = None,
-    on_start: Callable[[], None] | None = None,
+    hooks: Hooks | None = None,
     processes: Processes | None = None,
-    validation: Validation | None = None,
 ) -> TrainResult:
-    """Train `model` in place, or go on with the run that `run_dir` holds.
+    """Train a model in place, or go on with the run that `run_dir` holds.
 
     Args:
-        model: initialized, on the CPU. Its weights are overwritten where a run is continued. Of several processes the main one's
-            counts, and the others' may be on the meta device.
-        codec: frozen; it encodes the frames.
-        packer: where batches come from; its config is `config.packing`. Each process takes its shards of it.
-        tokenizer: goes into the checkpoints.
+        parts: what checkpoints will hold. The model is initialized, on the CPU, and its weights are overwritten where a run is
+            continued; of several processes the main one's counts, and the others' may be on the meta device. The codec is frozen and
+            encodes the frames. The card is what else to write on the card of every checkpoint, as JSON; a continued run must give
+            the same.
+        batches: what is trained on, and measured on.
         config: how to train.
         run_dir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/, and skipped.jsonl where a batch was skipped.
-        on_sample: called on the main process with the step, the averaged model (whole, evaluation mode, no gradients) and the tracker.
-        stop: set it from outside, on any process, and the run saves and returns after the step it is in.
-        card: what else to write on the card of every checkpoint, as JSON; a continued run must give the same.
-        latents: the codec's latents of the data, where `config.cache_latents` is "disk".
-        on_start: called on the main process when the run folder is locked, before the first step.
+        hooks: what is called, and what ends the run early.
         processes: that train together, from `worldmodel.training.distributed.processes`; None: this one alone.
-        validation: held-out batches that are measured every `config.validate_every` steps.
 
     Raises:
         UserError: the run folder is in use or holds a run with other settings; model, codec and tokenizer do
@@ -83,13 +66,15 @@ def train(
             although batches were skipped and checkpoints gone back to (the last checkpoint stays as it is).
     """
     run_dir = Path(run_dir)
-    check_fit(model.config, codec, tokenizer)
+    hooks, packer = hooks or Hooks(), batches.packer
+    check_fit(parts.model.config, parts.codec, parts.tokenizer)
     if packer.config != config.packing:
         raise ValueError(f"the packer was built with {packer.config}, but the training config has {config.packing}")
-    if (config.cache_latents == "disk") != (latents is not None):
-        raise ValueError(f"cache_latents is {config.cache_latents!r}, and {'no' if latents is None else 'a'} latent cache was given")
+    if (config.cache_latents == "disk") != (batches.latents is not None):
+        given = "no" if batches.latents is None else "a"
+        raise ValueError(f"cache_latents is {config.cache_latents!r}, and {given} latent cache was given")
     processes = processes or single(choose_device(config.device))  # a device that is not there must not claim the folder
-    own = packer.share(processes.rank, processes.world_size)
+    own = replace(batches, packer=packer.share(processes.rank, processes.world_size))
     rows, cuts = config.packing.rows, processes.world_size * config.accumulation
     if rows % cuts:
         raise UserError(
@@ -97,10 +82,10 @@ def train(
             f"take rows that are a multiple of {cuts}"
         )
     record = {
-        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in CHANGE_NOTHING},
-        "model": dataclasses.asdict(model.config),
+        "train": {name: value for name, value in asdict(config).items() if name not in CHANGE_NOTHING},
+        "model": asdict(parts.model.config),
         "data": describe_data(packer),
-        "card": card or {},
+        "card": parts.card,
     }
     processes.agree("the versions of worldmodel and torch", (__version__, torch.__version__))
     same = {"accumulation": config.accumulation, "sharding": config.sharding, "run_dir": str(run_dir.resolve())}
@@ -110,11 +95,10 @@ def train(
         held.enter_context(room_on_disk(run_dir))
         if processes.is_main:
             held.enter_context(locked_run_folder(run_dir, record))
-            if on_start is not None:
-                on_start()
+            if hooks.on_start is not None:
+                hooks.on_start()
         processes.barrier()
-        run = Run(model, codec, own, tokenizer, config, run_dir, processes, record, stop or threading.Event(), latents)
-        return run.train(on_sample, validation)
+        return Run(parts, own, config, run_dir, hooks, processes, record).train()
 
 
 def describe_data(packer: Packer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.worldmodel.codec.test_rae import pretrained_encoder
-from worldmodel.codec.comparison import check_size, compare_codec, control_errors, encoder_name, reconstruction_columns
+from worldmodel.codec.comparison import check_size, compare_codec, control_errors, reconstruction_columns
 from worldmodel.codec.pixels import Pixels, PixelsConfig
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.errors import UserError
@@ -54,5 +54,5 @@ def test_codecs_of_another_frame_size_are_refused(codec, square_world):
 
 def test_encoders_are_named(codec):
     encoder = pretrained_encoder(32)
-    assert encoder_name(RAE(RAEConfig(encoder.config), encoder)) == "efficientnet-lite0"
-    assert encoder_name(RAE(RAEConfig())) == "self-supervised" and encoder_name(codec) == "patches"
+    assert RAE(RAEConfig(encoder.config), encoder).encoder_name == "efficientnet-lite0"
+    assert RAE(RAEConfig()).encoder_name == "self-supervised" and codec.encoder_name == "patches"

@@ -1,6 +1,7 @@
 """Every kind of codec through `train_codec`: the same report, the same folder, the same safety."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from tests.worldmodel.codec.test_reconstruction_loss import Brightness
 from tests.worldmodel.codec.test_training import Killed, kill_in
 from worldmodel.codec import quality, training
 from worldmodel.codec.adversarial import AdversarialConfig
-from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.kinds import KINDS as CLASSES
+from worldmodel.codec.kinds import CodecKind, load_codec
 from worldmodel.codec.pixels import PatchConfig
 from worldmodel.codec.pretrained import PretrainedEncoder
-from worldmodel.codec.training import train_codec
+from worldmodel.codec.ssl import JointConfig, MaskedConfig
+from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.codec.vae import ConvConfig
 from worldmodel.errors import UserError
 
@@ -45,6 +48,25 @@ def kind_config(request, tiny_config, monkeypatch):
 @pytest.fixture
 def vae_config(tiny_config):
     return dataclasses.replace(tiny_config, **KINDS["vae"])
+
+
+def test_every_kind_is_listed_under_its_name():
+    assert list(CLASSES) == list(get_args(CodecKind)) == [codec.kind for codec in CLASSES.values()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 1 + 2 + 4),
+        ({"objectives": ("vicreg",)}, 2 + 4),
+        ({"encoder_name": "efficientnet-lite0"}, 4),
+        ({"kind": "vae"}, 8),
+        ({"kind": "pixels"}, 0),
+    ],
+)
+def test_a_kind_counts_the_steps_of_its_stages(changes, steps):
+    config = CodecConfig(masked=MaskedConfig(1), joint=JointConfig(2), decoder_steps=4, vae_steps=8, **changes)
+    assert CLASSES[config.kind].training_steps(config) == steps
 
 
 def test_every_kind_reports_the_same_things_and_comes_back(kind_config, square_world, tmp_path):

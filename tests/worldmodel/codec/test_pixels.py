@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from worldmodel.codec.codec import codec_kinds, load_codec
+from worldmodel.codec.kinds import KINDS, load_codec
 from worldmodel.codec.pixels import PatchConfig, Pixels, PixelsConfig
 from worldmodel.errors import UserError
 
@@ -121,7 +121,7 @@ def test_what_was_saved_comes_back(tmp_path):
     codec.save_pretrained(tmp_path)
     again = load_codec(tmp_path)
     assert again.config == codec.config and torch.equal(again.encode(frames), codec.encode(frames))
-    assert list(codec_kinds()) == ["rae", "vae", "pixels"]
+    assert list(KINDS) == ["rae", "vae", "pixels"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worldmodel import __version__
-from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.pixels import Pixels, PixelsConfig
 from worldmodel.codec.pretrained import PretrainedConfig, PretrainedEncoder
 from worldmodel.codec.rae import RAE, RAEConfig

@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from worldmodel.codec import training_stages
-from worldmodel.codec.codec import load_codec
 from worldmodel.codec.frames import frames_to_float
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.ssl import JointConfig, MaskedConfig
 from worldmodel.codec.training import CodecConfig, choose, train_codec
 from worldmodel.codec.training_stages import EncoderVariant

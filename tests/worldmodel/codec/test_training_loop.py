@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodel.codec.training_loop import FitConfig, fit, learning_rate
+from worldmodel.codec.training_loop import FitConfig, Stage, fit
 from worldmodel.errors import UserError
 
 CONFIG = FitConfig(lr=0.05, warmup=2, checkpoint_every=3)
@@ -183,9 +183,26 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
         fit("line", fresh(), noisy_loss(model)[0], 3, 0, CONFIG, path)
 
 
-def test_learning_rate_warms_up_and_ends_at_a_tenth():
-    config = FitConfig(lr=1.0, warmup=10)
-    rates = [learning_rate(step, 110, config) for step in range(110)]
-    assert rates[0] == 0.1 and rates[9] == 1.0 and max(rates) == 1.0
-    assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
-    assert math.isfinite(learning_rate(0, 1, config))
+def rates(steps, config, folder):
+    """The learning rates of all steps, of the module and of its discriminator."""
+    model, found = fresh(), []
+    stage = Stage("line", model, noisy_loss(model)[0], steps, 0, config, folder / "line.safetensors", None, fresh(), 0.1)
+    accept = stage.accept
+
+    def watched(gradient, share):
+        accept(gradient, share)
+        found.append([group["lr"] for group in stage.optimizers[0].param_groups])
+
+    stage.accept = watched
+    stage.run()
+    for own, own_rest, others, others_rest in found:
+        assert own == own_rest and others == others_rest == pytest.approx(0.1 * own)
+    return [each[0] for each in found]
+
+
+def test_learning_rate_warms_up_and_ends_at_a_tenth(tmp_path):
+    found = rates(111, FitConfig(lr=1.0, warmup=10), tmp_path / "long")
+    assert found[0] == pytest.approx(0.1) and found[9] == 1.0 and max(found) == 1.0
+    assert found[60] == pytest.approx(0.55) and found[-1] == pytest.approx(0.1)
+    assert rates(8, FitConfig(lr=1.0, warmup=10), tmp_path / "short")[:3] == pytest.approx([0.5, 1.0, 1.0])  # a quarter at most
+    assert math.isfinite(rates(1, FitConfig(lr=1.0), tmp_path / "one")[0])

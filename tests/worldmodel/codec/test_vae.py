@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from worldmodel.codec.codec import load_codec
+from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.vae import VAE, ConvConfig, VAEConfig
 from worldmodel.errors import UserError
 

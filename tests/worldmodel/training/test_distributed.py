@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 from tests.waiting import PATIENCE
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.checkpoint import read_checkpoint
+from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.errors import UserError
 from worldmodel.model import LossCounts, WorldModel
 from worldmodel.moe import MoEConfig
@@ -39,6 +39,7 @@ from worldmodel.training.distributed import (
     weights,
     whole_model,
 )
+from worldmodel.training.job import Batches, Hooks
 from worldmodel.training.muon import orthogonalise, orthogonalise_spread
 from worldmodel.training.optimizer import Ema, OptimizerName, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
@@ -148,8 +149,8 @@ class Training:
 
         with pytest.MonkeyPatch.context() as patch, stop_on_signals() as stop:
             patch.setattr(WorldModel, "loss", loss)
-            given = {"processes": these, "validation": validation, "stop": stop}
-            return train(model, toys.codec(), packer, toys.tokenizer(), config, self.run_dir, **given)  # type: ignore[arg-type]
+            parts = Pretrained(model, toys.tokenizer(), toys.codec(), {})
+            return train(parts, Batches(packer, validation=validation), config, self.run_dir, Hooks(stop=stop), these)
 
     def curve(self, *more: str) -> list[float]:
         """Loss and gradient norm of every step, and what else is asked for."""
