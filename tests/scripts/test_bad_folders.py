@@ -17,7 +17,7 @@ from tests.scripts.refusals import PROBLEMS, Refused, reading, replaced, sentenc
 from tests.waiting import PATIENCE
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.scripts.cli import run
-from worldmodel.training.tracking import read_rows
+from worldmodel.training.metric_rows import read_rows
 
 
 @contextlib.contextmanager
