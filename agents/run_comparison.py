@@ -20,8 +20,8 @@ from worldmodel.training.metric_rows import read_rows
 
 CURVES = ("loss/", "validation/", "dream/")
 """How the names of the metrics begin that are compared."""
-NO_SETTINGS = ("schema_version", "kind", "generator", "out", "digest", "episodes", "trained_on", "files", "drawn")
-"""Entries that say nothing of what was asked for, or too much."""
+NO_SETTINGS = ("schema_version", "kind", "out", "protocol.digest", "protocol.episodes")
+"""Entries that say nothing of what was asked for."""
 HALF = ", half of the 95 % interval"
 COMPARED = "quickstarts, runs of pretrain, codecs, evaluations and diagnoses"
 
@@ -70,7 +70,7 @@ def read_figures(folder: Path) -> RunFigures:
                 found = RunFigures(folder.name, kind, dict(flat(settings)), curves=curves_of(folder))
             case "codec":
                 report = read_object(folder / "report.json")
-                found = RunFigures(folder.name, kind, dict(flat(record["config"])), _codec_scores(report))
+                found = RunFigures(folder.name, kind, dict(flat(record["config"], "codec.")), _codec_scores(report))
             case "evaluate" if "controllers" in record:
                 settings = {"protocol": record["protocol"], **record["config"]}
                 found = RunFigures(folder.name, kind, dict(flat(settings)), planning_scores(record), **_problems(folder, record))
@@ -160,7 +160,7 @@ def curves_of(run: Path) -> dict[str, tuple[list[int], list[float]]]:
 def flat(record: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the fields of nested settings with the paths that lead to them."""
     for name, value in record.items():
-        if name in NO_SETTINGS:
+        if path + name in NO_SETTINGS:
             continue
         if isinstance(value, Mapping):
             yield from flat(value, f"{path}{name}.")

@@ -1,7 +1,7 @@
 """The console command: `worldmodel VERB [flags]`.
 
-Every other file of this folder is one verb, or what several need to be a command (`console.py`, `json_flag.py`, `preset_flag.py`). Only the
-module of the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
+Every other file of this folder is one verb, or what several need to be a command (`console.py`, `json_flag.py`, `preset_flag.py`).
+Only the module of the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
 """
 
 import difflib

@@ -56,7 +56,11 @@ def record(path: Path) -> dict[str, Any]:
             "image_size": store.image_size,
             "env_id": store.meta.get("env_id"),
         }
-        tables = {"facts": dict(facts(store)), "factors": dict(factor_rows(store)), "columns": column_statistics(store)}
+        tables = {
+            "facts": dict(facts(store)),
+            "factors": {name: seen for name, seen in factor_rows(store)},
+            "columns": column_statistics(store),
+        }
     return numbers | tables
 
 
