@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ def check_widths(config: AblationConfig, asked: Sequence[Variant]) -> None:
 
 def record_of(config: AblationConfig, data: TrainingData) -> dict[str, Any]:
     """Collect what all runs of a folder have in common; comparisons and seeds may be added."""
-    common = {k: v for k, v in asdict(config).items() if k not in ("what", "data", "out", "report", "seeds", "mixture")}
+    own = {each.name for each in fields(AblationConfig)} - {"seeds", "mixture"}
+    common = {name: value for name, value in asdict(config).items() if name in own}
     common["report"] = False  # folders have it since the verb wrote all of its flags
     record = {"study": "ablate", **common, "mixture": asdict(config.mixture), "files": [store.path.name for store in data.stores]}
     return json.loads(json.dumps(record, default=str))

@@ -193,8 +193,9 @@ def _seeds(seed: int, count: int, stream: int) -> list[int]:
 def scores_to_json(manifest: Manifest, scores: list[Score], config: EvaluateConfig) -> dict[str, Any]:
     """Return a JSON-able record: what was run, with which settings, and what came out."""
     protocol = {key: value for key, value in vars(manifest).items() if key != "problems"}
+    which = {"digest": manifest.digest, "episodes": [problem.episode for problem in manifest.problems]}
     return {
-        "protocol": {**protocol, "problems": len(manifest.problems)},
+        "protocol": {**protocol, "problems": len(manifest.problems), **which},
         "config": {"planner_kind": type(config.planner).__name__, **asdict(config)},
         "controllers": [score.to_json() for score in scores],
     }

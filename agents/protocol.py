@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from worldmodel.agents.paired import digest_of
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import write_output
@@ -141,6 +142,11 @@ class Manifest:
         elif version != SCHEMA_VERSION:
             raise UserError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: make it anew")
         return _from_json(path, content)
+
+    @property
+    def digest(self) -> str:
+        """What tells these problems from others."""
+        return digest_of([json.loads(json.dumps(asdict(problem))) for problem in self.problems])
 
     @property
     def states(self) -> tuple[np.ndarray, np.ndarray]:

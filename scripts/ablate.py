@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +26,7 @@ from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.serialization import read_json
 from worldmodel.studies.ablation import COMPARISONS, NOTES, What, asked_for, findings, runs_of
@@ -55,7 +56,7 @@ class AblateFiles:
 
 
 @dataclass(frozen=True)
-class AblateConfig(AblationConfig, AblateFiles):
+class AblateConfig(JsonFlag, AblationConfig, AblateFiles):
     """Train variants that differ in one thing, with several seeds each, and test the paper's findings on them.
 
     `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 preset:tiny` trains x- and v-prediction
@@ -67,12 +68,11 @@ class AblateConfig(AblationConfig, AblateFiles):
     """Sizes of model and training; with the codec rae, x-prediction and its own feed-forward and shift it is the baseline."""
 
 
-def main(config: AblateConfig) -> None:
+def main(config: AblateConfig) -> dict[str, Any]:
     """Train and measure what is missing, then print the tables."""
     out = config.out or runs_dir() / "ablate"
     if config.report:
-        report(out / "results.json", config.comparisons)
-        return
+        return report(out / "results.json", config.comparisons)
     choose_device(config.preset.train.device)
     data = open_training_data(config.data, config.mixture)
     asked = asked_for(config.comparisons, config.preset.model.trunk.feed_forward)
@@ -82,12 +82,12 @@ def main(config: AblateConfig) -> None:
         runs = run_all(config, data, asked, metrics, out, stop, command_line("ablate"))
     if any((variant.name, seed) not in runs for variant in asked for seed in config.seeds):
         print("stopped; the same command goes on from there")
-        return
-    report(out / "results.json", config.comparisons, config.seeds)
+        return {"finished": False}
+    return report(out / "results.json", config.comparisons, config.seeds)
 
 
-def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None = None) -> None:
-    """Print the tables of these comparisons and seeds (None: all), and write all of results.json as results.md.
+def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """Print the tables of these comparisons and seeds (None: all), write all of results.json as results.md, and return what it holds.
 
     Raises:
         UserError: there are no results.
@@ -112,6 +112,7 @@ def report(path: Path, comparisons: Sequence[What], seeds: Sequence[int] | None 
     for note in NOTES:
         print(textwrap.fill(note, 110, subsequent_indent="  "))
     print(f"\n{path}: everything measured; {path.with_suffix('.md')}: the tables as Markdown")
+    return record
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from worldmodel.benchmarks.tables import tables
 from worldmodel.datasets.collection.reference_library import reference_installed
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.system_info import command_line, machine
 
 
 @dataclass(frozen=True)
-class BenchmarkVerbConfig(BenchmarkConfig):
+class BenchmarkVerbConfig(JsonFlag, BenchmarkConfig):
     """Speeds as ratios, or success of the demonstrators."""
 
     what: Annotated[What, tyro.conf.Positional] = "envs"
@@ -41,7 +42,7 @@ class BenchmarkVerbConfig(BenchmarkConfig):
             check_output(self.out, (".json",), overwrite=self.overwrite)
 
 
-def main(config: BenchmarkVerbConfig) -> None:
+def main(config: BenchmarkVerbConfig) -> dict[str, Any]:
     """Measure; print each table and write the figures so far as soon as it is measured."""
     facts: dict[str, Any] = {"command": command_line("benchmark"), "machine": machine_of(config)}
     for title, rows in tables(config, facts["machine"]):
@@ -52,6 +53,7 @@ def main(config: BenchmarkVerbConfig) -> None:
             write_output(config.out, json_bytes(json.loads(json.dumps(facts, default=str)), indent=1))
     if config.out is not None:
         print(f"\nwrote {config.out}")
+    return facts
 
 
 def machine_of(config: BenchmarkConfig) -> dict[str, Any]:

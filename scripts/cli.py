@@ -1,7 +1,7 @@
 """The console command: `worldmodel VERB [flags]`.
 
-Every other file of this folder is one verb, or what several need to be a command (`console.py`, `preset_flag.py`). Only the module of
-the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
+Every other file of this folder is one verb, or what several need to be a command (`console.py`, `json_flag.py`, `preset_flag.py`).
+Only the module of the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
 """
 
 import difflib
@@ -31,6 +31,8 @@ VERBS = {
     "isoflop": "Train a grid of sizes and budgets, fit scaling exponents for language and vision.",
     "benchmark": "Measure speeds as ratios, or how often the demonstrators succeed.",
     "quickstart": "The whole loop at once: collect, train, evaluate, report.",
+    "runs": "List runs, codecs and evaluations: how far each is, and how good.",
+    "compare": "Put runs side by side: settings that differ, figures with intervals, curves.",
     "results": "Gather quickstarts of several tasks and seeds into one record and one table.",
 }
 """Verb and what it does, in the order of the data flow."""

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from worldmodel.codec.training import CodecConfig, check_free, train_codec
 from worldmodel.codec.training_frames import codec_data, open_frames
@@ -11,10 +12,11 @@ from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import command, run_verb, stages
+from worldmodel.scripts.json_flag import JsonFlag
 
 
 @dataclass(frozen=True)
-class CodecVerbConfig:
+class CodecVerbConfig(JsonFlag):
     """What to train a codec on, and where to put it."""
 
     data: tuple[Path, ...] = ()
@@ -29,7 +31,7 @@ class CodecVerbConfig:
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
-def main(config: CodecVerbConfig) -> None:
+def main(config: CodecVerbConfig) -> dict[str, Any]:
     """Train or continue, then say how good it is."""
     out, device = config.out or checkpoints_dir() / "codec", choose_device(config.device)
     check_free(out)
@@ -46,6 +48,7 @@ def main(config: CodecVerbConfig) -> None:
     print(f"{out}: codec written; its report is {out / 'report.json'}")
     given = [*(["--data", *config.data] if config.data else []), *(["--mixture.recipe", recipe] if recipe else [])]
     print(f"next: {command('pretrain', *given, '--codec', out)}")
+    return report
 
 
 if __name__ == "__main__":

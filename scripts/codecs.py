@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tyro.conf import Positional
@@ -20,12 +21,13 @@ from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.system_info import command_line, device_facts, machine
 from worldmodel.unseen import warn_of_seen
 
 
 @dataclass(frozen=True)
-class CodecsConfig:
+class CodecsConfig(JsonFlag):
     """Which codecs, and what they are measured on."""
 
     codecs: Positional[tuple[Path, ...]]
@@ -54,7 +56,7 @@ class CodecsConfig:
             raise UserError(f"--probe-frames {self.probe_frames} must be at least 2, --seed {self.seed} at least 0")
 
 
-def main(config: CodecsConfig) -> None:
+def main(config: CodecsConfig) -> dict[str, Any]:
     """Measure each codec, print the table, write the figures and the picture."""
     mixture = MixtureConfig(pictures=0, held_out=config.held_out, split_seed=config.split_seed)
     if config.out is not None:
@@ -76,8 +78,6 @@ def main(config: CodecsConfig) -> None:
     }
     names = [str(folder) for folder in config.codecs]
     print_columns([HEADER, *(codec_cells(name, row) for name, row in zip(names, rows, strict=True)), control_cells(control)])
-    if config.out is None:
-        return
     facts = {
         "command": command_line("codecs"),
         "machine": machine("numpy") | device_facts(codecs[0].mean.device),
@@ -86,9 +86,12 @@ def main(config: CodecsConfig) -> None:
         "codecs": [{"folder": name, **row} for name, row in zip(names, rows, strict=True)],
         "mean_frame": control,
     }
+    if config.out is None:
+        return facts
     write_output(config.out, json_bytes(facts))
     save_picture(config.out.with_suffix(".png"), names, codecs, data, config.seed)
     print(f"wrote {config.out} and {config.out.with_suffix('.png')}")
+    return facts
 
 
 def save_picture(path: Path, names: Sequence[str], codecs: list[Codec], data: CodecData, seed: int) -> None:

@@ -1,7 +1,7 @@
 """What every verb shares: read its flags with tyro, run it, show its stages, and turn a user's mistake into one sentence.
 
-A verb is a file of this folder with `main(config: SomeConfig) -> None`; the annotation says which dataclass
-the flags fill. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
+A verb is a file of this folder with `main(config: SomeConfig)`; the annotation says which dataclass the flags fill, and what it
+returns is printed for `--json`. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
 Anything else is our own bug and keeps its traceback.
 """
 
@@ -22,9 +22,10 @@ import tyro
 from tqdm import tqdm
 
 from worldmodel.errors import UserError
+from worldmodel.scripts.json_flag import print_found
 from worldmodel.training.torchrun import surroundings
 
-Main = Callable[[Any], None]
+Main = Callable[[Any], Any]
 logger = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -59,7 +60,7 @@ def run_verb(verb: str, load: Callable[[], Main], args: Sequence[str]) -> int:
         config = read_config(verb, main, args)
         if verb in TRAINING:
             check_processes(os.environ)
-        main(config)
+        print_found(main, config)
 
     return guarded(verb, act)
 

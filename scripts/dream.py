@@ -24,11 +24,12 @@ from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
-class DreamVerbConfig:
+class DreamVerbConfig(JsonFlag):
     """Which model dreams which episodes."""
 
     checkpoint: Path
@@ -56,7 +57,7 @@ class DreamVerbConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
-def main(config: DreamVerbConfig) -> None:
+def main(config: DreamVerbConfig) -> dict[str, object]:
     """Dream, print the table, write the film."""
     out, device = config.out or runs_dir() / "dream.mp4", choose_device(config.device)
     data = config.data or data_of(config.checkpoint)
@@ -65,7 +66,7 @@ def main(config: DreamVerbConfig) -> None:
         trained = read_checkpoint(config.checkpoint, device)
         store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
-        block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
+        block = block_of(trained, store, config.checkpoint)
         describe = None
         if config.rollout.action_form == "text":
             describe = describe_block(store.meta["env_id"], store.action_size)
@@ -82,6 +83,7 @@ def main(config: DreamVerbConfig) -> None:
     print(table(errors))
     print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")
     print(f"next: {command('evaluate', '--checkpoint', config.checkpoint, '--data', data)}")
+    return errors.to_json() | {"film": out}
 
 
 def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:

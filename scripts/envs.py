@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from worldmodel.envs.description import describe, recorded, sentences, text_of, 
 from worldmodel.envs.preview import contact_sheet, gallery
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import command, run_verb
+from worldmodel.scripts.json_flag import JsonFlag, records
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
     from worldmodel.envs.contract import Task
@@ -27,7 +28,7 @@ LINE_WIDTH, LEAST_WIDTH = 160, 16
 
 
 @dataclass(frozen=True)
-class EnvsConfig:
+class EnvsConfig(JsonFlag):
     """List the tasks, or show everything about one."""
 
     task: str | None = None
@@ -53,19 +54,18 @@ class EnvsConfig:
             check_output(path, (".png",), overwrite=self.overwrite)
 
 
-def main(config: EnvsConfig) -> None:
+def main(config: EnvsConfig) -> dict[str, Any]:
     """Print the table of tasks, or the description of one; write the picture that was asked for."""
     if config.gallery is not None:
         sheet = gallery(config.image_size, config.seed)
         write_output(config.gallery, png_bytes(sheet.quantize(256, dither=Image.Dither.NONE)))  # a third of the bytes
         print(f"wrote {config.gallery}")
-        return
+        return {"gallery": config.gallery}
     if config.task is None:
-        print_table()
-        return
+        return {"tasks": print_table()}
     name = full_id(config.task)
     task = make_task(name)
-    print_task(name, task, config.seed)
+    found = print_task(name, task, config.seed)
     if config.preview is not None:
         write_output(config.preview, png_bytes(contact_sheet(name, config.image_size, config.seed)))
         print(f"\nwrote {config.preview}")
@@ -74,21 +74,24 @@ def main(config: EnvsConfig) -> None:
     print(f"drive it: {command('play', name)}")
     print(f"record it: {command('collect', '--env', name)}")
     print(f"learn it: {command('quickstart', '--task', name)}")
+    return found
 
 
-def print_table() -> None:
-    """Print one line for each task."""
-    rows: list[tuple[str, ...]] = [("task", "action", "proprio", "steps", "factors", "cameras", "description")]
+def print_table() -> list[dict[str, Any]]:
+    """Print one line for each task, and return them."""
+    found = []
     for env_id in task_ids():
         task = make_task(env_id)
-        numbers = (len(task.action_names), task.proprio_size, task.max_episode_steps, len(task.factors))
-        rows.append((env_id, *map(str, numbers), ", ".join(task.cameras), describe(task)))
-    print_columns(rows, 10_000)  # a line each, but in a terminal
+        sizes = {"action": len(task.action_names), "proprio": task.proprio_size, "steps": task.max_episode_steps}
+        words = {"cameras": ", ".join(task.cameras), "description": describe(task)}
+        found.append({"task": env_id, **sizes, "factors": len(task.factors), **words})
+    print_columns([tuple(found[0]), *(tuple(map(str, row.values())) for row in found)], 10_000)  # a line each, but in a terminal
     print("\neverything about one: worldmodel envs --task ID")
+    return found
 
 
-def print_task(env_id: str, task: "Task", seed: int) -> None:
-    """Print all that a user of the task wants to know, with an example of each sentence that it can produce."""
+def print_task(env_id: str, task: "Task", seed: int) -> dict[str, Any]:
+    """Print and return all that a user of the task wants to know, with an example of each sentence that it can produce."""
     rng = np.random.default_rng(seed)
     _, info = task.reset(seed=seed)
     facts = {
@@ -105,16 +108,20 @@ def print_task(env_id: str, task: "Task", seed: int) -> None:
     print(f"{env_id}: {describe(task)}\n")
     print_columns(list(facts.items()))
     print()
-    print_columns([("axis", "keys", "words"), *(words_of(axis) for axis in task.action_axes)])
+    axes = [("axis", "keys", "words"), *(words_of(axis) for axis in task.action_axes)]
+    print_columns(axes)
     print()
-    print_columns([("language", "example"), *sentences(task, rng)])
+    said = sentences(task, rng)
+    print_columns([("language", "example"), *said])
     print()
+    factors = [("factor", "default", "values", "description")]
+    factors += [(name, text_of(f.default), values_of(f), f.description) for name, f in task.factors.items()]
     if task.factors:
-        rows = [("factor", "default", "values", "description")]
-        rows += [(name, text_of(f.default), values_of(f), f.description) for name, f in task.factors.items()]
-        print_columns(rows)
+        print_columns(factors)
     else:
         print("no factors of variation")
+    tables = {"axes": records(axes), "language": [text for _, text in said], "factors": records(factors)}
+    return {"task": env_id, "description": describe(task), **facts, **tables}
 
 
 def print_columns(rows: Sequence[tuple[str, ...]], width: int | None = None) -> None:

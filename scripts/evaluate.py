@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from worldmodel.agents.controllers import NO_ORACLE, EvaluateConfig, Name
 from worldmodel.agents.evaluate import scores_to_json
@@ -20,11 +21,12 @@ from worldmodel.known_tasks import block_of, check_task, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
-class EvaluateVerbConfig:
+class EvaluateVerbConfig(JsonFlag):
     """What is scored, on which problems, with which planner."""
 
     checkpoint: Path
@@ -56,7 +58,7 @@ class EvaluateVerbConfig:
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
-def main(config: EvaluateVerbConfig) -> None:
+def main(config: EvaluateVerbConfig) -> dict[str, Any]:
     """Draw or read the problems, run all controllers, print the table and write the report."""
     out, device = config.out or runs_dir() / "evaluate", choose_device(config.device)
     data = config.data or data_of(config.checkpoint)
@@ -67,7 +69,7 @@ def main(config: EvaluateVerbConfig) -> None:
         check_output(out / "manifest.json", inputs=[data], overwrite=config.overwrite, mark=MANIFEST)
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
+    block = block_of(trained, store, config.checkpoint)
     if given is not None:
         check_task(trained.card, store)
         if given.env_id != store.meta["env_id"]:
@@ -84,6 +86,7 @@ def main(config: EvaluateVerbConfig) -> None:
     record = scores_to_json(manifest, scores, config.evaluate)
     write_report(out / "report.html", sections(scores, goals, remark), f"Planning on {manifest.env_id}", record)
     print(f"{out / 'report.html'}: table and films; the numbers are in {out / 'report.json'}")
+    return record
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,6 +13,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import print_columns, run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.studies.held_out_batches import held_out_batches
 from worldmodel.studies.selections import record
 from worldmodel.studies.specialisation import SpecialisationConfig, analyse, to_json
@@ -19,7 +21,7 @@ from worldmodel.studies.specialisation_report import NOTES, draw, table
 
 
 @dataclass(frozen=True)
-class ExpertsConfig:
+class ExpertsConfig(JsonFlag):
     """Measure which experts of a trained mixture serve text, which vision, how steadily over flow time; for seeing and drawing alike?
 
     `worldmodel experts --checkpoint run --data two_room.h5 --out experts` prints a table by layer and writes experts.png and
@@ -40,7 +42,7 @@ class ExpertsConfig:
     """How much is measured, and where the classes of experts begin."""
 
 
-def main(config: ExpertsConfig) -> None:
+def main(config: ExpertsConfig) -> dict[str, Any]:
     """Measure, print the table, write figure and JSON."""
     device, out = choose_device(config.device), config.out or runs_dir() / "experts"
     for name in ("experts.json", "experts.png"):
@@ -71,6 +73,7 @@ def main(config: ExpertsConfig) -> None:
     write_output(out / "experts.png", draw(reports, controls, settings.threshold))
     write_output(out / "experts.json", json_bytes(result, indent=1))
     print(f"{out / 'experts.png'}: figure; all numbers are in {out / 'experts.json'}")
+    return result
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from worldmodel.home import runs_dir
 from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import run_verb, stages
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(JsonFlag):
     """What to generate; what is left out is not done."""
 
     checkpoint: Path
@@ -60,23 +62,26 @@ class GenerateConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
 
 
-def main(config: GenerateConfig) -> None:
+def main(config: GenerateConfig) -> dict[str, Any]:
     """Generate what was asked for, in order."""
     out, device = config.out or runs_dir() / "drawn.png", choose_device(config.device)
     data = data_of(config.checkpoint) if config.text is None and not config.draw and config.data is None else config.data
     if config.draw or config.out is not None:
         check_output(out, (".png",), [data] if data else [], config.overwrite)
+    found: dict[str, Any] = {}
     with stages("reading the model"):
         trained = read_checkpoint(config.checkpoint, device)
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
         said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)
         print(f"{config.text}|{said[0]}")
+        found |= {"text": config.text, "continued": said[0]}
     if config.draw:
         with stages("drawing"):
             pictures = draw(trained, config.draw, config.seed, config.steps, config.guidance)
         write_output(out, png_bytes(captioned(list(pictures), config.draw)))
         print(f"{out}: {len(pictures)} pictures, from left to right as asked")
+        found |= {"drawn": config.draw, "picture": out}
     if data is not None:
         store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
@@ -87,6 +92,8 @@ def main(config: GenerateConfig) -> None:
         for accuracy in score.accuracies:
             low, high = accuracy.interval
             print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}] of {accuracy.total}, chance {accuracy.chance:.1%}")
+        found |= {"captions": score.captions, "answers": score.answers, "language": [each.to_json() for each in score.accuracies]}
+    return found
 
 
 def draw(trained: Pretrained, captions: tuple[str, ...], seed: int, steps: int = 25, guidance: float = 3.0) -> np.ndarray:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from worldmodel.codec.kinds import load_codec
 from worldmodel.datasets.atomic import write_atomic
@@ -18,6 +19,7 @@ from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny
 from worldmodel.scripts.console import print_columns, run_verb, stages
+from worldmodel.scripts.json_flag import JsonFlag, records
 from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.studies.experiment_runner import ExperimentRunner, write_record
 from worldmodel.studies.isoflop import GridConfig, grid, plan_rows, record_of, run_grid
@@ -43,7 +45,7 @@ class IsoflopFiles:
 
 
 @dataclass(frozen=True)
-class IsoflopConfig(GridConfig, IsoflopFiles):
+class IsoflopConfig(JsonFlag, GridConfig, IsoflopFiles):
     """Train every size on every budget of compute, and fit how the best size N and tokens D grow with the budget C.
 
     Look at the plan first: `worldmodel isoflop --data two_room.h5 --codec codec --plan` prints sizes, tokens, steps and the time to
@@ -56,7 +58,7 @@ class IsoflopConfig(GridConfig, IsoflopFiles):
     """The model of size 1, its batch and its schedule."""
 
 
-def main(config: IsoflopConfig) -> None:
+def main(config: IsoflopConfig) -> Any:
     """Print the plan, run what is missing of it, fit and draw."""
     began = time.perf_counter()
     out = config.out or runs_dir() / "isoflop"
@@ -67,8 +69,9 @@ def main(config: IsoflopConfig) -> None:
     points = grid(config, runner)
     kept = [point for point in points if point.steps >= config.min_steps]
     if config.plan:
-        print_columns(plan_rows(config, runner, points))
-        return
+        rows = plan_rows(config, runner, points)
+        print_columns(rows)
+        return {"plan": records(rows)}
     if not kept:
         least = min(config.min_steps * point.budget / max(point.steps, 0.5) for point in points)
         raise UserError(f"no budget gives any size {config.min_steps} steps: take budgets of at least {least:.1e}, or smaller sizes")
@@ -77,19 +80,20 @@ def main(config: IsoflopConfig) -> None:
         measured = run_grid(config, runner, kept, out, stop)
     if len(measured) < len(kept):
         print(f"stopped after {len(measured)} of {len(kept)} points; the same command goes on from there")
-        return
+        return {"finished": False, "points": len(measured)}
     result = study(measured, config.replicates, config.preset.train.seed)
-    report(config, result, measured, setup, out)
+    return report(config, result, measured, setup, out)
 
 
-def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], setup: float, out: Path) -> None:
-    """Write fits.json and isoflop.png, and print exponents, findings, and the share of the time that was spent in steps."""
+def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], setup: float, out: Path) -> dict[str, Any]:
+    """Write fits.json and isoflop.png, print exponents, findings, and the share of time in steps; returns what is in fits.json."""
     whole = [each for each in measured if each.seconds is not None]
     steps, wall = sum(m.step_seconds for m in whole), sum(m.seconds or 0.0 for m in whole)
     timing = {"step_seconds": steps, "run_seconds": wall, "setup_seconds": setup, "share_in_steps": steps / wall if wall else None}
     facts = machine("numpy") | device_facts(choose_device(config.preset.train.device))
     origin = {"command": command_line("isoflop"), "machine": facts, "points": len(measured), "replicates": config.replicates}
-    write_record(out / "fits.json", origin | result.to_json() | {"timing": timing})
+    record = origin | result.to_json() | {"timing": timing}
+    write_record(out / "fits.json", record)
     write_atomic(out / "isoflop.png", draw(result))
     rows = [("model", "loss", "approach", "a: N ~ C^a", "b: D ~ C^b", "the paper's a, b", "remark")]
     for name, fit in result.to_json()["fits"].items():
@@ -104,6 +108,7 @@ def report(config: IsoflopConfig, result: Study, measured: Sequence[Measured], s
     if wall:
         print(f"\nsteps took {steps:.0f} s of the {wall:.0f} s of the runs ({steps / wall:.0%}); opening the data took {setup:.0f} s")
     print(f"{out}: points.json, fits.json and isoflop.png written")
+    return record
 
 
 def in_words(exponent: dict[str, float | None] | None) -> str:

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from worldmodel.agents.controllers import EvaluateConfig, Name
 from worldmodel.agents.evaluate import side_by_side
@@ -17,11 +18,12 @@ from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(JsonFlag):
     """Which model plans for what."""
 
     checkpoint: Path
@@ -44,14 +46,14 @@ class PlanConfig:
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 
 
-def main(config: PlanConfig) -> None:
+def main(config: PlanConfig) -> dict[str, Any]:
     """Plan, say how it went, write the film."""
     out, device = config.out or runs_dir() / "plan.mp4", choose_device(config.device)
     data = config.data or data_of(config.checkpoint)
     check_output(out, ENDINGS, [data], config.overwrite)
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
-    block = block_of(trained.model.config.action_dim, store.action_size, config.checkpoint, data)
+    block = block_of(trained, store, config.checkpoint)
     manifest = make_manifest(store, held_out_episodes(trained, store), data.name, config.problems)
     settings = replace(config.evaluate, videos=len(manifest.problems), streams=1)
     name = config.controller or settings.search
@@ -67,6 +69,7 @@ def main(config: PlanConfig) -> None:
     shown = labelled(films, labels)
     write_film(out, shown, frame_rate_for(len(shown)), HOLD)
     print(f"{out}: one row per problem, the goal on the right")
+    return result.to_json() | {"film": out}
 
 
 def labels_of(problem: int, success: int | None, frames: int, block: int) -> list[str]:

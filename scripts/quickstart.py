@@ -49,11 +49,12 @@ from worldmodel.presets import Preset, tiny, with_seed
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.generate import draw
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.scripts.plan import labels_of
 from worldmodel.system_info import command_line, commit, machine
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.pretrain import PretrainConfig, pretrain
 from worldmodel.training.resume import locked_run_folder, release
-from worldmodel.training.tracking import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that
 
 
 @dataclass(frozen=True)
-class QuickstartConfig:
+class QuickstartConfig(JsonFlag):
     """Sizes of every stage."""
 
     out: Path | None = None
@@ -123,14 +124,14 @@ class Results:
     seconds: dict[str, float]
 
 
-def main(config: QuickstartConfig) -> None:
+def main(config: QuickstartConfig) -> dict[str, Any]:
     """Run the missing stages and end with the table of success rates."""
     recording = make_task(full_id(config.task)).recording
     config = as_the_task_says(config, recording)
     name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    with locked_run_folder(out, json.loads(json.dumps(asdict(config) | {"out": None}, default=str))):
+    with locked_run_folder(out, settings_of(config) | {"out": None}):
         try:
             announce(config, recording, out)
             results = run(config, out)
@@ -139,7 +140,7 @@ def main(config: QuickstartConfig) -> None:
                 release(out)
             raise
         if results is None:
-            return
+            return {"finished": False}
         record = write(config, results, out)
     print(table(results.dream))
     print()
@@ -151,6 +152,14 @@ def main(config: QuickstartConfig) -> None:
     print(f"\n{ladder.weakest(results.rungs).sentence}")
     print(f"\n{sum(record['seconds'].values()) / 60:.1f} minutes. Open {out / 'report.html'}")
     print(f"next: {command('generate', '--checkpoint', out / 'checkpoint', '--text', 'Our economy')}")
+    return record
+
+
+def settings_of(config: QuickstartConfig) -> dict[str, Any]:
+    """Return the configuration as JSON values; how it is printed is none of it."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    del settings["json"]
+    return settings
 
 
 def as_the_task_says(config: QuickstartConfig, recording: Recording) -> QuickstartConfig:
@@ -264,7 +273,7 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
             write_film(out / f"plan_{score.name}_{i}.mp4", shown, frame_rate_for(len(shown)), HOLD)
     record = {
         "made_by": {"command": command_line("quickstart"), "commit": commit(), **machine("torch", "mujoco")},
-        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "config": settings_of(config),
         "planning": scores_to_json(results.manifest, results.scores, config.evaluate),
         "ladder": diagnosis.to_json(results.rungs, ladder.weakest(results.rungs)),
         "dream": results.dream.to_json(),

@@ -7,7 +7,7 @@ minutes. The table is what README shows of it.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from PIL import Image
@@ -16,11 +16,12 @@ from worldmodel.agents.quickstart_results import dreams, gather, read_page, tabl
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.serialization import read_json
 
 
 @dataclass(frozen=True)
-class ResultsConfig:
+class ResultsConfig(JsonFlag):
     """Which runs, and where to."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -35,7 +36,7 @@ class ResultsConfig:
     """PNG of the first dream of each run, truth above dream; the runs' folders are needed for it."""
 
 
-def main(config: ResultsConfig) -> None:
+def main(config: ResultsConfig) -> dict[str, Any]:
     """Gather the runs, write the record and print the table."""
     if not config.runs:
         raise UserError("no run is named: give the folders of finished quickstarts")
@@ -62,6 +63,7 @@ def main(config: ResultsConfig) -> None:
     if config.picture is not None:
         write_output(config.picture, png_bytes(Image.fromarray(drawn_dreams)))
     print(drawn)
+    return record
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.forks import CLI, Forks, forks
+
 # The same examples in every run, and none refused for the time it takes: what fails is a change, never a slow or an unlucky machine.
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
@@ -40,18 +42,18 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session")
+def forked(own_home: Path) -> Iterator[Forks]:
+    """Runs commands and scripts as Python does, without a second import of torch."""
+    with forks() as server:
+        yield server
+
+
 @pytest.fixture
-def run_command(tmp_path: Path, root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_command(tmp_path: Path, forked: Forks) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_command("envs", "--help")` runs `worldmodel envs --help` in an empty folder."""
 
-    def run(*args: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "worldmodel.scripts.cli", *map(str, args)],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        return forked.python(*CLI, *args, folder=tmp_path, env=os.environ)
 
     return run

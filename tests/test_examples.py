@@ -1,11 +1,9 @@
 """The numbered scripts of docs/examples run, in order, in one folder; small here by their own flags."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.waiting import PATIENCE
+from tests.forks import Forks
 
 SMALLER = {
     "01_world.py": "--task worldmodel/TwoRoom-v0",
@@ -17,15 +15,13 @@ SMALLER = {
 WRITES = {"01_world.py": "world.png", "02_collect.py": "rooms.h5", "03_train.py": "run/checkpoints", "04_dream.py": "dream.gif"}
 
 
-def test_the_examples_run_in_order(root: Path, tmp_path: Path) -> None:
+def test_the_examples_run_in_order(root: Path, tmp_path: Path, forked: Forks) -> None:
     scripts = sorted((root / "docs" / "examples").glob("*.py"))
     assert [script.name for script in scripts] == list(SMALLER)
     printed = {}
     for script in scripts:
         assert len(script.read_text().splitlines()) <= 55, f"{script.name} is no short example any more"
-        command = [sys.executable, "-W", "error", str(script), *SMALLER[script.name].split()]
-        env = os.environ | {"PYTHONPATH": str(root)}
-        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+        result = forked.python(str(script), *SMALLER[script.name].split(), folder=tmp_path, env=os.environ)
         assert result.returncode == 0, f"{script.name}\n{result.stderr}"
         assert script.name not in WRITES or (tmp_path / WRITES[script.name]).exists()
         printed[script.name] = result.stdout

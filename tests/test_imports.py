@@ -152,7 +152,7 @@ def test_help_lists_the_folders(name: str) -> None:
         ("import worldmodel.envs", "torch h5py scipy"),
         ("import worldmodel.datasets.collection.collect", "torch"),
         ("import worldmodel.scripts.cli", "torch mujoco gymnasium"),
-        ("import worldmodel.scripts.envs, worldmodel.scripts.collect", "torch"),
+        ("import worldmodel.scripts.envs, worldmodel.scripts.collect, worldmodel.scripts.runs, worldmodel.scripts.compare", "torch"),
     ],
 )
 def test_light_imports_stay_light(root: Path, statement: str, absent: str) -> None:

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.forks import CLI, Forks
 from worldmodel.agents.protocol import Manifest
 from worldmodel.benchmarks.quickstart_estimate import as_sentence, estimate
 from worldmodel.checkpoint import read_checkpoint
@@ -52,20 +52,18 @@ class Quickstart:
     arguments: list[str]
 
 
-def quickstart(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worldmodel.scripts.cli", "quickstart", *arguments]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+def quickstart(forked: Forks, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked.python(*CLI, "quickstart", *arguments, folder=Path.cwd(), env=os.environ)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+def done(tmp_path_factory: pytest.TempPathFactory, forked: Forks) -> Quickstart:
     """Run once, with a short corpus instead of the packaged one."""
     folder = tmp_path_factory.mktemp("quickstart")
     lines = [json.dumps({"text": f"The Congress of the United States met {n} times."}) for n in range(40)]
     (folder / "texts.jsonl").write_text("\n".join(lines))
     arguments = ["--out", str(folder / "out"), "--mixture.corpora", str(folder / "texts.jsonl"), *SMALL]
-    result = quickstart(*arguments)
+    result = quickstart(forked, *arguments)
     assert result.returncode == 0, result.stderr
     return Quickstart(folder / "out", result.stdout, arguments)
 
@@ -118,9 +116,9 @@ def test_what_is_left_open_is_as_the_task_says() -> None:
     assert (recorded.episodes, recorded.max_steps, recorded.variation, recorded.policies) == (7, 9, ("block.color",), {"random": 1.0})
 
 
-def test_too_few_problems_show_before_any_training_and_bind_nothing(done: Quickstart, tmp_path: Path) -> None:
+def test_too_few_problems_show_before_any_training_and_bind_nothing(done: Quickstart, tmp_path: Path, forked: Forks) -> None:
     wrong = replaced(replaced(done.arguments, "--out", str(tmp_path / "out")), "--problems.problems", "100")
-    result = quickstart(*wrong)
+    result = quickstart(forked, *wrong)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert re.search(r"error: only \d+ of 100 problems found in 2 held-out episodes", result.stderr)
     assert (tmp_path / "out" / "episodes.h5").exists() and not (tmp_path / "out" / "codec").exists()
@@ -229,9 +227,9 @@ def test_tensorboard_has_losses_and_pictures(done: Quickstart) -> None:
     assert "codec/pixels/probe_r2" in codec.Tags()["scalars"]
 
 
-def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Quickstart) -> None:
+def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Quickstart, forked: Forks) -> None:
     before, first = digests(done.out), report(done.out)
-    again = quickstart(*done.arguments)
+    again = quickstart(forked, *done.arguments)
     assert again.returncode == 0, again.stderr
     after, second = digests(done.out), report(done.out)
     kept = [name for name in before if name == "episodes.h5" or name.split("/")[0] in ("checkpoint", "codec")]
@@ -246,9 +244,9 @@ def test_the_same_command_again_skips_what_is_done_and_scores_the_same(done: Qui
         assert first[key] == second[key], key
 
 
-def test_another_setting_on_the_same_folder_is_refused(done: Quickstart) -> None:
+def test_another_setting_on_the_same_folder_is_refused(done: Quickstart, forked: Forks) -> None:
     before = digests(done.out)
-    result = quickstart(*replaced(done.arguments, "--episodes", "7"))
+    result = quickstart(forked, *replaced(done.arguments, "--episodes", "7"))
     assert result.returncode == 2 and result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"worldmodel quickstart: error: the run folder {done.out} holds a run with other settings")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import CLI, Forks
 from tests.waiting import PATIENCE
 from worldmodel.scripts.cli import VERBS
 
@@ -60,6 +61,8 @@ SMALLER = {
         "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
         "--parts speed"
     ),
+    "runs": "",
+    "compare": "",
     "results": "",
     "quickstart": (
         f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} {PROBLEMS} "
@@ -69,6 +72,9 @@ SMALLER = {
 }
 """Flags that make each verb take seconds; appended, since the last of two equal flags counts."""
 
+
+TRAINS_OR_SERVES = {"play", "collect", "pretrain"}
+"""Verbs without --json, and `datasets` but for some of its own."""
 
 UNTIL_IT_SERVES = """
 import signal, subprocess, sys, urllib.request
@@ -117,7 +123,7 @@ def translate(words: list[str]) -> tuple[list[str], Path | None]:
     match words:
         case ["worldmodel", verb, *flags]:
             assert verb in SMALLER, f"`worldmodel {verb}` of the README has no entry in SMALLER"
-            command = [sys.executable, "-m", "worldmodel.scripts.cli", verb, *smaller(verb, flags)]
+            command = [sys.executable, *CLI, verb, *smaller(verb, flags)]
             if verb == "play":  # it serves its page until Ctrl-C
                 command = [sys.executable, "-c", UNTIL_IT_SERVES, *command]
             return command, None
@@ -129,6 +135,18 @@ def translate(words: list[str]) -> tuple[list[str], Path | None]:
         case ["tensorboard", *flags]:
             return [sys.executable, "-m", "tensorboard.main", "--inspect", *flags], None
     raise AssertionError(f"the README has a command that this test cannot run: {shlex.join(words)}")
+
+
+def with_json(verb: str, flags: list[str]) -> list[str]:
+    """The flags, with --json where the verb has it."""
+    if verb == "datasets":
+        return [flags[0], "--json", *flags[1:]] if flags[0] in ("info", "check", "fetch") else flags
+    return flags if verb in TRAINS_OR_SERVES else ["--json", *flags]
+
+
+def check_document(printed: str) -> None:
+    """Fail unless a verb has printed one JSON document and nothing else, without NaN."""
+    assert json.loads(printed, parse_constant=pytest.fail)
 
 
 def outputs(words: list[str]) -> list[str]:
@@ -145,32 +163,37 @@ def prepare(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "WORLDMODEL_HOME": str(folder / "home")}
 
 
-def run_command(words: list[str], page: Path, folder: Path, env: dict[str, str]) -> str:
-    """Run a command of a page, made small, in a folder; returns what it printed."""
-    command, elsewhere = translate(words)
-    result = subprocess.run(command, cwd=elsewhere or folder, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+def run_command(words: list[str], page: Path, folder: Path, env: dict[str, str], forked: Forks) -> str:
+    """Run a command of a page, made small, in a folder; returns what it printed. Of verbs that have it, with --json."""
+    asked = [*words[:2], *with_json(words[1], words[2:])] if words[0] == "worldmodel" else words
+    command, elsewhere = translate(asked)
+    if tuple(command[1:3]) == CLI:
+        result = forked.python(*command[1:], folder=folder, env=env)
+    else:
+        result = subprocess.run(command, cwd=elsewhere or folder, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
     name = f"{page.name}: {shlex.join(words)}"
     assert result.returncode == 0, f"{name}\n{result.stderr}"
+    if asked != words:
+        check_document(result.stdout)
     missing = [out for out in outputs(words) if not (folder / out).exists()]
     assert not missing, f"{name} did not write {missing}"
     return result.stdout
 
 
-def run_python(block: str, page: Path, folder: Path, env: dict[str, str]) -> None:
+def run_python(block: str, page: Path, folder: Path, env: dict[str, str], forked: Forks) -> None:
     """Run a block of Python of a page in a folder; warnings are errors."""
-    run = [sys.executable, "-W", "error", "-c", block]
-    result = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, timeout=2 * PATIENCE)
+    result = forked.python("-c", block, folder=folder, env=env)
     assert result.returncode == 0, f"{page.name}:\n{block}\n{result.stderr}"
 
 
-def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
+def test_every_command_and_the_python_run_as_written(tmp_path: Path, forked: Forks) -> None:
     env = prepare(tmp_path)
     seen = {}
     for page in PAGES:
         for words in commands(page):
-            seen[shlex.join(words)] = run_command(words, page, tmp_path, env)
+            seen[shlex.join(words)] = run_command(words, page, tmp_path, env, forked)
         for block in blocks(page, "python"):
-            run_python(block, page, tmp_path, env)
+            run_python(block, page, tmp_path, env, forked)
     assert "worldmodel quickstart" in seen["make quickstart"] and "pytest" in seen["make test"]
     assert "loss/text" in seen["tensorboard --logdir run"]
     shown = {words.split()[1] for words in seen if words.startswith("worldmodel ")}
@@ -178,20 +201,20 @@ def test_every_command_and_the_python_run_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
-def test_a_howto_page_runs_as_written(page: Path, tmp_path: Path) -> None:
+def test_a_howto_page_runs_as_written(page: Path, tmp_path: Path, forked: Forks) -> None:
     env = prepare(tmp_path)
     for language, title, block in re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL):
         if title:  # a file that the reader is to write
             (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / title).write_text(block)
         elif language == "python":
-            run_python(block, page, tmp_path, env)
+            run_python(block, page, tmp_path, env, forked)
         elif language == "sh":
             for words in command_lines(block):
                 if words[0] == "export":
                     env |= [words[1].split("=", 1)]
                 else:
-                    run_command(words, page, tmp_path, env)
+                    run_command(words, page, tmp_path, env, forked)
 
 
 @pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
@@ -202,6 +225,12 @@ def test_what_a_howto_page_says_of_a_file_stands_in_it(page: Path) -> None:
         assert (ROOT / file).is_file(), f"{page.name} names {file}, which is not there"
         lost = [name for name in re.findall(r"`([^`]+)`", text) if name not in (ROOT / file).read_text()]
         assert lost == [], f"{page.name} says of {file} what is not in it"
+
+
+def test_every_verb_that_prints_figures_has_a_document() -> None:
+    """Those are run with --json by the tests above."""
+    flagged = {path.stem for path in (ROOT / "scripts").glob("*.py") if "(JsonFlag" in path.read_text()}
+    assert flagged == set(VERBS) - TRAINS_OR_SERVES
 
 
 def test_a_verb_without_an_entry_fails() -> None:

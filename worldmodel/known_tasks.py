@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.checkpoint import read_card
+from worldmodel.checkpoint import Pretrained, read_card
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import shortened
 from worldmodel.envs import full_id
@@ -136,15 +136,34 @@ def data_of(checkpoint: Path) -> Path:
     return found
 
 
-def block_of(action_dim: int, action_size: int, checkpoint: Path, data: Path) -> int:
-    """Return the env steps per model step of a model whose action blocks hold `action_dim` numbers.
+def block_of(trained: Pretrained, store: EpisodeStore, checkpoint: Path) -> int:
+    """Return the env steps per model step on the task of a file: as the card says of it, else as many as fill the model's blocks.
+
+    A model of several tasks has blocks of the widest one, in which the other tasks' actions are padded.
+
+    Args:
+        trained: the model and its card.
+        store: episodes of the task.
+        checkpoint: where the model lies, for messages.
 
     Raises:
         UserError: the model was not trained for such actions.
     """
-    if action_dim % action_size:
+    card, numbers, size = trained.card, trained.model.config.action_dim, store.action_size
+    known, usual = card.get(ACTIONS), card.get("mixture", {}).get("action_block")
+    if isinstance(known, dict) and store.meta["env_id"] in known:
+        actions = actions_of(card, str(store.meta["env_id"]))
+        if actions.size != size or actions.size * actions.block > numbers:
+            raise UserError(
+                f"the card of {checkpoint} says {actions.block} actions of {actions.size} numbers to a model step; those in "
+                f"{store.path} have {size}, and the model takes {numbers}: give episodes that it was trained on"
+            )
+        return actions.block
+    if type(usual) is int and 0 < usual * size <= numbers:
+        return usual
+    if numbers % size:
         raise UserError(
-            f"the model of {checkpoint} takes {action_dim} numbers per action block, which is no multiple of the "
-            f"{action_size} numbers of an action in {data}"
+            f"the model of {checkpoint} takes {numbers} numbers per action block, which is no multiple of the "
+            f"{size} numbers of an action in {store.path}"
         )
-    return action_dim // action_size
+    return numbers // size

@@ -43,6 +43,27 @@ def describe(path: Path) -> str:
     return "\n\n".join(_aligned(table) for table in tables if len(table) > 1)
 
 
+def record(path: Path) -> dict[str, Any]:
+    """Describe an episode file for programs: `facts` and `factors` in words, `columns` with the statistics of each component.
+
+    Raises:
+        UserError: the file is missing, damaged or not an episode file.
+    """
+    with EpisodeStore(path) as store:
+        numbers = {
+            "episodes": len(store),
+            "frames": store.num_frames,
+            "image_size": store.image_size,
+            "env_id": store.meta.get("env_id"),
+        }
+        tables = {
+            "facts": dict(facts(store)),
+            "factors": {name: seen for name, seen in factor_rows(store)},
+            "columns": column_statistics(store),
+        }
+    return numbers | tables
+
+
 def facts(store: EpisodeStore) -> list[tuple[str, str]]:
     """List (name, sentence) of everything that holds for the file as a whole."""
     meta, lengths = store.meta, store.lengths * store.action_block

@@ -4,20 +4,18 @@ import contextlib
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.forks import CLI, Forks
 from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import PROBLEMS, Refused, reading, replaced, sentence, snapshot
-from tests.waiting import PATIENCE
 from worldmodel.datasets.atomic import locked_folder
 from worldmodel.scripts.cli import run
-from worldmodel.training.tracking import read_rows
+from worldmodel.training.metric_rows import read_rows
 
 
 @contextlib.contextmanager
@@ -63,16 +61,14 @@ def test_a_quickstart_that_failed_at_once_leaves_its_folder_free(tmp_path: Path,
 
 
 @pytest.mark.parametrize("verb", ["envs", "collect", "evaluate"])
-def test_no_headless_opengl(verb: str, tiny: Tiny, tmp_path: Path, root: Path) -> None:
+def test_no_headless_opengl(verb: str, tiny: Tiny, tmp_path: Path, forked: Forks) -> None:
     flags: dict[str, list[Any]] = {
         "envs": ["envs", "--task", "worldmodel/TwoRoom-v0", "--preview", tmp_path / "x.png"],
         "collect": ["collect", "--out", tmp_path / "x.h5", "--workers", "2", "--episodes", "2"],
         "evaluate": [*reading(tiny, "evaluate", tmp_path), "--workers", "1"],
     }
     env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "PYOPENGL_PLATFORM")}
-    env |= {"MUJOCO_GL": "glfw", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "worldmodel.scripts.cli", *map(str, flags[verb])]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    result = forked.python(*CLI, *flags[verb], folder=tmp_path, env=env | {"MUJOCO_GL": "glfw"})
     said = sentence(verb, result.returncode, result.stdout, result.stderr)
     assert "cannot render with MUJOCO_GL=glfw" in said and "apt-get install" in said and "MUJOCO_GL=egl" in said
     assert not any(path.suffix in (".png", ".h5", ".html") for path in tmp_path.rglob("*"))
@@ -93,17 +89,16 @@ run(sys.argv[1:])
 """
 
 
-def test_a_killed_training_goes_on_with_the_same_command(tiny: Tiny, tmp_path: Path, root: Path) -> None:
+def test_a_killed_training_goes_on_with_the_same_command(tiny: Tiny, tmp_path: Path, forked: Forks) -> None:
     def command(out: Path) -> list[str]:
         steps = ["--preset.train.steps", "12", "--preset.train.checkpoint-every", "5", "--preset.train.log-every", "1"]
         return [*replaced(tiny.pretrain_flags, out=out), *steps]
 
     assert run(command(tmp_path / "whole")) == 0
-    killed = [sys.executable, "-c", KILLED_AFTER_STEP_7, *command(tmp_path / "killed")]
-    assert subprocess.run(killed, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True).returncode == -signal.SIGKILL
+    killed = forked.python("-c", KILLED_AFTER_STEP_7, *command(tmp_path / "killed"), folder=tmp_path, env=os.environ)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [row["step"] for row in read_rows(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 8))
-    again = [sys.executable, "-m", "worldmodel.scripts.cli", *command(tmp_path / "killed")]
-    subprocess.run(again, env=os.environ | {"PYTHONPATH": str(root)}, check=True, capture_output=True)
+    assert forked.python(*CLI, *command(tmp_path / "killed"), folder=tmp_path, env=os.environ).returncode == 0
     names = [f"checkpoints/step_000012/{name}" for name in ("model.safetensors", "tokenizer.json")]
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -58,7 +58,7 @@ def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     few = MixtureConfig(corpora=(str(texts),), pictures=0, held_out=0.4)  # the standard texts and pictures take a minute
     monkeypatch.setattr(waiting, "MixtureConfig", lambda: few)
     monkeypatch.setattr(waiting, "VOCABULARY", 400)
-    flags = f"--tasks {TASK} --image-sizes 32 --repeats 2 --episodes 2 --workers 1 --clips 64 --steps 2".split()
+    flags = f"--tasks {TASK} --image-sizes 32 --repeats 1 --episodes 2 --workers 1 --clips 64 --steps 2".split()
     assert run(["benchmark", "data", *flags, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["machine"].keys() >= {"stable_worldmodel", "its JPEG decoder"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.scripts.conftest import Tiny
 from tests.scripts.refusals import sentence
 from worldmodel.codec.comparison_table import ROWS, sheet
 from worldmodel.scripts.cli import run as run_cli
@@ -24,14 +25,11 @@ def run(args: list[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Episodes at 64 and 48 pixels, and two codecs of the first."""
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
+    """Two codecs of one file."""
     folder = tmp_path_factory.mktemp("codecs")
-    collect = ["collect", "--episodes", "5", "--max-steps", "12", "--workers", "1", "--out"]
-    assert run_cli([*collect, str(folder / "data.h5")]) == 0
-    assert run_cli([*collect, str(folder / "small.h5"), "--image-size", "48"]) == 0
     for name, flags in FLAGS.items():
-        given = ["--data", str(folder / "data.h5"), "--out", str(folder / name), *NO_MIXTURE, *flags.split()]
+        given = ["--data", str(tiny.data), "--out", str(folder / name), *NO_MIXTURE, *flags.split()]
         assert run_cli(["codec", *given]) == 0
     return folder
 
@@ -46,11 +44,11 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return check
 
 
-def test_one_table_one_file_one_picture(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_one_table_one_file_one_picture(folder: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "new" / "table.json"
     codecs = [str(folder / name) for name in FLAGS]
     capsys.readouterr()
-    assert run([*codecs, "--data", str(folder / "data.h5"), "--held-out", "0.4", "--out", str(out)]) == 0
+    assert run([*codecs, "--data", str(tiny.data), "--held-out", "0.4", "--out", str(out)]) == 0
     header, *lines, mean_frame, _ = capsys.readouterr().out.splitlines()
     assert "lpips-hed" in header and "probe R^2" in header
     assert [line.split()[1] for line in lines] == list(FLAGS) and mean_frame.startswith("mean frame")
@@ -77,10 +75,10 @@ def test_the_sheet_has_the_columns_in_order_and_labels_that_fit() -> None:
     assert found[0].tolist() == [10, 200] and found[1][0] < found[1][1]
 
 
-def test_mistakes_are_told_in_one_sentence(folder: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
-    said = refused(folder / "pixels", "--data", folder / "small.h5")
+def test_mistakes_are_told_in_one_sentence(folder: Path, tiny: Tiny, tmp_path: Path, refused: Callable[..., str]) -> None:
+    said = refused(folder / "pixels", "--data", tiny.small_frames)
     assert "frames of 64 pixels, but the data's have 48" in said and "pixels" in said
-    assert "holds no codec" in refused(tmp_path, "--data", folder / "data.h5")
-    assert "must end in .json" in refused(folder / "pixels", "--data", folder / "data.h5", "--out", tmp_path / "table.txt")
-    assert "at least one codec" in refused("--data", folder / "data.h5")
+    assert "holds no codec" in refused(tmp_path, "--data", tiny.data)
+    assert "must end in .json" in refused(folder / "pixels", "--data", tiny.data, "--out", tmp_path / "table.txt")
+    assert "at least one codec" in refused("--data", tiny.data)
     assert list(tmp_path.iterdir()) == []

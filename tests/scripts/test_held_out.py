@@ -29,7 +29,6 @@ from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time
-from worldmodel.known_tasks import block_of
 from worldmodel.presets import Preset, tiny
 from worldmodel.rollout import RolloutConfig
 from worldmodel.studies.experiment_runner import ExperimentRunner
@@ -226,13 +225,6 @@ def test_the_ladders_readers_are_trained_on_training_episodes(data: TrainingData
             diagnosis.climb(trained, data.stores[0], held_out, manifest, 1, diagnosis.LadderConfig())
     assert given[0] == (data.train_episodes[0], data.held_out_episodes[0])
     assert given[1] == (list(range(0, EPISODES, 2)), list(range(1, EPISODES, 2))), "of a new file, half"
-
-
-def test_a_model_step_is_as_many_actions_as_fit_its_numbers() -> None:
-    assert block_of(6, 2, Path("run"), Path("data.h5")) == 3
-    assert block_of(8, 8, Path("run"), Path("data.h5")) == 1
-    with pytest.raises(UserError, match="the model of run takes 5 numbers .* no multiple of the 2 numbers of an action in data.h5"):
-        block_of(5, 2, Path("run"), Path("data.h5"))
 
 
 def test_flow_losses_are_compared_at_the_same_noise_levels(data: TrainingData) -> None:

@@ -26,8 +26,8 @@ from worldmodel.scripts.cli import run
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.frame_latents import every_frame, latent_cache
 from worldmodel.training.latent_cache import frame_key
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.samples import dream_sampler
-from worldmodel.training.tracking import read_rows
 
 
 def losses(run_dir: Path) -> list[dict[str, float]]:

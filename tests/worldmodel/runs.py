@@ -13,9 +13,9 @@ from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.job import Batches, Hooks
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.optimizer import Ema, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state
-from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import TrainResult, train
 
 CONFIG = TrainConfig(

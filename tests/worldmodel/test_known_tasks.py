@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
-from worldmodel.known_tasks import KEY, Actions, actions_of, card_of, check_task, data_of, known_task, tasks_of
+from worldmodel.known_tasks import KEY, Actions, actions_of, block_of, card_of, check_task, data_of, known_task, tasks_of
 from worldmodel.unseen import held_out_episodes
 
 
@@ -76,3 +77,29 @@ def test_the_file_with_actions_that_is_still_there_is_taken(
     with caplog.at_level(logging.INFO):
         assert data_of(tmp_path) == tmp_path / "room.h5"
     assert "room.h5, which the model was trained on, one of its 2 files" in caplog.text
+
+
+def a_model(numbers: int, card: dict[str, Any]) -> Any:
+    """What `block_of` reads of a model whose action blocks hold so many numbers."""
+    return SimpleNamespace(card=card, model=SimpleNamespace(config=SimpleNamespace(action_dim=numbers)))
+
+
+def test_a_model_step_is_as_long_as_the_card_says_of_the_task(tmp_path: Path) -> None:
+    """A model of two tasks has blocks of the wider one: what fits into them is no measure of the other's."""
+    room = toy_file(tmp_path / "room.h5", "Room-v0", ["dx", "dy"])
+    described = {"actions": {"Room-v0": {"size": 2, "low": -1.0, "high": 1.0, "block": 3}}}
+    assert block_of(a_model(12, described), room, Path("run")) == 3
+    hall = toy_file(tmp_path / "hall.h5", "Hall-v0", ["dx", "dy"])
+    assert block_of(a_model(12, described | {"mixture": {"action_block": 4}}), hall, Path("run")) == 4, "a task that it has not seen"
+    for wrong in ({"size": 4, "block": 3}, {"size": 2, "block": 7}):
+        card = {"actions": {"Room-v0": described["actions"]["Room-v0"] | wrong}}
+        with pytest.raises(UserError, match=r"the card of run says . actions of . numbers to a model step; those in .*room.h5 have 2"):
+            block_of(a_model(12, card), room, Path("run"))
+
+
+def test_without_a_word_of_the_card_a_model_step_is_as_many_actions_as_fit_its_numbers(tmp_path: Path) -> None:
+    room = toy_file(tmp_path / "data.h5", "Room-v0", ["dx", "dy"])
+    assert block_of(a_model(6, {}), room, Path("run")) == 3
+    assert block_of(a_model(2, {"mixture": {"action_block": 3}}), room, Path("run")) == 1, "which cannot be"
+    with pytest.raises(UserError, match="the model of run takes 5 numbers .* no multiple of the 2 numbers of an action in .*data.h5"):
+        block_of(a_model(5, {}), room, Path("run"))

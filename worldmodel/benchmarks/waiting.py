@@ -12,8 +12,8 @@ from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import Preset
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.pretrain import pretrain_on_data
-from worldmodel.training.tracking import read_rows
 
 ENV = "worldmodel/TwoRoom-v0"
 MAX_STEPS = 40

@@ -55,7 +55,7 @@ def fit_probe(latents: Tensor, features: np.ndarray, choose_latents: Tensor, cho
     target = torch.from_numpy(np.asarray(features, dtype=np.float64))
     mean, std = flat.mean(dim=0), flat.std(dim=0).clamp_min(1e-6)
     flat, bias = (flat - mean) / std, target.mean(dim=0)
-    values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    values, vectors = principal_directions(flat)
     moment = vectors.T @ (flat.T @ (target - bias) / len(flat))
     probes = [
         LinearProbe(mean, std, vectors @ (moment / (values.clamp_min(0) + strength)[:, None]), bias, strength)
@@ -63,6 +63,15 @@ def fit_probe(latents: Tensor, features: np.ndarray, choose_latents: Tensor, cho
     ]
     errors = [np.square(probe.predict(choose_latents) - choose_features).mean() for probe in probes]
     return probes[int(np.argmin(errors))]
+
+
+def principal_directions(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (r,) and eigenvectors (F, r) of the second moment of rows (M, F): all, or the M that may differ from 0."""
+    if len(flat) < flat.shape[1]:
+        _, stretched, directions = torch.linalg.svd(flat, full_matrices=False)
+        return stretched.square() / len(flat), directions.T
+    values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    return values, vectors
 
 
 def probe_report(probe: LinearProbe, latents: Tensor, features: np.ndarray, names: tuple[str, ...]) -> dict[str, object]:

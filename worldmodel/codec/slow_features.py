@@ -39,16 +39,20 @@ def slow_feature_projection(latents: Tensor, episode: np.ndarray, size: int, rid
     everything = rearrange(latents, "m n c -> m (n c)").cpu()
     columns = spread_columns(everything.shape[1])
     flat = everything[:, columns].double()
-    steps = torch.diff(flat, dim=0)[torch.from_numpy(np.diff(episode) == 0)]
-    step_covariance = steps.T @ steps / max(1, len(steps))
     within = flat - episode_means(flat, episode)
+    noise = max(ridge * within.square().mean().item(), 1e-8)
+    basis = torch.eye(len(columns), dtype=torch.float64)
+    if len(within) < len(columns):  # nothing moves outside of the few directions that frames differ in: the same map for less work
+        basis = torch.linalg.svd(within, full_matrices=False)[2].T
+        within = within @ basis
+    steps = torch.diff(within, dim=0)[torch.from_numpy(np.diff(episode) == 0)]
+    step_covariance = steps.T @ steps / max(1, len(steps))
     covariance = within.T @ within / len(within)
-    noise = max(ridge * covariance.diagonal().mean().item(), 1e-8)
     root = torch.linalg.cholesky(step_covariance + noise * torch.eye(len(covariance), dtype=torch.float64))
     half = torch.linalg.solve_triangular(root, covariance, upper=False)
     whitened = torch.linalg.solve_triangular(root, half.T, upper=False)  # covariance in units of one step
     _, directions = torch.linalg.eigh((whitened + whitened.T) / 2)  # rising
-    kept = torch.linalg.solve_triangular(root.T, directions.flip(1)[:, :size], upper=True)
+    kept = basis @ torch.linalg.solve_triangular(root.T, directions.flip(1)[:, :size], upper=True)
     projection = torch.zeros(everything.shape[1], size)
     projection[columns, : kept.shape[1]] = kept.float()
     return projection.to(latents.device)

@@ -20,8 +20,8 @@ from worldmodel.datasets.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.loop import not_finite
+from worldmodel.training.metric_rows import is_count, read_lines, write_lines
 from worldmodel.training.resume import Progress
-from worldmodel.training.tracking import is_count, read_lines, write_lines
 
 NAMED = 5
 """Documents of a skipped batch that a warning names."""

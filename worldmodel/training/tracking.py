@@ -2,10 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -14,9 +12,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.datasets.atomic import write_atomic
 from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.records import parse_json, shortened
+from worldmodel.training.metric_rows import read_rows, write_lines
 
 logger = logging.getLogger(__name__)
 
@@ -79,52 +76,6 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read all rows of a run's `metrics.jsonl`; [] where there is no file. Lines that are no rows are left out with a warning."""
-    return read_lines(path, _is_row)
-
-
-def _is_row(row: dict[str, Any]) -> bool:
-    return is_count(row.get("step")) and all(type(value) in (int, float) for value in row.values())
-
-
-def is_count(value: Any) -> bool:
-    """Tell whether a value of a JSON file is a whole number that counts something."""
-    return type(value) is int and value >= 0
-
-
-def read_lines(path: Path, fits: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Read the JSON objects of a file that has one in each line; lines that hold none are left out, and a warning names them.
-
-    Such are the last one where a process was killed while it wrote, what a disk damaged, and what others wrote.
-
-    Args:
-        path: the file; where there is none, there are no lines.
-        fits: whether an object is one of those that belong there.
-    """
-    rows, others = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
-        try:
-            row = parse_json(line.decode("utf8"))
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and fits(row):
-            rows.append(row)
-        elif line:
-            others.append((number, line))
-    if others:
-        number, line = others[0]
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        text = shortened(line.decode("utf8", "replace"))
-        logger.warning("%s: line %d%s holds no row of a run and is left out: %s", path, number, more, text)
-    return rows
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one JSON object per line; whole or not at all."""
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 class Meter:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.codec.probe import fit_probe, goal_distance_report, probe_report, spearman
+from worldmodel.codec.probe import fit_probe, goal_distance_report, principal_directions, probe_report, spearman
 
 
 def linear_world(noise: float, seed: int = 0):
@@ -22,6 +22,16 @@ def test_what_is_linear_is_found_even_in_rank_deficient_latents():
     _, report = report_of(*linear_world(noise=0.0))
     assert report["r2"] > 0.9999 and report["error"] < 1e-3
     assert set(report["features"]) == {"x", "y", "z"}
+
+
+def test_of_few_frames_only_the_directions_that_they_differ_in_are_computed():
+    few = torch.from_numpy(np.random.default_rng(0).normal(size=(10, 32)))
+    values, directions = principal_directions(few)
+    whole, others = principal_directions(few.repeat(4, 1))
+    assert directions.shape == (32, 10) and others.shape == (32, 32)
+    torch.testing.assert_close(values, whole[-10:].flip(0))
+    torch.testing.assert_close(directions * values @ directions.T, few.T @ few / 10)
+    torch.testing.assert_close(others * whole @ others.T, few.T @ few / 10)
 
 
 def test_what_is_not_there_is_not_found():

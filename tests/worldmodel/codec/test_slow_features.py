@@ -51,3 +51,14 @@ def test_long_latents_are_thinned_evenly():
     assert spread_columns(5).tolist() == [0, 1, 2, 3, 4]
     columns = spread_columns(100_000)
     assert len(columns) == 2048 and columns[0] == 0 and columns[-1] == 99_999 and columns.unique().numel() == 2048
+
+
+def test_of_few_frames_it_is_the_same_map():
+    """Frames fewer than numbers take another way; the same frames again and again, as other episodes, have the same statistics."""
+    latents, _, episode = line_walks(0)
+    few = np.flatnonzero(episode < 2)[:80:2]  # 40 frames of 60 numbers, of two episodes
+    again = latents[few].repeat(3, 1, 1), np.concatenate([episode[few] + 2 * k for k in range(3)])
+    there = slow_feature_projection(latents[few], episode[few], size=4, ridge=0.05)
+    usual = slow_feature_projection(*again, size=4, ridge=0.05)
+    assert len(few) < 60 <= len(again[1]) and there.abs().amax() > 0.1
+    torch.testing.assert_close(there.abs(), usual.abs(), rtol=1e-3, atol=1e-4)

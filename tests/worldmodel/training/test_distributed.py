@@ -40,11 +40,11 @@ from worldmodel.training.distributed import (
     whole_model,
 )
 from worldmodel.training.job import Batches, Hooks
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.muon import orthogonalise, orthogonalise_spread
 from worldmodel.training.optimizer import Ema, OptimizerName, build_optimizers
 from worldmodel.training.resume import Progress, State, read_state, shared_folder, write_state
 from worldmodel.training.spike_detection import read_skipped
-from worldmodel.training.tracking import read_rows
 from worldmodel.training.train import TrainConfig, TrainResult, stop_on_signals, train
 from worldmodel.training.validation import Validation
 

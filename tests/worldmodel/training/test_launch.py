@@ -23,7 +23,7 @@ from worldmodel.training import launch as launching
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.distributed import processes
 from worldmodel.training.launch import launch, number_of_processes
-from worldmodel.training.tracking import read_rows
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.train import TrainResult, stop_on_signals
 
 SHARED = replace(CONFIG, packing=replace(toys.PACKING, rows=4, data_shards=2), optimizer="muon", sample_every=3)

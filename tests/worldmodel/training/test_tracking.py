@@ -10,8 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.worldmodel import toys
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.spike_detection import SkippedBatches, read_skipped
-from worldmodel.training.tracking import Tracker, read_rows
+from worldmodel.training.tracking import Tracker
 
 
 def test_numbers_and_pictures_are_in_both_places(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from worldmodel.training import run as training_run
 from worldmodel.training import train as training
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.latent_cache import build_latent_cache
-from worldmodel.training.tracking import Tracker, read_rows
+from worldmodel.training.metric_rows import read_rows
+from worldmodel.training.tracking import Tracker
 from worldmodel.training.train import stop_on_signals
 from worldmodel.transformer import Trunk
 

@@ -13,7 +13,7 @@ from tests.worldmodel.runs import CONFIG, run
 from worldmodel.datasets.documents import Document, NextActions, Text, goal_document
 from worldmodel.losses import NoiseSample
 from worldmodel.model import WorldModel
-from worldmodel.training.tracking import read_rows
+from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.validation import Validation
 
 
