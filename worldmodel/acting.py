@@ -22,6 +22,7 @@ from worldmodel.decoding import (
     token_segment,
 )
 from worldmodel.model import WorldModel
+from worldmodel.rollout import CPU_SEQUENCES
 from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 
 
@@ -31,14 +32,15 @@ class Acting:
     Args:
         model: in evaluation mode.
         tokenizer: its tokenizer.
-        at_once: documents computed together; bounds memory.
+        at_once: documents computed together; bounds memory. By default as many as suit the device.
 
     Attributes:
         horizon: model steps whose actions are said.
     """
 
-    def __init__(self, model: WorldModel, tokenizer: Tokenizer, at_once: int = 1024) -> None:
-        self.model, self.tokenizer, self.at_once = model, tokenizer, at_once
+    def __init__(self, model: WorldModel, tokenizer: Tokenizer, at_once: int | None = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.at_once = at_once or (CPU_SEQUENCES if model.device.type == "cpu" else 1024)
         self.horizon = model.config.action_horizon
 
     @torch.no_grad()

@@ -31,6 +31,10 @@ from worldmodel.model import WorldModel
 from worldmodel.tokenizer import Tokenizer
 
 
+CPU_SEQUENCES = 128
+"""Sequences computed together on a CPU: with four times as many each took a third longer."""
+
+
 @dataclass(frozen=True)
 class RolloutConfig:
     """How futures are sampled."""
@@ -43,7 +47,7 @@ class RolloutConfig:
     """Model steps from one predicted frame to the next: the more, the less work, and the less often do errors add up, but the way
     between is not seen. A model that sees frames one by one knows no jumps and takes one step at a time."""
     max_sequences: int = 512
-    """Candidates rolled out at once; bounds memory."""
+    """Candidates rolled out at once; bounds memory. On a CPU they are never more than suit its caches."""
     guidance: float = 1.0
     """Classifier-free guidance on the actions (arXiv 2207.12598): how far a frame's velocity goes from the one without any actions
     toward, and beyond, the one with them. 1: none, at half the cost. For models trained with the packing's action_dropout."""
@@ -147,7 +151,8 @@ class Rollout:
         noise = (
             torch.randn(1, frames, config.latent_tokens, config.channels, generator=generator).to(self.device).expand(b, -1, -1, -1)
         )
-        per_chunk = max(1, self.config.max_sequences // s)
+        limit = min(self.config.max_sequences, CPU_SEQUENCES) if self.device.type == "cpu" else self.config.max_sequences
+        per_chunk = max(1, limit // s)
         futures = []
         for start in range(0, b, per_chunk):
             rows = slice(start, start + per_chunk)
