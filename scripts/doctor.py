@@ -34,7 +34,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """How to say it."""
+    """Say what this machine offers: versions, OpenGL, GPUs, speed, extras, disk and memory.
+
+    `worldmodel doctor --json` says it to a program.
+    """
 
     json: bool = False
     """Print JSON instead of a table."""

@@ -28,7 +28,10 @@ LINE_WIDTH, LEAST_WIDTH = 160, 16
 
 @dataclass(frozen=True)
 class EnvsConfig:
-    """List the tasks, or show everything about one."""
+    """List the tasks, or show everything about one, in words and in pictures.
+
+    `worldmodel envs --task PushT --preview push_t.png` draws its factors of variation.
+    """
 
     task: str | None = None
     """Show this task: a name such as PushT, or the id of any gymnasium environment."""
@@ -71,8 +74,8 @@ def main(config: EnvsConfig) -> None:
         print(f"\nwrote {config.preview}")
     else:
         print(f"\nsee it: {command('envs', '--task', name, '--preview', 'preview.png')}")
-    print(f"drive it: {command('play', name)}")
-    print(f"record it: {command('collect', '--env', name)}")
+    print(f"drive it: {command('play', '--task', name)}")
+    print(f"record it: {command('collect', '--task', name)}")
     print(f"learn it: {command('quickstart', '--task', name)}")
 
 
@@ -84,7 +87,7 @@ def print_table() -> None:
         numbers = (len(task.action_names), task.proprio_size, task.max_episode_steps, len(task.factors))
         rows.append((env_id, *map(str, numbers), ", ".join(task.cameras), describe(task)))
     print_columns(rows, 10_000)  # a line each, but in a terminal
-    print("\neverything about one: worldmodel envs --task ID")
+    print("\neverything about one: worldmodel envs --task NAME")
 
 
 def print_task(env_id: str, task: "Task", seed: int) -> None:

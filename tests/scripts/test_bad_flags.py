@@ -36,7 +36,7 @@ def test_a_flag_that_is_required(verb: str, refused: Refused) -> None:
     assert any(flag in message for flag in ("--data", "--checkpoint", "--codec"))
 
 
-@pytest.mark.parametrize(("verb", "flag"), [("envs", "--task"), ("collect", "--env"), ("quickstart", "--task")])
+@pytest.mark.parametrize(("verb", "flag"), [("envs", "--task"), ("collect", "--task"), ("quickstart", "--task")])
 def test_an_unknown_task(verb: str, flag: str, tmp_path: Path, refused: Refused) -> None:
     out = ["--out", tmp_path / "new" / "x.h5"] if verb != "envs" else []
     said = refused(verb, flag, "worldmodel/TwoRooms-v0", *out)
@@ -86,21 +86,19 @@ SHARES = "transition goal spoken-goal action-video video caption captioned-image
         (["--mixture.held-out", "1"], "held_out is 1.0"),
         (["--mixture.corpora", "speech.pdf"], "speech.pdf"),
         (["--vocab-size", "3"], "vocab_size is 3"),
-        (["--preset.model.trunk.heads", "5"], "width 48 must divide by heads 5"),
-        (["--preset.model.trunk.depth", "0"], "depth is 0"),
-        (["--preset.model.stem.tokens", "0", "--preset.model.channels", "64"], "width 48"),
-        (["--preset.model.stem.width", "12"], "stem width is 12"),
-        (["--preset.train.device", "abacus"], "unknown device 'abacus'"),
-        (["--preset.train.steps", "0"], "steps must be at least 1"),
-        (["--preset.train.seed", "-1"], "seed must be at least 0"),
-        (["--preset.train.packing.rows", "0"], "rows is 0"),
+        (["--model.trunk.heads", "5"], "width 48 must divide by heads 5"),
+        (["--model.trunk.depth", "0"], "depth is 0"),
+        (["--model.stem.tokens", "0", "--model.channels", "64"], "width 48"),
+        (["--model.stem.width", "12"], "stem width is 12"),
+        (["--train.device", "abacus"], "unknown device 'abacus'"),
+        (["--train.steps", "0"], "steps must be at least 1"),
+        (["--train.seed", "-1"], "seed must be at least 0"),
+        (["--train.packing.rows", "0"], "rows is 0"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_trainings_that_cannot_be(flags: list[str], words: str, tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
-    asked = replaced(tiny.pretrain_flags, out=tmp_path / "out")
-    place = len(asked) if flags[0].startswith("--preset") else asked.index("preset:tiny")
-    assert words in refused(*asked[:place], *flags, *asked[place:])
+    assert words in refused(*replaced(tiny.pretrain_flags, out=tmp_path / "out"), *flags)
     assert not (tmp_path / "out" / "config.json").exists(), "a mistake must not bind the folder"
 
 
