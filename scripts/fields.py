@@ -70,7 +70,8 @@ class Field:
 
 def fields_of(config: Any, prefix: str = "", place: tuple[str, ...] = ()) -> Iterator[Field]:
     """List the fields of a configuration whose flags begin with `prefix`; not of those within it."""
-    hints, told = hints_of(type(config)), docs(type(config))
+    kind: Any = type(config)
+    hints, told = hints_of(kind), docs(kind)
     for each in dataclasses.fields(config):
         marks = getattr(hints[each.name], "__metadata__", ())
         naming: Any = next((mark for mark in marks if hasattr(mark, "prefix_name")), None)
@@ -188,7 +189,8 @@ def in_flags(message: str, flags: Mapping[str, str], prefix: str) -> str:
     """Put flags in place of the names of fields that a message speaks of; it begins with their prefix if it speaks of none."""
     forms = {form for name in flags for form in (name, name.replace("_", "-"))}
     names = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    plain = rf"(?:(?P<plain>{names})|\w+\.(?P<inner>{names}))(?![\w\-/]|\.\w)"
+    group = f"(?:{prefix.rpartition('.')[2]} )?" if prefix else ""
+    plain = rf"{group}(?:(?P<plain>{names})|\w+\.(?P<inner>{names}))(?![\w\-/]|\.\w)"
     pattern = rf"(?<![\w\-/'\"])(?<!\w\.)(?:--(?P<dashed>{names})(?![\w\-.])|{plain})"
 
     def replaced(found: re.Match[str]) -> str:

@@ -21,7 +21,9 @@ WIDTH = 100
 """Characters of a line at most."""
 LINES = 2
 """Of what is said of one flag."""
-EVERY_VERB = [
+Row = tuple[str, str] | tuple[str, str, str]
+"""A flag, what is said of it, and what ends that."""
+EVERY_VERB: list[Row] = [
     ("--config FILE", "Read what FILE says, in TOML; flags count more."),
     ("--print-config", "Print everything as such a file, and do nothing."),
     ("--help-all", "Explain all flags, also those of the groups."),
@@ -55,7 +57,7 @@ def page(verb: str, doc: str | None, config: Any, picked: Mapping[str, str]) -> 
     usage = " ".join([verb, *(each.flag for each in near if each.positional), "[flags]"])
     flags = [(_usage(each), each.doc, _end(each)) for each in near]
     flags += [(f"--{each.name} NAME", each.doc, f"default: {picked[each.name]}") for each in chosen]
-    tables = [flags, [row for each in chosen for row in _options(each)], _groups(fields), EVERY_VERB]
+    tables: list[Sequence[Row]] = [flags, [row for each in chosen for row in _options(each)], _groups(fields), EVERY_VERB]
     return "\n".join([*_head(usage, doc, verb), *(line for rows in tables if rows for line in ("", *_table(rows)))])
 
 
@@ -71,7 +73,7 @@ def _head(usage: str, doc: str | None, verb: str) -> list[str]:
     return [sentence_of(doc), *example, "", f"usage: worldmodel {usage}"]
 
 
-def _table(rows: Sequence[tuple[str, str] | tuple[str, str, str]]) -> list[str]:
+def _table(rows: Sequence[Row]) -> list[str]:
     """Lay out rows in two columns: a flag, then what is said of it, broken into a few lines that end with the third text."""
     width = min(WIDTH, shutil.get_terminal_size().columns)
     indent = min(max(len(row[0]) for row in rows), 28) + 4

@@ -38,7 +38,7 @@ SMALL = (
     f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
     "--problems.budget 6 --problems.min-distance 0.1 --train.steps 4 --train.packing.rows 2 "
     "--train.log-every 2 --train.sample-every 2 --train.checkpoint-every 2 "
-    "--mixture.action-block 3 --evaluate.mpc.replan-every 1 --planner cem --planner.horizon 2 "
+    "--mixture.action-block 3 --evaluate.mpc.replan-every 1 --planner.horizon 2 "
     "--planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 ).split()
 

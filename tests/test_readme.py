@@ -22,10 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HOWTO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 
 PROBLEMS = "--problems.problems 2 --problems.goal-offset 6 --problems.budget 6 --problems.min-distance 0.1"
-PLANNER = (
-    "--evaluate.mpc.replan-every 1 --planner cem --planner.horizon 2 --planner.num-samples 4 "
-    "--planner.num-elites 2 --planner.iterations 1"
-)
+PLANNER = "--evaluate.mpc.replan-every 1 --planner.horizon 2 --planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 MIXTURE = "--mixture.corpora texts.jsonl --mixture.pictures 0 --mixture.held-out 0.4"
 CODEC = (
     "--codec.masked.steps 2 --codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 "
@@ -48,7 +45,7 @@ SMALLER = {
     "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
     "diagnose": (
         f"{PROBLEMS} --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.dream.clips 4 --ladder.menu.problems 2 "
-        "--ladder.menu.candidates 3 --workers 0 --evaluate.mpc.replan-every 1 --planner cem "
+        "--ladder.menu.candidates 3 --workers 0 --evaluate.mpc.replan-every 1 "
         "--planner.horizon 2 --planner.num-samples 4 --planner.num-elites 2 "
         "--planner.iterations 1"
     ),

@@ -11,7 +11,7 @@ from worldmodel.scripts.cli import run
 
 SMALL = (
     "--ladder.reader.steps 2 --ladder.reader.width 8 --ladder.dream.clips 4 --ladder.menu.problems 2 --ladder.menu.candidates 3 "
-    "--workers 0 --evaluate.mpc.replan-every 1 --planner cem --planner.horizon 2 "
+    "--workers 0 --evaluate.mpc.replan-every 1 --planner.horizon 2 "
     "--planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 ).split()
 

@@ -105,6 +105,7 @@ def test_a_value_that_is_refused_is_told_by_its_flag(words: str) -> None:
         ("horizon is 0, must be at least 1", "--planner.horizon is 0, must be at least 1"),
         ("num_elites 9 is above num_samples 4", "--planner.num-elites 9 is above --planner.num-samples 4"),
         ("--horizon 3 is nothing", "--planner.horizon 3 is nothing"),
+        ("planner horizon is 3", "--planner.horizon is 3"),
         ("plan.num_elites is 3", "--planner.num-elites is 3"),
         (
             "a horizon of its own, or /a/horizon is/x or 'horizon is'",
