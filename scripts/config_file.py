@@ -1,8 +1,8 @@
 """A verb's whole configuration as a TOML file: what `--print-config` prints and `--config FILE` reads.
 
 A file says what flags say, under the same names: `--train.lr 3e-4` is `lr = 3e-4` in the table `[train]`. What it leaves out is as
-without a file. What a choice begins as stands under its own name, `preset = "tiny"`, or, where its
-fields have a table, in there: `name = "mppi"` in `[planner]`.
+without a file. What a choice begins as stands under its own name, `preset = "tiny"`, or, where its fields have a table, in there:
+`name = "mppi"` in `[planner]`.
 
 The folder of a run is such a file, too: pretrain and quickstart keep in it what they were given.
 """
@@ -24,11 +24,6 @@ from worldmodel.serialization import flatten, read_json, rebuild
 Table = dict[str, Any]
 NONE = "none"
 """What stands for none, where neither a text nor a path is meant; those are left out."""
-
-
-def choice_key(field: Field) -> str:
-    """Name, in a file, what a choice begins as."""
-    return f"{field.key}.name" if field.path else field.name
 
 
 def read_table(path: Path) -> Table:
@@ -64,13 +59,10 @@ def read_run(folder: Path, config: Any) -> Table:
         UserError: the folder holds no run of this verb.
     """
     said = folder / "arguments.json"
-    record = (
-        read_json(said).get("arguments") if said.exists() else read_json(folder / "config.json", "name the folder of a run, or a file")
-    )
+    record = read_json(said).get("arguments") if said.exists() else read_json(folder / "config.json", "name a folder of a run")
     try:
-        assert isinstance(record, dict)
         return _of_record({name: value for name, value in record.items() if name not in ("schema_version", "kind")}, config)
-    except (KeyError, AssertionError, AttributeError):
+    except (KeyError, AttributeError):
         raise UserError(f"--config {folder} is no folder of a run that this verb began, or of another version of worldmodel") from None
 
 
@@ -81,8 +73,8 @@ def _of_record(record: Mapping[str, Any], config: Any, prefix: str = "") -> Tabl
         each = fields[name]
         inner = each.value
         if each.choice is not None:
-            table[choice_key(each)] = _likeliest(each.choice, value)
-            inner = each.choice.options[table[choice_key(each)]]()
+            table[each.choice_key] = _likeliest(each.choice, value)
+            inner = each.choice.options[table[each.choice_key]]()
         if dataclasses.is_dataclass(inner):
             table |= _of_record(value, inner, each.path)
         elif value is not None:
@@ -162,10 +154,10 @@ def as_toml(config: Any, picked: Mapping[str, str], verb: str) -> str:
 
     Args:
         config: the configuration.
-        picked: key of each choice -> the name of what it began as.
+        picked: name of each choice -> the name of what it began as.
         verb: whose configuration it is.
     """
-    values = dict(picked)
+    values: Table = {each.choice_key: picked[each.name] for each in all_fields(config) if each.choice}
     for each in all_fields(config):
         if not each.is_group and (each.value is not None or _says_none(each)):
             values[each.key] = NONE if each.value is None else each.value

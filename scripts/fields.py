@@ -63,6 +63,11 @@ class Field:
         return self.path.replace("-", "_")
 
     @property
+    def choice_key(self) -> str:
+        """How a file says what it begins as: in the table of its fields, if they have one of their own."""
+        return f"{self.key}.name" if self.path else self.name
+
+    @property
     def is_group(self) -> bool:
         """Whether it has fields itself."""
         return dataclasses.is_dataclass(self.value)

@@ -47,10 +47,9 @@ def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
         config = _parse(kind, verb, start, words)
     config = checked(config)
     if printed:
-        from worldmodel.scripts.config_file import as_toml, choice_key
+        from worldmodel.scripts.config_file import as_toml
 
-        keys = {each.name: choice_key(each) for each in all_fields(config) if each.choice}
-        print(as_toml(config, {keys[name]: value for name, value in picked.items()}, verb))
+        print(as_toml(config, picked, verb))
         raise SystemExit(0)
     return config
 
@@ -62,9 +61,8 @@ def _one_of(verb: str, main: Main, kinds: Mapping[str, type], args: Sequence[str
         print(list_page(verb, main.__doc__, kinds))
         raise SystemExit(0)
     if name not in kinds:
-        said = (
-            f"unrecognized options: {name}" if name.startswith("-") else f"there is no {verb} '{name}'" if name else "say what to do"
-        )
+        said = f"there is no {verb} '{name}'" if name else "say what to do"
+        said = f"unrecognized options: {name}" if name.startswith("-") else said
         close = difflib.get_close_matches(name, kinds, 1)
         raise UserError(f"{said}; did you mean {close[0]}?" if close else f"{said}; name one of {', '.join(kinds)} first")
     return kinds[name], args[1:]
@@ -87,40 +85,47 @@ def _take(words: Sequence[str], name: str, meaning: str) -> tuple[list[str], str
 
 def _begin(start: Any, words: Sequence[str], file: str | None) -> tuple[list[str], dict[str, str], Any]:
     """Return the words without choices, what was chosen, and the configuration that flags change, with what a file says."""
-    picked, left, table, path = dict[str, str](), list(words), dict[str, Any](), Path(file or "")
-    if file is not None:
-        from worldmodel.scripts.config_file import choice_key, read_run, read_table, with_table
-
-        table = read_run(path, start) if path.is_dir() else read_table(path)
+    picked, left, table = dict[str, str](), list(words), _read(file, start)
     for each in [each for each in all_fields(start) if each.choice]:
         assert each.choice is not None
         left, flag = _take(left, each.name, "NAME")
-        said = table.pop(choice_key(each), None) if file is not None else None
-        if said is not None:
-            _check_name(each, said, f"--config {path}: {choice_key(each)} is {said!r}")
-        if flag is not None:
-            _check_name(each, flag, f"--{each.name} is {flag!r}")
-        if flag is not None and said not in (None, flag):
-            table = _without(table, each, said, f"--{each.name} {flag}", path)
+        said = table.pop(each.choice_key, None)
+        _check_name(each, said, f"--config {file}: {each.choice_key}")
+        _check_name(each, flag, f"--{each.name}")
+        if None not in (flag, said) and flag != said:
+            table = _without(table, each, said, f"--{each.name} {flag}: what {file} says of {said}")
         picked[each.name] = flag or said or each.choice.name_of(each.value)
         if flag or said:
             start = with_value(start, each.place, each.choice.options[picked[each.name]]())
-    return left, picked, with_table(start, table, path) if file is not None else start
+    if table:
+        from worldmodel.scripts.config_file import with_table
+
+        start = with_table(start, table, Path(file or ""))
+    return left, picked, start
 
 
-def _check_name(field: Field, name: Any, said: str) -> None:
+def _read(file: str | None, start: Any) -> dict[str, Any]:
+    """Read what a file, or the folder of a run, says; nothing if there is none."""
+    if file is None:
+        return {}
+    from worldmodel.scripts.config_file import read_run, read_table  # which wait for torch
+
+    return read_run(Path(file), start) if Path(file).is_dir() else read_table(Path(file))
+
+
+def _check_name(field: Field, name: Any, place: str) -> None:
     assert field.choice is not None
-    if name not in list(field.choice.options):
-        raise UserError(f"{said}, must be one of {', '.join(field.choice.options)}")
+    if name is not None and name not in list(field.choice.options):
+        raise UserError(f"{place} is {name!r}, must be one of {', '.join(field.choice.options)}")
 
 
-def _without(table: dict[str, Any], field: Field, name: str, flag: str, path: Path) -> dict[str, Any]:
-    """Leave out what a file says of a choice that a flag has made otherwise."""
+def _without(table: dict[str, Any], field: Field, name: str, why: str) -> dict[str, Any]:
+    """Leave out what a file says of a choice that a flag has made otherwise, and say so."""
     assert field.choice is not None
     heads = [each.key for each in fields_of(field.choice.options[name](), field.path)]
     lost = [key for key in table if any(key == head or key.startswith(f"{head}.") for head in heads)]
     if lost:
-        logger.info("%s: what %s says of another one is left out (%s)", flag, path, ", ".join(lost[:4] + ["..."] * (len(lost) > 4)))
+        logger.info("%s is left out (%s)", why, ", ".join(lost[:4] + ["..."] * (len(lost) > 4)))
     return {key: value for key, value in table.items() if key not in lost}
 
 
@@ -130,9 +135,8 @@ def _parse(kind: type, verb: str, start: Any, words: list[str]) -> Any:
     Raises:
         UserError: they do not parse.
     """
-    for each in [
-        each for each in all_fields(start) if isinstance(each.value, dict) and each.value
-    ]:  # else tyro wants a flag for each key
+    tables = [each for each in all_fields(start) if isinstance(each.value, dict) and each.value]
+    for each in tables:  # a flag, since tyro would make one of each of its keys
         start = with_value(start, each.place, {})
         if not any(word == each.flag or word.startswith(f"{each.flag}=") for word in words):
             words = [*words, each.flag, *(str(part) for pair in each.value.items() for part in pair)]

@@ -101,7 +101,7 @@ def test_another_choice_than_the_files_begins_anew(tmp_path: Path, caplog: pytes
     file.write_text('checkpoint = "run"\n[planner]\nname = "cem"\nmargin = 0.5\nhorizon = 9\n[evaluate]\nstreams = 3\n')
     config = read("evaluate", "--config", str(file), "--planner", "mppi")
     assert config.evaluate.planner == MPPIConfig() and config.evaluate.streams == 3
-    assert f"--planner mppi: what {file} says of another one is left out (planner.margin, planner.horizon)" in caplog.text
+    assert f"--planner mppi: what {file} says of cem is left out (planner.margin, planner.horizon)" in caplog.text
     file.write_text('preset = "tiny"\nvocab_size = 300\n[train]\nlr = 1\n[model]\ntext_weight = 3\n')
     config = read("pretrain", *PRETRAIN, "--config", str(file), "--preset", "base")
     assert config.preset == base() and config.vocab_size == 300
