@@ -59,7 +59,7 @@ def read_run(folder: Path, config: Any) -> Table:
         UserError: the folder holds no run of this verb.
     """
     said = folder / "arguments.json"
-    record = read_json(said).get("arguments") if said.exists() else read_json(folder / "config.json", "name a folder of a run")
+    record = read_json(said).get("arguments", {}) if said.exists() else read_json(folder / "config.json", "name a run's folder")
     try:
         return _of_record({name: value for name, value in record.items() if name not in ("schema_version", "kind")}, config)
     except (KeyError, AttributeError):
