@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
 from worldmodel.agents.actor import Actor
 from worldmodel.agents.cem import CEM, CEMConfig
@@ -18,6 +19,7 @@ from worldmodel.agents.policy import PolicyConfig, PolicyController, Proposals
 from worldmodel.agents.random_shooting import RandomShooting, RandomShootingConfig
 from worldmodel.agents.simulator import Codec, CopyLastFrame, ShuffledActions, Simulator
 from worldmodel.agents.workers import TaskWorkers
+from worldmodel.choice import Choice
 from worldmodel.errors import UserError
 
 NO_ORACLE = (
@@ -80,7 +82,7 @@ class GuidedConfig:
 class EvaluateConfig:
     """How a manifest is run: the same objective for every simulator, the same planner for search alone and for the controls."""
 
-    planner: PlannerConfig = field(default_factory=CEMConfig)
+    planner: Annotated[PlannerConfig, Choice(SEARCHES), tyro.conf.arg(prefix_name=False)] = field(default_factory=CEMConfig)
     """Search over action sequences."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Acting as the model proposes."""
@@ -102,7 +104,7 @@ class EvaluateConfig:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if self.mpc.replan_every > self.planner.horizon:
-            raise UserError(f"replan_every is {self.mpc.replan_every}, above the planner's horizon {self.planner.horizon}")
+            raise UserError(f"mpc.replan_every is {self.mpc.replan_every}, above planner.horizon {self.planner.horizon}")
 
     @property
     def search(self) -> Name:

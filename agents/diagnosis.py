@@ -21,6 +21,7 @@ from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.envs import short_name
 from worldmodel.evaluation import DreamConfig, dream_errors
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 
@@ -37,12 +38,6 @@ class LadderConfig:
     """Clips that are dreamed."""
     menu: MenuConfig = field(default_factory=MenuConfig)
     """Candidates that the cost puts in order."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
-    """Planner, objective, receding horizon."""
-    rollout: RolloutConfig = PLANNING
-    """Flow steps per frame and form of the actions."""
-    workers: int = 2
-    """Task processes."""
 
 
 def climb(
@@ -54,6 +49,10 @@ def climb(
     config: LadderConfig,
     seed: int = 0,
     scores: Sequence[Score] | None = None,
+    *,
+    planning: EvaluateConfig | None = None,
+    rollout: RolloutConfig = PLANNING,
+    workers: int = 2,
 ) -> list[LadderRow]:
     """Measure all rungs of a checkpoint on one task.
 
@@ -66,36 +65,39 @@ def climb(
         config: how the rungs are measured.
         seed: of the run, for the rows.
         scores: of the usual controllers, where they are known already.
+        planning: planner, objective and receding horizon.
+        rollout: flow steps per frame and form of the actions.
+        workers: task processes.
 
     Raises:
         UserError: the file has no true variables, or its episodes are too short.
     """
-    marked = Marked(task_name(manifest.env_id), seed)
+    marked, planning = Marked(short_name(manifest.env_id), seed), planning or EvaluateConfig(videos=0)
     training = sorted(set(range(len(store))) - set(held_out))
     if not training:  # a file of which the model has seen nothing: readers need some of it
         training, held_out = list(held_out[::2]), list(held_out[1::2])
     logger.info("reading the true state off tokens and frames")
     reader = rungs.codec_rung(marked, trained.codec, store, training, held_out, config.reader)
-    with TaskWorkers(manifest.env_id, manifest.image_size, block, config.workers) as workers:
-        parts = parts_of(trained, manifest, workers, config.rollout)
+    with TaskWorkers(manifest.env_id, manifest.image_size, block, workers) as tasks:
+        parts = parts_of(trained, manifest, tasks, rollout)
         assert isinstance(parts.dynamics, Rollout)
         logger.info("dreaming")
-        frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(config.rollout, jump=1), parts.dynamics.describe)
+        frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(rollout, jump=1), parts.dynamics.describe)
         errors = dream_errors(frame_by_frame, trained.codec, store, held_out, block, config.dream, reader)
-        jumped, at_once = None, range(2, config.rollout.jump + 1)
+        jumped, at_once = None, range(2, rollout.jump + 1)
         if trained.model.config.references:  # such models know jumps
             jump = jump_of(trained, parts.dynamics)
             jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, at_once)
         rungs.dynamics_rung(marked, errors, jumped)
         known = {score.name: score for score in scores or ()}
-        if workers.restorable:
+        if tasks.restorable:
             logger.info("ranking a menu of candidates")
-            rungs.ranking_rung(marked, manifest, parts, config.evaluate, config.menu)
-            known |= {score.name: score for score in rungs.search_rung(marked, manifest, parts, config.evaluate, known)}
-        missing = [name for name in usual_controllers(config.evaluate, parts) if name not in known]
+            rungs.ranking_rung(marked, manifest, parts, planning, config.menu)
+            known |= {score.name: score for score in rungs.search_rung(marked, manifest, parts, planning, known)}
+        missing = [name for name in usual_controllers(planning, parts) if name not in known]
         if missing:
-            controllers = make_controllers(config.evaluate, parts, missing)
-            known |= {score.name: score for score in evaluate(manifest, controllers, workers, config.evaluate)}
+            controllers = make_controllers(planning, parts, missing)
+            known |= {score.name: score for score in evaluate(manifest, controllers, tasks, planning)}
     rungs.result_rung(marked, list(known.values()))
     return marked.rows
 
@@ -109,11 +111,6 @@ def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, 
         return at_once.rollout(state, ahead[:, None], torch.Generator().manual_seed(0))[:, 0, -1]
 
     return jump
-
-
-def task_name(env_id: str) -> str:
-    """Return the short name of a task of the suite, e.g. PushT of worldmodel/PushT-v0; other ids as they are."""
-    return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
 
 
 def to_json(rows: Sequence[LadderRow], verdict: Verdict) -> dict[str, Any]:

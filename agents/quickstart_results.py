@@ -9,6 +9,7 @@ from PIL import Image
 
 from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
 from worldmodel.datasets.films import labelled
+from worldmodel.envs import short_name
 from worldmodel.errors import UserError
 from worldmodel.serialization import read_json
 
@@ -42,7 +43,7 @@ def dreams(runs: Sequence[Path]) -> np.ndarray:
 
 def named(report: dict[str, Any]) -> tuple[str, int]:
     """Return task and seed of a quickstart."""
-    return report["config"]["task"].removeprefix("worldmodel/").removesuffix("-v0"), report["config"]["seed"]
+    return short_name(report["config"]["task"]), report["config"]["seed"]
 
 
 def read_page(path: Path) -> str:

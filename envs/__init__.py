@@ -12,7 +12,7 @@ from worldmodel.errors import UserError
 if TYPE_CHECKING:
     from worldmodel.envs.contract import Task
 
-__all__ = ["full_id", "make_task", "task_ids", "task_of_data"]
+__all__ = ["full_id", "make_task", "short_name", "task_ids", "task_of_data"]
 
 gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
 gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
@@ -34,11 +34,16 @@ def full_id(name: str) -> str:
     return own if own in gymnasium.registry else name
 
 
+def short_name(env_id: str) -> str:
+    """Return the name of a task without worldmodel/ and -v0, e.g. PushT; any other id is returned unchanged."""
+    return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
+
+
 def make_task(env_id: str, **kwargs: Any) -> "Task":
     """Build a task without gymnasium's wrappers, so without a time limit (see `task.max_episode_steps`).
 
     Args:
-        env_id: One of `task_ids()`, or the id of any other gymnasium environment, e.g. HalfCheetah-v5,
+        env_id: One of `task_ids()`, or its short name, e.g. PushT; or the id of any other gymnasium environment, e.g. HalfCheetah-v5,
             FetchReach-v4, dm_control/walker-walk-v0, Meta-World/reach-v3, cube-single-v0; of your own package.module:Name-v0,
             whose module is imported.
         **kwargs: Passed to the task: `render_mode`, `image_size`, `frame_skip`, `camera`, `render_quality`; an
@@ -47,6 +52,7 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
     Raises:
         UserError: if the id is unknown; the message lists the known ones; or if `MUJOCO_GL` cannot work here.
     """
+    env_id = full_id(env_id)
     load_mujoco()  # also for other packages: they import mujoco, which reads the backend that is chosen here
     known = task_ids()
     if env_id in known:
@@ -56,12 +62,21 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
         from worldmodel.envs.adapter import ExternalTask
 
         return ExternalTask(env_id, **kwargs)
-    others = list(gymnasium.registry)
-    close = difflib.get_close_matches(env_id, known, 1, 0.5) or difflib.get_close_matches(env_id, others, 1, 0.7)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UserError(
-        f"unknown task {env_id!r}: expected one of {', '.join(known)}, or an id of another gymnasium environment ({INSTALL}){hint}"
+        f"unknown task {env_id!r}: expected one of {', '.join(known)}, for short {short_name(known[0])} and so on, or an id of "
+        f"another gymnasium environment ({INSTALL}){_did_you_mean(env_id)}"
     )
+
+
+def _did_you_mean(name: str) -> str:
+    """Ask after the task whose name is most like this one, in the form that was written; empty if none is like it."""
+    own = {short_name(env_id).lower(): env_id for env_id in task_ids()}
+    close = difflib.get_close_matches(short_name(name).lower(), own, 1)
+    if close:
+        found = own[close[0]]
+        return f"; did you mean {found if '/' in name else short_name(found)!r}?"
+    others = difflib.get_close_matches(name, list(gymnasium.registry), 1, 0.7)
+    return f"; did you mean {others[0]!r}?" if others else ""
 
 
 def task_of_data(env_id: str, **kwargs: Any) -> "Task":

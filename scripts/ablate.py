@@ -1,6 +1,6 @@
 """Ablations: train variants of the model with several seeds each, and say which of the paper's findings hold here.
 
-    worldmodel ablate codec --data data.h5 --out ablation --seeds 0 1 2 preset:tiny
+    worldmodel ablate codec --data data.h5 --out ablation --seeds 0 1 2 --preset tiny
     worldmodel ablate all --out ablation --report
 
 All comparisons share one baseline and one folder: what is trained is not trained again, whichever comparison asks for it. There is
@@ -59,7 +59,7 @@ class AblateFiles:
 class AblateConfig(JsonFlag, AblationConfig, AblateFiles):
     """Train variants that differ in one thing, with several seeds each, and test the paper's findings on them.
 
-    `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 preset:tiny` trains x- and v-prediction
+    `worldmodel ablate prediction --data two_room.h5 --out ablation --steps 240 --preset tiny` trains x- and v-prediction
     with seeds 0, 1 and 2. The same command goes on where it was stopped; other comparisons and more seeds may be added to the folder.
     `worldmodel ablate all --out ablation --report` prints what is there.
     """

@@ -25,7 +25,10 @@ from worldmodel.system_info import command_line, machine
 
 @dataclass(frozen=True)
 class BenchmarkVerbConfig(JsonFlag, BenchmarkConfig):
-    """Speeds as ratios, or success of the demonstrators."""
+    """Measure speeds, as ratios of sides that take turns in one run, or how often the demonstrators succeed.
+
+    `worldmodel benchmark data --task PushT --out data.json` reads episode files each way.
+    """
 
     what: Annotated[What, tyro.conf.Positional] = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,

@@ -1,7 +1,7 @@
 """The console command: `worldmodel VERB [flags]`.
 
-Every other file of this folder is one verb, or what several need to be a command (`console.py`, `json_flag.py`, `preset_flag.py`).
-Only the module of the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
+Every other file of this folder is one verb, or what all need to be a command (`console.py`, `flags.py` and what these read). Only
+the module of the verb that is asked for is imported, so `worldmodel --help` and `worldmodel envs` never wait for torch.
 """
 
 import difflib
@@ -68,7 +68,8 @@ def overview() -> str:
             "",
             *rows,
             "",
-            "worldmodel VERB --help lists the flags of a verb; worldmodel --version prints the version.",
+            "worldmodel VERB --help shows an example and the flags of a verb; worldmodel --version prints the version.",
+            "--config FILE of every verb reads its flags from a TOML file, as --print-config prints it.",
             "Files go under WORLDMODEL_HOME (default ~/.worldmodel) unless a flag says otherwise.",
         ]
     )

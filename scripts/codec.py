@@ -17,7 +17,10 @@ from worldmodel.scripts.json_flag import JsonFlag
 
 @dataclass(frozen=True)
 class CodecVerbConfig(JsonFlag):
-    """What to train a codec on, and where to put it."""
+    """Train the visual codec on episode files: encoders by self-supervision, the better one frozen, then its decoder.
+
+    `worldmodel codec --data two_room.h5 --out codec --codec.kind pixels` goes on after a stop when it runs again.
+    """
 
     data: tuple[Path, ...] = ()
     """Episode files, from worldmodel collect or worldmodel datasets convert; a recipe may name them instead."""

@@ -18,7 +18,10 @@ from worldmodel.scripts.json_flag import JsonFlag, plain
 
 @dataclass(frozen=True)
 class CompareConfig(JsonFlag):
-    """Put quickstarts, runs of pretrain, codecs, evaluations or diagnoses side by side."""
+    """Put quickstarts, runs of pretrain, codecs, evaluations or diagnoses side by side: settings that differ, figures, curves.
+
+    `worldmodel compare quickstart-TwoRoom-0 quickstart-TwoRoom-1` compares two seeds.
+    """
 
     runs: Positional[tuple[Path, ...]]
     """Their folders, two at least."""

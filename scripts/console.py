@@ -1,36 +1,27 @@
-"""What every verb shares: read its flags with tyro, run it, show its stages, and turn a user's mistake into one sentence.
+"""What every verb shares: run it, show its stages, and turn a user's mistake into one sentence.
 
-A verb is a file of this folder with `main(config: SomeConfig)`; the annotation says which dataclass the flags fill, and what it
-returns is printed for `--json`. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
+A verb is a file of this folder with `main(config: SomeConfig)`; the annotation says which dataclass the flags fill (`flags.py`), and
+what it returns is printed for `--json`. Exit status: 0 done, 2 a mistake that the user can mend (one line on stderr), 130 interrupted.
 Anything else is our own bug and keeps its traceback.
 """
 
 import contextlib
-import dataclasses
 import errno
-import io
 import logging
 import os
-import re
 import shlex
 import sys
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
-import tyro
 from tqdm import tqdm
 
 from worldmodel.errors import UserError
+from worldmodel.scripts.flags import Main, read_config
 from worldmodel.scripts.json_flag import print_found
 from worldmodel.training.torchrun import surroundings
 
-Main = Callable[[Any], Any]
 logger = logging.getLogger(__name__)
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-MAX_SEED = 2**63
-"""Seeds are below it: what draws from them counts on by a little in 64 bits."""
 TRAINING = ("pretrain", "quickstart", "ablate", "isoflop")
 """Verbs in which several processes may train together."""
 _SURROUNDINGS = frozenset(
@@ -133,46 +124,6 @@ def command(*words: object) -> str:
     return shlex.join(["worldmodel", *map(str, words)])
 
 
-def _check_seeds(config: Any, path: str = "") -> None:
-    """Refuse seeds, of this config and of those within it, that generators do not take; UserError names the flag."""
-    if not dataclasses.is_dataclass(config):
-        return
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name, None)
-        if each.name == "seed" and isinstance(value, int) and not 0 <= value < MAX_SEED:
-            raise UserError(f"--{path}seed {value} must be at least 0 and below 2 ** 63")
-        _check_seeds(value, f"{path}{each.name.replace('_', '-')}.")
-
-
-def read_config(verb: str, main: Main, args: Sequence[str]) -> Any:
-    """Fill the dataclass that `main` takes from flags; `--help` prints and exits as usual.
-
-    Raises:
-        UserError: The flags do not parse, or the dataclass refuses their values.
-    """
-    config_class = typing.get_type_hints(main)["config"]
-    wants_help = not {"-h", "--help"}.isdisjoint(args)
-    messages = io.StringIO()
-    try:
-        with (
-            contextlib.redirect_stderr(messages),
-            contextlib.nullcontext() if wants_help else _wide_terminal(),
-        ):
-            config = tyro.cli(config_class, prog=f"worldmodel {verb}", args=list(args))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        refusal = _user_error_behind(stop)
-        if refusal is not None:
-            raise refusal from None
-        said = re.sub(r" \(applied to [^)]*\)", "", _one_sentence(messages.getvalue()))
-        hint = _preset_hint(args, said) if said.startswith("unrecognized") else ""
-        said = f"{said.partition('; perhaps you meant')[0]}; {hint}" if hint else said
-        raise UserError(f"{said} (worldmodel {verb} --help lists the flags)") from None
-    _check_seeds(config)
-    return config
-
-
 def complain(verb: str, message: str) -> int:
     """Print one line on stderr and return the exit status for mistakes, 2."""
     name = f"worldmodel {verb}".strip()
@@ -210,55 +161,3 @@ def stages(*names: str) -> Iterator[Callable[[], None]]:
                 bar.set_description(names[int(bar.n)])
 
         yield end
-
-
-def _preset_hint(args: Sequence[str], complaint: str) -> str:
-    """Say how presets are named, for flags that name one in another way or stand on the wrong side of it; empty if none does."""
-    named = next((place for place, word in enumerate(args) if word.startswith("preset:")), len(args))
-    early = [word for word in args[:named] if word.startswith("--preset.")]
-    late = [word for word in args[named:] if word.startswith("--") and not word.startswith("--preset.")]
-    if "--preset" in args:
-        return "a preset is named without dashes, behind the verb's own flags: ... preset:small"
-    if early:
-        return f"flags of a preset stand behind its name: ... preset:tiny {early[0]} VALUE"
-    if named < len(args) and args[named] in complaint:
-        return "the presets are preset:tiny, preset:small, preset:base and preset:paper"
-    return f"the verb's own flags stand before {args[named]}" if late else ""
-
-
-def _user_error_behind(error: BaseException) -> UserError | None:
-    """Find the `UserError` of a config's `__post_init__`, which tyro frames and turns into an exit."""
-    behind = error.__context__
-    while behind is not None and not isinstance(behind, UserError):
-        behind = behind.__context__
-    return behind
-
-
-def _one_sentence(message: str) -> str:
-    """Reduce tyro's framed message to what is wrong and one suggestion.
-
-    The message has a title, what is wrong, hints, with rules between, in Unicode or ASCII lines.
-    """
-    lines = [line.strip("│╭╰╯─ ") for line in _COLOUR.sub("", message).replace("╮", "\n").splitlines()]
-    text = "\n".join(line if line.strip("-") else "" for line in lines)
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
-    if len(paragraphs) < 2:
-        return " ".join(paragraphs)
-    sentence = paragraphs[1].rstrip(".")
-    suggestion = re.search(r"Perhaps you meant: (--\S+)", " ".join(paragraphs[2:]))
-    if suggestion:
-        sentence += f"; perhaps you meant {suggestion[1]}"
-    return sentence[:1].lower() + sentence[1:]
-
-
-@contextlib.contextmanager
-def _wide_terminal() -> Iterator[None]:
-    """Keep tyro from breaking messages, and the paths in them, at the terminal's edge."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
-    try:
-        yield
-    finally:
-        os.environ.pop("COLUMNS")
-        if before is not None:
-            os.environ["COLUMNS"] = before

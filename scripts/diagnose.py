@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.agents import ladder
-from worldmodel.agents.diagnosis import LadderConfig, climb, sections, task_name, to_json
+from worldmodel.agents.controllers import EvaluateConfig
+from worldmodel.agents.diagnosis import LadderConfig, climb, sections, to_json
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import write_report
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
+from worldmodel.envs import full_id, short_name
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.known_tasks import block_of, data_of
 from worldmodel.precision import choose_device
+from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
@@ -23,7 +26,10 @@ from worldmodel.unseen import held_out_episodes
 
 @dataclass(frozen=True)
 class DiagnoseConfig(JsonFlag):
-    """Which model is diagnosed, on which episodes."""
+    """Report where a model fails: codec, dynamics, ranking of plans, search or none, each beside its control.
+
+    `worldmodel diagnose --checkpoint run --out diagnosis` measures it on the held-out episodes of the run's own file.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
@@ -31,7 +37,7 @@ class DiagnoseConfig(JsonFlag):
     """Episode file; readers are trained on its training episodes, all else is measured on the held-out ones. By default the
     one that the checkpoint was trained on."""
     task: str = ""
-    """Refuse a file of another task than this one, e.g. PushT."""
+    """Refuse a file of another task than this one: a name such as PushT, or an id."""
     out: Path | None = None
     """Folder for diagnose.json and report.html; by default `diagnose` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -44,8 +50,14 @@ class DiagnoseConfig(JsonFlag):
     """Use the problems of this file instead of drawing new ones."""
     problems: ManifestConfig = field(default_factory=ManifestConfig)
     """Which problems to draw."""
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(videos=0))
+    """Planner, objective, receding horizon."""
+    rollout: RolloutConfig = PLANNING
+    """Flow steps per frame and form of the actions."""
     ladder: LadderConfig = field(default_factory=LadderConfig)
     """How the rungs are measured."""
+    workers: int = 2
+    """Task processes."""
 
 
 def main(config: DiagnoseConfig) -> dict[str, Any]:
@@ -58,18 +70,29 @@ def main(config: DiagnoseConfig) -> dict[str, Any]:
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
     env_id = str(store.meta["env_id"])
-    if config.task and config.task not in (env_id, task_name(env_id)):
-        raise UserError(f"{data} holds episodes of {task_name(env_id)}, not of {config.task}")
+    if config.task and full_id(config.task) != env_id:
+        raise UserError(f"{data} holds episodes of {short_name(env_id)}, not of {config.task}")
     block = block_of(trained, store, config.checkpoint)
     held_out = held_out_episodes(trained, store)
     manifest = given or make_manifest(store, held_out, data.name, config.problems)
-    rows = climb(trained, store, held_out, manifest, block, config.ladder, config.seed)
+    rows = climb(
+        trained,
+        store,
+        held_out,
+        manifest,
+        block,
+        config.ladder,
+        config.seed,
+        planning=config.evaluate,
+        rollout=config.rollout,
+        workers=config.workers,
+    )
     verdict = ladder.weakest(rows)
     print_columns([ladder.HEADERS, *map(tuple, ladder.cells(rows))])
     print(verdict.sentence)
     record = to_json(rows, verdict)
     write_output(out / "diagnose.json", json_bytes(record))
-    write_report(out / "report.html", sections(rows, verdict), f"Where {task_name(env_id)} fails")
+    write_report(out / "report.html", sections(rows, verdict), f"Where {short_name(env_id)} fails")
     print(f"{out / 'report.html'}: the same; the numbers are in {out / 'diagnose.json'}")
     return record
 

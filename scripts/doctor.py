@@ -34,7 +34,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class DoctorConfig(JsonFlag):
-    """How to say it."""
+    """Say what this machine offers: versions, OpenGL, GPUs, speed, extras, disk and memory.
+
+    `worldmodel doctor --json` says it to a program.
+    """
 
 
 def main(config: DoctorConfig) -> dict[str, Any]:

@@ -30,7 +30,10 @@ from worldmodel.unseen import held_out_episodes
 
 @dataclass(frozen=True)
 class DreamVerbConfig(JsonFlag):
-    """Which model dreams which episodes."""
+    """Dream held-out episodes from their actions: a film of truth above prediction, and the error by horizon beside controls.
+
+    `worldmodel dream --checkpoint run --out dream.mp4` dreams episodes of the run's own file.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""

@@ -29,7 +29,10 @@ LINE_WIDTH, LEAST_WIDTH = 160, 16
 
 @dataclass(frozen=True)
 class EnvsConfig(JsonFlag):
-    """List the tasks, or show everything about one."""
+    """List the tasks, or show everything about one, in words and in pictures.
+
+    `worldmodel envs --task PushT --preview push_t.png` draws its factors of variation.
+    """
 
     task: str | None = None
     """Show this task: a name such as PushT, or the id of any gymnasium environment."""
@@ -71,8 +74,8 @@ def main(config: EnvsConfig) -> dict[str, Any]:
         print(f"\nwrote {config.preview}")
     else:
         print(f"\nsee it: {command('envs', '--task', name, '--preview', 'preview.png')}")
-    print(f"drive it: {command('play', name)}")
-    print(f"record it: {command('collect', '--env', name)}")
+    print(f"drive it: {command('play', '--task', name)}")
+    print(f"record it: {command('collect', '--task', name)}")
     print(f"learn it: {command('quickstart', '--task', name)}")
     return found
 
@@ -86,7 +89,7 @@ def print_table() -> list[dict[str, Any]]:
         words = {"cameras": ", ".join(task.cameras), "description": describe(task)}
         found.append({"task": env_id, **sizes, "factors": len(task.factors), **words})
     print_columns([tuple(found[0]), *(tuple(map(str, row.values())) for row in found)], 10_000)  # a line each, but in a terminal
-    print("\neverything about one: worldmodel envs --task ID")
+    print("\neverything about one: worldmodel envs --task NAME")
     return found
 
 

@@ -27,7 +27,10 @@ from worldmodel.unseen import held_out_episodes
 
 @dataclass(frozen=True)
 class EvaluateVerbConfig(JsonFlag):
-    """What is scored, on which problems, with which planner."""
+    """Score a model by planning with it on held-out starts and goals, beside the controls.
+
+    `worldmodel evaluate --checkpoint run --out evaluation --planner mppi --planner.horizon 4` searches with MPPI.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""

@@ -25,7 +25,7 @@ class ExpertsConfig(JsonFlag):
     """Measure which experts of a trained mixture serve text, which vision, how steadily over flow time; for seeing and drawing alike?
 
     `worldmodel experts --checkpoint run --data two_room.h5 --out experts` prints a table by layer and writes experts.png and
-    experts.json. The checkpoint must have experts: `worldmodel pretrain ... preset:tiny --preset.model.trunk.feed-forward moe`.
+    experts.json. The checkpoint must have experts: `worldmodel pretrain ... --model.trunk.feed-forward moe`.
     """
 
     checkpoint: Path
@@ -52,7 +52,7 @@ def main(config: ExpertsConfig) -> dict[str, Any]:
     if kind != "moe":
         raise UserError(
             f"{config.checkpoint} has no experts, its feed_forward is {kind!r}: train a mixture of experts with worldmodel pretrain "
-            "... preset:base, or with preset:tiny --preset.model.trunk.feed-forward moe"
+            "... --preset base, or --preset tiny --model.trunk.feed-forward moe"
         )
     settings, tokenizer = config.specialisation, trained.tokenizer
     batches = held_out_batches(trained, config.data, settings, device)

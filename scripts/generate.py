@@ -26,7 +26,10 @@ from worldmodel.unseen import held_out_episodes
 
 @dataclass(frozen=True)
 class GenerateConfig(JsonFlag):
-    """What to generate; what is left out is not done."""
+    """Let a trained model continue a sentence, draw pictures for captions, caption held-out frames; what is left out is not done.
+
+    `worldmodel generate --checkpoint run --text "Our economy" --draw "a red disc near the top" --out drawn.png` writes and draws.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""

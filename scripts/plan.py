@@ -24,7 +24,10 @@ from worldmodel.unseen import held_out_episodes
 
 @dataclass(frozen=True)
 class PlanConfig(JsonFlag):
-    """Which model plans for what."""
+    """Plan with a trained model on a few held-out problems and film what happens, the goal on the right.
+
+    `worldmodel plan --checkpoint run --out plan.mp4 --planner cem --planner.num-samples 64` searches with the cross-entropy method.
+    """
 
     checkpoint: Path
     """Checkpoint or run folder, from worldmodel pretrain."""
@@ -41,7 +44,7 @@ class PlanConfig(JsonFlag):
     rollout: RolloutConfig = PLANNING
     """Flow steps per frame and form of the actions."""
     controller: Name | None = None
-    """Who chooses the actions: policy, guided, cem, mppi, random_shooting, oracle; by default the search of `evaluate.planner`."""
+    """Who chooses the actions: policy, guided, cem, mppi, random_shooting, oracle; by default the search with --planner."""
     device: str = "auto"
     """auto: the first GPU, else the CPU; or cpu, cuda, cuda:N."""
 

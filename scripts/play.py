@@ -14,15 +14,13 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import tyro
 
 from worldmodel.datasets.collection.recording import CollectConfig, warm_up
 from worldmodel.datasets.collection.teleop_controller import TeleopController
 from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
-from worldmodel.envs import make_task
+from worldmodel.envs import full_id, make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 from worldmodel.scripts.console import command, run_verb
@@ -40,10 +38,13 @@ PAGE = Path(__file__).with_name("play.html")
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """Drive a task from the keyboard in a local web page, and record what was driven."""
+    """Drive a task from the keyboard in a local web page, and record what was driven.
 
-    task: Annotated[str, tyro.conf.Positional] = "worldmodel/TwoRoom-v0"
-    """Task id."""
+    `worldmodel play --task PushT --out driven.h5` adds what is driven to a file.
+    """
+
+    task: str = "worldmodel/TwoRoom-v0"
+    """Task: a name such as PushT, or the id of any gymnasium environment."""
     out: Path | None = None
     """File that the driven episodes are added to; by default `<task>-driven.h5` in the datasets folder of WORLDMODEL_HOME."""
     port: int = 8000
@@ -63,6 +64,7 @@ class PlayConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are out of range, by a UserError."""
+        object.__setattr__(self, "task", full_id(self.task))
         if not 0 <= self.port <= 65535:
             raise UserError(f"--port {self.port} must be 0 to 65535")
         for name in ("image_size", "record_size"):

@@ -20,11 +20,11 @@ from worldmodel.training.train import TrainResult
 class PretrainVerbConfig:
     """Train the model from scratch on a mixture of action video, video, captions, questions, text and pictures.
 
-    `worldmodel pretrain --data two_room.h5 --codec codec --out run preset:tiny` trains the smallest model; small, base and paper are
-    the others. Every field of model and training is a flag behind the preset: `... preset:small --preset.train.lr 3e-4`, and
-    `worldmodel pretrain preset:small --help` lists them. `worldmodel pretrain --resume run` goes on after an interruption, and
+    `worldmodel pretrain --data two_room.h5 --codec codec --out run --preset tiny` trains the smallest model; small, base and paper
+    are the others. Every field of model and training is a flag: `... --preset small --train.lr 3e-4`, and
+    `worldmodel pretrain --preset small --help-all` lists them. `worldmodel pretrain --resume run` goes on after an interruption, and
     `tensorboard --logdir run` shows the curves. Several GPUs share each step under torchrun:
-    `torchrun --nproc-per-node 8 -m worldmodel.scripts.pretrain --data two_room.h5 --codec codec --out run preset:base`.
+    `torchrun --nproc-per-node 8 -m worldmodel.scripts.pretrain --data two_room.h5 --codec codec --out run --preset base`.
     """
 
     codec: Path | None = None

@@ -38,19 +38,20 @@ from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
 from worldmodel.dream_film import film, table
-from worldmodel.envs import full_id, make_task
+from worldmodel.envs import full_id, make_task, short_name
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
-from worldmodel.presets import Preset, tiny, with_seed
+from worldmodel.presets import tiny, with_seed
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.scripts.plan import labels_of
+from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.system_info import command_line, commit, machine
 from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.pretrain import PretrainConfig, pretrain
@@ -65,7 +66,10 @@ PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that
 
 @dataclass(frozen=True)
 class QuickstartConfig(JsonFlag):
-    """Sizes of every stage."""
+    """Collect, train codec and model, dream, write and draw, plan, and report it all.
+
+    `worldmodel quickstart --task PushT --seed 1` takes minutes; `--train.steps` and its like change any stage.
+    """
 
     out: Path | None = None
     """Folder of everything; by default `quickstart-<task>-<seed>` in the runs folder of WORLDMODEL_HOME."""
@@ -89,7 +93,7 @@ class QuickstartConfig(JsonFlag):
     """Shares of the sources."""
     codec: CodecConfig = field(default_factory=lambda: CodecConfig(kind="pixels"))
     """The codec and its training; principal components of small patches, which lose nothing that moves."""
-    preset: Preset = field(default_factory=tiny)
+    preset: PresetFlag = field(default_factory=tiny)
     """The model and its training."""
     dream: DreamConfig = field(default_factory=lambda: DreamConfig(horizon=0))
     """Clips to dream."""
@@ -126,9 +130,9 @@ class Results:
 
 def main(config: QuickstartConfig) -> dict[str, Any]:
     """Run the missing stages and end with the table of success rates."""
-    recording = make_task(full_id(config.task)).recording
+    recording = make_task(config.task).recording
     config = as_the_task_says(config, recording)
-    name = config.task.removeprefix("worldmodel/").removesuffix("-v0").replace("/", "-")
+    name = short_name(config.task).replace("/", "-")
     out = config.out or runs_dir() / f"quickstart-{name}-{config.seed}"
     out.mkdir(parents=True, exist_ok=True)
     with locked_run_folder(out, settings_of(config) | {"out": None}):
@@ -244,9 +248,19 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
             trained, manifest, block, replace(config.evaluate, seed=config.seed), config.rollout, config.workers
         )
     with stage("diagnose", seconds):
-        planner = replace(config.evaluate, seed=config.seed, videos=0)
-        how = replace(config.ladder, evaluate=planner, rollout=config.rollout, workers=config.workers)
-        rungs = climb(trained, store, held_out, manifest, block, how, config.seed, scores)
+        rungs = climb(
+            trained,
+            store,
+            held_out,
+            manifest,
+            block,
+            config.ladder,
+            config.seed,
+            scores,
+            planning=replace(config.evaluate, seed=config.seed, videos=0),
+            rollout=config.rollout,
+            workers=config.workers,
+        )
     continued = dict(zip(PROMPTS, said, strict=True))
     return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, rungs, seconds)
 

@@ -22,7 +22,10 @@ from worldmodel.serialization import read_json
 
 @dataclass(frozen=True)
 class ResultsConfig(JsonFlag):
-    """Which runs, and where to."""
+    """Gather finished quickstarts, of several tasks and seeds, into one record of figures and one table.
+
+    `worldmodel results quickstart-TwoRoom-0 quickstart-PushT-0 --out results.json` prints the table of both.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of finished quickstarts, or one record that was gathered before."""

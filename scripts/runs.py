@@ -21,7 +21,10 @@ LOSSES = ("text", "flow", "action")
 
 @dataclass(frozen=True)
 class RunsConfig(JsonFlag):
-    """List runs, with what is damaged or somebody else's among them."""
+    """List runs, codecs and evaluations: how far each is, and how good, with what is damaged or somebody else's among them.
+
+    `worldmodel runs ~/.worldmodel/runs` lists all of a folder.
+    """
 
     folders: Positional[tuple[Path, ...]] = ()
     """Runs, or folders of runs; by default the runs and checkpoints folders of WORLDMODEL_HOME."""

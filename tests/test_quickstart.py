@@ -36,10 +36,10 @@ SMALL = (
     f"--task TwoRoom --episodes {EPISODES} --steps {STEPS} --workers 1 --vocab-size 400 --mixture.held-out 0.4 "
     "--codec.probe-frames 64 --ladder.reader.steps 4 --ladder.reader.checks 1 --ladder.menu.problems 2 --ladder.menu.candidates 4 "
     f"--dream.clips {CLIPS} --dream.horizon {HORIZON} --language-frames 4 --problems.problems 2 --problems.goal-offset 6 "
-    "--problems.budget 6 --problems.min-distance 0.1 --preset.train.steps 4 --preset.train.packing.rows 2 "
-    "--preset.train.log-every 2 --preset.train.sample-every 2 --preset.train.checkpoint-every 2 "
-    "--mixture.action-block 3 --evaluate.mpc.replan-every 1 evaluate.planner:cem-config --evaluate.planner.horizon 2 "
-    "--evaluate.planner.num-samples 4 --evaluate.planner.num-elites 2 --evaluate.planner.iterations 1"
+    "--problems.budget 6 --problems.min-distance 0.1 --train.steps 4 --train.packing.rows 2 "
+    "--train.log-every 2 --train.sample-every 2 --train.checkpoint-every 2 "
+    "--mixture.action-block 3 --evaluate.mpc.replan-every 1 --planner.horizon 2 "
+    "--planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 ).split()
 
 

@@ -23,17 +23,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HOWTO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 
 PROBLEMS = "--problems.problems 2 --problems.goal-offset 6 --problems.budget 6 --problems.min-distance 0.1"
-PLANNER = (
-    "--evaluate.mpc.replan-every 1 evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 "
-    "--evaluate.planner.num-elites 2 --evaluate.planner.iterations 1"
-)
+PLANNER = "--evaluate.mpc.replan-every 1 --planner.horizon 2 --planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 MIXTURE = "--mixture.corpora texts.jsonl --mixture.pictures 0 --mixture.held-out 0.4"
 CODEC = (
     "--codec.masked.steps 2 --codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64 "
     "--codec.decoder-frames 64"
 )
-TRAIN = "--preset.train.steps 4 --preset.train.sample-every 2 --preset.train.log-every 2 --preset.train.packing.rows 2"
-FEW_ROWS = "--preset.train.packing.rows 2"
+TRAIN = "--train.steps 4 --train.sample-every 2 --train.log-every 2 --train.packing.rows 2"
+FEW_ROWS = "--train.packing.rows 2"
 DREAM = "--dream.clips 2 --dream.horizon 2"
 SMALLER = {
     "doctor": "",
@@ -43,22 +40,22 @@ SMALLER = {
     "datasets": "",
     "codec": f"{CODEC} --codec.vae-steps 2 {MIXTURE}",
     "codecs": "--probe-frames 64",
-    "pretrain": f"--vocab-size 400 {MIXTURE} preset:tiny {TRAIN}",
+    "pretrain": f"--vocab-size 400 {MIXTURE} {TRAIN}",
     "dream": DREAM,
     "plan": f"{PROBLEMS} {PLANNER}",
     "evaluate": f"{PROBLEMS} --workers 1 {PLANNER}",
     "diagnose": (
         f"{PROBLEMS} --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.dream.clips 4 --ladder.menu.problems 2 "
-        "--ladder.menu.candidates 3 --ladder.workers 0 --ladder.evaluate.mpc.replan-every 1 ladder.evaluate.planner:cem-config "
-        "--ladder.evaluate.planner.horizon 2 --ladder.evaluate.planner.num-samples 4 --ladder.evaluate.planner.num-elites 2 "
-        "--ladder.evaluate.planner.iterations 1"
+        "--ladder.menu.candidates 3 --workers 0 --evaluate.mpc.replan-every 1 "
+        "--planner.horizon 2 --planner.num-samples 4 --planner.num-elites 2 "
+        "--planner.iterations 1"
     ),
     "generate": "--steps 2 --tokens 4 --frames 2",
     "experts": "--specialisation.batches 2 --specialisation.rows 2 --specialisation.resamples 20",
-    "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 400 {DREAM} {CODEC} {MIXTURE} preset:tiny {FEW_ROWS}",
-    "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 400 {MIXTURE} preset:tiny {FEW_ROWS}",
+    "ablate": f"--seeds 0 1 --steps 2 --batches 1 --vocab-size 400 {DREAM} {CODEC} {MIXTURE} {FEW_ROWS}",
+    "isoflop": f"--budgets 2e10 --kinds dense --min-steps 1 --batches 1 --vocab-size 400 {MIXTURE} {FEW_ROWS}",
     "benchmark": (
-        "--tasks worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
+        "--task worldmodel/TwoRoom-v0 --image-sizes 32 --seconds 0.05 --repeats 1 --episodes 2 --seeds 2 --clips 32 --steps 1 "
         "--parts speed"
     ),
     "runs": "",
@@ -66,7 +63,7 @@ SMALLER = {
     "results": "",
     "quickstart": (
         f"--episodes 6 --steps 12 --workers 1 --vocab-size 400 --language-frames 2 {CODEC} {MIXTURE} {DREAM} {TRAIN} {PROBLEMS} "
-        "--preset.train.processes 1 --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.menu.problems 2 "
+        "--train.processes 1 --ladder.reader.steps 2 --ladder.reader.width 8 --ladder.menu.problems 2 "
         f"--ladder.menu.candidates 3 {PLANNER}"
     ),
 }
@@ -107,15 +104,10 @@ def command_lines(block: str) -> list[list[str]]:
 
 
 def smaller(verb: str, flags: list[str]) -> list[str]:
-    """A command's flags made small: those of the verb before the first preset, those of the preset at the end."""
+    """A command's flags made small."""
     if "--resume" in flags:  # a run goes on as it was begun
         return flags
-    more = SMALLER[verb].split()
-    cut = next((i for i, word in enumerate(flags) if word.startswith("preset:")), None)
-    if cut is None:
-        return [*flags, *more]
-    end = next(i for i, word in enumerate(more) if word.startswith("preset:"))
-    return [*flags[:cut], *more[:end], *flags[cut:], *more[end + 1 :]]
+    return [*flags, *SMALLER[verb].split()]
 
 
 def translate(words: list[str]) -> tuple[list[str], Path | None]:

@@ -43,7 +43,9 @@ class ModelConfig:
     """The unified model."""
 
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    """Width, depth, heads and feed-forward of the transformer."""
     flow: FlowConfig = field(default_factory=FlowConfig)
+    """What is predicted of a noisy frame, and how noisy it is."""
     vocab_size: int = 2048
     """Size of the tokenizer's vocabulary (set from the tokenizer)."""
     stem: StemConfig = field(default_factory=StemConfig)

@@ -30,7 +30,6 @@ from worldmodel.flow import sample
 from worldmodel.model import WorldModel
 from worldmodel.tokenizer import Tokenizer
 
-
 CPU_SEQUENCES = 128
 """Sequences computed together on a CPU: with four times as many each took a third longer."""
 

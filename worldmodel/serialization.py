@@ -97,6 +97,8 @@ def rebuild(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
+    if kind is Path and isinstance(value, str) and "\0" not in value:
+        return Path(value)
     if origin is None and kind is not float and type(value) is kind:
         return value
     expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(getattr(kind, "__name__", kind))

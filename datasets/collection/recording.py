@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import tyro
 
 from worldmodel import __version__
 from worldmodel.datasets.collection.policies import DEFAULT_POLICIES, SB3, check_policies, draw_policy, make_policy, policy_file
@@ -33,10 +34,13 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to record, and where."""
+    """Record episodes of a task into a file, in several worker processes.
 
-    env: str = "worldmodel/TwoRoom-v0"
-    """Task id; of a task of this suite the name, e.g. PushT, is enough."""
+    `worldmodel collect --task TwoRoom --episodes 500 --variation disc.color --out two_room.h5`: once more, it goes on after a stop.
+    """
+
+    env: Annotated[str, tyro.conf.arg(name="task")] = "worldmodel/TwoRoom-v0"
+    """Task: a name such as PushT, or the id of any gymnasium environment."""
     out: Path | None = None
     """File to write; by default `<task>.h5` in the datasets folder of WORLDMODEL_HOME."""
     episodes: int = 400

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from worldmodel.agents import diagnosis
-from worldmodel.agents.diagnosis import sections, task_name
+from worldmodel.agents.diagnosis import sections
 from worldmodel.agents.ladder import LadderRow, Verdict
+from worldmodel.envs import short_name
 from worldmodel.rollout import RolloutConfig
 
 
 def test_names_of_tasks() -> None:
-    assert task_name("worldmodel/PushT-v0") == "PushT" and task_name("dm_control/walker-walk-v0") == "dm_control/walker-walk-v0"
+    assert short_name("worldmodel/PushT-v0") == "PushT" and short_name("dm_control/walker-walk-v0") == "dm_control/walker-walk-v0"
 
 
 def test_a_report_opens_with_what_is_weakest() -> None:

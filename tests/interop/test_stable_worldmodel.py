@@ -145,9 +145,9 @@ def train(folder: Path) -> str:
     common = f"--data {folder}/ours.h5 --mixture.corpora {folder}/texts.jsonl --mixture.held-out 0.4 {' '.join(empty)}"
     codec = "--codec.masked.steps 2 --codec.joint.steps 2 --codec.decoder-steps 2 --codec.batch-size 4 --codec.probe-frames 64"
     run(f"codec {common} --out {folder}/codec {codec} --codec.decoder-frames 64")
-    model = "--preset.train.steps 2 --preset.train.packing.rows 2 --preset.train.log-every 1 --preset.train.sample-every 2"
+    model = "--train.steps 2 --train.packing.rows 2 --train.log-every 1 --train.sample-every 2"
     place = f"--codec {folder}/codec --out {folder}/run"
-    return run(f"pretrain {common} {place} --vocab-size 400 --mixture.action-block 2 preset:tiny {model}")
+    return run(f"pretrain {common} {place} --vocab-size 400 --mixture.action-block 2 --preset tiny {model}")
 
 
 def run(arguments: str) -> str:

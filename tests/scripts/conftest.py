@@ -15,9 +15,9 @@ TINY_CODEC = (
     "--codec.decoder.depth 1"
 ).split()
 TINY_MODEL = (
-    "preset:tiny --preset.model.channels 16 --preset.model.trunk.width 48 --preset.model.trunk.depth 1 --preset.model.trunk.heads 2 "
-    "--preset.model.trunk.kv-heads 1 --preset.model.trunk.hidden 64 --preset.train.steps 2 --preset.train.packing.rows 2 "
-    "--preset.train.sample-every 0 --preset.train.dtype float32"
+    "--preset tiny --model.channels 16 --model.trunk.width 48 --model.trunk.depth 1 --model.trunk.heads 2 "
+    "--model.trunk.kv-heads 1 --model.trunk.hidden 64 --train.steps 2 --train.packing.rows 2 "
+    "--train.sample-every 0 --train.dtype float32"
 ).split()
 
 

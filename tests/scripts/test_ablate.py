@@ -81,5 +81,5 @@ def test_mistakes_in_an_ablation(ablation: Ablate, capfd: pytest.CaptureFixture[
     assert "seeds are (1, 1); give numbers of at least 0, each once" in refused("shift", "--seeds", "1", "1")
     assert "held-out episode of 90 of them" in refused("shift", "--dream.horizon", "90")
     whole = ("--codec.vae.map-channels", "4", "--codec.pixels.patch-size", "8", "--codec.pixels.components", "0")
-    said = refused("codec", *whole, preset=("--preset.model.stem.tokens", "0"))
+    said = refused("codec", *whole, preset=("--model.stem.tokens", "0"))
     assert "codec pixels: the model's width 48 is below the latents' 192 channels" in said

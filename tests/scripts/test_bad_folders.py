@@ -43,7 +43,7 @@ def test_what_is_there_is_not_overwritten(tiny: Tiny, refused: Refused) -> None:
     before = snapshot(tiny.data.parent)
     assert "seed=0" in refused("collect", "--out", tiny.data, "--episodes", "5", "--max-steps", "12", "--seed", "1")
     assert "config.seed was 0 and is now 1" in refused(*tiny.codec_flags, "--codec.seed", "1")
-    assert "train.lr was" in refused(*tiny.pretrain_flags, "--preset.train.lr", "0.5")
+    assert "train.lr was" in refused(*tiny.pretrain_flags, "--train.lr", "0.5")
     assert "belongs to something else" in refused(*replaced(tiny.pretrain_flags, out=tiny.codec))
     assert "holds something else" in refused(*replaced(tiny.codec_flags, out=tiny.run))
     assert "is a file" in refused(*replaced(tiny.codec_flags, out=tiny.data))
@@ -56,7 +56,7 @@ def test_what_is_there_is_not_overwritten(tiny: Tiny, refused: Refused) -> None:
 
 
 def test_a_quickstart_that_failed_at_once_leaves_its_folder_free(tmp_path: Path, refused: Refused) -> None:
-    for wrong in (["--env", "worldmodel/Room-v0"], ["--episodes", "0"]):
+    for wrong in (["--task", "worldmodel/Room-v0"], ["--episodes", "0"]):
         assert "settings" not in refused("quickstart", "--out", tmp_path / "out", *wrong)
 
 
@@ -91,7 +91,7 @@ run(sys.argv[1:])
 
 def test_a_killed_training_goes_on_with_the_same_command(tiny: Tiny, tmp_path: Path, forked: Forks) -> None:
     def command(out: Path) -> list[str]:
-        steps = ["--preset.train.steps", "12", "--preset.train.checkpoint-every", "5", "--preset.train.log-every", "1"]
+        steps = ["--train.steps", "12", "--train.checkpoint-every", "5", "--train.log-every", "1"]
         return [*replaced(tiny.pretrain_flags, out=out), *steps]
 
     assert run(command(tmp_path / "whole")) == 0

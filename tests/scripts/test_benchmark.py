@@ -31,7 +31,7 @@ def test_interleave_takes_turns_and_turns_round() -> None:
 
 def test_envs_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
-    flags = ["--tasks", TASK, "--image-sizes", "32", "--seconds", "0.05", "--repeats", "2", "--episodes", "2", "--workers", "1"]
+    flags = ["--task", TASK, "--image-sizes", "32", "--seconds", "0.05", "--repeats", "2", "--episodes", "2", "--workers", "1"]
     assert run(["benchmark", "envs", *flags, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["machine"]["mujoco"]
@@ -46,7 +46,7 @@ def test_envs_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_demonstrators_table(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
-    assert run(["benchmark", "demonstrators", "--tasks", TASK, "--seeds", "5", "--out", str(out)]) == 0
+    assert run(["benchmark", "demonstrators", "--task", TASK, "--seeds", "5", "--out", str(out)]) == 0
     (row,) = json.loads(out.read_text())["demonstrators"]
     assert (row["task"], row["seeds"], row["demonstrator"]) == (TASK, 5, 5)
     assert row["random"] <= 3 and row["demonstrator, all factors"] >= 4
@@ -58,7 +58,7 @@ def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     few = MixtureConfig(corpora=(str(texts),), pictures=0, held_out=0.4)  # the standard texts and pictures take a minute
     monkeypatch.setattr(waiting, "MixtureConfig", lambda: few)
     monkeypatch.setattr(waiting, "VOCABULARY", 400)
-    flags = f"--tasks {TASK} --image-sizes 32 --repeats 1 --episodes 2 --workers 1 --clips 64 --steps 2".split()
+    flags = f"--task {TASK} --image-sizes 32 --repeats 1 --episodes 2 --workers 1 --clips 64 --steps 2".split()
     assert run(["benchmark", "data", *flags, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["machine"].keys() >= {"stable_worldmodel", "its JPEG decoder"}
@@ -91,7 +91,7 @@ def test_a_failing_process_of_the_bare_loop_is_noticed(capfd: pytest.CaptureFixt
         (["envs", "--repeats", "0"], "--repeats 0 must be at least 1"),
         (["data", "--clip-frames", "1"], "--clip-frames 1 must be at least 2"),
         (["envs", "--seconds", "0"], "--seconds 0.0 must be more than 0"),
-        (["demonstrators", "--tasks", "worldmodel/TwoRom-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
+        (["demonstrators", "--task", "worldmodel/TwoRom-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
     ],
 )
 def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

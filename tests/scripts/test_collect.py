@@ -35,7 +35,7 @@ def test_records_then_has_nothing_left_to_do(run_command: Command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--env", "worldmodel/TwoRooms-v0"], "worldmodel/TwoRoom-v0"),
+        (["--task", "worldmodel/TwoRooms-v0"], "worldmodel/TwoRoom-v0"),
         (["--episodes", "0"], "episodes"),
         (["--policies", "random", "-1"], "random=-1"),
         (["--policies", "demonstrater", "1"], "did you mean 'demonstrator'?"),

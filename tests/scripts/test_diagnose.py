@@ -11,8 +11,8 @@ from worldmodel.scripts.cli import run
 
 SMALL = (
     "--ladder.reader.steps 2 --ladder.reader.width 8 --ladder.dream.clips 4 --ladder.menu.problems 2 --ladder.menu.candidates 3 "
-    "--ladder.workers 0 --ladder.evaluate.mpc.replan-every 1 ladder.evaluate.planner:cem-config --ladder.evaluate.planner.horizon 2 "
-    "--ladder.evaluate.planner.num-samples 4 --ladder.evaluate.planner.num-elites 2 --ladder.evaluate.planner.iterations 1"
+    "--workers 0 --evaluate.mpc.replan-every 1 --planner.horizon 2 "
+    "--planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 ).split()
 
 

@@ -11,8 +11,7 @@ from tests.scripts.refusals import PROBLEMS, Refused
 from worldmodel.scripts.cli import run
 
 PLANNER = (
-    "--evaluate.mpc.replan-every 1 evaluate.planner:cem-config --evaluate.planner.horizon 2 --evaluate.planner.num-samples 4 "
-    "--evaluate.planner.num-elites 2 --evaluate.planner.iterations 1"
+    "--evaluate.mpc.replan-every 1 --planner.horizon 2 --planner.num-samples 4 --planner.num-elites 2 --planner.iterations 1"
 ).split()
 
 

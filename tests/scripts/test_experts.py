@@ -58,7 +58,7 @@ def test_a_dense_checkpoint_is_refused(tiny: Tiny, tmp_path: Path, capfd: pytest
     capfd.readouterr()
     status = run("--checkpoint", tiny.run, "--data", tiny.data, "--out", tmp_path / "out")
     said = sentence("experts", status, *capfd.readouterr())
-    assert f"{tiny.run} has no experts, its feed_forward is 'modality'" in said and "preset:base" in said
+    assert f"{tiny.run} has no experts, its feed_forward is 'modality'" in said and "--preset base" in said
     assert not (tmp_path / "out").exists()
 
 

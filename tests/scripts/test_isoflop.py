@@ -12,7 +12,7 @@ from worldmodel.scripts.console import run_verb
 
 Isoflop = Callable[..., int]
 TRUNK = {"hidden": 32, "width": 32, "heads": 4, "kv-heads": 4, "moe.num-experts": 4}
-SMALL = [part for name, value in TRUNK.items() for part in (f"--preset.model.trunk.{name}", str(value))]
+SMALL = [part for name, value in TRUNK.items() for part in (f"--model.trunk.{name}", str(value))]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_mistakes_in_a_grid(study: Isoflop, capfd: pytest.CaptureFixture[str]) -
     assert "budgets are (-1.0,)" in refused("--budgets", "-1")
     assert "no budget gives any size 20 steps: take budgets of at least " in refused("--budgets", "1e7", "--min-steps", "20")
     assert "are the same model of width" in refused("--sizes", "1", "1.1")
-    no_stem = ("--preset.model.stem.tokens", "0")
+    no_stem = ("--model.stem.tokens", "0")
     assert "size 0.25: the model's width 8 is below the latents' 16 channels" in refused("--sizes", "0.25", preset=no_stem)
     assert study("--sizes", "1", "--budgets", "3e8", "--kinds", "dense") == 0, capfd.readouterr().err
     assert "holds a run with other settings" in refused("--sizes", "1", "--budgets", "3e8", "--kinds", "dense", "--batches", "2")

@@ -106,7 +106,7 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     from selenium.webdriver.common.action_chains import ActionChains
 
     path = tmp_path / "drives.h5"
-    playing = play("worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
+    playing = play("--task", "worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
     browser.get(playing.url)
 
     def at(name: str) -> Any:
@@ -199,7 +199,7 @@ def test_ctrl_c_keeps_everything_and_the_next_run_adds(play: Callable[..., Playi
 
 def test_a_kill_loses_only_the_running_episode(play: Callable[..., Playing], tmp_path: Path) -> None:
     path = tmp_path / "drives.h5"
-    flags = ("worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
+    flags = ("--task", "worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
     playing = play(*flags)
     with playing.connect() as page:
         ask(page, do="say", text="move left", steps=4)
@@ -318,7 +318,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["worldmodel/TwoRooms-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
+        (["--task", "worldmodel/TwoRooms-v0"], "did you mean 'worldmodel/TwoRoom-v0'"),
         (["--variation", "disk.color"], "unknown factor of variation 'disk.color'"),
         (["--port", "70000"], "--port 70000"),
         (["--record-size", "8"], "--record-size 8"),

@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_latents_on_the_disk_give_the_same_losses_and_are_made_once(
 
     def train(name: str, caching: str) -> list[dict[str, float]]:
         flags = [str(tmp_path / name) if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags]
-        trained = ["--preset.train.log-every", "1", "--preset.train.validate-every", "0", "--preset.train.cache-latents", caching]
+        trained = ["--train.log-every", "1", "--train.validate-every", "0", "--train.cache-latents", caching]
         still = ["--mixture.shift", "0"]  # frames that are moved are not on the disk
         assert run([flags[0], *still, *flags[1:], *trained]) == 0
         return losses(tmp_path / name)
@@ -96,7 +97,7 @@ def test_text_alone_needs_no_episode_file(tiny: Tiny, tmp_path: Path, capfd: pyt
     recipe = tmp_path / "text.toml"
     recipe.write_text(f'[[source]]\nkind = "text"\nweight = 1\ncorpus = "{tiny.texts}"\n')
     flags = ["--codec", str(tiny.codec), "--out", str(tmp_path / "run"), "--vocab-size", "400", "--mixture.recipe", str(recipe)]
-    assert run(["pretrain", *flags, *TINY_MODEL, "--preset.train.cache-latents", "disk"]) == 0
+    assert run(["pretrain", *flags, *TINY_MODEL, "--train.cache-latents", "disk"]) == 0
     assert "next: worldmodel generate" in capfd.readouterr().out
     (row,) = losses(tmp_path / "run")
     assert row["loss/text"] > 0 and row["data/share/text"] == 1
@@ -105,7 +106,7 @@ def test_text_alone_needs_no_episode_file(tiny: Tiny, tmp_path: Path, capfd: pyt
 def test_films_alone_can_be_trained_on(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = film(tmp_path / "film.h5")
     flags = ["--data", str(data), "--codec", str(tiny.codec), "--out", str(tmp_path / "run"), "--vocab-size", "400", *tiny.mixture]
-    assert run(["pretrain", *flags, *TINY_MODEL, "--preset.train.sample-every", "1", "--preset.train.log-every", "1"]) == 0
+    assert run(["pretrain", *flags, *TINY_MODEL, "--train.sample-every", "1", "--train.log-every", "1"]) == 0
     assert "next: worldmodel generate" in capfd.readouterr().out, "without actions there is nothing to dream with"
     rows = losses(tmp_path / "run")
     assert "loss/flow" in rows[-1] and not any(name.startswith("dream/") for row in rows for name in row)
@@ -132,7 +133,11 @@ def test_help_says_what_the_presets_are(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         run(["pretrain", "--help"])
     said = " ".join(capfd.readouterr().out.split())
-    assert "Train on two CPU cores in minutes; for latents of" in said and "preset:small --preset.train.lr 3e-4" in said
+    assert "Train on two CPU cores in minutes; for latents of" in said and "--preset paper" in said
+    with pytest.raises(SystemExit):
+        run(["pretrain", "--preset", "small", "--help-all"])
+    said = capfd.readouterr().out
+    assert "--preset small --train.lr 3e-4" in said and re.search(r"--train\.lr FLOAT.{,400}?\(default: 0\.0006\)", said, re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -148,7 +153,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
     out, codec = tmp_path / "run", tmp_path / "codec"
     shutil.copytree(tiny.codec, codec)
     places = {str(tiny.run): str(out), str(tiny.codec): str(codec)}
-    flags = [places.get(flag, flag) for flag in tiny.pretrain_flags] + ["--preset.train.log-every", "1"]
+    flags = [places.get(flag, flag) for flag in tiny.pretrain_flags] + ["--train.log-every", "1"]
     with monkeypatch.context() as patch:
         patch.setattr("worldmodel.training.pretrain.stop_on_signals", stopped_at_once)
         assert run(flags) == 0
@@ -165,7 +170,7 @@ def test_a_run_is_resumed_from_its_folder_alone(
 
 def test_two_processes_train_what_one_does(tiny: Tiny, tmp_path: Path) -> None:
     flags = [str(tmp_path / "two") if flag == str(tiny.run) else flag for flag in tiny.pretrain_flags[1:]]
-    flags += ["--preset.train.log-every", "1", "--preset.train.packing.data-shards", "2", "--preset.train.validate-every", "1"]
+    flags += ["--train.log-every", "1", "--train.packing.data-shards", "2", "--train.validate-every", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "worldmodel.scripts.pretrain"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=2 * PATIENCE)

@@ -1,9 +1,11 @@
 """What a benchmark measures, and how long."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from worldmodel.envs import task_ids
+import tyro
+
+from worldmodel.envs import full_id, task_ids
 from worldmodel.errors import UserError
 
 What = Literal["envs", "data", "train", "demonstrators"]
@@ -21,8 +23,8 @@ class BenchmarkConfig:
     what: What = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
     with targets. demonstrators: solved seeds, with random actions as control."""
-    tasks: tuple[str, ...] = ()
-    """Task ids; by default all tasks of the suite, for data PushT and Ant."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(name="task")] = ()
+    """Tasks, names or ids; by default all tasks of the suite, for data PushT and Ant."""
     image_sizes: tuple[int, ...] = ()
     """envs, data: height and width of the frames, in pixels; by default 64 128 224, for data 64 224."""
     seconds: float = 1.0
@@ -59,7 +61,7 @@ class BenchmarkConfig:
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
         is_data = self.what == "data"
-        object.__setattr__(self, "tasks", self.tasks or (DATA_TASKS if is_data else tuple(task_ids())))
+        object.__setattr__(self, "tasks", tuple(map(full_id, self.tasks)) or (DATA_TASKS if is_data else tuple(task_ids())))
         object.__setattr__(self, "image_sizes", self.image_sizes or ((64, 224) if is_data else (64, 128, 224)))
         if not self.seconds > 0:
             raise UserError(f"--seconds {self.seconds} must be more than 0")

@@ -79,7 +79,7 @@ def check_sizes(config: EncoderConfig | DecoderConfig) -> None:
     if config.depth < 1 or config.heads < 1:
         raise UserError(f"depth {config.depth} and heads {config.heads} must both be at least 1")
     if config.width < 4 or config.width % 4 or config.width % config.heads:
-        raise UserError(f"width {config.width} must be a multiple of 4 and of the {config.heads} heads")
+        raise UserError(f"width {config.width} must be a multiple of 4 and of heads {config.heads}")
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:

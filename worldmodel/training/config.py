@@ -121,6 +121,6 @@ class TrainConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         rows = self.packing.rows
         if rows % self.accumulation:
-            raise UserError(f"{rows} rows do not divide into {self.accumulation} parts; take an accumulation that divides them")
+            raise UserError(f"{rows} rows do not divide into {self.accumulation} parts; accumulation must divide them")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
