@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
+from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD, TRUE_FRAMES
 from worldmodel.datasets.films import labelled
 from worldmodel.envs import short_name
 from worldmodel.errors import UserError
@@ -111,11 +111,14 @@ def table(record: dict[str, Any]) -> str:
     ratios = {(row["task"], row["seed"]): row["value"] for row in record["ladder"] if row["name"] == SHUFFLED}
     took = {(run["task"], run["seed"]): run["minutes"] for run in record["runs"]}
     steps = {(row["task"], row["seed"], row["name"]): row for row in record["ladder"]}
-    headers = ["task, seed", *COLUMNS.values(), "shuffled / true", *(f"{h} ahead (copying)" for h in AHEAD), "minutes"]
+    ahead = [f"{h} ahead (copying)" for h in AHEAD]
+    headers = ["task, seed", *COLUMNS.values(), "shuffled / true", "true frames", *ahead, "minutes"]
     lines = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
     for run in runs:
         cells = [_cell(found.get((*run, name))) for name in COLUMNS]
         cells.append(f"{ratios[run]:.2f}" if run in ratios else "")
+        floor = steps.get((*run, TRUE_FRAMES))
+        cells.append("" if floor is None else f"{floor['value']:.2f}")
         errors = [steps.get((*run, f"{STEP_AHEAD}{h}")) for h in AHEAD]
         cells += ["" if row is None else f"{row['value']:.2f} ({row['control']:.2f})" for row in errors]
         lines.append(f"| {run[0]}, {run[1]} | {' | '.join(cells)} | {took[run]:.1f} |")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.scripts.refusals import Refused
 from worldmodel.agents import quickstart_results as results
-from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD
+from worldmodel.agents.ladder import SHUFFLED, STEP_AHEAD, TRUE_FRAMES
 from worldmodel.errors import UserError
 from worldmodel.scripts import results as verb
 from worldmodel.scripts.console import run_verb
@@ -33,7 +33,12 @@ def report(task: str, seed: int, policy: float) -> dict[str, Any]:
         "ladder": {
             "rows": [
                 {"task": task, "seed": seed, "rung": "dynamics", "name": name, "value": value, "control": control}
-                for name, value, control in ((SHUFFLED, 1.5, 1.0), (f"{STEP_AHEAD}1", 0.1, 0.3), (f"{STEP_AHEAD}2", 0.2, 0.4))
+                for name, value, control in (
+                    (SHUFFLED, 1.5, 1.0),
+                    (f"{STEP_AHEAD}1", 0.1, 0.3),
+                    (f"{STEP_AHEAD}2", 0.2, 0.4),
+                    (TRUE_FRAMES, 0.07, None),
+                )
             ]
         },
         "seconds": {"collect": 60.0, "plan": 90.0},
@@ -59,9 +64,9 @@ def test_one_row_for_each_controller_of_each_run(runs: list[Path]) -> None:
         ("PushT", 1, 0.3, 0.15),
     ]
     assert record["runs"][0] == {"task": "TwoRoom", "seed": 0, "minutes": 2.5} | report("TwoRoom", 0, 0.9)["made_by"]
-    assert len(record["ladder"]) == 6
+    assert len(record["ladder"]) == 8
     drawn = results.table(record).splitlines()
-    assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 0.10 (0.30) |  | 2.5 |"
+    assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 0.07 | 0.10 (0.30) |  | 2.5 |"
     assert drawn[0].count("|") == drawn[1].count("|") == drawn[3].count("|")
 
 
