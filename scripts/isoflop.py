@@ -12,7 +12,7 @@ from pathlib import Path
 
 from worldmodel.codec.codec import load_codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.training_data import open_training_data
+from worldmodel.datasets.mixture.training_data import open_training_data
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device

@@ -9,7 +9,7 @@ from worldmodel.benchmarks import waiting
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.episodes.schema import STORAGES
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.scripts.cli import run
 
 TASK = "worldmodel/TwoRoom-v0"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tests.datasets.toys import make_episode
 from tests.worldmodel import toys
-from worldmodel.datasets.documents import Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
+from worldmodel.datasets.mixture.documents import Text
 from worldmodel.errors import UserError
 from worldmodel.evaluation import (
     DreamConfig,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.datasets.records import parse_json, shortened
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.datasets.documents import Document
+from worldmodel.datasets.mixture.documents import Document
+from worldmodel.datasets.mixture.source import Source
 from worldmodel.datasets.shuffle import seeded_key, shuffled
-from worldmodel.datasets.sources import Source
 from worldmodel.errors import UserError
 
 WINDOW = 1024

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.datasets.documents import Document, Text, text_document
-from worldmodel.datasets.mixture import WINDOW, Mixture
+from worldmodel.datasets.mixture.documents import Document, Text, text_document
+from worldmodel.datasets.mixture.mixture import WINDOW, Mixture
 from worldmodel.errors import UserError
 
 SEEDS = st.integers(0, 2**63)
