@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.kinds import KINDS
-from worldmodel.datasets.mixture.source import Entry, EpisodeSource, Opening
+from worldmodel.datasets.mixture.source import Entry, EpisodeSource, Opening, TrainingEpisodes
 from worldmodel.datasets.mixture.video_sources import VideoSource
 from worldmodel.errors import UserError
 
