@@ -15,7 +15,7 @@ import numpy as np
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.throughput import Rates, interleave
-from worldmodel.datasets.episodes.chunks import locate
+from worldmodel.datasets.episodes.chunks import datasets_of
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loader import ClipLoader
 from worldmodel.datasets.episodes.schema import STORAGES, open_file
@@ -43,9 +43,8 @@ def write_files(config: CollectConfig, folder: Path) -> dict[str, Path]:
 def stored_bytes(path: Path) -> float:
     """Compute the bytes on the disk per frame: of the frame and the action, as they are coded."""
     with open_file(path) as file:
-        columns = locate(file)
-        wanted = [column.sizes.sum() for name, column in columns.items() if name.split("/")[0] in ("frames", "actions")]
-        return float(sum(wanted)) / columns["success"].num_rows
+        wanted = [column.id.get_storage_size() for name, column in datasets_of(file) if name.split("/")[0] in ("frames", "actions")]
+        return sum(wanted) / len(file["success"])
 
 
 def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
