@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.benchmarks.throughput import Rates, interleave
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.throughput import Rates, interleave
 from worldmodel.datasets.episodes.chunks import datasets_of
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loader import ClipLoader
@@ -55,12 +55,15 @@ def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[in
     count as a clip as it has in the file. A number of workers: `ClipLoader`, the start of its threads included.
     """
     dataset, clip_bytes = ClipDataset(path, clip_frames - 1), clip_frames * stored_bytes(path)
-    sides: dict[str, Callable[[], float]] = {
-        str(number): functools.partial(_loader_rate, dataset, clips, number) for number in workers
-    }
+    sides = loader_sides(dataset, clips, workers)
     sides["in order"] = lambda: _in_order_rate(dataset.stores[0]) / clip_frames
     sides["read"] = lambda: _read_rate(path) / clip_bytes
     return sides
+
+
+def loader_sides(dataset: ClipDataset, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
+    """Return a call for each number of threads that reads clips through `ClipLoader` and gives clips per second."""
+    return {str(number): functools.partial(_loader_rate, dataset, clips, number) for number in workers}
 
 
 def measure(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Rates]:
