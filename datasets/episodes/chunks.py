@@ -1,9 +1,9 @@
-"""Reading the columns of an episode file through h5py, a chunk at a time, with the checksums that HDF5's filters do not know.
+"""Reading the columns of an episode file a chunk at a time, with the checksums that HDF5's filters do not know.
 
-Chunks come as they are coded (`read_direct_chunk`) and are verified and decoded here, by several threads at once, which HDF5's
-lock would stop. Rows of uncompressed columns are read where they lie, without the rest of their chunk. Threads and forked processes
-read through one reader. The memory held is where chunks of uncompressed columns lie (8 bytes each) and small columns, once they
-were used.
+HDF5 is asked once where the chunks of a column lie; then `pread` brings their bytes, which are verified and decoded here, by
+several threads at once, where its lock would stop them. Rows of uncompressed columns are read alone, without the rest of their
+chunk. Where everything is verified, in damaged files too, chunks come through HDF5. Threads and forked processes read through one
+reader. The memory held is what finds the chunks (16 bytes each) and small columns, once they were used.
 """
 
 import os
@@ -19,8 +19,7 @@ import simplejpeg
 import zstandard
 
 from worldmodel.datasets.episodes.episode import NOT_RECORDED
-from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, damaged, is_picture
-from worldmodel.errors import UserError
+from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, DamagedColumn, is_picture
 
 ZSTD_FILTER, FLETCHER32_FILTER = 32015, 3
 """Numbers of HDF5's filters."""
@@ -55,18 +54,19 @@ class Column:
             raise ValueError("a chunk that its filters left out")
         return bytes(data)
 
-    def offsets(self) -> np.ndarray:
-        """Find where the chunks lie in the file: int64 (chunks,), -1 for one that is missing."""
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find where the chunks lie in the file, -1 for one that is missing, and their bytes there: int64 (chunks,) each."""
         offsets = np.full(-(-self.num_rows // self.rows_per_chunk) if self.row_bytes else 0, -1, np.int64)
+        sizes = np.zeros_like(offsets)
 
         def note(chunk: h5py.h5d.StoreInfo) -> None:
             number = chunk.chunk_offset[0] // self.rows_per_chunk
             if number < len(offsets) and chunk.filter_mask == 0:
-                offsets[number] = chunk.byte_offset
+                offsets[number], sizes[number] = chunk.byte_offset, chunk.size
 
         if len(offsets):
             self.dataset.chunk_iter(note)
-        return offsets
+        return offsets, sizes
 
 
 def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -87,19 +87,6 @@ def _column(dataset: h5py.Dataset) -> Column:
     row_bytes = int(np.prod(dataset.shape[1:], dtype=np.int64)) * dataset.dtype.itemsize
     zstd, checksum = filters == [ZSTD_FILTER], filters == [FLETCHER32_FILTER]
     return Column(dataset.id, dataset.dtype, dataset.shape[1:], len(dataset), dataset.chunks[0], zstd, checksum, row_bytes)
-
-
-class DamagedColumn(UserError):
-    """Part of a column cannot be read.
-
-    Args:
-        path: the file.
-        column: the column.
-    """
-
-    def __init__(self, path: Path, column: str) -> None:
-        super().__init__(str(damaged(path, f"column {column} cannot be read")))
-        self.column = column
 
 
 class ColumnReader:
@@ -127,13 +114,14 @@ class ColumnReader:
             self._memory |= {name: np.broadcast_to(value, len(file["actions"])) for name, value in NOT_RECORDED.items()}
         self.not_in_file = list(self._memory)
         """Columns that a file of an earlier schema lacks."""
-        self._offsets: dict[str, np.ndarray] = {}
+        self._lies: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._closed = False
         self._fd = -1 if verify else file.id.get_vfd_handle()
 
     def close(self) -> None:
         """Close the file; what is in memory stays readable."""
+        self._closed = True
         self._file.close()
-        self._fd = -1
 
     def num_rows(self, name: str) -> int:
         """Count the rows of a column; of a text column its texts."""
@@ -200,7 +188,7 @@ class ColumnReader:
                 self.rows(name, int(starts[i]), int(starts[i]) + (count - 1) * step + 1, step, out[i])
             return
         chunk, inside = np.divmod(starts, column.rows_per_chunk)
-        offsets = self._places(name)[chunk]
+        offsets = self._places(name)[0][chunk]
         places = (offsets + inside * column.row_bytes).tolist()
         is_whole = ((inside + count <= column.rows_per_chunk) & (offsets >= 0)).tolist()
         fd, size, target = self._open_fd(), out[0].nbytes, out.reshape(-1).view(np.uint8).data
@@ -287,7 +275,7 @@ class ColumnReader:
             done += len(rows)
 
     def _copy(self, name: str, start: int, step: int, out: np.ndarray) -> None:
-        column, offsets = self.columns[name], self._places(name)
+        column, (offsets, _) = self.columns[name], self._places(name)
         target, row_bytes = out.reshape(-1).view(np.uint8).data, column.row_bytes
         done = 0
         while done < len(out):
@@ -314,7 +302,11 @@ class ColumnReader:
         self._open_fd()
         content = column.rows_per_chunk * column.row_bytes
         try:
-            data = column.chunk(chunk)
+            if self.verify:
+                data = column.chunk(chunk)
+            else:
+                place, size = (int(of_all[chunk]) for of_all in self._places(name))
+                data = os.pread(self._fd, size, place) if place >= 0 else b""
             if column.is_zstd:
                 if zlib.crc32(memoryview(data)[:-CHECKSUM_BYTES]) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
                     raise ValueError("another checksum")
@@ -327,18 +319,18 @@ class ColumnReader:
         except (*UNREADABLE, zstandard.ZstdError) as error:
             raise self._damaged(name) from error
 
-    def _places(self, name: str) -> np.ndarray:
-        """Find where the chunks of an uncompressed column lie, once."""
+    def _places(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Find where the chunks of a column lie, once."""
         self._open_fd()
-        if name not in self._offsets:
+        if name not in self._lies:
             try:
-                self._offsets[name] = self.columns[name].offsets()
+                self._lies[name] = self.columns[name].places()
             except UNREADABLE as error:
                 raise self._damaged(name) from error
-        return self._offsets[name]
+        return self._lies[name]
 
     def _open_fd(self) -> int:
-        if not self._file:
+        if self._closed:
             raise ValueError(f"{self.path} is closed")
         return self._fd
 

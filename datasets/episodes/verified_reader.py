@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from worldmodel.datasets.episodes.chunks import UNREADABLE, ColumnReader, DamagedColumn
-from worldmodel.datasets.episodes.schema import FORMAT, READABLE, VIEWS, read_meta
+from worldmodel.datasets.episodes.chunks import UNREADABLE, ColumnReader
+from worldmodel.datasets.episodes.schema import FORMAT, READABLE, VIEWS, DamagedColumn, read_meta
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.records import parse_json

@@ -10,8 +10,8 @@ import numpy as np
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.column_writer import ZSTD_LEVEL
 
-CACHE_BYTES, CACHE_SLOTS = 2**28, 100_003
-"""Of h5py's cache of decoded chunks: every file of a benchmark fits."""
+CACHE_SHARE, CACHE_SLOTS = 1 / 8, 100_003
+"""Of h5py's cache of decoded chunks: the share of all frames that fits. Were it all of them, memory would be read, not the file."""
 
 
 class H5pyClips(ClipDataset):
@@ -27,7 +27,9 @@ class H5pyClips(ClipDataset):
         super().__init__(path, clip_frames - 1)
         if not target.exists():
             _write_plain(self, clip_frames, target)
-        self._plain = h5py.File(target, "r", locking=False, rdcc_nbytes=CACHE_BYTES, rdcc_nslots=CACHE_SLOTS)
+        frames = self.stores[0].num_frames * int(np.prod(self.stores[0].row_shape("frames")))
+        cache = {"rdcc_nbytes": int(CACHE_SHARE * frames), "rdcc_nslots": CACHE_SLOTS}
+        self._plain = h5py.File(target, "r", locking=False, **cache)
         self._columns: dict[str, Any] = {"frames": self._plain["frames"], "actions": self._plain["actions"][:]}
         self.frame_bytes = target.stat().st_size / len(self._plain["frames"])
         """Bytes on the disk per frame."""
@@ -48,7 +50,7 @@ class MemmapClips(H5pyClips):
         super().__init__(path, clip_frames, target)
         raw = target.with_suffix(".npy")
         if not raw.exists():
-            np.save(raw, self._columns["frames"][:])
+            np.save(raw, self.stores[0].frames(np.arange(self.stores[0].num_frames)))
         self._columns["frames"] = np.load(raw, mmap_mode="r")
         self.frame_bytes = raw.stat().st_size / len(self._columns["frames"])
 
