@@ -12,8 +12,8 @@ from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
 from worldmodel.codec.training_frames import column_of, some_of, target_column
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.sources import ClipSampler
-from worldmodel.datasets.training_data import TrainingData
+from worldmodel.datasets.mixture.samplers import ClipSampler
+from worldmodel.datasets.mixture.training_data import TrainingData
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts

@@ -15,7 +15,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.kinds import CodecKind
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.codec.training_frames import codec_data
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig
 from worldmodel.precision import choose_device

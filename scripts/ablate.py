@@ -20,7 +20,7 @@ import tyro
 from worldmodel.agents.ablation_metrics import make_ablation_metrics
 from worldmodel.agents.ablation_runs import AblationConfig, check_widths, record_of, run_all
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.training_data import open_training_data
+from worldmodel.datasets.mixture.training_data import open_training_data
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device

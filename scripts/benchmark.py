@@ -15,8 +15,8 @@ import tyro
 
 from worldmodel.benchmarks.config import BenchmarkConfig, What
 from worldmodel.benchmarks.reading import torchvision_decodes
+from worldmodel.benchmarks.reference_library import reference_installed
 from worldmodel.benchmarks.tables import tables
-from worldmodel.datasets.collection.reference_library import reference_installed
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.json_flag import JsonFlag

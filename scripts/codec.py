@@ -7,7 +7,7 @@ from typing import Any
 
 from worldmodel.codec.training import CodecConfig, check_free, train_codec
 from worldmodel.codec.training_frames import codec_data, open_frames
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.home import checkpoints_dir
 from worldmodel.precision import choose_device

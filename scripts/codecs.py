@@ -16,8 +16,8 @@ from worldmodel.codec.data import CodecData
 from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.perceptual import NAME
 from worldmodel.codec.training_frames import codec_data, open_frames
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, write_output
-from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.precision import choose_device
 from worldmodel.scripts.console import print_columns, run_verb

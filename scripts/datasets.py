@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.interop.convert import Format
-from worldmodel.datasets.mixture_preview import MixConfig
+from worldmodel.datasets.mixture.preview import MixConfig
 from worldmodel.datasets.video import VideoFit
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import command, print_columns, run_verb
@@ -249,7 +249,7 @@ class Mix(MixConfig):
 
     def run(self) -> None:
         """Show it."""
-        from worldmodel.datasets.mixture_preview import show
+        from worldmodel.datasets.mixture.preview import show
 
         print(show(self))
 

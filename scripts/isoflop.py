@@ -13,7 +13,7 @@ from typing import Any
 
 from worldmodel.codec.kinds import load_codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.training_data import open_training_data
+from worldmodel.datasets.mixture.training_data import open_training_data
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
 from worldmodel.presets import tiny

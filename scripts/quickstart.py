@@ -36,7 +36,7 @@ from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
 from worldmodel.dream_film import film, table
 from worldmodel.envs import full_id, make_task, short_name
 from worldmodel.envs.recording import Recording

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from worldmodel.datasets.episodes.loader import ClipLoader as ClipLoader
     from worldmodel.datasets.episodes.store import EpisodeStore as EpisodeStore
     from worldmodel.datasets.films import write_film as write_film
-    from worldmodel.datasets.training_data import open_training_data as open_training_data
+    from worldmodel.datasets.mixture.training_data import open_training_data as open_training_data
     from worldmodel.envs import make_task as make_task
     from worldmodel.errors import UserError as UserError
     from worldmodel.training.pretrain import PretrainConfig as PretrainConfig
@@ -61,7 +61,7 @@ _PLACES = {
     "from_pretrained": "agents.world",
     "load_codec": "codec.kinds",
     "make_task": "envs",
-    "open_training_data": "datasets.training_data",
+    "open_training_data": "datasets.mixture.training_data",
     "presets": "",
     "pretrain": "training.pretrain",
     "train": "training.train",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Segment, Steps, Text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Segment, Steps, Text
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 from worldmodel.tokens import ACTION, IGNORE, TEXT, Tokens

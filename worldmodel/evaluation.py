@@ -22,7 +22,7 @@ from worldmodel.codec.probe import fit_probe
 from worldmodel.codec.quality import choosing_frames
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.sources import ClipSampler
+from worldmodel.datasets.mixture.samplers import ClipSampler
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.rollout import Rollout

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.batch import PackedBatch, collate
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokens import PackingConfig, Tokens, tokenise

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import STEP_COUNTS, Tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.known_tasks import check_task
 

@@ -1,14 +1,13 @@
-"""Reading the columns of an episode file without HDF5: what is asked for, from where it lies.
+"""Reading the columns of an episode file a chunk at a time, with the checksums that HDF5's filters do not know.
 
-HDF5 is asked once where each chunk lies; then `pread` brings the bytes: rows of uncompressed columns straight into the
-array they are wanted in, zstd chunks and JPEGs decoded from their bytes. Nothing has a place in the file that could
-be shared or lost, so threads and forked processes read through one reader. The memory held is what finds the chunks
-(16 bytes each) and small columns once they were used.
+HDF5 is asked once where the chunks of a column lie; then `pread` brings their bytes, which are verified and decoded here, by
+several threads at once, where its lock would stop them. Rows of uncompressed columns are read alone, without the rest of their
+chunk. Where everything is verified, in damaged files too, chunks come through HDF5. Threads and forked processes read through one
+reader. The memory held is what finds the chunks (16 bytes each) and small columns, once they were used.
 """
 
 import os
 import threading
-import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ import simplejpeg
 import zstandard
 
 from worldmodel.datasets.episodes.episode import NOT_RECORDED
-from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, damaged, is_picture
+from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, DamagedColumn, is_picture
 
 ZSTD_FILTER, FLETCHER32_FILTER = 32015, 3
 """Numbers of HDF5's filters."""
+UNREADABLE = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises on damaged files."""
 CHECKSUM_BYTES = 4
 KEEP_BYTES = 16 * 2**20
 """A column of numbers no larger than this is kept in memory once it was used."""
@@ -33,44 +34,39 @@ _threads = threading.local()
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Where the rows of a column lie."""
+    """A column as the file describes it."""
 
+    dataset: h5py.h5d.DatasetID
     dtype: np.dtype
     row_shape: tuple[int, ...]
     num_rows: int
     rows_per_chunk: int
-    offsets: np.ndarray
-    """int64 (chunks,), the place of each chunk in the file; -1: it is missing."""
-    sizes: np.ndarray
-    """int64 (chunks,), its bytes there."""
     is_zstd: bool
     has_checksum: bool
     """Whether each chunk ends with a Fletcher-32 checksum."""
     row_bytes: int
     """Bytes of a decoded row."""
-    fill: np.generic | None = None
-    """What every row holds where the file, of an earlier schema, has no such column."""
 
+    def chunk(self, number: int) -> bytes:
+        """Read a chunk as it is coded; raises one of `UNREADABLE` where it is missing."""
+        mask, data = self.dataset.read_direct_chunk((number * self.rows_per_chunk, *(0 for _ in self.row_shape)))
+        if mask:
+            raise ValueError("a chunk that its filters left out")
+        return bytes(data)
 
-def locate(file: h5py.File) -> dict[str, Column]:
-    """Find the chunks of all columns.
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find where the chunks lie in the file, -1 for one that is missing, and their bytes there: int64 (chunks,) each."""
+        offsets = np.full(-(-self.num_rows // self.rows_per_chunk) if self.row_bytes else 0, -1, np.int64)
+        sizes = np.zeros_like(offsets)
 
-    Raises:
-        ValueError: a column is coded in a way that no episode file is.
-        OSError, RuntimeError: the index of a column is damaged.
-    """
-    return {name: locate_column(dataset) for name, dataset in datasets_of(file)} | missing_columns(file)
+        def note(chunk: h5py.h5d.StoreInfo) -> None:
+            number = chunk.chunk_offset[0] // self.rows_per_chunk
+            if number < len(offsets) and chunk.filter_mask == 0:
+                offsets[number], sizes[number] = chunk.byte_offset, chunk.size
 
-
-def missing_columns(file: h5py.File) -> dict[str, Column]:
-    """Make the columns that a file of an earlier schema lacks; they have no chunks, and all their rows are the same."""
-    if file.attrs["schema_version"] != WITHOUT_OUTCOMES:
-        return {}
-    rows, none = len(file["actions"]), np.zeros(0, np.int64)
-    return {
-        name: Column(value.dtype, (), rows, 1, none, none, False, False, value.itemsize, fill=value)
-        for name, value in NOT_RECORDED.items()
-    }
+        if len(offsets):
+            self.dataset.chunk_iter(note)
+        return offsets, sizes
 
 
 def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -83,26 +79,14 @@ def datasets_of(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
             yield from datasets_of(item)
 
 
-def locate_column(dataset: h5py.Dataset) -> Column:
-    """Find the chunks of one column; raises as `locate`."""
+def _column(dataset: h5py.Dataset) -> Column:
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if dataset.chunks is None or filters not in ([], [ZSTD_FILTER], [FLETCHER32_FILTER]):
         raise ValueError(f"column {dataset.name} is coded as in no episode file")
-    rows_per_chunk = dataset.chunks[0]
-    offsets = np.full(-(-len(dataset) // rows_per_chunk) if dataset.size else 0, -1, np.int64)
-    sizes = np.zeros_like(offsets)
-
-    def note(chunk: h5py.h5d.StoreInfo) -> None:
-        i = chunk.chunk_offset[0] // rows_per_chunk
-        if i < len(offsets) and chunk.filter_mask == 0:
-            offsets[i], sizes[i] = chunk.byte_offset, chunk.size
-
-    if len(offsets):
-        dataset.id.chunk_iter(note)
-    zstd, checksum = filters == [ZSTD_FILTER], filters == [FLETCHER32_FILTER]
     row_bytes = int(np.prod(dataset.shape[1:], dtype=np.int64)) * dataset.dtype.itemsize
-    return Column(dataset.dtype, dataset.shape[1:], len(dataset), rows_per_chunk, offsets, sizes, zstd, checksum, row_bytes)
+    zstd, checksum = filters == [ZSTD_FILTER], filters == [FLETCHER32_FILTER]
+    return Column(dataset.id, dataset.dtype, dataset.shape[1:], len(dataset), dataset.chunks[0], zstd, checksum, row_bytes)
 
 
 class ColumnReader:
@@ -110,38 +94,51 @@ class ColumnReader:
 
     Args:
         path: the file.
-        columns: what `locate` found in it.
-        storage: how its pictures are kept.
-        picture_shape: (H, W, 3) of its frames.
+        file: it, opened; closed by `close`.
+        verify: read whole chunks and verify the checksum of each, where rows of uncompressed ones are read alone otherwise.
 
-    Raises (all reads):
-        UserError: what was asked for is damaged.
+    Raises:
+        OSError, RuntimeError, KeyError, ValueError: what describes the columns is damaged.
+        UserError (all reads): what was asked for is damaged.
     """
 
-    def __init__(self, path: Path, columns: dict[str, Column], storage: str, picture_shape: tuple[int, ...]) -> None:
-        assert storage in STORAGES
-        self.path, self.columns, self.storage, self.picture_shape = path, columns, storage, picture_shape
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self._finalizer = weakref.finalize(self, os.close, self._fd)
-        self._memory = {
-            name: np.broadcast_to(column.fill, column.num_rows) for name, column in columns.items() if column.fill is not None
-        }
+    def __init__(self, path: Path, file: h5py.File, verify: bool = False) -> None:
+        self.path, self.verify, self._file = path, verify, file
+        self.columns = {name: _column(dataset) for name, dataset in datasets_of(file)}
+        self.storage = str(file.attrs["storage"])
+        assert self.storage in STORAGES
+        shape = file.attrs["picture_shape"] if self.storage == "jpeg" else file["frames"].shape[1:]
+        self.picture_shape = tuple(int(size) for size in shape)
+        self._memory: dict[str, np.ndarray] = {}
+        if file.attrs["schema_version"] == WITHOUT_OUTCOMES:
+            self._memory |= {name: np.broadcast_to(value, len(file["actions"])) for name, value in NOT_RECORDED.items()}
+        self.not_in_file = list(self._memory)
+        """Columns that a file of an earlier schema lacks."""
+        self._lies: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._closed = False
+        self._fd = -1 if verify else file.id.get_vfd_handle()
 
     def close(self) -> None:
         """Close the file; what is in memory stays readable."""
-        self._finalizer()
-        self._fd = -1
+        self._closed = True
+        self._file.close()
 
     def num_rows(self, name: str) -> int:
         """Count the rows of a column; of a text column its texts."""
+        if name in self._memory:
+            return len(self._memory[name])
         return self.columns[name if name in self.columns else f"{name}/end"].num_rows
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a row of a column of numbers or pictures."""
+        if name in self.not_in_file:
+            return ()
         return self.columns[name].row_shape if name in self.columns else self.picture_shape
 
     def dtype(self, name: str) -> np.dtype:
         """Return the type of a column of numbers or pictures."""
+        if name in self.not_in_file:
+            return self._memory[name].dtype
         return self.columns[name].dtype if name in self.columns else np.dtype(np.uint8)
 
     @property
@@ -169,7 +166,7 @@ class ColumnReader:
             pass
         elif name not in self.columns:
             self._decode_jpegs(name, start, step, out)
-        elif self.columns[name].is_zstd:
+        elif self.verify or self.columns[name].is_zstd:
             self._decode_chunks(name, start, step, out)
         else:
             self._copy(name, start, step, out)
@@ -186,13 +183,14 @@ class ColumnReader:
             return
         order = np.argsort(starts, kind="stable").tolist()
         column = self.columns.get(name)
-        if column is None or column.is_zstd or step > 1 or out[:1].nbytes == 0:
+        if column is None or column.is_zstd or self.verify or step > 1 or out[:1].nbytes == 0:
             for i in order:
                 self.rows(name, int(starts[i]), int(starts[i]) + (count - 1) * step + 1, step, out[i])
             return
         chunk, inside = np.divmod(starts, column.rows_per_chunk)
-        places = (column.offsets[chunk] + inside * column.row_bytes).tolist()
-        is_whole = ((inside + count <= column.rows_per_chunk) & (column.offsets[chunk] >= 0)).tolist()
+        offsets = self._places(name)[0][chunk]
+        places = (offsets + inside * column.row_bytes).tolist()
+        is_whole = ((inside + count <= column.rows_per_chunk) & (offsets >= 0)).tolist()
         fd, size, target = self._open_fd(), out[0].nbytes, out.reshape(-1).view(np.uint8).data
         for i in order:
             if not is_whole[i]:
@@ -201,8 +199,11 @@ class ColumnReader:
                 raise self._damaged(name)
 
     def kept(self, name: str) -> np.ndarray | None:
-        """Return a column that is in memory or small enough to be from now on; not to be written to."""
-        if name not in self._memory and (not is_picture(name) or name.endswith("/end")):
+        """Return a column that is in memory or small enough to be from now on; not to be written to.
+
+        Where all is verified none is: one damaged chunk would take the whole column with it.
+        """
+        if name not in self._memory and not self.verify and (not is_picture(name) or name.endswith("/end")):
             column = self.columns[name]
             if column.num_rows * column.row_bytes <= KEEP_BYTES:
                 self._memory[name] = self._whole(name)
@@ -230,12 +231,16 @@ class ColumnReader:
 
     def texts(self, name: str, start: int, stop: int) -> list[str]:
         """Read texts start <= row < stop of a text column."""
-        bounds = self._bounds(name, start, stop)
-        data = self.rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
         try:
-            return [data[a - bounds[0] : b - bounds[0]].decode() for a, b in zip(bounds, bounds[1:], strict=False)]
+            return [text.decode() for text in self.coded(name, start, stop)]
         except UnicodeDecodeError as error:
             raise self._damaged(name) from error
+
+    def coded(self, name: str, start: int, stop: int) -> list[bytes]:
+        """Read texts, or JPEGs of pictures, start <= row < stop, as they are in the file."""
+        bounds = self._bounds(name, start, stop)
+        data = self.rows(f"{name}/bytes", bounds[0], bounds[-1]).tobytes()
+        return [data[a - bounds[0] : b - bounds[0]] for a, b in zip(bounds, bounds[1:], strict=False)]
 
     def _bounds(self, name: str, start: int, stop: int) -> list[int]:
         """Find where texts or JPEGs start, and where the last one stops."""
@@ -270,13 +275,13 @@ class ColumnReader:
             done += len(rows)
 
     def _copy(self, name: str, start: int, step: int, out: np.ndarray) -> None:
-        column = self.columns[name]
+        column, (offsets, _) = self.columns[name], self._places(name)
         target, row_bytes = out.reshape(-1).view(np.uint8).data, column.row_bytes
         done = 0
         while done < len(out):
             chunk, inside = divmod(start + done * step, column.rows_per_chunk)
             rows = min(len(out) - done, column.rows_per_chunk - inside) if step == 1 else 1
-            place = int(column.offsets[chunk])
+            place = int(offsets[chunk])
             part = target[done * row_bytes : (done + rows) * row_bytes]
             if place < 0 or os.preadv(self._open_fd(), [part], place + inside * row_bytes) != len(part):
                 raise self._damaged(name)
@@ -286,7 +291,7 @@ class ColumnReader:
         """Read a whole column of numbers, its checksums verified."""
         column = self.columns[name]
         rows = np.empty((column.num_rows, *column.row_shape), column.dtype)
-        for chunk in range(len(column.offsets)):
+        for chunk in range(-(-len(rows) // column.rows_per_chunk) if rows.size else 0):
             part = rows[chunk * column.rows_per_chunk :][: column.rows_per_chunk]
             part[:] = self._chunk(name, chunk)[: len(part)]
         return rows
@@ -294,10 +299,14 @@ class ColumnReader:
     def _chunk(self, name: str, chunk: int) -> np.ndarray:
         """Read the rows of a chunk, its checksum verified; the last chunk is filled up with anything."""
         column = self.columns[name]
-        place, size = int(column.offsets[chunk]), int(column.sizes[chunk])
+        self._open_fd()
         content = column.rows_per_chunk * column.row_bytes
-        data = os.pread(self._open_fd(), size, place) if place >= 0 else b""
         try:
+            if self.verify:
+                data = column.chunk(chunk)
+            else:
+                place, size = (int(of_all[chunk]) for of_all in self._places(name))
+                data = os.pread(self._fd, size, place) if place >= 0 else b""
             if column.is_zstd:
                 if zlib.crc32(memoryview(data)[:-CHECKSUM_BYTES]) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
                     raise ValueError("another checksum")
@@ -307,16 +316,26 @@ class ColumnReader:
             elif column.has_checksum and fletcher32(data[:content]) != int.from_bytes(data[content:], "little"):
                 raise ValueError("another checksum")
             return np.frombuffer(data, column.dtype, content // column.dtype.itemsize).reshape(-1, *column.row_shape)
-        except (ValueError, zstandard.ZstdError) as error:
+        except (*UNREADABLE, zstandard.ZstdError) as error:
             raise self._damaged(name) from error
 
+    def _places(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Find where the chunks of a column lie, once."""
+        self._open_fd()
+        if name not in self._lies:
+            try:
+                self._lies[name] = self.columns[name].places()
+            except UNREADABLE as error:
+                raise self._damaged(name) from error
+        return self._lies[name]
+
     def _open_fd(self) -> int:
-        if self._fd < 0:
+        if self._closed:
             raise ValueError(f"{self.path} is closed")
         return self._fd
 
-    def _damaged(self, name: str) -> Exception:
-        return damaged(self.path, f"column {name} cannot be read")
+    def _damaged(self, name: str) -> "DamagedColumn":
+        return DamagedColumn(self.path, name)
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

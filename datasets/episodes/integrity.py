@@ -8,8 +8,8 @@ from typing import cast
 from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
-from worldmodel.datasets.episodes.schema import TEXTS, Storage, damaged
-from worldmodel.datasets.episodes.verified_reader import CopyingWriter, DamagedColumn, SalvagedStore, VerifiedStore
+from worldmodel.datasets.episodes.schema import TEXTS, DamagedColumn, Storage, damaged
+from worldmodel.datasets.episodes.verified_reader import CopyingWriter, SalvagedStore, VerifiedStore
 from worldmodel.errors import UserError
 
 

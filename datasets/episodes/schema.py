@@ -67,6 +67,19 @@ def damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged ({what}); {_saves(path)}")
 
 
+class DamagedColumn(UserError):
+    """Part of a column cannot be read.
+
+    Args:
+        path: the file.
+        column: the column.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        super().__init__(str(damaged(path, f"column {column} cannot be read")))
+        self.column = column
+
+
 def _saves(path: Path) -> str:
     return f"`worldmodel datasets check {shlex.quote(str(path))} --repair` saves the whole episodes"
 

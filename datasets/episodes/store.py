@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from worldmodel.datasets.episodes.chunks import ColumnReader, locate
+from worldmodel.datasets.episodes.chunks import UNREADABLE, ColumnReader
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Clip, Episode
 from worldmodel.datasets.episodes.identity import chosen_share, identities
 from worldmodel.datasets.episodes.schema import (
@@ -29,7 +29,7 @@ from worldmodel.errors import UserError
 class EpisodeStore:
     """Reads an episode file; safe to share among threads and forked processes, and to hand to spawned ones.
 
-    What it holds of the file is where the chunks lie, and small columns of numbers once they were used.
+    What it holds of the file are small columns of numbers once they were used, and where uncompressed chunks lie.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ class EpisodeStore:
     def __init__(self, path: Path, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.in_memory = in_memory
-        self._reader, self.meta = _open(self.path)
+        self._reader, self.meta = self._open()
         self.cameras: list[str] = self._reader.cameras
         self.lengths: np.ndarray = self._reader.rows("ep_len", 0, self._reader.num_rows("ep_len"))
         self.offsets: np.ndarray = self._reader.rows("ep_offset", 0, len(self.lengths))
@@ -51,6 +51,20 @@ class EpisodeStore:
         the episode's number."""
         if in_memory:
             self._reader.load()
+
+    def _open(self, verify: bool = False) -> tuple[ColumnReader, dict[str, Any]]:
+        """Open what reads the columns of the file, and its meta data."""
+        file = open_file(self.path)
+        try:
+            meta = read_meta(file)
+        except UNREADABLE as error:
+            file.close()
+            raise damaged(self.path, "its meta data cannot be read") from error
+        try:
+            return ColumnReader(self.path, file, verify), meta
+        except UNREADABLE as error:
+            file.close()
+            raise damaged(self.path, "where its columns lie cannot be read") from error
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -94,7 +108,7 @@ class EpisodeStore:
     @property
     def missing_columns(self) -> list[str]:
         """Columns that the file, of an earlier schema, does not have; they read as `episode.NOT_RECORDED` says."""
-        return [name for name, column in self._reader.columns.items() if column.fill is not None]
+        return self._reader.not_in_file
 
     def has_text(self, name: str) -> bool:
         """Test whether any text of a column (`captions`, `questions`, `action_texts`, ...) is not empty."""
@@ -304,19 +318,3 @@ class EpisodeStore:
 
     def _texts(self, name: str, start: int, stop: int) -> list[str]:
         return self._reader.texts(name, start, stop)
-
-
-def _open(path: Path) -> tuple[ColumnReader, dict[str, Any]]:
-    """Open what reads the columns of a file, and its meta data."""
-    with open_file(path) as file:
-        try:
-            meta = read_meta(file)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise damaged(path, "its meta data cannot be read") from error
-        try:
-            columns = locate(file)
-            storage = str(file.attrs["storage"])
-            shape = file.attrs["picture_shape"] if storage == "jpeg" else file["frames"].shape[1:]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise damaged(path, "where its columns lie cannot be read") from error
-    return ColumnReader(path, columns, storage, tuple(int(size) for size in shape)), meta

@@ -3,14 +3,12 @@
 import glob
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.documents import Document, caption_document, image_document
 from worldmodel.datasets.pictures.caches import LRUCache
 from worldmodel.datasets.pictures.drawings import IconSets, open_openmoji, open_stamps
 from worldmodel.datasets.pictures.images import ImageFit, ImageTransform, Margin, decode_picture, is_svg
@@ -285,23 +283,3 @@ def _paths(source: str) -> list[Path]:
         else:
             raise UserError(f"{pattern}: there is no such file or folder, nor a package of pictures ({', '.join(PACKAGED)})")
     return paths
-
-
-@dataclass(frozen=True)
-class ImagePairSource:
-    """Documents from pictures with captions, in one direction or in both equally often."""
-
-    pairs: Pairs
-    direction: Literal["both", "to text", "to image"] = "both"
-    name: str = "image pair"
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make [Frame, Text] or [Text, Frame] of a pair."""
-        to_image = bool(rng.integers(2))
-        if self.direction != "both":
-            to_image = self.direction == "to image"
-        image, caption = self.pairs.pair(item)
-        return image_document(caption, image) if to_image else caption_document(image, caption)

@@ -1,40 +1,10 @@
-"""Text as documents: texts cut into chunks at paragraphs and sentences, and the source that gives the chunks."""
+"""Texts cut into chunks at paragraphs and sentences."""
 
 import re
-from collections.abc import Sequence
-
-import numpy as np
-
-from worldmodel.datasets.documents import Document, text_document
-from worldmodel.errors import UserError
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 _SPACE = re.compile(r"\s+")
-
-
-class TextSource:
-    """Chunks of text, a document each.
-
-    Args:
-        chunks: the texts; any sequence, such as a part of a corpus on the disk.
-        name: of the source.
-
-    Raises:
-        UserError: there are none.
-    """
-
-    def __init__(self, chunks: Sequence[str], name: str = "text") -> None:
-        if len(chunks) == 0:
-            raise UserError(f"text source {name!r} holds no text; give at least one text")
-        self.name, self.chunks = name, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make a document of one chunk."""
-        return text_document(self.chunks[item])
 
 
 def chunk_text(text: str, chunk: int) -> list[str]:

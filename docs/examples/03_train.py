@@ -11,7 +11,7 @@ import tyro
 import worldmodel
 from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.codec.training_frames import codec_data
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import tiny
 from worldmodel.training.pretrain import PretrainConfig
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from worldmodel.benchmarks import waiting
+from worldmodel.benchmarks.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.episodes.schema import STORAGES
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.scripts.cli import run
 
 TASK = "worldmodel/TwoRoom-v0"
@@ -64,12 +64,17 @@ def test_data_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert figures["machine"].keys() >= {"stable_worldmodel", "its JPEG decoder"}
     rows = {(row["file"], row["reader"], row["workers"]): row for row in figures["reading"]}
     ways = [("ClipLoader", 0), ("ClipLoader", 1), ("DataLoader", 0), ("DataLoader", 1), ("in order", 0), ("read", 0)]
-    assert {key for key in rows if not key[0].startswith("stable")} == {(file, *way) for file in STORAGES for way in ways}
+    plain = {(name, "ClipLoader", threads) for name in ("tuned h5py", "memmap") for threads in (0, 1)}
+    assert {key for key in rows if not key[0].startswith("stable")} == {(file, *way) for file in STORAGES for way in ways} | plain
     for (file, _, _), row in rows.items():
         assert 0 < row["range"][0] <= row["clips/s"] <= row["range"][1]
         for other in ("in order", "read"):
             if file in STORAGES and row["reader"] != other:
                 assert row[f"x {other}"] == pytest.approx(row["clips/s"] / rows[file, other, 0]["clips/s"])
+    for name, _, threads in plain:
+        ratio = rows["lossless", "ClipLoader", threads]["clips/s"] / rows[name, "ClipLoader", threads]["clips/s"]
+        assert rows["lossless", "ClipLoader", threads][f"x {name}"] == pytest.approx(ratio)
+        assert rows[name, "ClipLoader", threads]["bytes/clip"] > 0
     raw, lossless = (rows[file, "read", 0]["bytes/clip"] for file in ("raw", "lossless"))
     assert raw > 4 * 32 * 32 * 3 > 4 * lossless, "flat colours compress"
     assert [row["data workers"] for row in figures["waiting"]] == [0, 1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.scripts.refusals import Refused
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.studies.held_out_batches import recorded
 from worldmodel.studies.isoflop import read_points

@@ -21,11 +21,11 @@ from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.codec.frames import psnr_of
 from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.training_frames import codec_data
-from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.sources import Source
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
+from worldmodel.datasets.mixture.documents import Frame, Text
+from worldmodel.datasets.mixture.source import Source
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, DreamErrors
 from worldmodel.flow import FlowConfig, sample_time

@@ -22,7 +22,7 @@ from worldmodel.codec.kinds import load_codec
 from worldmodel.codec.rae import RAE
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.scripts.cli import run
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.frame_latents import every_frame, latent_cache

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.acting import Acting
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import NextActions, goal_document
+from worldmodel.datasets.mixture.documents import NextActions, goal_document
 from worldmodel.model import WorldModel
 from worldmodel.tokenizer import STEP_COUNTS
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch, unpack
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Segment, Steps, goal_document
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Segment, Steps, goal_document
 from worldmodel.errors import UserError
 from worldmodel.tokens import IGNORE
 

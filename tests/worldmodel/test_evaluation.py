@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tests.datasets.toys import make_episode
 from tests.worldmodel import toys
-from worldmodel.datasets.documents import Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
+from worldmodel.datasets.mixture.documents import Text
 from worldmodel.errors import UserError
 from worldmodel.evaluation import (
     DreamConfig,
@@ -162,7 +162,7 @@ def test_the_error_of_the_state_is_in_standard_deviations_of_each_variable(store
         means = np.stack([squared[of_episode == e, h].mean(axis=0) for e in np.unique(of_episode)])  # (episodes, 2)
         assert errors.state["learned"][h][0] == pytest.approx(np.sqrt(means.mean()))
         assert [errors.by_variable["learned"][name][h] for name in ("x", "y")] == pytest.approx(np.sqrt(means.mean(axis=0)))
-        half = half_of(means.mean(axis=1), 3.182) / (2 * np.sqrt(means.mean()))  # t of 3 degrees; delta method
+        half = half_of(means.mean(axis=1), 3.18244631) / (2 * np.sqrt(means.mean()))  # t of 3 degrees; delta method
         assert errors.state["learned"][h][1] == pytest.approx(half)
     assert dreamt(store).state == {}
 
@@ -230,15 +230,15 @@ def test_each_episode_counts_once() -> None:
     error = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
     [(mean, half)] = by_horizon(error, np.array([4, 4, 4, 9]))
     assert mean == pytest.approx((14 / 3 + 20) / 2)
-    assert half == pytest.approx(12.706 * np.std([14 / 3, 20], ddof=1) / np.sqrt(2))
+    assert half == pytest.approx(12.7062047 * np.std([14 / 3, 20], ddof=1) / np.sqrt(2))
     [(mean, half)] = by_horizon(error, np.array([4, 4, 4, 4]))
-    assert mean == pytest.approx(8.5) and half == pytest.approx(half_of(error.numpy()[:, 0], 3.182))
+    assert mean == pytest.approx(8.5) and half == pytest.approx(half_of(error.numpy()[:, 0], 3.18244631))
 
 
 def test_half_of_an_interval_is_students_and_longer_for_a_long_upper_tail() -> None:
     even, upper, lower = torch.tensor([[1.0, 2, 3, 4, 5]]).T, torch.tensor([[1.0, 1, 1, 1, 6]]).T, torch.tensor([[6.0, 6, 6, 6, 1]]).T
     places = np.arange(5)
-    for values, expected in ((even, 2.776), (lower, 2.776), (upper, 2.776 + 1.5 * (1 + 2 * 1.96**2) / (6 * 5**0.5))):
+    for values, expected in ((even, 2.77644511), (lower, 2.77644511), (upper, 2.77644511 + 1.5 * (1 + 2 * 1.96**2) / (6 * 5**0.5))):
         [(_, half)] = by_horizon(values, places)
         assert half == pytest.approx(expected * values.std().item() / 5**0.5, rel=1e-6)
 

@@ -12,7 +12,7 @@ from tests.worldmodel import toys
 from worldmodel import flops, presets
 from worldmodel.attention import hybrid_mask
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Frame, Text
+from worldmodel.datasets.mixture.documents import Frame, Text
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind
 from worldmodel.stem import StemConfig

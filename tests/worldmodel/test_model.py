@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Document, Frame, Text
+from worldmodel.datasets.mixture.documents import Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, interpolate
 from worldmodel.losses import LossCounts, NoiseSample, readable

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.worldmodel import toys
-from worldmodel.datasets.documents import NextActions, goal_document, text_document
+from worldmodel.datasets.mixture.documents import NextActions, goal_document, text_document
 from worldmodel.errors import UserError
 from worldmodel.losses import NoiseSample
 from worldmodel.model import SPREAD_RANGE

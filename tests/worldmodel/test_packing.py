@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch, collate, unpack
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.packing import SHORTEST_PIECE, Packer, pack
 from worldmodel.tokens import IGNORE, VISION, PackingConfig, tokenise

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import collate
-from worldmodel.datasets.documents import Action, Frame, Text, transition_document
+from worldmodel.datasets.mixture.documents import Action, Frame, Text, transition_document
 from worldmodel.decoding import DecodingState, text_segment
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.worldmodel import toys
-from worldmodel.datasets.documents import (
+from worldmodel.datasets.episodes.episode import Clip
+from worldmodel.datasets.mixture.documents import (
     Document,
     Frame,
     NextActions,
@@ -15,7 +16,6 @@ from worldmodel.datasets.documents import (
     instruction_document,
     transition_document,
 )
-from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.errors import UserError
 from worldmodel.tokens import ACTION, TEXT, VISION, PackingConfig, Tokens, tokenise
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.vit import DecoderConfig, EncoderConfig
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Text, goal_document, transition_document
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.sources import Source
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Text, goal_document, transition_document
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.source import Source
 from worldmodel.flow import FlowConfig
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import FeedForwardKind, MoEConfig

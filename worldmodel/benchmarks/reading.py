@@ -1,4 +1,4 @@
-"""Ways to read frames of one task, in turn: `ClipLoader`, torch's DataLoader over our files and a reference's, and all in order."""
+"""Ways to read frames of one task, in turn: `ClipLoader`, torch's DataLoader, all in order; our files, plain ones, a reference's."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from worldmodel.benchmarks.loading_speed import BATCH, loader_sides, measure, reading_sides, stored_bytes, write_files
+from worldmodel.benchmarks.plain_readers import H5pyClips, MemmapClips
+from worldmodel.benchmarks.reference_library import REFERENCE_FORMATS, write_reference_files
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.reference_library import REFERENCE_FORMATS, write_reference_files
 from worldmodel.datasets.episodes.clips import ClipDataset
-from worldmodel.datasets.episodes.loading_speed import BATCH, measure, reading_sides, stored_bytes, write_files
 
 BenchmarkRow = dict[str, Any]
 REFERENCE = "stable-worldmodel "
@@ -22,7 +23,8 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
 
     Returns:
         A row for each way: what is read, by what and with how many threads or processes, clips per second, and how many times as
-        fast that is as the same file in order, as its bytes alone, and as the reference implementation's formats by as many processes.
+        fast that is as the same file in order, as its bytes alone, as tuned h5py and a memory map by as many threads, and as the
+        reference implementation's formats by as many processes.
     """
     files = write_files(plan, folder)
     datasets: dict[str, tuple[Any, float]] = {}
@@ -32,7 +34,15 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
     for name, path in files.items():
         for how, side in reading_sides(path, clip_frames, clips, sorted({0, 1, plan.workers})).items():
             ways[(name, "ClipLoader", int(how)) if how.isdigit() else (name, how, 0)] = side
+    plain = {"tuned h5py": H5pyClips, "memmap": MemmapClips}
+    for name, reader in plain.items():
+        clips_of = reader(files["lossless"], clip_frames, folder / "plain.h5")
+        datasets[name] = clips_of, clips_of.frame_bytes
+        for how, side in loader_sides(clips_of, clips, sorted({0, 1, plan.workers})).items():
+            ways[name, "ClipLoader", int(how)] = side
     for name, (dataset, _) in datasets.items():
+        if name in plain:  # open HDF5 files go to no other process
+            continue
         ways |= {(name, "DataLoader", workers): torch_loader(dataset, clips, workers) for workers in (0, plan.workers)}
     rates = measure({" ".join(map(str, way)): side for way, side in ways.items()}, repeats)
     found = {way: rates[" ".join(map(str, way))] for way in ways}
@@ -46,7 +56,8 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
         row: BenchmarkRow = {"file": name, "reader": reader, "workers": workers, "bytes/clip": clip_frames * datasets[name][1]}
         row |= {"clips/s": found[way].median, "range": found[way].spread}
         row |= {f"x {other}": times(way, (name, other, 0)) for other in ("in order", "read")}
-        references = {reference: (REFERENCE + reference, "DataLoader", workers) for reference in REFERENCE_FORMATS}
+        references = {name: (name, "ClipLoader", workers) for name in plain}
+        references |= {reference: (REFERENCE + reference, "DataLoader", workers) for reference in REFERENCE_FORMATS}
         rows.append(
             row | {f"x {reference}": times(way, side) if "Loader" in reader else None for reference, side in references.items()}
         )

@@ -15,8 +15,8 @@ from torch import Tensor
 from worldmodel.attention import Backend
 from worldmodel.batch import PackedBatch
 from worldmodel.compilation import compile_blocks, missing_compiler
-from worldmodel.datasets.documents import Action, Document, Frame, Text
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, Text
+from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.losses import LossCounts
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.moe import MoEConfig

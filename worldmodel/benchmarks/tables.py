@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from worldmodel.benchmarks.config import BenchmarkConfig
 from worldmodel.benchmarks.reading import reading_rows
+from worldmodel.benchmarks.reference_library import REFERENCE_TASKS, reference_installed, reference_rates
+from worldmodel.benchmarks.throughput import Rates, collecting_rates, drawing_rates
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.reference_library import REFERENCE_TASKS, reference_installed, reference_rates
-from worldmodel.datasets.collection.throughput import Rates, collecting_rates, drawing_rates
 from worldmodel.envs import make_task
 from worldmodel.envs.demonstrators import solves
 

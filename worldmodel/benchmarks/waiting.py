@@ -10,7 +10,7 @@ from worldmodel.codec.rae import RAE, RAEConfig
 from worldmodel.codec.training import CodecConfig
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.presets import Preset
 from worldmodel.training.metric_rows import read_rows
 from worldmodel.training.pretrain import pretrain_on_data

@@ -7,8 +7,10 @@ import numpy as np
 
 from worldmodel.codec.data import CodecData
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.recipe_sources import open_entry, open_stores
-from worldmodel.datasets.training_data import IMAGE_SIZE, MixtureConfig, Pictures, TrainingData
+from worldmodel.datasets.mixture.episode_choice import open_stores
+from worldmodel.datasets.mixture.pair_source import ImagePairSource
+from worldmodel.datasets.mixture.source import Opening
+from worldmodel.datasets.mixture.training_data import IMAGE_SIZE, MixtureConfig, Pictures, TrainingData, open_entry
 from worldmodel.errors import UserError
 from worldmodel.unseen import trained_on
 
@@ -30,11 +32,8 @@ def open_frames(paths: Sequence[Path], mixture: MixtureConfig) -> TrainingData:
     stores = open_stores(paths, entries)
     splits = [store.split(mixture.split_seed, mixture.held_out) for store in stores]
     size = stores[0].image_size if stores else IMAGE_SIZE
-    opened = [
-        open_entry(entry, [], size, mixture.action_block, mixture.held_out, mixture.split_seed)
-        for entry in entries
-        if entry.kind == "pairs"
-    ]
+    opening = Opening([], size, mixture.action_block, mixture.held_out, mixture.split_seed)
+    opened = [open_entry(entry, opening) for entry in entries if entry.kind == ImagePairSource.kind]
     pictures = [split for each in opened for split in each.pictures]
     return TrainingData(
         stores,

@@ -15,8 +15,8 @@ from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.training_data import TrainingData
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.training_data import TrainingData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
 from worldmodel.model import LossCounts, ModelConfig, NoiseSample, WorldModel

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.packing import Packer
 from worldmodel.studies.specialisation import SpecialisationConfig

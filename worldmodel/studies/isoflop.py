@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from worldmodel.checkpoint import read_checkpoint
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.datasets.records import parse_json
-from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.model import ModelConfig
 from worldmodel.precision import choose_device

@@ -25,6 +25,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 EXPONENTS = (0.03, 3.0)
 """Where alpha and beta are searched."""
@@ -285,11 +286,7 @@ def difference(first: Exponent | None, second: Exponent | None) -> Exponent | No
 
 def student(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t."""
-    known = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    if freedom <= len(known):
-        return known[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)  # Fisher's expansion
+    return float(stdtrit(freedom, 0.975))
 
 
 def verdict(low: float | None, high: float | None) -> str:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.datasets.records import shortened
-from worldmodel.datasets.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.presets import Preset
 from worldmodel.serialization import read_json, rebuild, write_json

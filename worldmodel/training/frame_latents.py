@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from worldmodel.codec.codec import Codec
-from worldmodel.datasets.training_data import TrainingData
+from worldmodel.datasets.mixture.training_data import TrainingData
 from worldmodel.home import cache_dir
 from worldmodel.precision import choose_device
 from worldmodel.training.config import TrainConfig

@@ -13,9 +13,9 @@ import torch
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.kinds import load_codec
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.mixture_stats import as_text
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.stats import as_text
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 from worldmodel.flops import parameter_counts
 from worldmodel.known_tasks import card_of

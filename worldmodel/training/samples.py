@@ -11,7 +11,7 @@ from torch import Tensor
 from worldmodel.batch import PackedBatch
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import frames_to_float, one_above_other
-from worldmodel.datasets.training_data import TrainingData
+from worldmodel.datasets.mixture.training_data import TrainingData
 from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.model import WorldModel
 from worldmodel.precision import copied

@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.errors import UserError
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.loop import not_finite

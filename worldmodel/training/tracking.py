@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.datasets.mixture import Mixture
+from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.training.metric_rows import read_rows, write_lines
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from worldmodel.batch import PackedBatch, collate
 from worldmodel.codec.codec import Codec
+from worldmodel.datasets.mixture.source import Source
 from worldmodel.datasets.shuffle import shuffled
-from worldmodel.datasets.sources import Source
 from worldmodel.losses import HIGH_NOISE, LossCounts, NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.precision import autocast, copied

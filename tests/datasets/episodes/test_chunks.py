@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.episodes.chunks import datasets_of, fletcher32, locate
+from worldmodel.datasets.episodes.chunks import datasets_of, fletcher32
 from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
@@ -72,12 +72,13 @@ def test_a_file_cut_while_it_is_open_is_one_sentence(path: Path, tmp_path: Path)
 def test_no_bit_of_a_compressed_chunk_can_change(lossless: Path, chunk: int, place: int, bit: int) -> None:
     data = bytearray(lossless.read_bytes())
     with h5py.File(lossless, "r", locking=False) as file:
-        column = locate(file)["frames"]
-    data[column.offsets[chunk] + place % column.sizes[chunk]] ^= 1 << bit
+        rows = file["frames"].chunks[0]
+        found = file["frames"].id.get_chunk_info_by_coord((chunk * rows, 0, 0, 0))
+    data[found.byte_offset + place % found.size] ^= 1 << bit
     changed = lossless.with_name("changed.h5")
     changed.write_bytes(data)
     with EpisodeStore(changed) as store, pytest.raises(UserError, match=r"changed.h5 is damaged \(column frames cannot be read"):
-        store.frames(np.arange(6 * column.rows_per_chunk))
+        store.frames(np.arange(6 * rows))
 
 
 @pytest.fixture(scope="module")

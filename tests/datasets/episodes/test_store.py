@@ -11,7 +11,7 @@ from tests.waiting import PATIENCE
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.sources import ClipSampler
+from worldmodel.datasets.mixture.samplers import ClipSampler
 from worldmodel.errors import UserError
 
 

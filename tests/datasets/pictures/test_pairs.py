@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.picture_sets import json_lines, number_of, plain, samples, write_folder, write_tar
-from worldmodel.datasets.documents import Frame, Text
+from worldmodel.datasets.mixture.documents import Frame, Text
+from worldmodel.datasets.mixture.pair_source import ImagePairSource
 from worldmodel.datasets.pictures import pairs as pairs_module
-from worldmodel.datasets.pictures.pairs import ImagePairSource, Pairs, open_pairs
+from worldmodel.datasets.pictures.pairs import Pairs, open_pairs
 from worldmodel.datasets.pictures.shards import expand_braces
 from worldmodel.errors import UserError
 

@@ -284,8 +284,8 @@ BOUNDED = """
 import resource, sys
 from pathlib import Path
 from worldmodel.datasets.texts.corpus import open_corpus
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.texts.text import TextSource
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.text_source import TextSource
 
 def read_shuffled(path, number):
     corpus = open_corpus(path, 2000, 0.1, 0)

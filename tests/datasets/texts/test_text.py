@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.datasets.documents import Text
-from worldmodel.datasets.mixture import WINDOW, Mixture
-from worldmodel.datasets.texts.text import TextSource, chunk_text
+from worldmodel.datasets.mixture.documents import Text
+from worldmodel.datasets.mixture.mixture import WINDOW, Mixture
+from worldmodel.datasets.mixture.text_source import TextSource
+from worldmodel.datasets.texts.text import chunk_text
 from worldmodel.errors import UserError
 
 

@@ -9,7 +9,7 @@ from tests.datasets.toys import make_episode
 from worldmodel.codec.training_frames import codec_data, open_frames, probe_targets, some_of
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, open_training_data
 from worldmodel.errors import UserError
 
 MIXTURE = MixtureConfig(text=0, pictures=0, clip_length=1, action_block=1, held_out=0.25)

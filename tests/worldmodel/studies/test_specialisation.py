@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Action, Document, Frame, Text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, Text
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.moe import MixtureOfExperts

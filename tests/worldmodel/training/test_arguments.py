@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
 from worldmodel.presets import tiny
 from worldmodel.training.arguments import read_arguments, refuse_changed_data, write_arguments

@@ -11,7 +11,7 @@ from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, run
 from tests.worldmodel.training.test_validation import Few
 from worldmodel.batch import unpack
-from worldmodel.datasets.documents import Text
+from worldmodel.datasets.mixture.documents import Text
 from worldmodel.training import run as running
 from worldmodel.training.validation import Validation
 

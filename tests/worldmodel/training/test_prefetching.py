@@ -14,7 +14,7 @@ import torch
 from tests.waiting import PATIENCE, is_running, wait_for
 from tests.worldmodel import toys
 from worldmodel.batch import PackedBatch
-from worldmodel.datasets.documents import Document
+from worldmodel.datasets.mixture.documents import Document
 from worldmodel.errors import UserError
 from worldmodel.packing import Packer
 from worldmodel.training import prefetching

@@ -9,7 +9,7 @@ import torch
 
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, losses, run
-from worldmodel.datasets.documents import Text
+from worldmodel.datasets.mixture.documents import Text
 from worldmodel.errors import UserError
 from worldmodel.losses import LossCounts
 from worldmodel.model import WorldModel

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.worldmodel import toys
 from tests.worldmodel.runs import CONFIG, run
-from worldmodel.datasets.documents import Document, NextActions, Text, goal_document
+from worldmodel.datasets.mixture.documents import Document, NextActions, Text, goal_document
 from worldmodel.losses import NoiseSample
 from worldmodel.model import WorldModel
 from worldmodel.training.metric_rows import read_rows

@@ -10,13 +10,14 @@ and must be distinguished from what moves: a short training does not get that fa
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from worldmodel.datasets.documents import Action, Document, NextActions, goal_document, transition_document
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.sources import ClipSampler
+from worldmodel.datasets.mixture.documents import Action, Document, NextActions, goal_document, transition_document
+from worldmodel.datasets.mixture.samplers import ClipSampler
+from worldmodel.datasets.mixture.source import Entry, EpisodeSource, Opening, Source
 from worldmodel.envs import make_task, task_ids
 from worldmodel.errors import UserError
 
@@ -89,8 +90,11 @@ class StepSampler:
         return [frame[rows][:, columns] for frame in frames]
 
 
-class TransitionSource:
+class TransitionSource(EpisodeSource):
     """What comes of actions: `transition_document` of one model step, or of several at once."""
+
+    kind, actions = "transition", True
+    options: ClassVar[dict[str, str]] = {"files": "", "horizon": "jump"}
 
     def __init__(
         self,
@@ -102,6 +106,10 @@ class TransitionSource:
     ) -> None:
         self.name = name
         self._sampler = StepSampler(store, episodes, action_block, horizon)
+
+    @classmethod
+    def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
+        return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -155,7 +163,7 @@ class GoalTest:
         return next(step for step, state in enumerate(states) if step == goal - now or self._task.is_success(state, states[-1]))
 
 
-class GoalSource:
+class GoalSource(EpisodeSource):
     """Which actions lead to what the episode came to later: `goal_document`.
 
     Args:
@@ -165,7 +173,6 @@ class GoalSource:
         horizon: model steps whose actions are asked for.
         reach: the most environment steps from now to the goal.
         shift: see `StepSampler`.
-        said: the goal is the caption of its frame instead of the frame.
         name: of the source.
         tries: the most pairs of now and goal that are drawn until one is not met from the start; the last one is taken as it is.
             Above 1 the steps to a goal (a spoken one: to its frame) are learned from when it is first met.
@@ -173,6 +180,9 @@ class GoalSource:
     Raises:
         UserError: `tries` is above 1 and the task of the file cannot be made here.
     """
+
+    kind, actions = "goal", True
+    options: ClassVar[dict[str, str]] = {"files": "", "horizon": "horizon"}
 
     def __init__(
         self,
@@ -182,15 +192,19 @@ class GoalSource:
         horizon: int = 8,
         reach: int = 40,
         shift: int = 0,
-        said: bool = False,
-        name: str = "goal",
+        name: str = "",
         tries: int = 1,
     ) -> None:
-        self.name, self._said = name, said
+        self.name = name or self.kind
         self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
         self._reach = max(1, reach // self._sampler.recorded)  # in recorded steps
         self._test = GoalTest(store) if tries > 1 and GoalTest.applies(store) else None
         self._tries = tries if self._test else 1
+
+    @classmethod
+    def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
+        block, horizon = opening.action_block, entry.horizon or 1
+        return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -207,13 +221,25 @@ class GoalSource:
                 break
         now, asked = store.frame(episode, t), sampler.answers(episode, t, steps)
         met = None if first is None else first * sampler.recorded
-        caption = store.caption(episode, t + steps) if self._said else ""
-        if caption:
+        if caption := self._words(episode, t + steps):
             return goal_document(sampler.moved([now], rng)[0], caption, steps * sampler.recorded, asked, met)
         now, goal = sampler.moved([now, store.frame(episode, t + steps)], rng)
         return goal_document(now, goal, steps * sampler.recorded, asked, met)
+
+    def _words(self, episode: int, t: int) -> str:
+        """Return the words that stand for a goal; "" where its frame does."""
+        return ""
 
     def _pair(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
         """Draw a time and how many recorded steps later its goal is, in an episode of so many recorded steps."""
         steps = int(rng.integers(1, min(self._reach, length) + 1))
         return int(rng.integers(0, length - steps + 1)), steps
+
+
+class SpokenGoalSource(GoalSource):
+    """The same where the goal is the caption of its frame instead of the frame."""
+
+    kind, texts = "spoken goal", ("captions",)
+
+    def _words(self, episode: int, t: int) -> str:
+        return self._sampler.store.caption(episode, t)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.documents import Frame, Text
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.sources import Source
-from worldmodel.datasets.training_data import MixtureConfig, TrainingData, open_training_data
+from worldmodel.datasets.mixture.documents import Frame, Text
+from worldmodel.datasets.mixture.source import Source
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, open_training_data
 
 EPISODES, COUNT = 10, 20
 

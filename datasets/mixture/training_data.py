@@ -1,7 +1,7 @@
 """The mixture that is trained on: episode files, text corpora and pictures with captions, split into training and held-out parts.
 
-A mixture is described by the shares of `MixtureConfig`, or by a recipe (see `worldmodel.datasets.recipe`). Several episode files
-count by their size: a source draws from all of them as if they were one file, and leaves out those that lack what it is made of.
+A mixture is described by the shares of `MixtureConfig`, or by a recipe (see `worldmodel.datasets.mixture.recipe`). Several episode
+files count by their size: a source draws from all of them as if they were one file, and leaves out those that lack what it is made of.
 """
 
 import math
@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.datasets.documents import Document
-from worldmodel.datasets.episode_sources import share_actions
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.mixture_stats import MixtureStats, Part, mixture_stats
-from worldmodel.datasets.packages import PACKAGES, package_folder
+from worldmodel.datasets.mixture.documents import Document
+from worldmodel.datasets.mixture.episode_choice import available, choose_episodes, open_stores, share_actions
+from worldmodel.datasets.mixture.kinds import KINDS, SHARES, Shares
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.recipe import MAX_WEIGHT, read_recipe, recipe_path
+from worldmodel.datasets.mixture.source import Entry, OpenedSource, Opening, Part, Source, TrainingEpisodes
+from worldmodel.datasets.mixture.stats import MixtureStats, mixture_stats
 from worldmodel.datasets.pictures.pairs import Pairs
-from worldmodel.datasets.pictures.svg import need_resvg
-from worldmodel.datasets.recipe import MAX_WEIGHT, Entry, read_recipe, recipe_path
-from worldmodel.datasets.recipe_sources import available, choose_episodes, open_entry, open_stores
 from worldmodel.datasets.shuffle import shuffled
-from worldmodel.datasets.sources import Source
 from worldmodel.datasets.texts.corpus import Corpus
 from worldmodel.errors import UserError
 
@@ -33,51 +31,12 @@ HELD_OUT_TEXTS = 128
 """Held-out chunks of text kept at hand."""
 IMAGE_SIZE = 64
 """Of pictures when there is no episode file to say it."""
-SHARES = {
-    "transition": "transition",
-    "goal": "goal",
-    "spoken_goal": "spoken goal",
-    "action_video": "action video",
-    "video": "video",
-    "caption": "caption",
-    "captioned_image": "captioned image",
-    "question": "question",
-    "change": "change",
-    "instruction": "instruction",
-    "text": "text",
-    "pictures": "pairs",
-}
-"""Shares of `MixtureConfig`, and the kind of source each stands for."""
 
 
 @dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(Shares):
     """Shares of the token stream, and how documents are cut. Only the ratios of the shares count; 0 leaves a source out."""
 
-    transition: float = 0.30
-    """Frames up to now, the actions of one or several model steps, the frame after them."""
-    goal: float = 0.34
-    """Frames up to now, a frame that the episode came to later, how many steps that took, the actions that led there."""
-    spoken_goal: float = 0.04
-    """The same with a sentence that is true of that frame instead of the frame."""
-    action_video: float = 0.0
-    """Frames with the actions between them."""
-    video: float = 0.04
-    """Frames without actions."""
-    caption: float = 0.06
-    """A frame, then what is true of it."""
-    captioned_image: float = 0.06
-    """A caption, then a frame it is true of."""
-    question: float = 0.06
-    """A frame, a question, its answer."""
-    change: float = 0.0
-    """Two frames one model step apart, then what changed."""
-    instruction: float = 0.0
-    """A frame and an instruction, then the frame that fulfils it; from episodes that succeed."""
-    text: float = 0.06
-    """Text corpora."""
-    pictures: float = 0.04
-    """Pictures with captions that are not from a task, in both directions."""
     actions: float | None = None
     """Share of all video tokens that carries or asks actions, 0 to 1, the video tokens staying as many: this share of the training
     episodes keeps its actions, the others give video without. None: as the shares of the sources say, from all episodes alike."""
@@ -147,25 +106,20 @@ class MixtureConfig:
         else:
             where = {name: f"mixture share {name}" for name in self.set_by_hand()}
             asked = [
-                Entry("image pair" if kind == "pairs" else kind, kind, getattr(self, name), where.get(name, ""))
-                for name, kind in SHARES.items()
-                if (kind != "text" or self.corpora) and (kind != "pairs" or self.pairs)
+                Entry(source.default_name or source.kind, source.kind, getattr(self, name), where.get(name, ""))
+                for name, source in SHARES.items()
+                if all(getattr(self, default) for default in filter(None, source.options.values()))
             ]
-        whole = [
-            replace(
-                entry,
-                corpus=entry.corpus or self.corpora,
-                pairs=entry.pairs or self.pairs,
-                chunk=entry.chunk or self.text_chunk,
-                clip_length=entry.clip_length or self.clip_length,
-                horizon=entry.horizon or (self.jump if entry.kind == "transition" else self.horizon),
-            )
-            for entry in asked
-            if entry.weight > 0
-        ]
+        whole = [self._completed(entry) for entry in asked if entry.weight > 0]
         if not whole:
             raise UserError("all weights of the mixture are 0; give at least one source a weight above 0")
         return whole if self.actions is None else share_actions(whole, self.actions)
+
+    def _completed(self, entry: Entry) -> Entry:
+        """Fill in what a recipe leaves open; what another kind takes too, as the entry may become one of it."""
+        of_all = {option: default for source in KINDS.values() for option, default in source.options.items()}
+        defaults = (of_all | KINDS[entry.kind].options).items()
+        return replace(entry, **{option: getattr(entry, option) or getattr(self, default) for option, default in defaults if default})
 
 
 class Pictures:
@@ -219,7 +173,7 @@ class TrainingData:
         return [(part.source, part.weight) for part in self.parts]
 
     def report(self, mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None) -> list[MixtureStats]:
-        """Count documents and tokens of each source among a mixture's first documents; see `worldmodel.datasets.mixture_stats`."""
+        """Count documents and tokens of each source among a mixture's first documents; see `worldmodel.datasets.mixture.stats`."""
         return mixture_stats(self.parts, mixture, documents, measure)
 
     def description(self) -> list[dict[str, Any]]:
@@ -278,23 +232,19 @@ def open_training_data(paths: Sequence[Path], config: MixtureConfig, image_size:
     stores = open_stores(paths, entries)
     splits = [store.split(config.split_seed, config.held_out) for store in stores]
     train = [list(episodes) for episodes, _ in splits]
-    trainings = choose_episodes(stores, train, entries, config.actions, config.action_block, config.split_seed)
-    size = stores[0].image_size if stores else image_size
     unseen = [list(held_out) for _, held_out in splits]
-    opened = [
-        open_entry(
-            entry,
-            trainings,
-            size,
-            config.action_block,
-            config.held_out,
-            config.split_seed,
-            unseen,
-            shift=config.shift,
-            goal_tries=config.goal_tries,
-        )
-        for entry in available(entries, trainings)
-    ]
+    files = zip(stores, train, unseen, strict=True)
+    opening = Opening(
+        trainings=[TrainingEpisodes(store, episodes, held_out=held_out) for store, episodes, held_out in files],
+        image_size=stores[0].image_size if stores else image_size,
+        action_block=config.action_block,
+        held_out=config.held_out,
+        seed=config.split_seed,
+        shift=config.shift,
+        goal_tries=config.goal_tries,
+    )
+    opening = choose_episodes(opening, entries, config.actions)
+    opened = [open_entry(entry, opening) for entry in available(entries, opening)]
     corpora = [corpus for each in opened for corpus in each.corpora]
     pictures = [split for each in opened for split in each.pictures]
     of_each = HELD_OUT_TEXTS // max(1, len(corpora))
@@ -319,11 +269,19 @@ def check_packages(config: MixtureConfig) -> None:
         UserError: a package of texts or pictures, or the one that draws SVG, is missing, or the mixture has no source.
     """
     for entry in config.entries():
-        names = [name.partition(":")[0] for name in {"text": entry.corpus, "pairs": entry.pairs}.get(entry.kind, ())]
-        for name in filter(PACKAGES.__contains__, names):
-            package_folder(name)
-            if entry.kind == "pairs":  # all packages of pictures hold SVG
-                need_resvg()
+        KINDS[entry.kind].check(entry)
+
+
+def open_entry(entry: Entry, opening: Opening) -> OpenedSource:
+    """Open one source.
+
+    Raises:
+        UserError: it cannot be read, or is empty; names the entry when it is a recipe's.
+    """
+    try:
+        return KINDS[entry.kind].open(entry, opening)
+    except UserError as error:
+        raise UserError(f"{entry.where}: {error}" if entry.where else str(error)) from error
 
 
 def _sample(texts: Sequence[str], characters: float, most: int | None = None) -> list[str]:

@@ -13,9 +13,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from tests.datasets.toys import make_episode, write_toy_file
-from worldmodel.datasets.documents import Action, Frame, NextActions, Steps, Text
-from worldmodel.datasets.mixture_preview import MixConfig, in_words, measure_of, number_frames, show
-from worldmodel.datasets.training_data import MixtureConfig
+from worldmodel.datasets.mixture.documents import Action, Frame, NextActions, Steps, Text
+from worldmodel.datasets.mixture.preview import MixConfig, in_words, measure_of, number_frames, show
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
 
 MIXTURE = MixtureConfig(action_video=0.1, change=0.05, text=0, pictures=0, clip_length=2, action_block=1, shift=0)

@@ -1,7 +1,7 @@
 """The order of a source changes from pass to pass."""
 
-from tests.datasets.test_mixture import Words
-from worldmodel.datasets.mixture import WINDOW, Mixture
+from tests.datasets.mixture.test_mixture import Words
+from worldmodel.datasets.mixture.mixture import WINDOW, Mixture
 
 
 def test_every_pass_has_an_order_of_its_own() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel.benchmarks.throughput import Rates, interleave
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.throughput import Rates, interleave
-from worldmodel.datasets.episodes.chunks import locate
+from worldmodel.datasets.episodes.chunks import datasets_of
 from worldmodel.datasets.episodes.clips import ClipDataset
 from worldmodel.datasets.episodes.loader import ClipLoader
 from worldmodel.datasets.episodes.schema import STORAGES, open_file
@@ -43,9 +43,8 @@ def write_files(config: CollectConfig, folder: Path) -> dict[str, Path]:
 def stored_bytes(path: Path) -> float:
     """Compute the bytes on the disk per frame: of the frame and the action, as they are coded."""
     with open_file(path) as file:
-        columns = locate(file)
-        wanted = [column.sizes.sum() for name, column in columns.items() if name.split("/")[0] in ("frames", "actions")]
-        return float(sum(wanted)) / columns["success"].num_rows
+        wanted = [column.id.get_storage_size() for name, column in datasets_of(file) if name.split("/")[0] in ("frames", "actions")]
+        return sum(wanted) / len(file["success"])
 
 
 def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
@@ -56,12 +55,15 @@ def reading_sides(path: Path, clip_frames: int, clips: int, workers: Sequence[in
     count as a clip as it has in the file. A number of workers: `ClipLoader`, the start of its threads included.
     """
     dataset, clip_bytes = ClipDataset(path, clip_frames - 1), clip_frames * stored_bytes(path)
-    sides: dict[str, Callable[[], float]] = {
-        str(number): functools.partial(_loader_rate, dataset, clips, number) for number in workers
-    }
+    sides = loader_sides(dataset, clips, workers)
     sides["in order"] = lambda: _in_order_rate(dataset.stores[0]) / clip_frames
     sides["read"] = lambda: _read_rate(path) / clip_bytes
     return sides
+
+
+def loader_sides(dataset: ClipDataset, clips: int, workers: Sequence[int]) -> dict[str, Callable[[], float]]:
+    """Return a call for each number of threads that reads clips through `ClipLoader` and gives clips per second."""
+    return {str(number): functools.partial(_loader_rate, dataset, clips, number) for number in workers}
 
 
 def measure(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Rates]:

@@ -11,7 +11,7 @@
     weight = 0.025
     files = ["rooms.h5"]
 
-`OPTIONS` says which kinds there are and what each understands. Paths are relative to the recipe; what is left out is taken from the
+The classes in `KINDS` say which options each kind understands. Paths are relative to the recipe; what is left out is taken from the
 command line (`--data`, and the fields of `MixtureConfig` with the same meaning).
 """
 
@@ -19,10 +19,11 @@ import difflib
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from worldmodel.datasets.mixture.kinds import KINDS
+from worldmodel.datasets.mixture.source import Direction, Entry
 from worldmodel.datasets.packages import PACKAGES
 from worldmodel.datasets.pictures.images import ImageFit
 from worldmodel.datasets.records import shortened
@@ -36,60 +37,7 @@ MAX_WEIGHT = 1e9
 """Of a source: sums and ratios of such weights are still numbers."""
 _LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){100}")
 """Each part of a key is a table in a table."""
-Direction = Literal["both", "to text", "to image"]
-
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "text": ("corpus", "field", "chunk"),
-    "pairs": ("pairs", "direction", "fit"),
-    "transition": ("files", "horizon"),
-    "goal": ("files", "horizon"),
-    "spoken goal": ("files", "horizon"),
-    "action video": ("files", "clip_length"),
-    "video": ("files", "clip_length"),
-    "caption": ("files",),
-    "captioned image": ("files",),
-    "question": ("files",),
-    "change": ("files",),
-    "instruction": ("files",),
-}
-"""Kinds of sources, and what each understands in addition to `name`, `kind` and `weight`."""
-VIDEO_KINDS = ("action video", "video")
-ACTION_KINDS = ("action video", "transition", "goal", "spoken goal")
-"""Kinds that show or ask actions."""
-EPISODE_KINDS = tuple(kind for kind in OPTIONS if kind not in ("text", "pairs"))
-"""Kinds that are read from episode files."""
 _CHOICES = {"direction": get_args(Direction), "fit": get_args(ImageFit)}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One source of a mixture, as it was asked for."""
-
-    name: str
-    kind: str
-    """One of `OPTIONS`."""
-    weight: float
-    """Share of the tokens; only ratios count."""
-    where: str = ""
-    """What an error message names: the recipe and the entry."""
-    files: tuple[Path, ...] = ()
-    """Episode files; none: all that are given."""
-    corpus: tuple[str, ...] = ()
-    """Text corpora, as `open_corpus` takes them."""
-    field: str = "text"
-    """With the text, of .jsonl lines, .parquet rows and Hugging Face datasets."""
-    chunk: int | None = None
-    """Greatest number of characters in a text document."""
-    pairs: tuple[str, ...] = ()
-    """Pictures with captions, as `open_pairs` takes them."""
-    direction: Direction = "both"
-    """Whether captions or pictures are learned."""
-    fit: ImageFit = "pad"
-    """How a picture that is not square becomes square."""
-    clip_length: int | None = None
-    """Model steps per video document."""
-    horizon: int | None = None
-    """Most model steps of a transition, and of the actions that a goal asks for."""
 
 
 def recipe_path(recipe: str) -> Path:
@@ -143,17 +91,17 @@ def _entry(path: Path, number: int, table: dict[str, Any]) -> Entry:
     name = table.get("name", table.get("kind"))
     where = f"{path}, source {name!r}" if isinstance(name, str) else f"{path}, source {number}"
     if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: {'its name' if 'name' in table else 'its `kind`'} must be a text; kinds are {', '.join(OPTIONS)}")
+        raise UserError(f"{where}: {'its name' if 'name' in table else 'its `kind`'} must be a text; kinds are {', '.join(KINDS)}")
     kind = table.get("kind")
-    if not isinstance(kind, str) or kind.replace("_", " ") not in OPTIONS:
-        given = "has no `kind`" if kind is None else f"has the unknown kind {kind!r}{_near(str(kind), list(OPTIONS))}"
-        raise UserError(f"{where} {given}; kinds are {', '.join(OPTIONS)}")
+    if not isinstance(kind, str) or kind.replace("_", " ") not in KINDS:
+        given = "has no `kind`" if kind is None else f"has the unknown kind {kind!r}{_near(str(kind), list(KINDS))}"
+        raise UserError(f"{where} {given}; kinds are {', '.join(KINDS)}")
     kind = kind.replace("_", " ")
-    allowed = ("name", "kind", "weight", *OPTIONS[kind])
+    allowed = ("name", "kind", "weight", *KINDS[kind].options)
     for key in table:
         if key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}{_near(key, allowed)}; a source of kind {kind!r} takes {', '.join(allowed)}")
-    options = {key: _option(where, path.parent, key, table[key]) for key in OPTIONS[kind] if key in table}
+    options = {key: _option(where, path.parent, key, table[key]) for key in KINDS[kind].options if key in table}
     return Entry(name, kind, _weight(where, table.get("weight")), where, **options)
 
 

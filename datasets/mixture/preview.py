@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.mixture_page import Numbered, counted, mixture_page
-from worldmodel.datasets.mixture_stats import Part, as_text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.page import Numbered, counted, mixture_page
+from worldmodel.datasets.mixture.recipe import recipe_path
+from worldmodel.datasets.mixture.source import Part
+from worldmodel.datasets.mixture.stats import as_text
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.datasets.outputs import check_output, write_output
-from worldmodel.datasets.recipe import recipe_path
 from worldmodel.datasets.shuffle import seeded_key, shuffled
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 
 

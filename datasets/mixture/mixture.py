@@ -7,17 +7,16 @@ gives each of its items once before any comes again, in an order that is shuffle
 """
 
 import functools
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.datasets.documents import Document
+from worldmodel.datasets.mixture.documents import Document
+from worldmodel.datasets.mixture.source import Source
 from worldmodel.datasets.shuffle import seeded_key, shuffled
-from worldmodel.datasets.sources import Source
 from worldmodel.errors import UserError
 
 WINDOW = 1024
@@ -97,10 +96,6 @@ class Mixture:
     def source_name(self, i: int) -> str:
         """Return the source that document i comes from."""
         return self.sources[self._turn_of(i)[0]].name
-
-    def iter_from(self, start: int) -> Iterator[Document]:
-        """Yield documents start, start + 1, ... without end."""
-        return map(self.document, itertools.count(start))
 
     def counts(self, start: int, stop: int) -> dict[str, int]:
         """Count how many of the documents start .. stop - 1 come from each source, by name; draws none of them."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.benchmarks.throughput import Rates, interleave
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.collection.throughput import Rates, interleave
 from worldmodel.datasets.episodes.store import EpisodeStore
 
 REFERENCE_TASKS = {

@@ -3,6 +3,7 @@ import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets import recipe_sources
-from worldmodel.datasets.documents import Document, Frame, Text
+from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.training_data import SHARES, MixtureConfig, TrainingData, check_packages, open_training_data
+from worldmodel.datasets.mixture import episode_choice
+from worldmodel.datasets.mixture.documents import Document, Frame, Text
+from worldmodel.datasets.mixture.kinds import KINDS, SHARES
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.samplers import ClipSampler
+from worldmodel.datasets.mixture.source import Entry, EpisodeSource, Opening, Source
+from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
 from worldmodel.errors import UserError
 
 NO_SHARES = dict.fromkeys(SHARES, 0.0)
@@ -122,6 +127,44 @@ def test_every_kind_can_be_given(full: Path) -> None:
     assert sum(row.documents for row in report.values()) == 1500
     guessed = {row.source: row.share for row in data.report(mixture, 1500)}
     assert guessed == pytest.approx({name: row.share for name, row in report.items()}, rel=0.15)
+
+
+class LastFrameSource(EpisodeSource):
+    """The last frame of a window, and a caption; for the test below."""
+
+    kind, texts = "last frame", ("captions",)
+    options = {"files": "", "clip_length": "clip_length"}
+
+    def __init__(self, sampler: ClipSampler, name: str) -> None:
+        self.sampler, self.name = sampler, name
+
+    @classmethod
+    def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
+        return cls(ClipSampler(store, episodes, entry.clip_length or 1, opening.action_block), entry.name)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        clip = self.sampler.clip(item)
+        return Frame(clip.frames[-1], predict=False), Text(f"{len(clip.actions)} steps")
+
+
+def test_a_new_kind_is_a_class_in_the_list_and_nothing_else(
+    full: Path, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "last frame", LastFrameSource)
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('[[source]]\nkind = "last_frame"\nname = "end"\nweight = 1\nclip_length = 3\n')
+    data = open_training_data([full, bare], MixtureConfig(recipe=str(recipe), action_block=1))
+    (part,), (unseen,) = data.parts, data.held_out_parts
+    assert (part.source.name, part.kind) == ("end", "last frame")
+    assert (len(part.source), len(unseen.source)) == (18 * 3, 2 * 3)  # of the file with captions alone
+    frame, text = part.source.document(0, np.random.default_rng(0))
+    assert isinstance(frame, Frame) and text == Text("3 steps")
+    recipe.write_text('[[source]]\nkind = "last frame"\nweight = 1\nfiles = "' + str(bare) + '"\n')
+    with pytest.raises(UserError, match="no episode file gives documents of kind 'last frame': .* has no captions"):
+        open_training_data([], MixtureConfig(recipe=str(recipe)))
 
 
 def test_files_count_by_their_size(tmp_path: Path, full: Path) -> None:
@@ -280,7 +323,7 @@ def test_what_a_recipe_names_must_be_there(tmp_path: Path, bare: Path, entry: st
 
 def test_large_files_are_not_kept_in_memory(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_training_data([full], ALONE).stores[0].in_memory
-    monkeypatch.setattr(recipe_sources, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
+    monkeypatch.setattr(episode_choice, "IN_MEMORY_BYTES", 20 * 6 * 4 * 4 * 3 - 1)
     data = open_training_data([full], ALONE)
     assert not data.stores[0].in_memory
     counts = Counter(len(Mixture(data.sources(), 0).document(i)) for i in range(50))

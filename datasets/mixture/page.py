@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
-from worldmodel.datasets.mixture_stats import HEADERS, MixtureStats, as_rows
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
+from worldmodel.datasets.mixture.stats import HEADERS, MixtureStats, as_rows
 from worldmodel.datasets.outputs import MARK
 from worldmodel.datasets.video import encode_png
 

@@ -3,22 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worldmodel.datasets.documents import Document
-from worldmodel.datasets.mixture import Mixture
-from worldmodel.datasets.sources import Source
-
-
-@dataclass(frozen=True)
-class Part:
-    """One source of a mixture as it was opened."""
-
-    source: Source
-    kind: str
-    """See `worldmodel.datasets.recipe.OPTIONS`."""
-    weight: float
-    """Share of the tokens that was asked for; only ratios count."""
-    licence: str
-    """Of the data."""
+from worldmodel.datasets.mixture.documents import Document
+from worldmodel.datasets.mixture.mixture import Mixture
+from worldmodel.datasets.mixture.source import Part
 
 
 @dataclass(frozen=True)

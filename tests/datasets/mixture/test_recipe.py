@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.datasets.recipe import OPTIONS, SHIPPED, Entry, read_recipe, recipe_path
+from worldmodel.datasets.mixture.kinds import KINDS
+from worldmodel.datasets.mixture.recipe import SHIPPED, read_recipe, recipe_path
+from worldmodel.datasets.mixture.source import Entry
 from worldmodel.errors import UserError
 
 
@@ -85,7 +87,7 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 def test_shipped_recipes_are_found_by_name() -> None:
     for path in SHIPPED.glob("*.toml"):
         assert recipe_path(path.stem) == path
-        assert {entry.kind for entry in read_recipe(path)} <= set(OPTIONS)
+        assert {entry.kind for entry in read_recipe(path)} <= set(KINDS)
     with pytest.raises(UserError, match=r"there is no recipe papr: .* \(did you mean 'paper'\?\)"):
         recipe_path("papr")
 

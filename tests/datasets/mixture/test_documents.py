@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from worldmodel.datasets.documents import (
+from worldmodel.datasets.episodes.episode import Clip
+from worldmodel.datasets.mixture.documents import (
     Action,
     Frame,
     NextActions,
@@ -18,7 +19,6 @@ from worldmodel.datasets.documents import (
     transition_document,
     video_document,
 )
-from worldmodel.datasets.episodes.episode import Clip
 
 FRAMES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
 ACTIONS = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 
 from tests.datasets.counter import counter_episode, read_number, write_counter_file
-from worldmodel.datasets import hindsight
-from worldmodel.datasets.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.hindsight import (
+from worldmodel.datasets.mixture import hindsight
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
+from worldmodel.datasets.mixture.hindsight import (
     SHARE_ALONE,
     SHARE_AS_DRAWN,
     SHARE_OF_ONE,
     GoalSource,
     GoalTest,
+    SpokenGoalSource,
     StepSampler,
     TransitionSource,
 )
-from worldmodel.datasets.training_data import MixtureConfig, open_training_data
+from worldmodel.datasets.mixture.training_data import MixtureConfig, open_training_data
 from worldmodel.errors import UserError
 
 LENGTHS = (6, 3, 9)
@@ -136,7 +137,7 @@ def test_steps_are_counted_in_the_environments_steps(in_pairs: EpisodeStore) -> 
 
 
 def test_a_spoken_goal_is_true_of_the_frame_that_was_reached(store: EpisodeStore) -> None:
-    for document in documents(GoalSource(store, range(3), said=True), 5):
+    for document in documents(SpokenGoalSource(store, range(3)), 5):
         now, said, steps, _ = document
         assert isinstance(said, Text) and isinstance(steps, Steps) and not said.predict
         assert said.text == f"the number {numbers([now])[0] + steps.count}"

@@ -4,22 +4,14 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode, write_toy_file
-from worldmodel.datasets.documents import Action, Frame, Text
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
-from worldmodel.datasets.sources import (
-    ActionVideoSource,
-    CaptionedImageSource,
-    CaptionSource,
-    ChangeSource,
-    ClipSampler,
-    InstructionSource,
-    JoinedSource,
-    QuestionSource,
-    Source,
-    VideoSource,
-)
+from worldmodel.datasets.mixture.documents import Action, Frame, Text
+from worldmodel.datasets.mixture.frame_sources import CaptionedImageSource, CaptionSource, InstructionSource, QuestionSource
+from worldmodel.datasets.mixture.samplers import ClipSampler
+from worldmodel.datasets.mixture.source import JoinedSource, Source
+from worldmodel.datasets.mixture.video_sources import ActionVideoSource, ChangeSource, VideoSource
 from worldmodel.errors import UserError
 
 

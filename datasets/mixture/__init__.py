@@ -1,0 +1,1 @@
+"""The weighted mixture: sources of documents, and the stream that a model is trained on."""
