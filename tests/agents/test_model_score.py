@@ -5,13 +5,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from tests.agents.toys import PointWorkers
 from worldmodel.agents import score_tables
-from worldmodel.agents.model_score import goal_steps, swept
+from worldmodel.agents.model_score import goal_steps, parts_of, swept
 from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Outcomes, Score
 from worldmodel.agents.world import actor_of
 from worldmodel.checkpoint import Pretrained
+from worldmodel.rollout import RolloutConfig
 
 
 def test_success_against_seconds_is_drawn_from_the_fastest_on_and_guided_from_the_policy() -> None:
@@ -51,7 +54,15 @@ def test_goals_on_the_path_are_as_far_as_the_manifest_says() -> None:
     ("sources", "taught"), [(["text", "goal"], True), (["spoken goal"], True), (["transition"], False), ([], False)]
 )
 def test_the_actor_is_there_where_goals_were_trained_on(sources: list[str], taught: bool) -> None:
-    model: Any = SimpleNamespace(config=SimpleNamespace(action_horizon=5))
+    model: Any = SimpleNamespace(config=SimpleNamespace(action_horizon=5), device=torch.device("cpu"))
     actor = actor_of(Pretrained(model, None, None, {"sources": [{"source": "any", "kind": kind} for kind in sources]}))  # type: ignore[arg-type]
     assert (actor is not None) == taught
     assert actor is None or actor.horizon == 5
+
+
+@pytest.mark.parametrize(("references", "jump"), [(2, 3), (0, 1)])
+def test_true_futures_are_seen_as_often_as_the_model_dreams_them(references: int, jump: int) -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(references=references), device=torch.device("cpu"))
+    manifest = Manifest("toy", 16, "x", "path", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
+    parts = parts_of(Pretrained(model, None, None, {}), manifest, PointWorkers(), RolloutConfig(jump=3))  # type: ignore[arg-type]
+    assert parts.jump == jump
