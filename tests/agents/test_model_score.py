@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 
-from tests.agents.toys import PointWorkers
 from worldmodel.agents import score_tables
 from worldmodel.agents.model_score import goal_steps, parts_of, swept
 from worldmodel.agents.protocol import Manifest
@@ -64,5 +64,6 @@ def test_the_actor_is_there_where_goals_were_trained_on(sources: list[str], taug
 def test_true_futures_are_seen_as_often_as_the_model_dreams_them(references: int, jump: int) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(references=references), device=torch.device("cpu"))
     manifest = Manifest("toy", 16, "x", "path", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
-    parts = parts_of(Pretrained(model, None, None, {}), manifest, PointWorkers(), RolloutConfig(jump=3))  # type: ignore[arg-type]
+    workers: Any = SimpleNamespace(action_space=spaces.Box(-1, 1, (2,)), block=2)
+    parts = parts_of(Pretrained(model, None, None, {}), manifest, workers, RolloutConfig(jump=3))  # type: ignore[arg-type]
     assert parts.jump == jump
