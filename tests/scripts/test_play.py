@@ -182,7 +182,7 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
 def test_ctrl_c_keeps_everything_and_the_next_run_adds(play: Callable[..., Playing], tmp_path: Path) -> None:
     path = tmp_path / "drives.h5"
     for number in range(2):
-        playing = play("worldmodel/Reacher-v0", "--out", path, "--port", "0", "--variation", "all", *SMALL)
+        playing = play("--task", "worldmodel/Reacher-v0", "--out", path, "--port", "0", "--variation", "all", *SMALL)
         with playing.connect() as page:
             status = wait_until(page, lambda status: True)
             assert status["saved"] == number
