@@ -35,8 +35,8 @@ def reading_rows(plan: CollectConfig, folder: Path, clip_frames: int, clips: int
         for how, side in reading_sides(path, clip_frames, clips, sorted({0, 1, plan.workers})).items():
             ways[(name, "ClipLoader", int(how)) if how.isdigit() else (name, how, 0)] = side
     plain = {"tuned h5py": H5pyClips, "memmap": MemmapClips}
-    for name, reader in plain.items():
-        clips_of = reader(files["lossless"], clip_frames, folder / "plain.h5")
+    for name, plain_reader in plain.items():
+        clips_of = plain_reader(files["lossless"], clip_frames, folder / "plain.h5")
         datasets[name] = clips_of, clips_of.frame_bytes
         for how, side in loader_sides(clips_of, clips, sorted({0, 1, plan.workers})).items():
             ways[name, "ClipLoader", int(how)] = side
