@@ -130,7 +130,9 @@ def translate(words: list[str]) -> tuple[list[str], Path | None]:
 
 
 def with_json(verb: str, flags: list[str]) -> list[str]:
-    """The flags, with --json where the verb has it."""
+    """The flags, with --json where the verb has it, and prints what it found."""
+    if "--print-config" in flags:
+        return flags
     if verb == "datasets":
         return [flags[0], "--json", *flags[1:]] if flags[0] in ("info", "check", "fetch") else flags
     return flags if verb in TRAINS_OR_SERVES else ["--json", *flags]
