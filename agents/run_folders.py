@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from worldmodel.agents.ladder import OF_THE_MODEL
 from worldmodel.datasets.atomic import is_leftover, lock
 from worldmodel.datasets.records import parse_json
 from worldmodel.training.metric_rows import read_rows
 
 Kind = Literal["quickstart", "pretrain", "codec", "checkpoint", "evaluate", "diagnose", "experts", "ablate", "isoflop", "unknown"]
 State = Literal["finished", "interrupted", "running", "damaged", "foreign"]
-BY_THE_MODEL = ("policy", "guided", "cem", "mppi", "random_shooting")
-"""Controllers that know the world from the model alone; all others are controls."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading the files of a damaged or foreign folder may raise."""
 
@@ -190,7 +189,7 @@ def best(controllers: Sequence[Mapping[str, Any]]) -> Success | None:
     own = [
         Success(str(each["name"]), float(each["success_rate"]), float(each["held_rate"]))
         for each in controllers
-        if str(each["name"]).partition(",")[0] in BY_THE_MODEL
+        if str(each["name"]).partition(",")[0] in OF_THE_MODEL
     ]
     return max(own, key=lambda each: (each.touched, each.held), default=None)
 
