@@ -101,9 +101,9 @@ def below_copying(rows: Sequence[LadderRow]) -> float | None:
 
 
 def best_of_model(rows: Sequence[LadderRow]) -> tuple[str, float]:
-    """Return the model's controller that touches most goals, and its share; an empty name and 0 if there is none."""
+    """Return the model's controller that touches and holds most goals, and what it touches; an empty name and 0 if there is none."""
     own = [(name, row.value) for name in OF_THE_MODEL if (row := row_of(rows, "result", f"{TOUCHED}{name}"))]
-    return max(own, key=lambda each: each[1], default=("", 0.0))
+    return max(own, key=lambda each: each[1] + (value_of(rows, "result", f"{HELD}{each[0]}") or 0.0), default=("", 0.0))
 
 
 def share_of_oracle(rows: Sequence[LadderRow]) -> float | None:

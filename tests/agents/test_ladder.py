@@ -227,6 +227,17 @@ def test_a_broken_rung_goes_before_a_weak_one_below_it_and_the_lowest_before_tho
     assert weakest(numbers(error=0.5, true=0.1, distance=0.2)).rung == "dynamics"
 
 
+def test_the_best_controller_is_the_one_that_stays() -> None:
+    rows = [row for row in numbers() if "cem" not in row.name]
+    passing = [
+        LadderRow("Point", 0, "result", f"{ladder.TOUCHED}cem", 1.0, None),
+        LadderRow("Point", 0, "result", f"{ladder.HELD}cem", 0.7, None),
+    ]
+    assert ladder.best_of_model([*rows, *passing]) == ("policy", 0.9)  # and holds 0.85
+    assert ladder.share_held([*rows, *passing]) == pytest.approx(0.85 / 0.9)
+    assert ladder.best_of_model([*rows, passing[0]]) == ("policy", 0.9) and ladder.best_of_model(passing) == ("cem", 1.0)
+
+
 def test_what_was_not_measured_is_not_named() -> None:
     rows = [row for row in numbers(distance=0.1) if row.rung != "search" and "oracle" not in row.name]
     assert weakest(rows).rung is None
