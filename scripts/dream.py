@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.agents.actions import describe_block
+from worldmodel.agents.world import rollout_of
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import decode_video
@@ -70,10 +70,7 @@ def main(config: DreamVerbConfig) -> dict[str, object]:
         store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
         block = block_of(trained, store, config.checkpoint)
-        describe = None
-        if config.rollout.action_form == "text":
-            describe = describe_block(store.meta["env_id"], store.action_size)
-        rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
+        rollout = rollout_of(trained, store.meta["env_id"], store.action_size, config.rollout)
         end()
         reader = reader_of(trained, store, episodes)
         end()
@@ -91,7 +88,7 @@ def main(config: DreamVerbConfig) -> dict[str, object]:
 
 def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:
     """Predict what follows the first frames of some clips, in the flow steps of the film: uint8 (b, h, height, width, 3)."""
-    crisp = Rollout(rollout.model, rollout.tokenizer, replace(rollout.config, num_steps=config.film_steps), rollout.describe)
+    crisp = rollout.with_config(replace(rollout.config, num_steps=config.film_steps))
     context = config.dream.context
     past = codec.encode_frames(np.stack([clip.frames[:context] for clip in clips]))
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))

@@ -1,7 +1,7 @@
 """For which tasks and on which files a model was trained, as its card tells it, and whether it is asked about another task."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.checkpoint import Pretrained, read_card
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import shortened
 from worldmodel.envs import full_id
@@ -20,6 +21,8 @@ KEY = "tasks"
 """Where a card of a model names its tasks."""
 ACTIONS = "actions"
 """Where it describes their actions."""
+UNITS = "action_units"
+"""Where it says in which units their actions are read; the environments' own where it does not."""
 FILES = "files"
 """Where it says in which files its episodes lie."""
 
@@ -62,12 +65,13 @@ def check_task(card: dict[str, Any], store: EpisodeStore) -> None:
     logger.warning("the model was trained on %s: of %s, the task of %s, it has seen nothing", trained, env_id, store.path)
 
 
-def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
+def card_of(stores: Sequence[EpisodeStore], block: int, units: Mapping[str, ActionUnits]) -> dict[str, Any]:
     """Entries of the card of a model that is trained on some files: tasks, their actions, where the files are.
 
     Args:
         stores: episode files.
         block: environment actions of a model step.
+        units: of the actions' vectors, by task.
     """
     actions: dict[str, Actions] = {}
     for store in stores:
@@ -80,6 +84,7 @@ def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
     return {
         KEY: tasks_of(stores),
         ACTIONS: {name: asdict(each) for name, each in actions.items()},
+        UNITS: {name: asdict(each) for name, each in units.items()},
         FILES: [str(store.path.resolve()) for store in stores],
     }
 
@@ -113,6 +118,20 @@ def actions_of(card: dict[str, Any], task: str) -> Actions:
     actions = rebuild(Actions, found, f"the card's actions of {task}")
     assert isinstance(actions, Actions)
     return actions
+
+
+def units_of(card: dict[str, Any], task: str) -> ActionUnits | None:
+    """Return the units in which a model reads the actions of a task; None for the environment's own.
+
+    Raises:
+        UserError: the card is damaged.
+    """
+    given = card.get(UNITS, {})
+    if not isinstance(given, dict) or task not in given:
+        return None
+    units = rebuild(ActionUnits, given[task], f"the card's units of the actions of {task}")
+    assert isinstance(units, ActionUnits)
+    return None if units.are_own else units
 
 
 def data_of(checkpoint: Path) -> Path:
