@@ -12,7 +12,7 @@ from worldmodel.checkpoint import Pretrained, read_card
 from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import shortened
-from worldmodel.envs import full_id
+from worldmodel.envs import full_id, short_name
 from worldmodel.errors import UserError
 from worldmodel.serialization import rebuild
 
@@ -134,25 +134,42 @@ def units_of(card: dict[str, Any], task: str) -> ActionUnits | None:
     return None if units.are_own else units
 
 
-def data_of(checkpoint: Path) -> Path:
+def data_of(checkpoint: Path, task: str = "") -> Path:
     """Find the first episode file with actions that a checkpoint was trained on, and log which one that is.
 
     Args:
         checkpoint: its folder, or one that `read_checkpoint` takes.
+        task: of which task, by name or id; by default of any.
 
     Raises:
-        UserError: the files are gone, or the card names none.
+        UserError: the files are gone, the card names none, or the model was not trained on the task.
     """
-    files = read_card(checkpoint).get(FILES)
+    card = read_card(checkpoint)
+    wanted = known_task(card, task) if task else ""
+    files = card.get(FILES)
     if not isinstance(files, list) or not files or not all(isinstance(each, str) for each in files):
         raise UserError(f"the checkpoint {checkpoint} does not say where its episodes are ({shortened(files)}): give --data FILE")
     there = [Path(each) for each in files if Path(each).is_file()]
     if not there:
         raise UserError(f"the episodes that {checkpoint} was trained on are gone from {files[0]}: say where they are with --data FILE")
+    if task:
+        there = [each for each in there if EpisodeStore(each).meta["env_id"] == wanted]
+        if not there:
+            raise UserError(f"the episodes of {wanted} that {checkpoint} was trained on are gone: say where they are with --data FILE")
     found = next((each for each in there if EpisodeStore(each).has_actions), there[0])
     others = f", one of its {len(files)} files" if len(files) > 1 else ""
     logger.info("data: %s, which the model was trained on%s", found, others)
     return found
+
+
+def refuse_other_task(store: EpisodeStore, task: str = "") -> None:
+    """Do nothing if a file is of a task, by name or id, or none is named.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    if task and store.meta["env_id"] != full_id(task):
+        raise UserError(f"{store.path} holds episodes of {short_name(store.meta['env_id'])}, not of {task}: name another file")
 
 
 def block_of(trained: Pretrained, store: EpisodeStore, checkpoint: Path) -> int:

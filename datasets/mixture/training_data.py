@@ -280,9 +280,7 @@ def units_of_actions(stores: Sequence[EpisodeStore], episodes: Sequence[Sequence
             of_task = taken.setdefault(store.meta["env_id"], [])
             of_task += [actions[first[i] : first[i] + store.lengths[i]].reshape(-1, store.action_size) for i in chosen]
             if len({each.shape[1] for each in of_task}) > 1:
-                raise UserError(
-                    f"{store.path}: actions of this task have another size here than in the other files"
-                )
+                raise UserError(f"{store.path}: actions of this task have another size here than in the other files")
     return {task: ActionUnits.of(of_task) for task, of_task in taken.items() if of_task}
 
 
