@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from worldmodel.envs.language import (
-    Attribute,
-    direction_words,
-    episode_questions,
-    make_questions,
-    read_attributes,
-    with_article,
-)
+from worldmodel.envs.language import Attribute, direction_words, read_attributes, with_article
+from worldmodel.envs.questions import episode_questions, make_questions
 
 ATTRIBUTES = {
     "color": Attribute({"red": "red", "orange": "orange"}, "what color?", "is it {}?", "disc.color"),
