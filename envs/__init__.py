@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from worldmodel.envs.adapter.lookup import INSTALL, knows, refuse_module_of_data
+from worldmodel.envs.adapter.lookup import INSTALL, knows, refuse_module_of_data, time_limit
 from worldmodel.envs.headless import load_mujoco
 from worldmodel.envs.task import Task
 from worldmodel.errors import UserError
@@ -68,6 +68,7 @@ def make_task(env_id: str, **kwargs: Any) -> Task:
         return ExternalTask(env_id, **kwargs)
     task: Any = gymnasium.make(env_id, disable_env_checker=True, **kwargs).unwrapped
     task.env_id = env_id
+    task.max_episode_steps = time_limit(env_id) or task.max_episode_steps
     return task
 
 

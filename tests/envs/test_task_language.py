@@ -70,7 +70,7 @@ def test_captions_read_back_as_the_truth(task: MujocoTask) -> None:
     seen: dict[str, set[str]] = {name: set() for name in task.language.attributes}
     for seed in range(100):
         _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.language.attributes_of(task.position_of(info["state"]))
+        truth = task.language.attributes_of(task.language.facts(info["state"]))
         assert set(truth) <= set(task.language.attributes)
         assert task.language.read(info["caption"]) == truth
         assert info["caption"] == task.language.caption() == task.language.caption(info["state"])
@@ -78,7 +78,7 @@ def test_captions_read_back_as_the_truth(task: MujocoTask) -> None:
         assert len(set(captions)) == len(captions) >= 3 and len(set(goals)) == len(goals) >= 3
         for caption in captions:
             assert task.language.read(caption).items() <= truth.items(), caption
-        goal_truth = task.language.attributes_of(task.position_of(info["goal_state"]))
+        goal_truth = task.language.attributes_of(task.language.facts(info["goal_state"]))
         for goal in goals:
             assert task.language.read(goal).items() <= goal_truth.items(), goal
         for name, value in truth.items():
@@ -91,7 +91,7 @@ def test_questions_about_attributes_are_true(task: MujocoTask) -> None:
     rng = np.random.default_rng(0)
     for seed in range(50):
         _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.language.attributes_of(task.position_of(info["state"]))
+        truth = task.language.attributes_of(task.language.facts(info["state"]))
         pairs = task.language.questions(rng)
         assert len(pairs) > 2 * len(truth)
         for name, (_, value), (question, answer) in zip(truth, pairs[: 2 * len(truth) : 2], pairs[1::2], strict=False):
