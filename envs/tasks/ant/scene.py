@@ -5,7 +5,7 @@ import importlib.resources
 import mujoco
 import numpy as np
 
-from worldmodel.envs.scenery import add_pattern, add_servo
+from worldmodel.envs.scenery import BOX, CYLINDER, PLANE, SEEN, SPHERE, add_pattern, add_servo
 from worldmodel.envs.tasks.ant.gait import LEG_ANGLES, LEG_SIDES
 
 PREFIX = "ant_"
@@ -35,22 +35,21 @@ _TILE_REPEATS, _TILE_SHADE = 4, 221
 
 def add_arena(spec: mujoco.MjSpec) -> None:
     """Add the floor with its patterns, bounds, walls, the ground around them, and marks on the floor."""
-    plane, box, cylinder = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{kind}")) for kind in ("PLANE", "BOX", "CYLINDER"))
-    world, look = spec.worldbody, {"contype": 0, "conaffinity": 0}
+    world = spec.worldbody
     for name, cells in (("checker", np.indices((2, 2)).sum(0) % 2), ("stripes", np.indices((2, 2))[0])):
         dark = np.kron(cells, np.ones((32, 32))) > 0
         add_pattern(spec, name, np.where(dark, _TILE_SHADE, 255), texrepeat=[_TILE_REPEATS, _TILE_REPEATS])
     # Touched: the floor and four planes that look inward. Seen: the floor, walls of 0.3 m and the ground.
-    world.add_geom(name="floor", type=plane, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
-    world.add_geom(name="ground", type=plane, size=[40, 40, 1], pos=[0, 0, -0.05], **look)
+    world.add_geom(name="floor", type=PLANE, size=[ARENA, ARENA, 1], contype=0, conaffinity=1)
+    world.add_geom(name="ground", type=PLANE, size=[40, 40, 1], pos=[0, 0, -0.05], **SEEN)
     for name, x, y in (("left", -1, 0), ("right", 1, 0), ("far", 0, 1), ("near", 0, -1)):
         bound = {"pos": [ARENA * x, ARENA * y, 0], "zaxis": [-x, -y, 0], "contype": 0, "conaffinity": 1}
-        world.add_geom(name=f"bound_{name}", type=plane, size=[1, 1, 1], group=3, **bound)
+        world.add_geom(name=f"bound_{name}", type=PLANE, size=[1, 1, 1], group=3, **bound)
         size = [0.1 if x else ARENA + 0.2, 0.1 if y else ARENA + 0.2, 0.15]
-        world.add_geom(name=f"wall_{name}", type=box, size=size, pos=[(ARENA + 0.1) * x, (ARENA + 0.1) * y, 0.15], **look)
+        world.add_geom(name=f"wall_{name}", type=BOX, size=size, pos=[(ARENA + 0.1) * x, (ARENA + 0.1) * y, 0.15], **SEEN)
     for i in range(MARKS):
         size = [0.45, 0.002, 0] if i % 2 else [0.4, 0.4, 0.002]
-        world.add_geom(name=f"mark_{i}", type=cylinder if i % 2 else box, size=size, **look)
+        world.add_geom(name=f"mark_{i}", type=CYLINDER if i % 2 else BOX, size=size, **SEEN)
 
 
 def add_ant(spec: mujoco.MjSpec) -> None:
@@ -68,10 +67,10 @@ def add_ant(spec: mujoco.MjSpec) -> None:
     torso.geoms[0].mass = TORSO_MASS
     # Without a prefix MuJoCo 4 warns that the names of the two might clash.
     torso = spec.worldbody.add_frame().attach_body(torso, PREFIX, "")
-    sphere, look = int(mujoco.mjtGeom.mjGEOM_SPHERE), {"contype": 0, "conaffinity": 0, "mass": 0.0}
-    torso.add_geom(name="head", type=sphere, size=[0.19, 0, 0], pos=[0.35, 0, 0.03], **look)
+    look = {**SEEN, "mass": 0.0}
+    torso.add_geom(name="head", type=SPHERE, size=[0.19, 0, 0], pos=[0.35, 0, 0.03], **look)
     for name, y in (("left_eye", 0.08), ("right_eye", -0.08)):
-        torso.add_geom(name=name, type=sphere, size=[0.075, 0, 0], pos=[0.47, y, 0.12], **look)
+        torso.add_geom(name=name, type=SPHERE, size=[0.075, 0, 0], pos=[0.47, y, 0.12], **look)
     track = int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK)
     torso.add_camera(name="follow", mode=track, pos=[0, -2.6, 2.2], xyaxes=[1, 0, 0, 0, 0.65, 0.76], fovy=45)
     for joint in ("hip", "ankle"):

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.demonstrators import move_towards
-from worldmodel.envs.scenery import add_servo
+from worldmodel.envs.scenery import BOX, PLANE, SEEN, SLIDE, add_servo
 
 REACH = np.array([[-0.235, -0.165, 0.006], [0.235, 0.165, 0.2]])
 """Lowest and highest x, y and z of the finger tips, in meters."""
@@ -41,8 +41,6 @@ _DEPTH = 0.014
 def add_table(spec: mujoco.MjSpec) -> None:
     """Add a table with walls, objects behind it, a lamp, and the cameras `front` and `top`."""
     spec.visual.headlight.ambient, spec.visual.map.znear, spec.stat.extent = [0.58] * 3, 0.02, EXTENT
-    plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
-    look = {"contype": 0, "conaffinity": 0}
     world = spec.worldbody
     for name, builtin in (("checker", mujoco.mjtBuiltin.mjBUILTIN_CHECKER), ("gradient", mujoco.mjtBuiltin.mjBUILTIN_GRADIENT)):
         texture = spec.add_texture(name=name, type=int(mujoco.mjtTexture.mjTEXTURE_2D), builtin=int(builtin), width=64, height=64)
@@ -50,18 +48,18 @@ def add_table(spec: mujoco.MjSpec) -> None:
         material = spec.add_material(name=name, specular=0.0, texrepeat=[4, 3] if name == "checker" else [1, 1])
         material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
     # Touched: the plane of the table and four planes that look inward.
-    ground = {"type": plane, "size": [1, 1, 1], "contype": 0, "conaffinity": 1, "friction": [0.1, 0.002, 0.0001], "group": 3}
+    ground = {"type": PLANE, "size": [1, 1, 1], "contype": 0, "conaffinity": 1, "friction": [0.1, 0.002, 0.0001], "group": 3}
     world.add_geom(name="ground", pos=[0, 0, 0], **ground)
     for name, x, y in (("left_wall", -1, 0), ("right_wall", 1, 0), ("back_wall", 0, 1), ("front_wall", 0, -1)):
         world.add_geom(name=name, pos=[x * TABLE[0], y * TABLE[1], 0], zaxis=[-x, -y, 0], **ground)
     # Seen: the table, which goes on behind its wall, the walls and what is beyond.
-    world.add_geom(name="table", type=box, size=[0.285, 0.275, 0.015], pos=[0, 0.06, -0.015], **look)
+    world.add_geom(name="table", type=BOX, size=[0.285, 0.275, 0.015], pos=[0, 0.06, -0.015], **SEEN)
     for name, x, y in (("left_rim", -1, 0), ("right_rim", 1, 0), ("back_rim", 0, 1), ("front_rim", 0, -1)):
         size = [0.006 if x else TABLE[0] + 0.012, 0.006 if y else TABLE[1] + 0.012, 0.006]
-        world.add_geom(name=name, type=box, size=size, pos=[x * (TABLE[0] + 0.006), y * (TABLE[1] + 0.006), 0.006], **look)
-    world.add_geom(name="background", type=box, size=[4, 4, 0.01], pos=[0, 1, -0.35], **look)
+        world.add_geom(name=name, type=BOX, size=size, pos=[x * (TABLE[0] + 0.006), y * (TABLE[1] + 0.006), 0.006], **SEEN)
+    world.add_geom(name="background", type=BOX, size=[4, 4, 0.01], pos=[0, 1, -0.35], **SEEN)
     for i, (place, half, color) in enumerate(DISTRACTORS):
-        world.add_geom(name=f"distractor{i}", type=box, size=[half] * 3, pos=[place, 0.265, half], rgba=[*color, 1.0], **look)
+        world.add_geom(name=f"distractor{i}", type=BOX, size=[half] * 3, pos=[place, 0.265, half], rgba=[*color, 1.0], **SEEN)
     lamp = world.add_light(name="lamp", type=int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL), pos=[0, 0, 2], castshadow=True)
     lamp.ambient, lamp.specular = [0.0] * 3, [0.0] * 3
     world.add_camera(name="front", fovy=38)
@@ -74,24 +72,23 @@ def add_gripper(spec: mujoco.MjSpec) -> None:
     The fingers' targets are activations, so part of the physics state. Geoms: `shadow`, `rod`, `palm`, `left`, `right`;
     they touch what has bit 2 in its `conaffinity`. The gripper has no weight.
     """
-    box, slide = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtJoint.mjJNT_SLIDE)
-    touch, look = {"contype": 2, "conaffinity": 0}, {"contype": 0, "conaffinity": 0, "mass": 0.0}
+    touch, look = {"contype": 2, "conaffinity": 0}, {**SEEN, "mass": 0.0}
     body = spec.worldbody
     for i, (name, axis) in enumerate(_AXES):
         body = body.add_body(name=f"hand_{name}", gravcomp=1.0, mass=0.2, inertia=[1e-4] * 3, explicitinertial=True)
         hold = LOAD if name == "z" else 0.0
-        body.add_joint(name=name, type=slide, axis=axis, limited=1, range=REACH[:, i].tolist(), armature=0.2, frictionloss=hold)
+        body.add_joint(name=name, type=SLIDE, axis=axis, limited=1, range=REACH[:, i].tolist(), armature=0.2, frictionloss=hold)
         motor = add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN], VELOCITY_GAIN)
         motor.forcelimited, motor.forcerange = 1, [-FORCE_LIMIT, FORCE_LIMIT]
         if name == "y":  # below the hand, on the table: shows where it is
-            body.add_geom(name="shadow", type=box, size=[0.05, 0.016, 0.0005], pos=[0, 0, 0.0006], **look)
-    body.add_geom(name="rod", type=box, size=[0.008, 0.008, 0.1], pos=[0, 0, 0.175], **look)
-    body.add_geom(name="palm", type=box, size=[OPENING + 0.012, 0.017, 0.012], pos=[0, 0, 0.066], mass=0.2, **touch)
+            body.add_geom(name="shadow", type=BOX, size=[0.05, 0.016, 0.0005], pos=[0, 0, 0.0006], **look)
+    body.add_geom(name="rod", type=BOX, size=[0.008, 0.008, 0.1], pos=[0, 0, 0.175], **look)
+    body.add_geom(name="palm", type=BOX, size=[OPENING + 0.012, 0.017, 0.012], pos=[0, 0, 0.066], mass=0.2, **touch)
     body.add_camera(name="wrist", pos=[0, -0.12, 0.12], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=70)
     for name, side in (("left", -1.0), ("right", 1.0)):
         finger = body.add_body(name=name, pos=[side * (OPENING + PAD[0]), 0, PAD[2]], gravcomp=1.0)
-        finger.add_joint(name=name, type=slide, axis=[-side, 0, 0], limited=1, range=[-0.002, OPENING + 0.002], armature=0.1)
-        finger.add_geom(name=name, type=box, size=list(PAD), mass=0.1, friction=[1.2, 0.005, 0.0001], **touch)
+        finger.add_joint(name=name, type=SLIDE, axis=[-side, 0, 0], limited=1, range=[-0.002, OPENING + 0.002], armature=0.1)
+        finger.add_geom(name=name, type=BOX, size=list(PAD), mass=0.1, friction=[1.2, 0.005, 0.0001], **touch)
         motor = add_servo(spec, name, [0.0, -FINGER_STIFFNESS, -FINGER_DAMPING], FINGER_STIFFNESS)
         motor.dyntype = int(mujoco.mjtDyn.mjDYN_INTEGRATOR)
         motor.actlimited, motor.actrange = 1, [0.0, OPENING]

@@ -9,9 +9,9 @@ import numpy as np
 
 from worldmodel.envs.action_text import ActionAxis
 from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
-from worldmodel.envs.mujoco_task import STATE, MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import HANDLE, Recording
-from worldmodel.envs.scenery import material_of
+from worldmodel.envs.scenery import BOX, material_of
 from worldmodel.envs.task import MAX_GOAL_TRIES, Observation, Policy
 from worldmodel.envs.tasks.cube.gripper import (
     CLOSING_RATE,
@@ -118,11 +118,10 @@ class Cube(MujocoTask):
         option.cone = int(mujoco.mjtCone.mjCONE_ELLIPTIC)
         add_table(spec)
         add_gripper(spec)
-        box = int(mujoco.mjtGeom.mjGEOM_BOX)
         for i in range(CUBES):
             cube = spec.worldbody.add_body(name=f"cube{i}")
             cube.add_freejoint(name=f"cube{i}")
-            cube.add_geom(name=f"cube{i}", type=box, size=[EDGE[2] / 2] * 3, mass=0.1, contype=1, conaffinity=3)
+            cube.add_geom(name=f"cube{i}", type=BOX, size=[EDGE[2] / 2] * 3, mass=0.1, contype=1, conaffinity=3)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colors, cubes, lamp and camera into the model."""
@@ -211,9 +210,7 @@ class Cube(MujocoTask):
         self._scratch.qpos[:] = position
         held = self._held(np.asarray(position)) is not None
         self._scratch.act[:] = OPENING if held else np.clip(position[3:5], 0.0, OPENING)
-        state = np.empty(self._state_size)
-        mujoco.mj_getState(self.model, self._scratch, state, STATE)
-        return state
+        return self._state_of(self._scratch)
 
     def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
         """Return the velocities of the hand and of the targets of both fingers."""

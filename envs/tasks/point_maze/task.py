@@ -5,12 +5,22 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.action_text import PLANAR_AXES
 from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import Recording
-from worldmodel.envs.scenery import add_pattern, add_servo, material_of
+from worldmodel.envs.scenery import (
+    BOX,
+    CYLINDER,
+    SEEN,
+    SPHERE,
+    add_pattern,
+    add_slides,
+    add_top_camera,
+    material_of,
+    set_planar_physics,
+)
 from worldmodel.envs.task import MAX_GOAL_TRIES, Observation, Policy
 from worldmodel.envs.tasks.point_maze.language import PointMazeLanguage
 from worldmodel.envs.tasks.point_maze.mazes import (
@@ -70,10 +80,7 @@ class PointMaze(MujocoTask):
     Terminated within 0.15 of the goal, which no ball on the other side of a wall is; truncated after 100 steps.
     """
 
-    action_axes = (
-        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
-        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
-    )
+    action_axes = PLANAR_AXES
     language_class = PointMazeLanguage
     feature_names = ("ball.x", "ball.y")
     proprio_size = 4
@@ -103,40 +110,33 @@ class PointMaze(MujocoTask):
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the floor, rim, walls and marks in reserve, ball on two slides, a lamp, cameras above."""
-        spec.option.timestep = 0.005
-        spec.option.gravity = [0.0, 0.0, 0.0]
-        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        set_planar_physics(spec, 0.005)
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree does not see walls move
-        box, cylinder = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
-        look = {"contype": 0, "conaffinity": 0}
         world = spec.worldbody
         # From top to bottom: the order of drawing, so that the rasteriser skips what is hidden.
         for name, x, y in (("left", -2, 0), ("right", 2, 0), ("top", 0, 2), ("bottom", 0, -2)):
             size = [3.0 if y else 1.0, 1.0, WALL_HEIGHT + 0.002]
-            world.add_geom(name=f"rim_{name}", type=box, size=size, pos=[x, y, 0], solref=STIFF)
+            world.add_geom(name=f"rim_{name}", type=BOX, size=size, pos=[x, y, 0], solref=STIFF)
         for k in range(max_walls(CELLS)):
-            world.add_geom(name=f"wall_{k}", type=box, size=[0.1, 0.1, WALL_HEIGHT], pos=[0.1, 0, 0], solref=STIFF)
+            world.add_geom(name=f"wall_{k}", type=BOX, size=[0.1, 0.1, WALL_HEIGHT], pos=[0.1, 0, 0], solref=STIFF)
         ball = world.add_body(name="ball")
-        for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
-            ball.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
-            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
+        add_slides(spec, ball, VELOCITY_GAIN)
         # Touched: a sphere. Seen: a flat cylinder with a spot of light, cheaper than a round ball.
-        ball.add_geom(name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[0.1, 0, 0], mass=1.0, group=3, solref=STIFF)
-        ball.add_geom(name="shine", type=cylinder, size=[0.1, 0.01, 0], pos=[0.01, 0.01, 0.065], mass=0.0, **look)
-        ball.add_geom(name="ball", type=cylinder, size=[0.1, 0.08, 0], pos=[0, 0, -0.02], mass=0.0, **look)
+        ball.add_geom(name="hull", type=SPHERE, size=[0.1, 0, 0], mass=1.0, group=3, solref=STIFF)
+        ball.add_geom(name="shine", type=CYLINDER, size=[0.1, 0.01, 0], pos=[0.01, 0.01, 0.065], mass=0.0, **SEEN)
+        ball.add_geom(name="ball", type=CYLINDER, size=[0.1, 0.08, 0], pos=[0, 0, -0.02], mass=0.0, **SEEN)
         for k in range(MAX_MARKS):
-            shape, angle = (box, np.pi / 4) if k % 2 else (cylinder, 0.0)
+            shape, angle = (BOX, np.pi / 4) if k % 2 else (CYLINDER, 0.0)
             quat = [np.cos(angle / 2), 0, 0, np.sin(angle / 2)]
-            world.add_geom(name=f"mark_{k}", type=shape, size=[0.06, 0.06, 0.002], pos=[0.1, 0, -0.1], quat=quat, **look)
+            world.add_geom(name=f"mark_{k}", type=shape, size=[0.06, 0.06, 0.002], pos=[0.1, 0, -0.1], quat=quat, **SEEN)
         (row, column), tile = np.indices((100, 100)), 100 // (2 * CELLS)
         for pattern, dark in (("checker", (row // tile + column // tile) % 2), ("stripes", (row + column) // tile % 2)):
             add_pattern(spec, pattern, np.where(dark, 226, 255))
-        world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -0.11], **look)
+        world.add_geom(name="floor", type=BOX, size=[1, 1, 0.01], pos=[0, 0, -0.11], **SEEN)
         spec.visual.headlight.ambient = [AMBIENT] * 3
         kind = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
         world.add_light(name="lamp", type=kind, pos=[-1, 1.5, 3], dir=[0.3, -0.45, -0.84], castshadow=True, specular=[0, 0, 0])
-        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
-        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.15)
+        add_top_camera(spec, 2.15)
         world.add_camera(name="tilted", pos=[0, -1.75, 2.4], xyaxes=[1, 0, 0, 0, 0.82, 0.57], fovy=48)
 
     def apply_variation(self, values: dict[str, Value]) -> None:

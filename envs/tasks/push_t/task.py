@@ -5,13 +5,26 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.action_text import PLANAR_AXES
 from worldmodel.envs.angles import wrap
 from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import HANDLE, Recording
-from worldmodel.envs.scenery import add_pattern, add_servo, material_of
+from worldmodel.envs.scenery import (
+    BOX,
+    CYLINDER,
+    HINGE,
+    PLANE,
+    SEEN,
+    SLIDE,
+    SPHERE,
+    add_pattern,
+    add_slides,
+    add_top_camera,
+    material_of,
+    set_planar_physics,
+)
 from worldmodel.envs.task import Observation, Policy
 from worldmodel.envs.tasks.push_t.language import PushTLanguage
 from worldmodel.envs.tasks.push_t.planning import BOXES, TURNING_RADIUS, Pusher, PushPlan, gaps, to_block
@@ -60,10 +73,7 @@ class PushT(MujocoTask):
     Policy" (2023), gave it.
     """
 
-    action_axes = (
-        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
-        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
-    )
+    action_axes = PLANAR_AXES
     language_class = PushTLanguage
     feature_names = ("block.x", "block.y", "block.cos", "block.sin", "pusher.x", "pusher.y")
     proprio_size = 4
@@ -92,44 +102,35 @@ class PushT(MujocoTask):
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the floor with marks, walls, block on two slides and a hinge, disc on two slides, cameras."""
-        spec.option.timestep = 0.01
-        spec.option.gravity = [0.0, 0.0, 0.0]
-        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
-        plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
-        cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
-        look = {"contype": 0, "conaffinity": 0}
+        set_planar_physics(spec, 0.01)
         rows, columns = np.indices((256, 256)) // 32 % 2
         for name, dark in (("checker", rows ^ columns), ("stripes", rows)):
             add_pattern(spec, name, np.where(dark, 226, 255))
         world = spec.worldbody
         # Touched: four planes that look inward. Seen: walls, and the floor on a ground that shows outside.
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
-            world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], condim=1, group=3)
+            world.add_geom(name=name, type=PLANE, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], condim=1, group=3)
             half = [0.03 + abs(y), 0.03 + abs(x), HEIGHT]
-            world.add_geom(name=f"wall_{name}", type=box, size=half, pos=[1.03 * x, 1.03 * y, 0], **look)
-        world.add_geom(name="floor", type=box, size=[1, 1, 0.01], pos=[0, 0, -HEIGHT - 0.02], **look)
+            world.add_geom(name=f"wall_{name}", type=BOX, size=half, pos=[1.03 * x, 1.03 * y, 0], **SEEN)
+        world.add_geom(name="floor", type=BOX, size=[1, 1, 0.01], pos=[0, 0, -HEIGHT - 0.02], **SEEN)
         for i in range(MARKS):
-            world.add_geom(name=f"mark_{i}", type=cylinder, size=[MARK_RADIUS, 0.002, 0], pos=[0, 0, -HEIGHT - 0.005], **look)
-        world.add_geom(name="ground", type=box, size=[8, 8, 0.01], pos=[0, 0, -HEIGHT - 0.05], **look)
+            world.add_geom(name=f"mark_{i}", type=CYLINDER, size=[MARK_RADIUS, 0.002, 0], pos=[0, 0, -HEIGHT - 0.005], **SEEN)
+        world.add_geom(name="ground", type=BOX, size=[8, 8, 0.01], pos=[0, 0, -HEIGHT - 0.05], **SEEN)
         # The rims are the shape that is touched; plates of the bright color lie on top of them.
         block = world.add_body(name="block", explicitinertial=True, mass=BLOCK_MASS, ipos=[0, 0, 0], inertia=[0.01] * 3)
         # MuJoCo's collision bounds stay as compiled, so everything starts at its largest.
         for i, (x, y, *half) in enumerate(self.factors["block.size"].high * BOXES):
-            block.add_geom(name=f"rim_{i}", type=box, size=[*half, HEIGHT], pos=[x, y, 0], condim=1)
-            block.add_geom(name=f"plate_{i}", type=box, size=[0.1, 0.1, 0.004], **look)
+            block.add_geom(name=f"rim_{i}", type=BOX, size=[*half, HEIGHT], pos=[x, y, 0], condim=1)
+            block.add_geom(name=f"plate_{i}", type=BOX, size=[0.1, 0.1, 0.004], **SEEN)
         pusher = world.add_body(name="pusher")
         # Touched: a sphere, which meets boxes like a disc but with analytic contacts. Seen: cylinders.
-        pusher.add_geom(name="hull", type=sphere, size=[self.factors["pusher.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
-        pusher.add_geom(name="pusher_rim", type=cylinder, size=[0.08, HEIGHT, 0], mass=0.0, **look)
-        pusher.add_geom(name="pusher_plate", type=cylinder, size=[0.08, 0.004, 0], pos=[0, 0, HEIGHT], mass=0.0, **look)
-        slide = int(mujoco.mjtJoint.mjJNT_SLIDE)
-        for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
-            block.add_joint(name=f"block_{name}", type=slide, axis=axis)
-            pusher.add_joint(name=name, type=slide, axis=axis)
-            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
-        block.add_joint(name="block_angle", type=int(mujoco.mjtJoint.mjJNT_HINGE), axis=[0, 0, 1])
-        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
-        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
+        pusher.add_geom(name="hull", type=SPHERE, size=[self.factors["pusher.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
+        pusher.add_geom(name="pusher_rim", type=CYLINDER, size=[0.08, HEIGHT, 0], mass=0.0, **SEEN)
+        pusher.add_geom(name="pusher_plate", type=CYLINDER, size=[0.08, 0.004, 0], pos=[0, 0, HEIGHT], mass=0.0, **SEEN)
+        add_slides(spec, pusher, VELOCITY_GAIN)
+        for name, kind, axis in (("x", SLIDE, [1, 0, 0]), ("y", SLIDE, [0, 1, 0]), ("angle", HINGE, [0, 0, 1])):
+            block.add_joint(name=f"block_{name}", type=kind, axis=axis)
+        add_top_camera(spec, 2.3)
         world.add_camera(name="tilted", pos=[0, -2.1, 2.2], xyaxes=[1, 0, 0, 0, 0.74, 0.673], fovy=50)
 
     def apply_variation(self, values: dict[str, Value]) -> None:

@@ -11,7 +11,7 @@ from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import Recording
-from worldmodel.envs.scenery import add_servo
+from worldmodel.envs.scenery import BOX, CYLINDER, HINGE, SEEN, add_servo, add_top_camera, set_planar_physics
 from worldmodel.envs.task import Observation, Policy
 from worldmodel.envs.tasks.reacher.language import ReacherLanguage
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -71,13 +71,9 @@ class Reacher(MujocoTask):
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the floor, shoulder, two links drawn as flat bars with round ends, camera above."""
-        spec.option.timestep = 0.01
-        spec.option.gravity = [0.0, 0.0, 0.0]
-        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
-        box, cylinder = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
-        look = {"contype": 0, "conaffinity": 0}
+        set_planar_physics(spec, 0.01)
         world = spec.worldbody
-        world.add_geom(name="floor", type=box, size=[2, 2, 0.05], pos=[0, 0, -0.4], **look)
+        world.add_geom(name="floor", type=BOX, size=[2, 2, 0.05], pos=[0, 0, -0.4], **SEEN)
         upper = world.add_body(name="upper")
         forearm = upper.add_body(name="forearm", pos=[0.5, 0, 0.05])
         for name, body, radius, x, z in (
@@ -89,19 +85,17 @@ class Reacher(MujocoTask):
             ("elbow", forearm, 0.045, 0.0, 0.01),
             ("hand", forearm, 0.1, 0.5, 0.01),
         ):
-            body.add_geom(name=name, type=cylinder, size=[radius, 0.02, 0], pos=[x, 0, z], mass=0.02, **look)
+            body.add_geom(name=name, type=CYLINDER, size=[radius, 0.02, 0], pos=[x, 0, z], mass=0.02, **SEEN)
         for name, body in (("upper_bar", upper), ("forearm_bar", forearm)):
-            body.add_geom(name=name, type=box, size=[0.25, 0.1, 0.02], pos=[0.25, 0, 0], mass=0.3, **look)
+            body.add_geom(name=name, type=BOX, size=[0.25, 0.1, 0.02], pos=[0.25, 0, 0], mass=0.3, **SEEN)
         self._add_joint(spec, upper, "shoulder", limit=None)
         self._add_joint(spec, forearm, "elbow", limit=ELBOW_LIMIT)
-        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
-        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.3)
+        add_top_camera(spec, 2.3)
         world.add_camera(name="tilted", pos=[0, -2.2, 2.2], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
 
     @staticmethod
     def _add_joint(spec: mujoco.MjSpec, body: Any, name: str, limit: float | None) -> None:
-        hinge = int(mujoco.mjtJoint.mjJNT_HINGE)
-        joint = body.add_joint(name=name, type=hinge, axis=[0, 0, 1], armature=0.05)
+        joint = body.add_joint(name=name, type=HINGE, axis=[0, 0, 1], armature=0.05)
         if limit is not None:
             joint.limited, joint.range = int(mujoco.mjtLimited.mjLIMITED_TRUE), np.degrees([-limit, limit])
         add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])

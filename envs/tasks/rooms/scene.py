@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, Color
-from worldmodel.envs.scenery import add_pattern, add_servo, material_of
+from worldmodel.envs.scenery import BOX, CYLINDER, HINGE, SEEN, SLIDE, SPHERE, add_pattern, add_servo, material_of
 from worldmodel.envs.tasks.rooms.plans import MAX_PARTS, MAX_PIECES, FloorPlan
 from worldmodel.envs.variation import Value
 
@@ -36,17 +36,16 @@ MARKER_Z = 2.2
 def add_flat(spec: mujoco.MjSpec) -> None:
     """Add pools of walls, floors and furniture, which `furnish` puts in place, and the sky."""
     _add_materials(spec)
-    box, look = int(mujoco.mjtGeom.mjGEOM_BOX), {"contype": 0, "conaffinity": 0}
     world = spec.worldbody
-    away = {"type": box, "size": [1, 1, 1], "pos": [0, 0, -50]}  # not at the origin: MuJoCo would take it for granted
+    away = {"type": BOX, "size": [1, 1, 1], "pos": [0, 0, -50]}  # not at the origin: MuJoCo would take it for granted
     for i in range(MAX_WALLS):
         world.add_geom(name=f"wall{i}", **away)
     for i in range(MAX_PIECES):  # touched, not seen
         world.add_geom(name=f"piece{i}", group=3, **away)
     for pool, count in (("part", MAX_PARTS), ("picture", MAX_PICTURES), ("floor", MAX_FLOORS)):
         for i in range(count):
-            world.add_geom(name=f"{pool}{i}", **away, **look)
-    world.add_geom(name="sky", type=box, size=[150, 150, 0.1], pos=[0, 0, 8], material="sky", **look)
+            world.add_geom(name=f"{pool}{i}", **away, **SEEN)
+    world.add_geom(name="sky", type=BOX, size=[150, 150, 0.1], pos=[0, 0, 8], material="sky", **SEEN)
 
 
 def _add_materials(spec: mujoco.MjSpec) -> None:
@@ -64,18 +63,15 @@ def _add_materials(spec: mujoco.MjSpec) -> None:
 def add_body(spec: mujoco.MjSpec) -> None:
     """Add two slides and a hinge; a hull to touch with; a disc with an arrow for the map; the eye."""
     body = spec.worldbody.add_body(name="body")
-    look = {"contype": 0, "conaffinity": 0, "mass": 0.0}
-    slide, hinge = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
-    for name, kind, axis, armature in (("x", slide, [1, 0, 0], 0.0), ("y", slide, [0, 1, 0], 0.0), ("yaw", hinge, [0, 0, 1], 1.0)):
+    look = {**SEEN, "mass": 0.0}
+    for name, kind, axis, armature in (("x", SLIDE, [1, 0, 0], 0.0), ("y", SLIDE, [0, 1, 0], 0.0), ("yaw", HINGE, [0, 0, 1], 1.0)):
         body.add_joint(name=name, type=kind, axis=axis, armature=armature)
         add_servo(spec, name, [0.0, 0.0, 0.0])  # a factor sets how strong
     # A sphere at half the height of the lowest piece meets upright boxes like a cylinder, but with analytic contacts.
-    body.add_geom(
-        name="hull", type=int(mujoco.mjtGeom.mjGEOM_SPHERE), size=[RADIUS, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3
-    )
+    body.add_geom(name="hull", type=SPHERE, size=[RADIUS, 0, 0], pos=[0, 0, 0.27], mass=1.0, condim=1, group=3)
     body.add_geom(
         name="disc",
-        type=int(mujoco.mjtGeom.mjGEOM_CYLINDER),
+        type=CYLINDER,
         size=[RADIUS, 0.02, 0],
         pos=[0, 0, MARKER_Z],
         rgba=[0.12, 0.13, 0.18, 1],
@@ -83,7 +79,7 @@ def add_body(spec: mujoco.MjSpec) -> None:
     )
     body.add_geom(
         name="arrow",
-        type=int(mujoco.mjtGeom.mjGEOM_BOX),
+        type=BOX,
         size=[0.2, 0.06, 0.02],
         pos=[0.2, 0, MARKER_Z + 0.05],
         rgba=[0.98, 0.25, 0.1, 1],

@@ -11,6 +11,7 @@ from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import Recording
+from worldmodel.envs.scenery import add_top_camera, set_planar_physics
 from worldmodel.envs.task import MAX_GOAL_TRIES, Observation, Policy
 from worldmodel.envs.tasks.rooms.language import RoomsLanguage
 from worldmodel.envs.tasks.rooms.paths import CELL, Ground, ground_of, place_of
@@ -97,16 +98,14 @@ class Rooms(MujocoTask):
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add pools of walls, floors and furniture, which `apply_variation` puts in place; the body; two lights."""
-        spec.option.timestep = 0.01
-        spec.option.gravity = [0.0, 0.0, 0.0]
-        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
+        set_planar_physics(spec, 0.01)
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)  # its tree would not know where the pools are
         spec.stat.extent, spec.stat.center = 8.0, [0.0, 0.0, 0.0]
         spec.visual.map.znear, spec.visual.map.zfar = 0.004, 100.0
         add_flat(spec)
         add_body(spec)
         world = spec.worldbody
-        world.add_camera(name="top", pos=[0, 0, 6], proj=int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC), fovy=2 * HALF + 0.2)
+        add_top_camera(spec, 2 * HALF + 0.2, height=6.0)
         spec.visual.headlight.ambient = [0.5] * 3
         for name in ("sun", "fill"):
             world.add_light(

@@ -5,12 +5,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from worldmodel.envs.action_text import ActionAxis
+from worldmodel.envs.action_text import PLANAR_AXES
 from worldmodel.envs.colors import FLOOR_COLORS, OBJECT_COLORS, WALL_COLORS
 from worldmodel.envs.demonstrators import move_towards
 from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.recording import Recording
-from worldmodel.envs.scenery import add_servo
+from worldmodel.envs.scenery import BOX, CYLINDER, PLANE, SEEN, SPHERE, add_slides, add_top_camera, set_planar_physics
 from worldmodel.envs.task import Observation, Policy
 from worldmodel.envs.tasks.two_room.language import TwoRoomLanguage
 from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value
@@ -45,10 +45,7 @@ class TwoRoom(MujocoTask):
     Terminated within 0.15 of the goal; truncated after 50 steps.
     """
 
-    action_axes = (
-        ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
-        ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
-    )
+    action_axes = PLANAR_AXES
     language_class = TwoRoomLanguage
     feature_names = ("disc.x", "disc.y")
     proprio_size = 4
@@ -72,20 +69,15 @@ class TwoRoom(MujocoTask):
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the floor, bounds, wall with a door, disc on two slides, camera above."""
-        spec.option.timestep = 0.01
-        spec.option.gravity = [0.0, 0.0, 0.0]
-        spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)
-        plane, box = int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_BOX)
-        cylinder, sphere = int(mujoco.mjtGeom.mjGEOM_CYLINDER), int(mujoco.mjtGeom.mjGEOM_SPHERE)
-        look = {"contype": 0, "conaffinity": 0}
+        set_planar_physics(spec, 0.01)
         world = spec.worldbody
         # Touched: the wall and four planes that look inward. Compiled at the largest extent that a factor can give them:
         # MuJoCo looks for contacts within the bounds it has compiled.
         for name, y in (("wall_top", 0.1), ("wall_bottom", -0.1)):
-            world.add_geom(name=name, type=box, size=[WALL_HALF, 0.9, 0.3], pos=[0, y, 0])
-            self._add_shadow(world, name, type=box, size=[WALL_HALF, 0.9, 0.01], pos=[0, y, 0])
+            world.add_geom(name=name, type=BOX, size=[WALL_HALF, 0.9, 0.3], pos=[0, y, 0])
+            self._add_shadow(world, name, type=BOX, size=[WALL_HALF, 0.9, 0.01], pos=[0, y, 0])
         for name, x, y in (("left", -1, 0), ("right", 1, 0), ("top", 0, 1), ("bottom", 0, -1)):
-            world.add_geom(name=name, type=plane, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
+            world.add_geom(name=name, type=PLANE, size=[1, 1, 1], pos=[x, y, 0], zaxis=[-x, -y, 0], group=3)
         # Seen: the floor lies on its own shade, and that on a ground in the color of the walls. This is the
         # order of drawing, so that the rasteriser skips what is hidden.
         for name, shift, half, z in (
@@ -93,24 +85,21 @@ class TwoRoom(MujocoTask):
             ("shade", 0.0, 1.0, -0.46),
             ("ground", 0.0, 3.0, -0.48),
         ):
-            world.add_geom(name=name, type=box, size=[half, half, 0.01], pos=[shift, -shift, z], **look)
+            world.add_geom(name=name, type=BOX, size=[half, half, 0.01], pos=[shift, -shift, z], **SEEN)
         disc = world.add_body(name="disc")
-        for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
-            disc.add_joint(name=name, type=int(mujoco.mjtJoint.mjJNT_SLIDE), axis=axis)
-            add_servo(spec, name, [0.0, 0.0, -VELOCITY_GAIN])
+        add_slides(spec, disc, VELOCITY_GAIN)
         # Touched: a sphere, which meets the walls like a disc but with analytic contacts. Seen: a cylinder.
-        disc.add_geom(name="hull", type=sphere, size=[self.factors["disc.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
-        disc.add_geom(name="disc", type=cylinder, size=[0.14, 0.1, 0], mass=0.0, **look)
-        self._add_shadow(disc, "disc", type=cylinder, size=[0.14, 0.01, 0], pos=[0, 0, 0], mass=0.0)
-        projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
-        world.add_camera(name="top", pos=[0, 0, 2], proj=projection, fovy=2.2)
+        disc.add_geom(name="hull", type=SPHERE, size=[self.factors["disc.radius"].high, 0, 0], mass=1.0, condim=1, group=3)
+        disc.add_geom(name="disc", type=CYLINDER, size=[0.14, 0.1, 0], mass=0.0, **SEEN)
+        self._add_shadow(disc, "disc", type=CYLINDER, size=[0.14, 0.01, 0], pos=[0, 0, 0], mass=0.0)
+        add_top_camera(spec, 2.2)
         world.add_camera(name="tilted", pos=[0, -2.2, 2.2], xyaxes=[1, 0, 0, 0, 0.75, 0.66], fovy=48)
 
     @staticmethod
     def _add_shadow(body: Any, name: str, pos: list[float], **geom: Any) -> None:
         """Add a dark copy on the floor, a little below and to the right: cheaper than a shadow map, and flat."""
         pos = [pos[0] + SHADOW, pos[1] - SHADOW, -0.425]
-        body.add_geom(name=f"{name}_shadow", pos=pos, contype=0, conaffinity=0, **geom)
+        body.add_geom(name=f"{name}_shadow", pos=pos, **SEEN, **geom)
 
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Write colors, sizes, the door, the light and the camera into the model."""
