@@ -57,9 +57,10 @@ class Task(gymnasium.Env[Any, np.ndarray]):
     """Whether `set_state` restores the simulation bit for bit, so that an oracle can plan with it."""
     cameras: tuple[str, ...] = ("top",)
     """Names of the cameras; the first one takes the observation."""
-    proprio_size: int = 0
-    """Numbers of `proprio`; those of `sense` by default."""
     feature_names: tuple[str, ...] = ()
+    """Names of `features`; numbered by default."""
+    proprio_size: int
+    """Numbers of `proprio`."""
     factors: Mapping[str, Factor] = SENSOR_FACTORS
     recording: Recording = Recording(BLIND, min_distance=2.0)
     """How the task is best recorded, and which problems are worth asking about it."""
@@ -88,7 +89,7 @@ class Task(gymnasium.Env[Any, np.ndarray]):
         self.variation, self.sampled = {name: factor.default for name, factor in self.factors.items()}, frozenset()
         self.apply_variation(self.variation)
         self._goal_state, self._goal_frame = self.get_state(), np.zeros((image_size, image_size, 3), np.uint8)
-        self.proprio_size = self.proprio_size or len(self.sense())
+        self.proprio_size = len(self.sense())
         self.feature_names = self.feature_names or tuple(f"feature {i}" for i in range(len(self.features())))
         limit = self.PROPRIO_LIMIT
         self.observation_space = spaces.Dict(

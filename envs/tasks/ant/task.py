@@ -94,7 +94,6 @@ class Ant(MujocoTask):
         *("torso.x", "torso.y", "torso.height", "forward.x", "forward.y", "up.z"),
         *(axis.name for axis in action_axes),
     )
-    proprio_size = 31
     success_threshold = 0.4
     min_goal_distance = 2.0
     max_episode_steps = 150

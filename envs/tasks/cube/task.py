@@ -82,7 +82,6 @@ class Cube(MujocoTask):
         *("hand.x", "hand.y", "hand.z", "hand.closing"),
         *(f"cube{i}.{axis}" for i in range(CUBES) for axis in "xyz"),
     )
-    proprio_size = 10
     success_threshold = 0.04
     min_goal_distance = 0.09
     max_episode_steps = 100

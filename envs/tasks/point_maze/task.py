@@ -83,7 +83,6 @@ class PointMaze(MujocoTask):
     action_axes = PLANAR_AXES
     language_class = PointMazeLanguage
     feature_names = ("ball.x", "ball.y")
-    proprio_size = 4
     success_threshold = 0.15
     min_goal_distance = 0.4
     max_episode_steps = 100

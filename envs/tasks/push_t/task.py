@@ -76,7 +76,6 @@ class PushT(MujocoTask):
     action_axes = PLANAR_AXES
     language_class = PushTLanguage
     feature_names = ("block.x", "block.y", "block.cos", "block.sin", "pusher.x", "pusher.y")
-    proprio_size = 4
     success_threshold = 1.0
     min_goal_distance = 3.0
     max_episode_steps = 200

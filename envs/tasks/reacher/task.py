@@ -50,7 +50,6 @@ class Reacher(MujocoTask):
     )
     language_class = ReacherLanguage
     feature_names = ("shoulder.cos", "shoulder.sin", "elbow.cos", "elbow.sin", "hand.x", "hand.y")
-    proprio_size = 5
     success_threshold = 0.2
     min_goal_distance = 0.6
     multisampling = 4  # angles below a pixel show

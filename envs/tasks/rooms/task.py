@@ -67,7 +67,6 @@ class Rooms(MujocoTask):
     )
     language_class = RoomsLanguage
     feature_names = ("x", "y", "yaw.cos", "yaw.sin")
-    proprio_size = 3
     success_threshold = 1.0
     min_goal_distance = 4.0
     max_episode_steps = 150

@@ -48,7 +48,6 @@ class TwoRoom(MujocoTask):
     action_axes = PLANAR_AXES
     language_class = TwoRoomLanguage
     feature_names = ("disc.x", "disc.y")
-    proprio_size = 4
     success_threshold = 0.15
     min_goal_distance = 0.4
     multisampling = 4  # positions below a pixel show
