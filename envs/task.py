@@ -68,6 +68,8 @@ class Task(gymnasium.Env[Any, np.ndarray]):
     """Factor -> value in this episode."""
     sampled: frozenset[str]
     """The factors that `reset` was asked to sample."""
+    finished: bool = False
+    """Whether the world has ended its episode and cannot go on."""
 
     def __init__(self, render_mode: str = "rgb_array", image_size: int = 64, camera: str | None = None) -> None:
         """Prepare the first episode; `get_state` must give a state by now.
@@ -265,11 +267,6 @@ class Task(gymnasium.Env[Any, np.ndarray]):
             info: the info of the state that the action led to.
         """
         return -self.goal_distance(info["state"], self._goal_state), info["success"], False
-
-    @property
-    def finished(self) -> bool:
-        """Whether the world cannot go on."""
-        return False
 
     def info(self) -> dict[str, Any]:
         """Return the `info` of `step` for the current state; draws nothing."""

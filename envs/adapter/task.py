@@ -206,19 +206,16 @@ class ExternalTask(Task):
     def apply_variation(self, values: dict[str, Value]) -> None:
         """Reset the environment with the number of the episode."""
         self._world.reset(int(values[SEED_FACTOR]))
+        self.finished = False
 
     def act(self, action: np.ndarray) -> None:
         """Do one step of the environment."""
         self._reward = self._world.step(self._own_action(action))
+        self.finished = self._world.ended
 
     def outcome(self, info: dict[str, Any]) -> tuple[float, bool, bool]:
         """Return the environment's reward, terminated and truncated of the last action, as `step` does; `info` plays no part."""
         return self._reward, self._world.terminated, self._world.ended and self._world.truncated
-
-    @property
-    def finished(self) -> bool:
-        """Whether the environment has ended its episode and cannot go on."""
-        return self._world.ended
 
     def sense(self) -> np.ndarray:
         """Return what the environment observes, each number as sign(x) log(1 + |x|), (p,)."""
