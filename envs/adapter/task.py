@@ -1,4 +1,4 @@
-"""`ExternalTask`: any gymnasium environment behind the contract of this suite's own tasks."""
+"""`ExternalTask`: any gymnasium environment as a `Task`."""
 
 import logging
 from typing import Any, Literal

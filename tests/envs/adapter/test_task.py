@@ -1,4 +1,4 @@
-"""Other gymnasium environments behind the contract: physics restored to the bit, true words, sensible refusals."""
+"""Other gymnasium environments as tasks: physics restored to the bit, true words, sensible refusals."""
 
 from dataclasses import replace
 
