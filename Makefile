@@ -42,7 +42,7 @@ test-external: $(GL)
 	@$(EXTERNAL)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(EXTERNAL)
 	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(EXTERNAL)/bin/python -m pip install --quiet -c constraints.txt -e '.[test,external,ray]'
-	$(EXTERNAL)/bin/python -m pytest -rs tests/envs/test_external.py tests/envs/test_adapter.py tests/datasets/collection/test_ray.py
+	$(EXTERNAL)/bin/python -m pytest -rs tests/envs/adapter/test_packages.py tests/envs/adapter/test_task.py tests/datasets/collection/test_ray.py
 
 # Our pins go in last: stable-worldmodel asks for others, and runs with these. (LeRobot needs an environment
 # of its own: tests/interop/test_lerobot.py says how.)

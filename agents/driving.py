@@ -11,7 +11,7 @@ from worldmodel.envs import full_id
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 
 @dataclass(frozen=True)

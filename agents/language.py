@@ -83,11 +83,11 @@ def score_language(
         model, tokenizer, latents, [question for question, _ in asked], max_tokens=room_for(tokenizer, [answer for _, answer in asked])
     )
     task = make_task(store.meta["env_id"], image_size=store.image_size)
-    true_attributes = [task.caption_attributes(text) for text in true]
-    written_attributes = [task.caption_attributes(text) for text in written]
+    true_attributes = [task.language.read(text) for text in true]
+    written_attributes = [task.language.read(text) for text in written]
     kept = [{name: w.get(name, "") for name in t} for t, w in zip(true_attributes, written_attributes, strict=True)]
     accuracies = [_accuracy("caption, whole", list(map(str, true_attributes)), list(map(str, kept)), of_episode)]
-    for name in task.attribute_values:
+    for name in task.language.values:
         rows = [i for i, attributes in enumerate(true_attributes) if name in attributes]
         if rows:
             values = [true_attributes[i][name] for i in rows], [written_attributes[i].get(name, "") for i in rows]

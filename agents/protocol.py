@@ -28,7 +28,7 @@ from worldmodel.errors import UserError
 from worldmodel.serialization import rebuild
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 SCHEMA_VERSION = 2
 KIND = "worldmodel.manifest"

@@ -1,26 +1,28 @@
-"""Worlds: MuJoCo tasks behind one contract (`MujocoTask`). Importing this package registers their ids."""
+"""Worlds behind one interface, `Task`: the tasks of this suite in `tasks/`, environments of other packages through `adapter/`.
+
+Importing this package registers the ids of the suite.
+"""
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
-from worldmodel.envs.external import INSTALL, knows, refuse_module_of_data
+from worldmodel.envs.adapter.lookup import INSTALL, knows, refuse_module_of_data, time_limit
 from worldmodel.envs.headless import load_mujoco
+from worldmodel.envs.task import Task
 from worldmodel.errors import UserError
-
-if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
 
 __all__ = ["full_id", "make_task", "short_name", "task_ids", "task_of_data"]
 
-gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.two_room:TwoRoom", max_episode_steps=50)
-gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.reacher:Reacher", max_episode_steps=50)
-gymnasium.register("worldmodel/PushT-v0", "worldmodel.envs.push_t:PushT", max_episode_steps=200)
-gymnasium.register("worldmodel/Rooms-v0", "worldmodel.envs.rooms:Rooms", max_episode_steps=150)
-gymnasium.register("worldmodel/PointMaze-v0", "worldmodel.envs.point_maze:PointMaze", max_episode_steps=100)
-gymnasium.register("worldmodel/Cube-v0", "worldmodel.envs.cube:Cube", max_episode_steps=100)
-gymnasium.register("worldmodel/Ant-v0", "worldmodel.envs.ant:Ant", max_episode_steps=150)
+gymnasium.register("worldmodel/TwoRoom-v0", "worldmodel.envs.tasks.two_room.task:TwoRoom", max_episode_steps=50)
+gymnasium.register("worldmodel/Reacher-v0", "worldmodel.envs.tasks.reacher.task:Reacher", max_episode_steps=50)
+gymnasium.register("worldmodel/PushT-v0", "worldmodel.envs.tasks.push_t.task:PushT", max_episode_steps=200)
+gymnasium.register("worldmodel/Rooms-v0", "worldmodel.envs.tasks.rooms.task:Rooms", max_episode_steps=150)
+gymnasium.register("worldmodel/PointMaze-v0", "worldmodel.envs.tasks.point_maze.task:PointMaze", max_episode_steps=100)
+gymnasium.register("worldmodel/Cube-v0", "worldmodel.envs.tasks.cube.task:Cube", max_episode_steps=100)
+gymnasium.register("worldmodel/Ant-v0", "worldmodel.envs.tasks.ant.task:Ant", max_episode_steps=150)
 
 
 def task_ids() -> list[str]:
@@ -39,13 +41,13 @@ def short_name(env_id: str) -> str:
     return env_id.removeprefix("worldmodel/").removesuffix("-v0") if env_id.startswith("worldmodel/") else env_id
 
 
-def make_task(env_id: str, **kwargs: Any) -> "Task":
+def make_task(env_id: str, **kwargs: Any) -> Task:
     """Build a task without gymnasium's wrappers, so without a time limit (see `task.max_episode_steps`).
 
     Args:
         env_id: One of `task_ids()`, or its short name, e.g. PushT; or the id of any other gymnasium environment, e.g. HalfCheetah-v5,
             FetchReach-v4, dm_control/walker-walk-v0, Meta-World/reach-v3, cube-single-v0; of your own package.module:Name-v0,
-            whose module is imported.
+            whose module is imported. What is a `Task` already is made as it is, everything else gets an adapter.
         **kwargs: Passed to the task: `render_mode`, `image_size`, `frame_skip`, `camera`, `render_quality`; an
             environment of another package gets the rest.
 
@@ -55,17 +57,30 @@ def make_task(env_id: str, **kwargs: Any) -> "Task":
     env_id = full_id(env_id)
     load_mujoco()  # also for other packages: they import mujoco, which reads the backend that is chosen here
     known = task_ids()
-    if env_id in known:
-        task: Any = gymnasium.make(env_id, disable_env_checker=True, **kwargs).unwrapped
-        return task
-    if not env_id.startswith("worldmodel/") and knows(env_id):
-        from worldmodel.envs.adapter import ExternalTask
+    if env_id not in known and (env_id.startswith("worldmodel/") or not knows(env_id)):
+        raise UserError(
+            f"unknown task {env_id!r}: expected one of {', '.join(known)}, for short {short_name(known[0])} and so on, or an id of "
+            f"another gymnasium environment ({INSTALL}){_did_you_mean(env_id)}"
+        )
+    if not _is_task(env_id):
+        from worldmodel.envs.adapter.task import ExternalTask
 
         return ExternalTask(env_id, **kwargs)
-    raise UserError(
-        f"unknown task {env_id!r}: expected one of {', '.join(known)}, for short {short_name(known[0])} and so on, or an id of "
-        f"another gymnasium environment ({INSTALL}){_did_you_mean(env_id)}"
-    )
+    task: Any = gymnasium.make(env_id, disable_env_checker=True, **kwargs).unwrapped
+    task.env_id = env_id
+    task.max_episode_steps = time_limit(env_id) or task.max_episode_steps
+    return task
+
+
+def _is_task(env_id: str) -> bool:
+    """Test whether the class that a known id stands for is a `Task`, one of the suite or somebody's own."""
+    spec = gymnasium.registry.get(env_id.rpartition(":")[2])
+    creator: Any = None if spec is None else spec.entry_point
+    try:
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    except Exception:  # whatever its author's code raises; making the environment says so
+        return False
+    return isinstance(creator, type) and issubclass(creator, Task)
 
 
 def _did_you_mean(name: str) -> str:
@@ -79,7 +94,7 @@ def _did_you_mean(name: str) -> str:
     return f"; did you mean {others[0]!r}?" if others else ""
 
 
-def task_of_data(env_id: str, **kwargs: Any) -> "Task":
+def task_of_data(env_id: str, **kwargs: Any) -> Task:
     """Build a task as `make_task` does, from an id read from a file: a module that only the file names is not imported.
 
     Raises:

@@ -40,6 +40,13 @@ class ActionAxis:
     """The keys for negative and for positive values, e.g. ("a", "d")."""
 
 
+PLANAR_AXES = (
+    ActionAxis("dx", ("move", "left"), ("move", "right"), ("a", "d")),
+    ActionAxis("dy", ("move", "down"), ("move", "up"), ("s", "w")),
+)
+"""Of what moves in the plane of a picture taken from above."""
+
+
 def describe_action(action: np.ndarray, axes: Sequence[ActionAxis], form: ActionForm) -> str:
     """Write an action (a,) as text; `parse_action` reads it.
 

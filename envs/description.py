@@ -8,8 +8,8 @@ from worldmodel.envs.variation import Factor, Value
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
     from worldmodel.envs.action_text import ActionAxis, ActionForm
-    from worldmodel.envs.contract import Task
     from worldmodel.envs.recording import Recording
+    from worldmodel.envs.task import Task
 
 STEPS = 3
 """Actions that are carried out before a change is told, or drawn."""
@@ -32,13 +32,13 @@ def words_of(axis: "ActionAxis") -> tuple[str, str, str]:
 def sentences(task: "Task", rng: np.random.Generator) -> list[tuple[str, str]]:
     """Collect what the task says about its present state, its goal and an action: (kind, sentence), the kind once."""
     action, before = rng.uniform(-1, 1, len(task.action_names)).astype(np.float32), task.get_state()
-    said = {"caption": task.captions(), "goal": task.describe_goal()}
-    said["question"] = [f"{question} {answer}" for question, answer in task.questions(rng)]
+    said = {"caption": task.language.captions(), "goal": task.language.goals()}
+    said["question"] = [f"{question} {answer}" for question, answer in task.language.questions(rng)]
     forms: tuple[ActionForm, ...] = ("exact", "words", "keys")
     said["action"] = [task.describe_action(action, form) for form in forms]
     for _ in range(STEPS):
         task.advance(action)
-    said["change"] = [task.describe_change(before, task.get_state())]
+    said["change"] = [task.language.change(before, task.get_state())]
     return [(kind if i == 0 else "", text) for kind, texts in said.items() for i, text in enumerate(texts)]
 
 

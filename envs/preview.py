@@ -9,7 +9,7 @@ from worldmodel.envs import make_task, task_ids
 from worldmodel.envs.description import STEPS, describe
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 COLUMNS = 6
 LABEL_HEIGHT = 16

@@ -15,6 +15,18 @@ import mujoco
 import numpy as np
 
 from worldmodel.envs.headless import choose_backend, no_rendering
+from worldmodel.errors import UserError
+
+
+def check_quality(render_quality: str) -> str:
+    """Return the quality of drawing.
+
+    Raises:
+        UserError: for one that does not exist.
+    """
+    if render_quality not in ("fast", "full"):
+        raise UserError(f"render_quality={render_quality!r}: expected 'fast' or 'full'")
+    return render_quality
 
 
 def apply_fast_preset(spec: mujoco.MjSpec, multisampling: int) -> None:

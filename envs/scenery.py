@@ -1,4 +1,4 @@
-"""Parts that the scenes of several tasks are built from: patterns that a color tints, and servos of joints."""
+"""Parts that the scenes of several tasks are built from: kinds of geoms, patterns that a color tints, servos, a camera above."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
+PLANE, SPHERE, CYLINDER, BOX = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{name}")) for name in ("PLANE", "SPHERE", "CYLINDER", "BOX"))
+SLIDE, HINGE = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
+SEEN = {"contype": 0, "conaffinity": 0}
+"""Of a geom that is drawn and touches nothing."""
 PLAIN = "plain"
 """Name of the pattern that is none."""
 
@@ -37,3 +41,22 @@ def add_servo(spec: mujoco.MjSpec, joint: str, bias: Sequence[float], gain: floa
     servo.biastype = int(mujoco.mjtBias.mjBIAS_AFFINE)
     servo.biasprm[:3] = bias
     return servo
+
+
+def add_slides(spec: mujoco.MjSpec, body: mujoco.MjsBody, gain: float) -> None:
+    """Let a body move along x and y, by joints of these names and servos of velocity whose force is `gain` per velocity error."""
+    for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
+        body.add_joint(name=name, type=SLIDE, axis=axis)
+        add_servo(spec, name, [0.0, 0.0, -gain])
+
+
+def add_top_camera(spec: mujoco.MjSpec, extent: float, height: float = 2.0) -> None:
+    """Add the camera `top`, which looks straight down without perspective at a square of side `extent`."""
+    projection = int(mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC)
+    spec.worldbody.add_camera(name="top", pos=[0, 0, height], proj=projection, fovy=extent)
+
+
+def set_planar_physics(spec: mujoco.MjSpec, timestep: float) -> None:
+    """Set the physics of a scene in the plane: without gravity, by a fast integrator."""
+    spec.option.timestep, spec.option.gravity = timestep, [0.0, 0.0, 0.0]
+    spec.option.integrator = int(mujoco.mjtIntegrator.mjINT_IMPLICITFAST)

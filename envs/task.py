@@ -1,182 +1,199 @@
-"""`MujocoTask`: what every world of the suite answers.
+"""`Task`: what collection, training and planning ask of a world, nearly all of which follows from a few methods.
 
-A task is a `gymnasium.Env` over MuJoCo physics whose goals are pictures and states. Its full physics state
-can be read and restored bit for bit, and everything it says (captions, answers, success) is computed from it.
-
-A concrete task fills in the class attributes and the small methods under "For a task to define".
+A task of your own derives from it (docs/howto/task.md), or from `MujocoTask`, which does the same over a scene of MuJoCo's. An
+environment that knows nothing of it comes in through `adapter/`.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-import mujoco
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.envs.action_text import coarse_actions
-from worldmodel.envs.base import BaseTask, checked_state
-from worldmodel.envs.contract import WHAT_IF_STEPS, Observation, Policy
-from worldmodel.envs.language import episode_questions, make_questions
-from worldmodel.envs.rendering import Renderer, apply_fast_preset, apply_full_preset
+from worldmodel.envs.action_text import ActionAxis, ActionForm, describe_action, parse_action
+from worldmodel.envs.coordinate_language import CoordinateLanguage
+from worldmodel.envs.language import Language
+from worldmodel.envs.recording import BLIND, Recording
 from worldmodel.envs.sensors import noisy_frame, noisy_proprio
-from worldmodel.envs.variation import Value
+from worldmodel.envs.variation import SENSOR_FACTORS, Factor, Value, resolve
 from worldmodel.errors import UserError
 
-STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+Observation = dict[str, np.ndarray]
+Policy = Callable[[Observation, dict[str, Any]], np.ndarray]
+
+RESET_OPTIONS = ("state", "goal_state", "variation", "variation_values")
 MAX_GOAL_TRIES = 10_000
+_BOUND_TOLERANCE = 1e-6
 
 
-class MujocoTask(BaseTask):
-    """Base class of all tasks.
+class Task(gymnasium.Env[Any, np.ndarray]):
+    """A gymnasium environment whose state can be read and set, with goals that are states and frames.
+
+    A task must give `action_axes`, `success_threshold` and the methods under "For a task to define". The rest has defaults.
 
     Observation: `pixels` uint8 (H, W, 3) and `proprio` float32 (p,) in [-PROPRIO_LIMIT, PROPRIO_LIMIT].
     Action: float32 (a,) in [-1, 1]. Reward: the negative distance to the goal. Terminated: at success.
+    `info` always holds `state` float64 (n,), `success` bool, `caption` str, `goal` uint8 (H, W, 3), `goal_state` float64 (n,),
+    `features` float32 (f,) and `variation` (factor -> value).
     """
 
-    feature_names: ClassVar[tuple[str, ...]]
-    cameras: tuple[str, ...] = ("top",)
-    default_frame_skip: ClassVar[int] = 10
-    multisampling: ClassVar[int] = 0
-    """Samples per pixel of the fast preset: 4 makes edges smooth and costs up to half of the speed."""
-    restorable: ClassVar[bool] = True
-    """Whether `set_state` restores the simulation bit for bit, so that an oracle can plan with it."""
-    proprio_size: ClassVar[int]
-    min_goal_distance: ClassVar[float]
-    max_episode_steps: ClassVar[int] = 50
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(
-        self,
-        render_mode: str = "rgb_array",
-        image_size: int = 64,
-        frame_skip: int | None = None,
-        camera: str | None = None,
-        render_quality: Literal["fast", "full"] = "fast",
-    ) -> None:
-        """Build the scene.
+    PROPRIO_LIMIT: ClassVar[float] = 3.0
+    language_class: ClassVar[type[Language]] = CoordinateLanguage
+    """What says what is true of a state."""
+    env_id: str | None = None
+    """The id that `make_task` has made it by."""
+    action_axes: tuple[ActionAxis, ...]
+    success_threshold: float
+    """Distance to the goal at which it is reached."""
+    min_goal_distance: float = 0.0
+    """Distance that a sampled goal has from the start, at least."""
+    max_episode_steps: int = 50
+    step_seconds: float = 0.1
+    """Simulated time of one environment step."""
+    restorable: bool = True
+    """Whether `set_state` restores the simulation bit for bit, so that an oracle can plan with it."""
+    cameras: tuple[str, ...] = ("top",)
+    """Names of the cameras; the first one takes the observation."""
+    feature_names: tuple[str, ...] = ()
+    """Names of `features`; numbered by default."""
+    proprio_size: int
+    """Numbers of `proprio`."""
+    factors: Mapping[str, Factor] = SENSOR_FACTORS
+    recording: Recording = Recording(BLIND, min_distance=2.0)
+    """How the task is best recorded, and which problems are worth asking about it."""
+    variation: dict[str, Value]
+    """Factor -> value in this episode."""
+    sampled: frozenset[str]
+    """The factors that `reset` was asked to sample."""
+    finished: bool = False
+    """Whether the world has ended its episode and cannot go on."""
+
+    def __init__(self, render_mode: str = "rgb_array", image_size: int = 64, camera: str | None = None) -> None:
+        """Prepare the first episode; `get_state` must give a state by now.
 
         Args:
             render_mode: Only "rgb_array".
             image_size: Height and width of a frame in pixels, 16 to 2048.
-            frame_skip: Physics steps in one environment step; the task's own number by default.
             camera: The camera of the observation, one of `cameras`; the first one by default.
-            render_quality: "fast", or "full" for MuJoCo's stock settings with shadows: 10 to 100 times slower
-                on a CPU.
 
         Raises:
             UserError: for a value outside these.
         """
-        self._set_drawing(render_mode, image_size, render_quality)
-        if frame_skip is not None and frame_skip < 1:
-            raise UserError(f"frame_skip={frame_skip}: expected at least 1")
-        self.frame_skip = frame_skip or self.default_frame_skip
-        self.camera = self._checked_camera(camera)
-
-        spec = mujoco.MjSpec()
-        apply_fast_preset(spec, self.multisampling)
-        self.build(spec)
-        if render_quality == "full":
-            apply_full_preset(spec)
-        self.model: mujoco.MjModel = spec.compile()
-        self.data = mujoco.MjData(self.model)
-        self._scratch = mujoco.MjData(self.model)  # other states are looked at here, not in `data`
-        self._renderer: Renderer | None = None
+        if render_mode != "rgb_array":
+            raise UserError(f"render_mode={render_mode!r}: expected 'rgb_array'")
+        if not 16 <= image_size <= 2048:
+            raise UserError(f"image_size={image_size}: expected 16 to 2048 pixels")
+        self.render_mode, self.image_size, self.camera = render_mode, image_size, self._checked_camera(camera)
         self._frames: dict[str, np.ndarray] = {}  # camera -> frame of the current state
-        self._state_size = mujoco.mj_stateSize(self.model, STATE)
-
-        frame_shape, proprio_shape = (image_size, image_size, 3), (self.proprio_size,)
+        self.variation, self.sampled = {name: factor.default for name, factor in self.factors.items()}, frozenset()
+        self.apply_variation(self.variation)
+        self._goal_state, self._goal_frame = self.get_state(), np.zeros((image_size, image_size, 3), np.uint8)
+        self.proprio_size = len(self.sense())
+        self.feature_names = self.feature_names or tuple(f"feature {i}" for i in range(len(self.features())))
+        limit = self.PROPRIO_LIMIT
         self.observation_space = spaces.Dict(
             {
-                "pixels": spaces.Box(0, 255, frame_shape, np.uint8),
-                "proprio": spaces.Box(-self.PROPRIO_LIMIT, self.PROPRIO_LIMIT, proprio_shape, np.float32),
+                "pixels": spaces.Box(0, 255, self._goal_frame.shape, np.uint8),
+                "proprio": spaces.Box(-limit, limit, (self.proprio_size,), np.float32),
             }
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
-        self.variation = {name: factor.default for name, factor in self.factors.items()}
-        self.sampled = frozenset()
-        self.apply_variation(self.variation)
-        self._goal_state = self.get_state()
-        self._goal_frame = np.zeros(frame_shape, np.uint8)
-
-    @property
-    def step_seconds(self) -> float:
-        """Simulated time of one environment step."""
-        return float(self.model.opt.timestep * self.frame_skip)
-
-    def _number(self, factor: str) -> float:
-        """Return the value of a factor in this episode."""
-        return float(self.variation[factor])
+        self.action_space = spaces.Box(-1.0, 1.0, (len(self.action_axes),), np.float32)
 
     # ---------------------------------------------------------------- For a task to define
 
-    def build(self, spec: mujoco.MjSpec) -> None:
-        """Add bodies, actuators and the cameras of `cameras` to an empty scene."""
+    def get_state(self) -> np.ndarray:
+        """Return the whole state, a new float64 (n,). It does not hold the factors of variation."""
         raise NotImplementedError
 
-    def control_of(self, data: mujoco.MjData, action: np.ndarray) -> np.ndarray:
-        """Return the actuators' control (nu,) for an action (a,), held for one environment step. By default the action."""
-        return action
+    def restore(self, state: np.ndarray) -> None:
+        """Bring the simulation into a state (n,) from `get_state`, bit for bit."""
+        raise NotImplementedError
+
+    def act(self, action: np.ndarray) -> None:
+        """Simulate one environment step under an action, float64 (a,) in [-1, 1]."""
+        raise NotImplementedError
+
+    def draw(self, camera: str, state: np.ndarray | None = None) -> np.ndarray:
+        """Draw a state (n,), the current one by default, through a camera: uint8 (image_size, image_size, 3).
+
+        The current state stays.
+        """
+        raise NotImplementedError
+
+    def sample_state(self, rng: np.random.Generator) -> np.ndarray:
+        """Sample a state (n,) to start in, or to be a goal."""
+        raise NotImplementedError
+
+    def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
+        """Measure the distance of two states (n,) in the units of `success_threshold`; velocities do not count."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- For a task to define where the default does not do
 
     def apply_variation(self, values: dict[str, Value]) -> None:
-        """Write the value of every factor into `self.model`; nothing is recompiled."""
-        raise NotImplementedError
-
-    def sample_position(self, rng: np.random.Generator) -> np.ndarray:
-        """Sample a reachable configuration, float64 (nq,)."""
-        raise NotImplementedError
+        """Bring the value of every factor into the simulation; by default there are only those of the sensors."""
 
     def sample_goal(self, rng: np.random.Generator, start: np.ndarray) -> np.ndarray:
-        """Sample a goal configuration (nq,) that can be reached from the configuration `start` (nq,).
+        """Sample a goal state (n,) that can be reached from a state (n,).
 
-        By default any that is at least `min_goal_distance` away.
+        By default any that is at least `min_goal_distance` away, and is not reached already.
         """
         for _ in range(MAX_GOAL_TRIES):
-            goal = self.sample_position(rng)
-            if self.distance_between(start, goal) >= self.min_goal_distance:
+            goal = self.sample_state(rng)
+            if self.goal_distance(start, goal) >= self.min_goal_distance and not self.is_success(start, goal):
                 return goal
-        raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {start.tolist()}")
+        raise UserError(f"found no goal at least {self.min_goal_distance} away from the start {self.position_of(start).tolist()}")
+
+    def position_of(self, state: np.ndarray) -> np.ndarray:
+        """Return what of a state (n,) is a place: all but the velocities."""
+        return np.asarray(state)
 
     def invalid_reason(self, position: np.ndarray) -> str | None:
-        """Say why a configuration (nq,) cannot be a start or a goal, as the end of a sentence; None when it can.
+        """Say why a configuration (`position_of`) cannot be a start or a goal, as the end of a sentence; None when it can.
 
         What contacts do is possible: a body may lie a few millimeters deep in another.
         """
         return None
 
-    def proprio_of(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Return what the body feels, (p,), from qpos (nq,) and qvel (nv,)."""
-        raise NotImplementedError
+    def sense(self) -> np.ndarray:
+        """Return what the body feels, by sensors without noise, (p,); by default the state."""
+        return self.get_state()
 
     def features_of(self, position: np.ndarray) -> np.ndarray:
-        """Return the variables a picture shows, (f,), about [-1, 1], from qpos (nq,)."""
-        raise NotImplementedError
+        """Return the variables that a picture shows, (f,), about [-1, 1], from a configuration; by default the configuration."""
+        return position
 
-    def attributes_of(self, position: np.ndarray) -> dict[str, str]:
-        """Return the true value of every attribute, from qpos (nq,) and `self.variation`."""
-        raise NotImplementedError
+    def coordinates(self, state: np.ndarray) -> dict[str, float]:
+        """Name the numbers of a state that `CoordinateLanguage` speaks of; by default its features."""
+        return dict(zip(self.feature_names, self.features(state).tolist(), strict=True))
 
-    def captions_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """Write at least three phrasings of a caption, from the phrase of every attribute and qpos (nq,)."""
-        raise NotImplementedError
+    def speed(self, state: np.ndarray) -> float | None:
+        """Return the root mean square of the velocities in a state; None where none are known."""
+        return None
 
-    def goals_of(self, phrases: dict[str, str], position: np.ndarray) -> list[str]:
-        """Write at least three phrasings of the instruction to reach a configuration qpos (nq,)."""
-        raise NotImplementedError
-
-    def change_of(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Describe what changed between two configurations (nq,), as a sentence, e.g. "the disc moved left"."""
-        raise NotImplementedError
-
-    def relation_questions(self, rng: np.random.Generator, position: np.ndarray) -> list[tuple[str, str]]:
-        """Ask questions beyond the attributes: counts, relations. By construction, as many answers are yes as no."""
-        return []
-
-    def distance_between(self, position: np.ndarray, goal: np.ndarray) -> float:
-        """Measure the distance of two configurations (nq,) in the units of `success_threshold`."""
-        raise NotImplementedError
+    def look_ahead(self, state: np.ndarray, action: np.ndarray, steps: int) -> np.ndarray:
+        """Return the state (n,) that an action (a,), held for some steps, leads to from another one; the current state stays."""
+        current = self.get_state()
+        self.restore(state)
+        for _ in range(steps):
+            self.act(action)
+        after = self.get_state()
+        self.restore(current)
+        return after
 
     def demonstrator(self, rng: np.random.Generator) -> Policy:
-        """Make a scripted policy that reaches `info["goal_state"]` by looking at `info["state"]`."""
-        raise NotImplementedError
+        """Make a scripted policy that reaches `info["goal_state"]` by looking at `info["state"]`.
+
+        Raises:
+            UserError: the task has none.
+        """
+        raise UserError(
+            f"{self.name} has no demonstrator, so the policies demonstrator, noisy and play cannot act in it: give "
+            "--policies that can, such as random, smooth or sb3:<file>"
+        )
 
     # ---------------------------------------------------------------- Episodes
 
@@ -191,22 +208,32 @@ class MujocoTask(BaseTask):
         Raises:
             UserError: for an unknown option or factor, or a value that does not fit.
         """
-        super().reset(seed=seed)
-        options = options or {}
-        self._draw_variation(options)
-        self.apply_variation(self.variation)
-
-        state, goal_state = self._given(options, "state"), self._given(options, "goal_state")
+        state, goal_state = self._begin(seed, options or {})
         if state is None:
-            state = self.make_state(self.sample_position(self.np_random))
+            state = self.sample_state(self.np_random)
             while goal_state is not None and self.is_success(state, goal_state):
-                state = self.make_state(self.sample_position(self.np_random))
+                state = self.sample_state(self.np_random)
         self.set_state(state)
-        if goal_state is None:
-            goal_state = self.make_state(self.sample_goal(self.np_random, self.position_of(state)))
-        self._goal_state = goal_state
+        self._goal_state = self.sample_goal(self.np_random, state) if goal_state is None else goal_state
         self._goal_frame = self.render_state(self._goal_state)
         return self._observation(), self.info()
+
+    def _begin(self, seed: int | None, options: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Seed, and apply the factors that the options of `reset` decide; return the start and the goal that they give.
+
+        Raises:
+            UserError: for an unknown option or factor, or a value that does not fit.
+        """
+        super().reset(seed=seed)
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
+        if unknown:
+            raise UserError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
+        variation, values = options.get("variation", ()), options.get("variation_values", {})
+        self.variation = resolve(self.factors, variation, values, self.np_random)
+        self.sampled = frozenset(self.factors if "all" in variation else variation)
+        self.apply_variation(self.variation)
+        self._frames.clear()
+        return self._given(options, "state"), self._given(options, "goal_state")
 
     def _given(self, options: Mapping[str, Any], name: str) -> np.ndarray | None:
         """Return the state that an option of `reset` holds, checked."""
@@ -219,10 +246,7 @@ class MujocoTask(BaseTask):
         return state
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Apply an action for `frame_skip` physics steps.
-
-        Args:
-            action: float (a,) in [-1, 1].
+        """Apply an action, float (a,) in [-1, 1].
 
         Raises:
             UserError: if the action has another shape, is not finite or out of bounds.
@@ -232,8 +256,8 @@ class MujocoTask(BaseTask):
         return self._observation(), *self.outcome(info), info
 
     def advance(self, action: np.ndarray) -> None:
-        """Do the physics of `step` alone: renders nothing. Raises the same errors."""
-        self._advance(self.data, self._checked_action(action))
+        """Do the physics of `step` alone: draws nothing. Raises the same errors."""
+        self.act(self._checked_action(action))
         self._frames.clear()
 
     def outcome(self, info: dict[str, Any]) -> tuple[float, bool, bool]:
@@ -244,152 +268,138 @@ class MujocoTask(BaseTask):
         """
         return -self.goal_distance(info["state"], self._goal_state), info["success"], False
 
-    def _advance(self, data: mujoco.MjData, action: np.ndarray) -> None:
-        data.ctrl[:] = self.control_of(data, action)
-        mujoco.mj_step(self.model, data, self.frame_skip)
-        _update_poses(self.model, data)
+    def info(self) -> dict[str, Any]:
+        """Return the `info` of `step` for the current state; draws nothing."""
+        state = self.get_state()
+        return {
+            "state": state,
+            "success": self.is_success(state, self._goal_state),
+            "caption": self.language.caption(state),
+            "goal": self._goal_frame.copy(),
+            "goal_state": self._goal_state.copy(),
+            "features": self.features(state),
+            "variation": dict(self.variation),
+        }
 
     def proprio(self) -> np.ndarray:
         """Return what the body feels now, float32 (p,)."""
-        proprio = self.proprio_of(self.data.qpos, self.data.qvel)
-        noise = float(self.variation.get("sensor.proprio_noise", 0.0))
+        proprio = self.sense()
+        noise = self.number("sensor.proprio_noise")
         if noise:
             proprio = noisy_proprio(proprio, noise, self.get_state())
         return np.clip(proprio, -self.PROPRIO_LIMIT, self.PROPRIO_LIMIT).astype(np.float32)
 
-    # ---------------------------------------------------------------- State
+    @property
+    def name(self) -> str:
+        """The id that the task was made by, or else the name of its class."""
+        return self.env_id or type(self).__name__
 
-    def get_state(self) -> np.ndarray:
-        """Return the full physics state, float64 (n,). It does not hold the factors of variation."""
-        state = np.empty(self._state_size)
-        mujoco.mj_getState(self.model, self.data, state, STATE)
-        return state
+    def number(self, factor: str) -> float:
+        """Return the value of a factor in this episode; 0 for one that the task does not have."""
+        return float(self.variation.get(factor, 0.0))
+
+    def _observation(self) -> Observation:
+        return {"pixels": self.render(), "proprio": self.proprio()}
+
+    # ---------------------------------------------------------------- States, goals and pictures
+
+    @property
+    def goal_state(self) -> np.ndarray:
+        """The goal of this episode, float64 (n,)."""
+        return self._goal_state.copy()
 
     def set_state(self, state: np.ndarray) -> None:
-        """Restore a state from `get_state` bit for bit.
+        """Restore a state from `get_state`.
 
         Raises:
-            UserError: if the state has another length or is not finite.
+            UserError: if the state has another length or is not finite, or this world cannot be set to a state.
         """
-        self._restore(self.data, state)
+        self.restore(self._checked(state))
         self._frames.clear()
 
-    def make_state(self, position: np.ndarray) -> np.ndarray:
-        """Make the full state (n,) at rest in the configuration `position` (nq,)."""
-        mujoco.mj_resetData(self.model, self._scratch)
-        self._scratch.qpos[:] = position
-        state = np.empty(self._state_size)
-        mujoco.mj_getState(self.model, self._scratch, state, STATE)
-        return state
+    def features(self, state: np.ndarray | None = None) -> np.ndarray:
+        """Return the variables that a probe should find in the picture of a state (the current one by default), float32 (f,)."""
+        return np.asarray(self.features_of(self.position_of(self.get_state() if state is None else state)), np.float32)
 
-    def position_of(self, state: np.ndarray) -> np.ndarray:
-        """Return the configuration qpos (nq,) inside a full state (n,), whose first number is the time."""
-        return np.asarray(state)[1 : 1 + self.model.nq]
-
-    def _checked(self, state: np.ndarray) -> np.ndarray:
-        return checked_state(state, self._state_size)
-
-    def _restore(self, data: mujoco.MjData, state: np.ndarray) -> None:
-        mujoco.mj_setState(self.model, data, self._checked(state), STATE)
-        _update_poses(self.model, data)
-
-    # ---------------------------------------------------------------- Pictures
+    def is_success(self, state: np.ndarray, goal_state: np.ndarray) -> bool:
+        """Test whether `state` is within `success_threshold` of `goal_state`."""
+        return self.goal_distance(state, goal_state) <= self.success_threshold
 
     def render(self, camera: str | None = None) -> np.ndarray:
         """Render the current frame, uint8 (H, W, 3), through a camera of `cameras`; the observation's by default."""
         camera = self._checked_camera(camera or self.camera)
         if camera not in self._frames:
-            self._frames[camera] = self._draw(self.data, camera)
+            self._frames[camera] = self._seen(self.draw(camera), None)
         return self._frames[camera].copy()
 
     def render_state(self, state: np.ndarray, camera: str | None = None) -> np.ndarray:
         """Render the frame of any state under the current variation, uint8 (H, W, 3). The current state stays."""
-        self._restore(self._scratch, state)
-        return self._draw(self._scratch, self._checked_camera(camera or self.camera))
+        state = self._checked(state)
+        return self._seen(self.draw(self._checked_camera(camera or self.camera), state), state)
 
-    def _draw(self, data: mujoco.MjData, camera: str) -> np.ndarray:
-        if self._renderer is None:
-            self._renderer = Renderer(self.model, self.image_size, fast=self.render_quality == "fast")
-        frame = self._renderer.render(data, camera)
-        noise = float(self.variation.get("sensor.pixel_noise", 0.0))
-        if noise:
-            state = np.empty(self._state_size)
-            mujoco.mj_getState(self.model, data, state, STATE)
-            frame = noisy_frame(frame, noise, state)
-        return frame
+    def _seen(self, frame: np.ndarray, state: np.ndarray | None) -> np.ndarray:
+        """Add the noise of the sensor, which a state (the current one by default) decides."""
+        noise = self.number("sensor.pixel_noise")
+        return noisy_frame(frame, noise, self.get_state() if state is None else state) if noise else frame
 
-    def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+    # ---------------------------------------------------------------- Words
 
-    # ---------------------------------------------------------------- Goals and true variables
+    @property
+    def language(self) -> Language:
+        """What says what is true of states."""
+        return self.language_class(self)
 
-    def goal_distance(self, state: np.ndarray, goal_state: np.ndarray) -> float:
-        """Measure the distance of two full states (n,) in the units of `success_threshold`; velocities do not count."""
-        return float(self.distance_between(self.position_of(state), self.position_of(goal_state)))
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the components of an action."""
+        return tuple(axis.name for axis in self.action_axes)
 
-    def features(self, state: np.ndarray | None = None) -> np.ndarray:
-        """Return the physical variables that a probe should find in the picture, float32 (f,), about [-1, 1]."""
-        return self.features_of(self._position(state)).astype(np.float32)
+    def describe_action(self, action: np.ndarray, form: ActionForm = "exact") -> str:
+        """Write the action (a,) as text.
 
-    def _position(self, state: np.ndarray | None) -> np.ndarray:
-        return self.data.qpos if state is None else self.position_of(state)
-
-    # ---------------------------------------------------------------- Language
-
-    def captions(self, state: np.ndarray | None = None) -> list[str]:
-        """Write several phrasings of what is true of a state; the first is `caption`."""
-        position = self._position(state)
-        return self.captions_of(self._phrases(position), position)
-
-    def describe_goal(self, goal_state: np.ndarray | None = None) -> list[str]:
-        """Write several phrasings of the instruction to reach a goal (the current one by default)."""
-        position = self.position_of(self._goal_state if goal_state is None else goal_state)
-        return self.goals_of(self._phrases(position), position)
-
-    def describe_change(self, before: np.ndarray, after: np.ndarray) -> str:
-        """Describe what changed from one full state (n,) to another, as a sentence."""
-        return self.change_of(self.position_of(before), self.position_of(after))
-
-    def _phrases(self, position: np.ndarray) -> dict[str, str]:
-        truth = self.attributes_of(position)
-        return {name: self.attributes[name].phrases[value] for name, value in truth.items()}
-
-    def questions(self, rng: np.random.Generator, state: np.ndarray | None = None) -> list[tuple[str, str]]:
-        """Make (question, answer) pairs about a state: attributes, relations, and what an action would do."""
-        state = self.get_state() if state is None else state
-        position = self.position_of(state)
-        pairs = make_questions(rng, self.attributes, self.attributes_of(position))
-        return [*pairs, *self.relation_questions(rng, position), self.what_if(rng, state)]
-
-    def episode_questions(self, rng: np.random.Generator, states: np.ndarray) -> list[tuple[str, str]]:
-        """Choose one (question, answer) per state of an episode (T+1, n), so that a blind guess scores chance.
-
-        A yes/no question is asked of two states, of which one answers yes and the other no.
+        Args:
+            action: Components in [-1, 1].
+            form: "exact" (`action: dx=+0.300, dy=-0.120`), "words" (`move a little right`) or "keys"
+                (`keys: w d`).
         """
-        positions = [self.position_of(state) for state in states]
-        truths = [self.attributes_of(position) for position in positions]
+        return describe_action(action, self.action_axes, form)
 
-        def others(i: int) -> list[tuple[str, str]]:
-            relations = self.relation_questions(rng, positions[i]) if rng.random() < 0.9 else []
-            return relations or [self.what_if(rng, states[i])]  # the rarer, as it simulates
+    def parse_action(self, text: str) -> np.ndarray:
+        """Read an action, float32 (a,), from any of the forms of `describe_action`.
 
-        return episode_questions(rng, self.attributes, truths, self.sampled, others)
+        The exact form is read back to its printed precision, words and keys to their nominal size.
 
-    def what_if(self, rng: np.random.Generator, state: np.ndarray) -> tuple[str, str]:
-        """Ask what a coarse action, held for two steps, would change, and answer by simulating it."""
-        text, action = coarse_actions(self.action_axes)[int(rng.integers(1 + 2 * len(self.action_axes)))]
-        self._restore(self._scratch, state)
-        before = self._scratch.qpos.copy()
-        for _ in range(WHAT_IF_STEPS):
-            self._advance(self._scratch, action)
-        return f"what happens if you {text}?", self.change_of(before, self._scratch.qpos.copy())
+        Raises:
+            UserError: if the text is malformed or out of bounds.
+        """
+        return parse_action(text, self.action_axes)
 
+    # ---------------------------------------------------------------- Checks
 
-def _update_poses(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Bring the poses of bodies, camera and lights up to date with qpos; the integrator sees no change."""
-    mujoco.mj_kinematics(model, data)
-    mujoco.mj_comPos(model, data)
-    mujoco.mj_camlight(model, data)
+    def _checked(self, state: np.ndarray) -> np.ndarray:
+        """Copy a state, float64 (n,), after checking it.
+
+        Raises:
+            UserError: if it has another shape or is not finite.
+        """
+        state, size = np.array(state, dtype=np.float64), len(self.get_state())
+        if state.shape != (size,):
+            raise UserError(f"state of shape {state.shape}: this task expects ({size},)")
+        if not np.isfinite(state).all():
+            raise UserError(f"state holds {state[~np.isfinite(state)][0]}: every component must be finite")
+        return state
+
+    def _checked_action(self, action: np.ndarray) -> np.ndarray:
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            raise UserError(f"action of shape {action.shape}: expected {self.action_space.shape}")
+        if not np.abs(action).max() <= 1.0 + _BOUND_TOLERANCE:  # also false for NaN
+            raise UserError(f"action {action.tolist()} is out of bounds: every component must lie in [-1, 1]")
+        return np.clip(action, -1.0, 1.0)
+
+    def _checked_camera(self, camera: str | None) -> str:
+        if camera is None:
+            return self.cameras[0]
+        if camera not in self.cameras:
+            raise UserError(f"unknown camera {camera!r}: this task has {', '.join(self.cameras)}")
+        return camera

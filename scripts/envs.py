@@ -21,7 +21,7 @@ from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.json_flag import JsonFlag, records
 
 if TYPE_CHECKING:  # a machine without OpenGL hears of it from make_task, not from an import of mujoco
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 LINE_WIDTH, LEAST_WIDTH = 160, 16
 """Characters of a line where there is no terminal, and of a column that is not made narrower."""

@@ -36,7 +36,7 @@ def test_every_public_module_stands_on_the_page_of_its_folder(root: Path, site: 
     ("page", "anchor"),
     [
         ("envs", "worldmodel.envs.make_task"),
-        ("envs", "worldmodel.envs.task.MujocoTask.set_state"),
+        ("envs", "worldmodel.envs.task.Task.set_state"),
         ("datasets", "worldmodel.datasets.episodes.episode.Episode.frames"),
         ("worldmodel", "worldmodel.rollout.Rollout.rollout"),
         ("agents", "worldmodel.agents.cem.CEMConfig.num_elites"),

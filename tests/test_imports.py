@@ -57,7 +57,7 @@ def test_folders_import_only_to_the_right(root: Path, folder: str) -> None:
 @pytest.mark.parametrize(
     ("line", "folders"),
     [
-        ("from worldmodel.envs.task import MujocoTask", {"envs"}),
+        ("from worldmodel.envs.task import Task", {"envs"}),
         ("from worldmodel import datasets", {"datasets"}),
         ("from worldmodel.codec.rae import Rae", {"worldmodel"}),
         ("from worldmodel.errors import UserError", set()),

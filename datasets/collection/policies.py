@@ -14,8 +14,7 @@ from worldmodel.envs.recording import WANDER
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:  # the worker processes import it when they make the task
-    from worldmodel.envs.contract import Task
-    from worldmodel.envs.task import Policy
+    from worldmodel.envs.task import Policy, Task
 
 POLICIES: dict[str, str] = {
     "random": "every action uniform and independent",
@@ -131,9 +130,6 @@ def _noisy(demonstrator: "Policy", rng: np.random.Generator, low: np.ndarray, hi
 
 
 def _play(task: "Task", rng: np.random.Generator) -> "Policy":
-    if not hasattr(task, "sample_goal"):
-        raise UserError("policy play: this task draws no goals of its own; leave play out of --policies")
-    chooser: Any = task
     goal_state: np.ndarray | None = None
     demonstrator = task.demonstrator(rng)
     steps_left = 0
@@ -142,7 +138,7 @@ def _play(task: "Task", rng: np.random.Generator) -> "Policy":
         nonlocal goal_state, demonstrator, steps_left
         state = info["state"]
         if goal_state is None or steps_left == 0 or task.is_success(state, goal_state):
-            goal_state = chooser.make_state(chooser.sample_goal(rng, task.position_of(state)))
+            goal_state = task.sample_goal(rng, state)
             demonstrator = task.demonstrator(rng)  # a demonstrator may remember how far it got with its goal
             steps_left = int(rng.integers(PLAY_PATIENCE[0], PLAY_PATIENCE[1] + 1))
         steps_left -= 1

@@ -20,7 +20,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 
 if TYPE_CHECKING:  # the worker processes import it when they make the task
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 MAX_SEED = 2**31
 NOT_IN_RECIPE = ("out", "workers", "start_timeout", "ray", "ray_address")
@@ -176,20 +176,20 @@ class Recorder:
         task, seen = self._task, self._seen
         state = np.stack([info["state"] for _, info in seen]).astype(np.float64)
         info = seen[-1][1]
-        pairs = task.episode_questions(rng, state)
+        pairs = task.language.episode_questions(rng, state)
         return Episode(
             frames=np.stack([obs["pixels"] for obs, _ in seen]),
             proprio=np.stack([obs["proprio"] for obs, _ in seen]).astype(np.float32),
             state=state,
             features=np.stack([info["features"] for _, info in seen]).astype(np.float32),
             success=np.array([info["success"] for _, info in seen], np.bool_),
-            captions=[_one_of(rng, task.captions(row)) for row in state],
+            captions=[_one_of(rng, task.language.captions(row)) for row in state],
             questions=[question for question, _ in pairs],
             answers=[answer for _, answer in pairs],
             actions=np.stack([block.reshape(-1) for block in self._blocks]),
             action_texts=["; ".join(task.describe_action(action) for action in block) for block in self._blocks],
             action_words=["; ".join(task.describe_action(action, "words") for action in block) for block in self._blocks],
-            changes=[task.describe_change(before, after) for before, after in pairwise(state)],
+            changes=[task.language.change(before, after) for before, after in pairwise(state)],
             reward=np.array([reward for reward, _, _ in self._outcomes], np.float64),
             terminated=np.array([terminated for _, terminated, _ in self._outcomes], np.bool_),
             truncated=np.array([truncated for _, _, truncated in self._outcomes], np.bool_),
@@ -197,7 +197,7 @@ class Recorder:
             policy=policy,
             variation={factor: _json_value(value) for factor, value in info["variation"].items()},
             goal_state=np.asarray(info["goal_state"], np.float64),
-            goal_text=_one_of(rng, task.describe_goal(info["goal_state"])),
+            goal_text=_one_of(rng, task.language.goals(info["goal_state"])),
             views={camera: np.stack(frames) for camera, frames in self._views.items()},
         )
 

@@ -27,8 +27,7 @@ from stable_baselines3.td3 import policies as td3
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
-    from worldmodel.envs.task import Observation, Policy
+    from worldmodel.envs.task import Observation, Policy, Task
 
 CLASSES: dict[tuple[str, str], Any] = {
     ("actor-critic", "proprio"): ActorCriticPolicy,

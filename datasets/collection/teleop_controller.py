@@ -12,7 +12,7 @@ from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSess
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 LITTLE = 0.3
 """Size of an action component while Shift is held; 1 otherwise."""

@@ -29,7 +29,7 @@ from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 POLICY = "human"
 """Name of the policy of driven episodes."""
@@ -66,7 +66,7 @@ class TeleopSession:
         """Actions since the episode began, recorded or not."""
         self.reached: int | None = None
         """Step at which the goal was reached first."""
-        goals = self.task.describe_goal()
+        goals = self.task.language.goals()
         self.goal_text = goals[int(self._rng.integers(len(goals)))]
         self.forget()
 

@@ -23,7 +23,7 @@ from worldmodel.envs import make_task, task_ids
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 SHARE_OF_ONE = 0.4
 """Share of transitions of a single model step; the others are jumps, all lengths alike."""

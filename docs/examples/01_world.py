@@ -23,10 +23,10 @@ def main(task: str = "worldmodel/PushT-v0", seed: int = 0) -> None:
     for name, factor in env.factors.items():
         print(f"  {name}: {factor.description}, by default {factor.default}")
     print("caption:", info["caption"])
-    print("goal:", env.describe_goal()[0])
+    print("goal:", env.language.goals()[0])
 
     obs, reward, terminated, truncated, after = env.step(env.action_space.high)
-    print("after one action:", env.describe_change(info["state"], after["state"]), f"(reward {reward:.3f})")
+    print("after one action:", env.language.change(info["state"], after["state"]), f"(reward {reward:.3f})")
     env.set_state(info["state"])  # back, to the last bit
     assert np.array_equal(env.get_state(), info["state"])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from worldmodel.envs import make_task, task_ids
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 
 
 @pytest.fixture(scope="module", params=task_ids())

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 
 
 def bang_bang(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:

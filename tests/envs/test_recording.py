@@ -5,8 +5,8 @@ import pytest
 
 from worldmodel.datasets.collection.policies import check_policies, draw_policy, make_policy
 from worldmodel.envs import full_id, make_task, task_ids
-from worldmodel.envs.adapter import ExternalTask
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.adapter.task import ExternalTask
+from worldmodel.envs.mujoco_task import MujocoTask
 
 
 def test_every_task_says_what_can_be_recorded(task: MujocoTask) -> None:

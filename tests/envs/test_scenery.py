@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import make_task, task_ids
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.scenery import add_pattern, add_servo, material_of
-from worldmodel.envs.task import MujocoTask
 
 
 def model_of(task: MujocoTask) -> dict[str, np.ndarray]:

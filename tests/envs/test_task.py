@@ -11,10 +11,10 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.envs.laws import bang_bang, first_factor
 from worldmodel.envs import make_task
-from worldmodel.envs.contract import Policy
 from worldmodel.envs.demonstrators import solves
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.rendering import Renderer
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.task import Policy
 from worldmodel.errors import UserError
 
 # ---------------------------------------------------------------- gymnasium

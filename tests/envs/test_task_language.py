@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.envs.laws import demonstration
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.errors import UserError
 
 
@@ -67,23 +67,23 @@ def test_keys_and_words_of_the_axes_are_distinct(task: MujocoTask) -> None:
 
 
 def test_captions_read_back_as_the_truth(task: MujocoTask) -> None:
-    seen: dict[str, set[str]] = {name: set() for name in task.attributes}
+    seen: dict[str, set[str]] = {name: set() for name in task.language.attributes}
     for seed in range(100):
         _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.attributes_of(task.position_of(info["state"]))
-        assert set(truth) <= set(task.attributes)
-        assert task.caption_attributes(info["caption"]) == truth
-        assert info["caption"] == task.caption() == task.caption(info["state"])
-        captions, goals = task.captions(), task.describe_goal()
+        truth = task.language.attributes_of(task.language.facts(info["state"]))
+        assert set(truth) <= set(task.language.attributes)
+        assert task.language.read(info["caption"]) == truth
+        assert info["caption"] == task.language.caption() == task.language.caption(info["state"])
+        captions, goals = task.language.captions(), task.language.goals()
         assert len(set(captions)) == len(captions) >= 3 and len(set(goals)) == len(goals) >= 3
         for caption in captions:
-            assert task.caption_attributes(caption).items() <= truth.items(), caption
-        goal_truth = task.attributes_of(task.position_of(info["goal_state"]))
+            assert task.language.read(caption).items() <= truth.items(), caption
+        goal_truth = task.language.attributes_of(task.language.facts(info["goal_state"]))
         for goal in goals:
-            assert task.caption_attributes(goal).items() <= goal_truth.items(), goal
+            assert task.language.read(goal).items() <= goal_truth.items(), goal
         for name, value in truth.items():
             seen[name].add(value)
-    for name, values in task.attribute_values.items():
+    for name, values in task.language.values.items():
         assert len(seen[name]) >= 2 and seen[name] <= set(values), name
 
 
@@ -91,12 +91,12 @@ def test_questions_about_attributes_are_true(task: MujocoTask) -> None:
     rng = np.random.default_rng(0)
     for seed in range(50):
         _, info = task.reset(seed=seed, options={"variation": "all"})
-        truth = task.attributes_of(task.position_of(info["state"]))
-        pairs = task.questions(rng)
+        truth = task.language.attributes_of(task.language.facts(info["state"]))
+        pairs = task.language.questions(rng)
         assert len(pairs) > 2 * len(truth)
         for name, (_, value), (question, answer) in zip(truth, pairs[: 2 * len(truth) : 2], pairs[1::2], strict=False):
             assert value == truth[name]
-            assert (answer == "yes") == (task.attributes[name].phrases[value] in question)
+            assert (answer == "yes") == (task.language.attributes[name].phrases[value] in question)
         assert np.array_equal(task.get_state(), info["state"])
 
 
@@ -107,7 +107,7 @@ def test_a_blind_guesser_scores_chance_on_yes_and_no(task: MujocoTask) -> None:
     for seed in range(40):
         task.reset(seed=seed, options={"variation": "all"})
         states, _ = demonstration(task, seed, steps=40)
-        pairs = task.episode_questions(rng, states)
+        pairs = task.language.episode_questions(rng, states)
         assert len(pairs) == len(states)
         asked.append([pair for pair in pairs if pair[1] in ("yes", "no")])
     known: dict[str, list[bool]] = {}
@@ -122,9 +122,9 @@ def test_what_if_is_answered_by_what_happens(task: MujocoTask) -> None:
     rng = np.random.default_rng(0)
     for seed in range(30):
         _, info = task.reset(seed=seed)
-        question, answer = task.what_if(rng, info["state"])
+        question, answer = task.language.what_if(rng, info["state"])
         assert np.array_equal(task.get_state(), info["state"])
         action = task.parse_action(question.removeprefix("what happens if you ").removesuffix("?"))
         for _ in range(2):
             task.advance(np.float64(np.round(action, 3)))
-        assert task.describe_change(info["state"], task.get_state()) == answer
+        assert task.language.change(info["state"], task.get_state()) == answer

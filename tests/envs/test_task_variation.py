@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tests.envs.laws import demonstration, extremes, first_factor
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.envs.variation import SENSOR_FACTORS
 from worldmodel.errors import UserError
 

@@ -44,7 +44,7 @@ def test_one_task_shows_its_keys_its_cameras_and_every_phrasing(capsys: pytest.C
     assert any(line.split() == "dx a d move left, move right".split() for line in out.splitlines())
     assert any(line.split() == ["cameras", "top,", "tilted"] for line in out.splitlines())
     said = [line[len("language  ") :] for line in out.splitlines()]
-    assert set(task.captions()) <= set(said) and set(task.describe_goal()) <= set(said)
+    assert set(task.language.captions()) <= set(said) and set(task.language.goals()) <= set(said)
     assert any(text.startswith("what happens if you ") for text in said)
     action = next(text for text in said if text.startswith("action: "))
     words = task.describe_action(task.parse_action(action), "words")

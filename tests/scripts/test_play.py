@@ -125,7 +125,7 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
         lambda: at("task").text == "worldmodel/TwoRoom-v0" and len(pixels("frame")) == len(pixels("goal")) == 48 * 48 * 4, "a frame"
     )
     task = make_task("worldmodel/TwoRoom-v0")
-    assert at("goal_text").text and set(task.caption_attributes(at("caption").text)) == set(task.attributes)
+    assert at("goal_text").text and set(task.language.read(at("caption").text)) == set(task.language.attributes)
     words = [button.text.split("\n") for button in at("keys").find_elements("tag name", "button")]
     assert ["a", "move left"] in words and ["w", "move up"] in words
 

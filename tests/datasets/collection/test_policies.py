@@ -21,7 +21,7 @@ from worldmodel.datasets.collection.recording import CollectConfig, record_episo
 from worldmodel.datasets.collection.sb3_policy import sb3_policy
 from worldmodel.datasets.episodes.episode import same_episode
 from worldmodel.envs import make_task
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.errors import UserError
 
 SIZE = 40

@@ -9,7 +9,7 @@ from worldmodel.datasets.collection.policies import draw_policy, make_policy
 from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode
 from worldmodel.datasets.episodes.episode import Episode, same_episode
 from worldmodel.envs import make_task
-from worldmodel.envs.task import MujocoTask
+from worldmodel.envs.mujoco_task import MujocoTask
 from worldmodel.errors import UserError
 
 CONFIG = CollectConfig(image_size=32, max_steps=12, variation=("all",))
@@ -40,9 +40,9 @@ def test_action_leaves_its_frame_and_arrives_at_the_next(task: MujocoTask) -> No
     for t, action in enumerate(episode.actions):
         task.set_state(episode.state[t])
         np.testing.assert_array_equal(task.render(), episode.frames[t])
-        assert episode.captions[t] in task.captions()
+        assert episode.captions[t] in task.language.captions()
         assert task.describe_action(action, "words") == episode.action_words[t]
-        assert task.describe_change(episode.state[t], episode.state[t + 1]) == episode.changes[t]
+        assert task.language.change(episode.state[t], episode.state[t + 1]) == episode.changes[t]
         np.testing.assert_array_equal(task.features(), episode.features[t])
         obs, reward, terminated, truncated, info = task.step(action)
         returned.append((reward, terminated, truncated))
@@ -158,7 +158,7 @@ def test_blocks_keep_every_kth_frame_and_all_actions(task: MujocoTask) -> None:
     np.testing.assert_array_equal(blocks.terminated, single.terminated.reshape(3, -1).any(axis=1))
     assert blocks.action_texts[1] == "; ".join(single.action_texts[4:8])
     assert blocks.action_words[2] == "; ".join(single.action_words[8:12])
-    assert blocks.changes[0] == task.describe_change(single.state[0], single.state[4])
+    assert blocks.changes[0] == task.language.change(single.state[0], single.state[4])
 
 
 def test_the_end_of_any_action_of_a_block_is_its_end(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +177,8 @@ def test_a_reward_that_is_no_number_is_refused(task: MujocoTask, monkeypatch: py
 
 def test_nothing_is_drawn_inside_a_block(task: MujocoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    draw = task._draw
-    monkeypatch.setattr(task, "_draw", lambda data, camera: drawn.append(camera) or draw(data, camera))
+    draw = task.draw
+    monkeypatch.setattr(task, "draw", lambda camera, state=None: drawn.append(camera) or draw(camera, state))
     record_episode(task, replace(CONFIG, action_block=6), 0)
     assert len(drawn) == 1 + 3  # the goal, and one picture per recorded state
 
@@ -216,5 +216,5 @@ def test_words_of_every_step(task: MujocoTask) -> None:
     episodes = [record_episode(task, CONFIG, i) for i in range(3)]
     assert all(len(set(episode.captions)) > 1 for episode in episodes)
     task.reset(options={"variation_values": episodes[0].variation})
-    assert episodes[0].goal_text in task.describe_goal(episodes[0].goal_state)
+    assert episodes[0].goal_text in task.language.goals(episodes[0].goal_state)
     assert len({caption[:12] for episode in episodes for caption in episode.captions}) > 2  # several phrasings

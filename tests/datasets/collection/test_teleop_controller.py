@@ -187,7 +187,7 @@ def test_the_page_sees_what_is_recorded(controller: TeleopController, tasks: tup
             assert np.abs(frame - view.render_state(state, camera)).mean() < 12  # it is a JPEG
         shown.append(picture(status["goal"]))
     assert np.abs(shown[0] - shown[1]).mean() > 12
-    assert status["caption"] == task.caption() and status["goal_text"] in task.describe_goal()
+    assert status["caption"] == task.language.caption() and status["goal_text"] in task.language.goals()
 
 
 def test_a_task_whose_state_cannot_be_set_is_shown_as_recorded(tasks: tuple[Any, Any], tmp_path: Path) -> None:

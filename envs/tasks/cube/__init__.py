@@ -1,0 +1,1 @@
+"""Cube: a gripper picks, places and stacks colored cubes."""

@@ -1,0 +1,1 @@
+"""PointMaze: a ball rolls through a maze that is new in every episode."""

@@ -1,0 +1,1 @@
+"""PushT: a disc pushes a T-shaped block into a pose."""

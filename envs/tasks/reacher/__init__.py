@@ -1,0 +1,1 @@
+"""Reacher: a two-link arm takes a pose."""

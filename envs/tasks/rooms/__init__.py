@@ -1,0 +1,1 @@
+"""Rooms: a walk, first person, through furnished rooms that are new in every episode."""

@@ -1,0 +1,1 @@
+"""TwoRoom: a disc goes through a door."""
