@@ -1,7 +1,7 @@
 """A task and a model's dream of it, driven by the same actions, one model step at a time.
 
-The dream goes on from what it has dreamt: of its history only the newest frames are kept, as many as the model was trained to look back
-on, so that neither memory nor the time of a step grows.
+The dream goes on from what it has dreamt. Of its history only the newest frames are kept, as many as the model was trained to look
+back on, so that neither memory nor the time of a step grows.
 
 Axes: t frames looked back on, l latent tokens, c channels, k environment actions of a model step, a numbers of each.
 """
@@ -87,6 +87,55 @@ class Goal:
     """uint8 (height, width, 3)."""
     state: np.ndarray
     """float64 (state,)."""
+    text: str
+    """In words."""
+
+
+class Dream:
+    """A model's dream that goes on from itself.
+
+    Args:
+        world: the model.
+        seed: of the noise.
+        config: how it is sampled; actions enter as vectors, one model step at a time.
+
+    Attributes:
+        recent: what is looked back on, since `begin`.
+        steps: model steps since the newest real frame.
+        lost: whether the model predicted NaN, so that there is no dream before the next `begin`.
+    """
+
+    def __init__(self, world: World, seed: int = 0, config: RolloutConfig | None = None) -> None:
+        self.world, self.look_back, self._seed = world, frames_looked_back_on(world), seed
+        self.rollout = Rollout(world.model, world.tokenizer, config or RolloutConfig())
+        self.recent: Recent
+
+    def begin(self, recent: Recent) -> None:
+        """Start from real frames."""
+        self.recent, self.steps, self.lost = recent, 0, False
+        self._generator = torch.Generator().manual_seed(self._seed)
+
+    @torch.no_grad()
+    def step(self, block: Tensor) -> None:
+        """Go on by one model step, with the actions (k * a,).
+
+        Raises:
+            UserError: the model predicts numbers that are not finite; the dream is lost and stays where it was.
+        """
+        state = self.rollout.encode(self.recent.latents, self.recent.actions)
+        future = self.rollout.rollout(state, block[None, None, None], self._generator)[0, 0, 0].float()
+        if not torch.isfinite(future).all():
+            self.lost = True
+            raise UserError(
+                f"the model predicted numbers that are not finite, {self.steps + 1} steps after its last real frame: start again from "
+                "the real frame, and if that does not help, use another checkpoint"
+            )
+        self.recent, self.steps = self.recent.then(block, future, self.look_back), self.steps + 1
+
+    @torch.no_grad()
+    def frame(self) -> np.ndarray:
+        """Decode the newest frame: uint8 (height, width, 3)."""
+        return decode_video(self.world.codec, self.recent.latents[:, -1:])[0, 0]
 
 
 class DreamSession:
@@ -99,7 +148,11 @@ class DreamSession:
         seed: start, goal and variation of episode i depend on (seed, i) alone; the noise of the dream depends on it, too.
         variation: factors of variation to sample in each episode, or ("all",).
         alone: the dream alone is driven; the task shows its start and waits.
-        config: how the dream is sampled; actions enter as vectors, one model step at a time.
+        config: how the dream is sampled.
+
+    Attributes:
+        dream: the model's side.
+        seen: the simulator's newest frames.
 
     Raises:
         UserError: the model does not know the task, or the task draws frames of another size; an unknown factor.
@@ -123,8 +176,7 @@ class DreamSession:
             raise UserError(
                 f"actions of {env_id} have {len(task.action_names)} numbers here, {self.actions.size} where the model was trained"
             )
-        self.look_back = frames_looked_back_on(world)
-        self._rollout, self._seed = Rollout(world.model, world.tokenizer, config or RolloutConfig()), seed
+        self.dream = Dream(world, seed, config)
         self._unit = self._distance_of_starts(seed, tuple(variation))
         self._real = TeleopSession(task, seed, variation)
         self._begin()
@@ -149,7 +201,8 @@ class DreamSession:
         self._real.record(False)  # what is recorded would grow
         self.steps = 0
         """Model steps since the episode began."""
-        self._seen = Recent.of(self._encoded(), self.actions.size * self.actions.block)
+        self._frame = self.task.render()
+        self.seen = Recent.of(self._encoded(), self.actions.size * self.actions.block)
         self.film: deque[Moment] = deque(maxlen=FILM_STEPS)
         """The newest moments."""
         self.own_goal()
@@ -157,27 +210,24 @@ class DreamSession:
 
     def restart(self) -> None:
         """Let the dream start again from the real frame, with the real frames before it; alone: from the episode's first one."""
-        self._dreamt = self._begun = self._seen
-        self._generator = torch.Generator().manual_seed(self._seed)
-        self.dreamt = 0
-        """Model steps since the dream had a real frame."""
-        self.lost = False
-        """Whether the model predicted NaN, so that there is no dream before the next restart."""
+        self.dream.begin(self.seen)
+        self._begun = self.seen.newest
         self._show()
 
     def own_goal(self) -> None:
         """Take the goal of the episode."""
         info = self._real.info
-        self._aim(Goal(info["goal"], info["goal_state"]))
+        self.aim(Goal(info["goal"], info["goal_state"], self._real.goal_text))
 
     def keep_goal(self) -> None:
         """Take what the simulator shows now as the goal."""
-        self._aim(Goal(self.task.render(), self.task.get_state()))
+        self.aim(Goal(self._frame, self.task.get_state(), f"what the simulator showed at step {self.steps}"))
 
-    def _aim(self, goal: Goal) -> None:
+    def aim(self, goal: Goal) -> None:
+        """Take a goal, and forget whether it was met before."""
         self.goal = goal
         self.met: int | None = None
-        """Model steps since the episode began in which the simulator first met the goal; None before."""
+        """Model step of the episode in which the simulator first met the goal; None before."""
 
     # ---------------------------------------------------------------- Driving
 
@@ -200,10 +250,11 @@ class DreamSession:
         block = torch.from_numpy(blocks[0])
         if not self.alone:
             self._drive(blocks[0].reshape(self.actions.block, -1))
-            self._seen = self._seen.then(block, self._encoded(), self.look_back)
+            self._frame = self.task.render()
+            self.seen = self.seen.then(block, self._encoded(), self.dream.look_back)
         try:
-            if not self.lost:
-                self._dream(block)
+            if not self.dream.lost:
+                self.dream.step(block)
         finally:
             self._show()
 
@@ -215,18 +266,6 @@ class DreamSession:
             if self.met is None and self.task.is_success(self._real.info["state"], self.goal.state):
                 self.met = self.steps
 
-    def _dream(self, block: Tensor) -> None:
-        state = self._rollout.encode(self._dreamt.latents, self._dreamt.actions)
-        future = self._rollout.rollout(state, block[None, None, None], self._generator)[0, 0, 0].float()
-        if not torch.isfinite(future).all():
-            self.lost = True
-            raise UserError(
-                f"the model predicted numbers that are not finite, {self.dreamt + 1} steps after its last real frame: start again from the "
-                "real frame, and if that does not help, use another checkpoint"
-            )
-        self._dreamt = self._dreamt.then(block, future, self.look_back)
-        self.dreamt += 1
-
     @property
     def finished(self) -> bool:
         """Whether the environment cannot go on; never so in a task of our own."""
@@ -235,25 +274,25 @@ class DreamSession:
     # ---------------------------------------------------------------- Looking
 
     def _encoded(self) -> Tensor:
-        return self.world.codec.encode_frames(self.task.render()[None])[0]
+        return self.world.codec.encode_frames(self._frame[None])[0]
 
     def _show(self) -> None:
-        compared = not (self.lost or self.alone)
-        truth, dream, begun = self._seen.newest, self._dreamt.newest, self._begun.newest
+        compared = not (self.dream.lost or self.alone)
+        truth, dream = self.seen.newest, self.dream.recent.newest
         self.now = Moment(
             self.steps,
-            self.dreamt,
-            None if self.alone else self.task.render(),
-            decode_video(self.world.codec, dream[None, None])[0, 0],
+            self.dream.steps,
+            None if self.alone else self._frame,
+            self.dream.frame(),
             _root_mean_square(dream - truth) / self._unit if compared else None,
-            None if self.alone else _root_mean_square(begun - truth) / self._unit,
+            None if self.alone else _root_mean_square(self._begun - truth) / self._unit,
         )
         """What both sides show."""
         self.film.append(self.now)
 
     def look(self) -> tuple[Tensor | None, Tensor]:
         """Return latents (l, c) of the newest frames of truth, None where the dream is driven alone, and dream."""
-        return None if self.alone else self._seen.newest, self._dreamt.newest
+        return None if self.alone else self.seen.newest, self.dream.recent.newest
 
     def ask(self, question: str | None = None) -> tuple[str | None, str]:
         """Let the model caption the frames of truth, None where the dream is driven alone, and dream, or answer a question about each.
@@ -270,11 +309,6 @@ class DreamSession:
     def caption(self) -> str:
         """What is true of the simulator's frame."""
         return str(self._real.info["caption"])
-
-    @property
-    def goal_text(self) -> str:
-        """The goal of the episode in words."""
-        return self._real.goal_text
 
 
 def frames_looked_back_on(world: World) -> int:

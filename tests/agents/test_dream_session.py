@@ -89,17 +89,19 @@ def test_other_actions_give_another_dream(start: Callable[..., DreamSession]) ->
 def test_a_step_costs_the_same_however_long_one_drives(start: Callable[..., DreamSession], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dream_session, "FILM_STEPS", 50)
     session, read = start(), []
-    encode = session._rollout.encode
-    monkeypatch.setattr(session._rollout, "encode", lambda *given: read.append([each.shape[1] for each in given]) or encode(*given))
+    encode = session.dream.rollout.encode
+    monkeypatch.setattr(
+        session.dream.rollout, "encode", lambda *given: read.append([each.shape[1] for each in given]) or encode(*given)
+    )
     monkeypatch.setattr(session, "alone", True)  # the simulator has no part in it
     for _ in range(200):
         session.step(RIGHT)
-    look_back = session.look_back
+    look_back = session.dream.look_back
     assert look_back == (session.world.model.config.references or CARD["mixture"]["clip_length"])
     assert session.steps == session.now.dreamt == 200 and len(session.film) == 50
     assert read[look_back - 1 :] == [[look_back, look_back - 1]] * (201 - look_back)
-    assert session._dreamt.latents.shape[1] == look_back and session._dreamt.actions.shape[1] == look_back - 1
-    assert session._dreamt.latents.untyped_storage().nbytes() <= 4 * (look_back + 1) * session._dreamt.newest.numel()
+    assert session.dream.recent.latents.shape[1] == look_back and session.dream.recent.actions.shape[1] == look_back - 1
+    assert session.dream.recent.latents.untyped_storage().nbytes() <= 4 * (look_back + 1) * session.dream.recent.newest.numel()
 
 
 def test_starting_again_takes_the_real_frames(world: World, start: Callable[..., DreamSession]) -> None:
@@ -113,7 +115,7 @@ def test_starting_again_takes_the_real_frames(world: World, start: Callable[...,
     truth, dream = session.look()
     assert truth is not None and torch.equal(truth, dream) and session.now.distance == session.now.still == 0.0
     assert (session.now.step, session.now.dreamt) == (5, 0)
-    assert session._dreamt.latents.shape[1] == session.look_back, "the real frames before it are seen, too"
+    assert session.dream.recent.latents.shape[1] == session.dream.look_back, "the real frames before it are seen, too"
     session.step(UP)
     assert (session.now.step, session.now.dreamt) == (6, 1)
 
@@ -137,20 +139,20 @@ def test_distances_are_in_units_of_two_starts(world: World, start: Callable[...,
 def test_nan_is_one_sentence_and_the_simulator_goes_on(start: Callable[..., DreamSession], monkeypatch: pytest.MonkeyPatch) -> None:
     session = start()
     session.step(RIGHT)
-    rollout = session._rollout.rollout
+    rollout = session.dream.rollout.rollout
     with monkeypatch.context() as broken:
-        broken.setattr(session._rollout, "rollout", lambda *given: rollout(*given) * np.nan)
+        broken.setattr(session.dream.rollout, "rollout", lambda *given: rollout(*given) * np.nan)
         with pytest.raises(UserError, match="not finite, 2 steps after its last real frame: start again from the real frame"):
             session.step(RIGHT)
     before = session.now
-    assert session.lost and before.distance is None and before.step == 2
+    assert session.dream.lost and before.distance is None and before.step == 2
     session.step(-RIGHT)
     assert session.now.step == 3 and session.now.distance is None and session.now.still
     assert before.truth is not None and not np.array_equal(before.truth, session.now.truth)
     assert np.array_equal(before.dream, session.now.dream), "the last frame that was dreamt stays"
     session.restart()
     session.step(RIGHT)
-    assert not session.lost and session.now.distance is not None
+    assert not session.dream.lost and session.now.distance is not None
 
 
 def test_alone_the_dream_is_driven_from_the_first_frame_and_the_task_waits(start: Callable[..., DreamSession]) -> None:
@@ -193,7 +195,7 @@ def test_the_model_is_asked_about_truth_and_dream(world: World, start: Callable[
         assert session.ask(question) == wanted
     with pytest.raises(UserError, match="question is '  '"):
         session.ask("  ")
-    assert "disc" in session.caption and session.goal_text
+    assert "disc" in session.caption and session.goal.text
 
 
 def test_what_does_not_fit_is_refused(world: World, start: Callable[..., DreamSession]) -> None:
