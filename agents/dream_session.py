@@ -224,8 +224,8 @@ class DreamSession:
         self.aim(Goal(self._frame, self.task.get_state(), f"what the simulator showed at step {self.steps}"))
 
     def aim(self, goal: Goal) -> None:
-        """Take a goal, and forget whether it was met before."""
-        self.goal = goal
+        """Take a goal, and forget whether it was met before; one that is met now counts once it was left."""
+        self.goal, self._left = goal, not self.task.is_success(self.task.get_state(), goal.state)
         self.met: int | None = None
         """Model step of the episode in which the simulator first met the goal; None before."""
 
@@ -263,7 +263,9 @@ class DreamSession:
             if self.finished:
                 return
             self._real.step(action.clip(-1, 1))
-            if self.met is None and self.task.is_success(self._real.info["state"], self.goal.state):
+            there = self.task.is_success(self._real.info["state"], self.goal.state)
+            self._left = self._left or not there
+            if self.met is None and there and self._left:
                 self.met = self.steps
 
     @property

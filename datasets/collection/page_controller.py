@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LITTLE = 0.3
 """Size of an action component while Shift is held; 1 otherwise."""
 MAX_SAID_STEPS = 200
+SMALL = 128
+"""Height of the largest frame, in pixels, that a page gets without loss."""
 Command = Callable[[dict[str, Any]], None]
 """Does what a message of the page asks for."""
 
@@ -133,7 +135,7 @@ class PageController(ABC):
 
 
 def as_url(frame: np.ndarray) -> str:
-    """Encode a frame uint8 (H, W, 3) as a JPEG in a data URL."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "jpeg", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """Encode a frame uint8 (H, W, 3) in a data URL: a small one, whose pixels one sees, as a PNG, a larger one as a JPEG."""
+    buffer, kind = io.BytesIO(), "png" if len(frame) <= SMALL else "jpeg"
+    Image.fromarray(frame).save(buffer, kind, **({} if kind == "png" else {"quality": 92, "subsampling": 0}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
