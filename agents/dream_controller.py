@@ -1,5 +1,6 @@
 """The controller of a dream: what keys, words and buttons do to both sides, and what there is to see; knows nothing of the web."""
 
+import contextlib
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +12,12 @@ import numpy as np
 from worldmodel.agents.dream_plan import ImaginedPlan, imagine_plan, ways_to_plan
 from worldmodel.agents.dream_session import DreamSession, Moment
 from worldmodel.agents.workers import TaskWorkers
+from worldmodel.agents.world import from_pretrained
 from worldmodel.datasets.collection.page_controller import Command, PageController, as_url
 from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
+from worldmodel.envs import task_of_data
 from worldmodel.errors import UserError
+from worldmodel.known_tasks import known_task
 
 SPEEDS = (1, 2, 3)
 """How much faster than the world that is simulated one may drive."""
@@ -275,3 +279,27 @@ def film_bytes(frames: Iterator[np.ndarray] | np.ndarray, ending: str, fps: floa
         path = Path(folder) / f"film{ending}"
         write_film(path, frames, fps, HOLD)
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def open_dream(
+    checkpoint: Path | str,
+    task: str | None = None,
+    seed: int = 0,
+    variation: Sequence[str] = (),
+    alone: bool = False,
+    device: str = "auto",
+) -> Iterator[DreamController]:
+    """Open a `DreamController` of a checkpoint and one of its tasks, by default the first.
+
+    Raises:
+        UserError: as of `from_pretrained`; the model knows no task, or not this one.
+    """
+    world = from_pretrained(checkpoint, device)
+    if not world.tasks:
+        raise UserError(f"the model of {checkpoint} was trained on no task with actions, so nobody can drive its dream")
+    env_id = known_task(world.card, task or next(iter(world.tasks)))
+    with contextlib.closing(task_of_data(env_id, image_size=world.image_size)) as made:
+        session = DreamSession(world, made, env_id, seed, variation, alone)
+        with TaskWorkers(env_id, world.image_size, session.actions.block, workers=0) as workers:
+            yield DreamController(session, workers)

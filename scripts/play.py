@@ -11,19 +11,15 @@ import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldmodel.datasets.collection.page_server import HOSTS, Station, listen, need_web_packages, serve
 from worldmodel.datasets.collection.recording import CollectConfig, warm_up
 from worldmodel.datasets.collection.teleop_controller import TeleopController
 from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
-from worldmodel.envs import full_id, make_task, task_of_data
+from worldmodel.envs import full_id, make_task
 from worldmodel.errors import UserError
 from worldmodel.home import datasets_dir
 from worldmodel.scripts.console import command, run_verb
-
-if TYPE_CHECKING:  # imports torch
-    from worldmodel.agents.dream_controller import DreamController
 
 FOLDER = Path(__file__).parent
 SHARED = {f"/{name}": FOLDER / name for name in ("play.css", "play.js")}
@@ -102,7 +98,10 @@ def main(config: PlayConfig) -> None:
             station = Station(controller, {"/": FOLDER / "play.html", **SHARED})
             what, ends = config.task, "ends and saves"
         else:
-            dream = stack.enter_context(open_dream(config))
+            from worldmodel.agents.dream_controller import open_dream  # imports torch
+
+            opened = open_dream(config.checkpoint, config.task, config.seed, config.variation, config.dream_only, config.device)
+            dream = stack.enter_context(opened)
             station = Station(dream, {"/": FOLDER / "play_dream.html", **SHARED}, dream.downloads)
             what, ends = f"the dream of {config.checkpoint}", "ends"
         url = f"http://{HOSTS[0]}:{listening.getsockname()[1]}"
@@ -140,25 +139,6 @@ def open_controller(config: PlayConfig) -> Iterator[TeleopController]:
     finally:
         view.close()
         task.close()
-
-
-@contextlib.contextmanager
-def open_dream(config: PlayConfig) -> Iterator["DreamController"]:
-    """Open a `DreamController` of a checkpoint and one of its tasks."""
-    from worldmodel.agents.dream_controller import DreamController
-    from worldmodel.agents.dream_session import DreamSession
-    from worldmodel.agents.workers import TaskWorkers
-    from worldmodel.agents.world import from_pretrained
-    from worldmodel.known_tasks import known_task
-
-    world = from_pretrained(str(config.checkpoint), config.device)
-    if not world.tasks:
-        raise UserError(f"the model of {config.checkpoint} was trained on no task with actions, so nobody can drive its dream")
-    env_id = known_task(world.card, config.task or next(iter(world.tasks)))
-    with contextlib.closing(task_of_data(env_id, image_size=world.image_size)) as task:
-        session = DreamSession(world, task, env_id, config.seed, config.variation, config.dream_only)
-        with TaskWorkers(env_id, world.image_size, session.actions.block, workers=0) as workers:
-            yield DreamController(session, workers)
 
 
 if __name__ == "__main__":
