@@ -162,7 +162,7 @@ class DreamController(PageController):
             raise UserError("a plan is being carried out; wait for its end")
         session = self.session
         seen = session.dream.recent if session.alone else session.seen
-        self._plan = imagine_plan(session.world, self.workers, seen, session.goal.frame, way)
+        self._plan = imagine_plan(session.world, self.workers, seen, session.goal.frame, way, session.seed)
         self._plans += 1
         self._way = way
 

@@ -168,7 +168,7 @@ class DreamSession:
         alone: bool = False,
         config: RolloutConfig | None = None,
     ) -> None:
-        self.world, self.task, self.alone = world, task, alone
+        self.world, self.task, self.seed, self.alone = world, task, seed, alone
         self.actions = world.actions(env_id)
         if task.image_size != world.image_size:
             raise UserError(f"the task draws {task.image_size} px, the model sees {world.image_size}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.agents.test_dream_session import BLOCK, CARD, SIZE, TASK, codec
@@ -123,6 +124,10 @@ def test_an_imagined_plan_is_what_is_carried_out(
     plan = ask(controller, "imagine", way="policy")["plan"]
     imagined = controller._plan
     assert imagined is not None and plan["way"] == "policy" and plan["steps"] == len(imagined.actions) <= 3
+    again = Dream(world, seed=1)
+    again.begin(controller.session.seen)
+    for actions in imagined.actions:
+        again.step(torch.from_numpy(actions.reshape(-1)))
     ask(controller, "carry_out")
     shown = [controller.session.now.dream]
     done = []
@@ -133,6 +138,7 @@ def test_an_imagined_plan_is_what_is_carried_out(
         shown.append(controller.session.now.dream)
     assert np.array_equal(np.stack(done), imagined.actions)
     assert np.array_equal(np.stack(shown), imagined.frames), "the dream beside the simulator is the one that was imagined"
+    assert torch.equal(controller.session.dream.recent.newest, again.recent.newest)
     status = controller.status()
     assert "the simulator" in status["note"] and "the goal" in status["note"] and not status["carrying"]
     ask(controller, "keys", keys=["d"])
