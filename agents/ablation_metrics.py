@@ -7,6 +7,7 @@ import numpy as np
 from worldmodel.agents.evaluate import EvaluateConfig
 from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
+from worldmodel.agents.world import rollout_of
 from worldmodel.batch import PackedBatch
 from worldmodel.checkpoint import Pretrained
 from worldmodel.codec.frames import psnr_of
@@ -18,7 +19,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, dream_errors, score_text
 from worldmodel.flops import parameter_counts
 from worldmodel.flow import FlowConfig
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import RolloutConfig
 from worldmodel.studies.experiment_runner import ExperimentRunner
 from worldmodel.studies.state_probe import StateProbe
 
@@ -58,7 +59,7 @@ class AblationMetrics:
             seed: of the planner.
         """
         model, data = trained.model, runner.data
-        rollout = Rollout(model, trained.tokenizer, self.rollout)
+        rollout = rollout_of(trained, self.store.meta["env_id"], self.store.action_size, self.rollout)
         dream = dream_errors(rollout, trained.codec, self.store, self.held_out, self.block, self.dream)
         learned, shuffled, copied = (dream.pixel[name] for name in ("learned", "shuffled_actions", "copy_last_frame"))
         values = {

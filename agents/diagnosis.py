@@ -82,11 +82,11 @@ def climb(
         parts = parts_of(trained, manifest, tasks, rollout)
         assert isinstance(parts.dynamics, Rollout)
         logger.info("dreaming")
-        frame_by_frame = Rollout(trained.model, trained.tokenizer, replace(rollout, jump=1), parts.dynamics.describe)
+        frame_by_frame = parts.dynamics.with_config(replace(rollout, jump=1))
         errors = dream_errors(frame_by_frame, trained.codec, store, held_out, block, config.dream, reader)
         jumped, at_once = None, range(2, rollout.jump + 1)
         if trained.model.config.references:  # such models know jumps
-            jump = jump_of(trained, parts.dynamics)
+            jump = jump_of(parts.dynamics)
             jumped = rungs.errors_at_once(jump, trained.codec, store, held_out, block, config.dream, reader, at_once)
         rungs.dynamics_rung(marked, errors, jumped)
         known = {score.name: score for score in scores or ()}
@@ -102,11 +102,11 @@ def climb(
     return marked.rows
 
 
-def jump_of(trained: Pretrained, rollout: Rollout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def jump_of(rollout: Rollout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Make a function that predicts the frame after all actions ahead at once; see `errors_at_once`."""
 
     def jump(frames: Tensor, between: Tensor, ahead: Tensor) -> Tensor:
-        at_once = Rollout(trained.model, trained.tokenizer, replace(rollout.config, jump=ahead.shape[1]), rollout.describe)
+        at_once = rollout.with_config(replace(rollout.config, jump=ahead.shape[1]))
         state = at_once.encode(frames, between)
         return at_once.rollout(state, ahead[:, None], torch.Generator().manual_seed(0))[:, 0, -1]
 

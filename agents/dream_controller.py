@@ -39,7 +39,7 @@ class DreamController(PageController):
         super().__init__(session.task)
         self.session, self.workers = session, workers
         self._paused, self._speed = False, 2
-        self._ways = ways_to_plan(session.world)
+        self._ways = ways_to_plan(session.world, workers.env_id)
         self._plan: ImaginedPlan | None = None
         """Imagined from the frame that is shown; while it is carried out, from an earlier one."""
         self._plans, self._way, self._started = 0, self._ways[0], 0

@@ -27,9 +27,9 @@ class ImaginedPlan:
     """Environment actions from the last frame to the goal, as the model says; None where it was not taught to say."""
 
 
-def ways_to_plan(world: World) -> tuple[Name, ...]:
-    """Return the controllers that can plan with a model alone, the best first."""
-    return ("cem",) if actor_of(world) is None else ("guided", "policy", "cem")
+def ways_to_plan(world: World, env_id: str) -> tuple[Name, ...]:
+    """Return the controllers that can plan a task with a model alone, the best first."""
+    return ("cem",) if actor_of(world, env_id) is None else ("guided", "policy", "cem")
 
 
 def imagine_plan(
@@ -49,10 +49,10 @@ def imagine_plan(
     Raises:
         UserError: the model does not know the task, or predicts NaN; the controller cannot act with this model.
     """
-    controller, actor = world.controller(workers, way, seed), actor_of(world)
+    controller, actor = world.controller(workers, way, seed), actor_of(world, workers.env_id)
     controller.reset(goal[None], [seed])
     wanted = world.codec.encode_frames(goal[None])
-    dream = Dream(world, seed)
+    dream = Dream(world, workers.env_id, seed)
     dream.begin(seen)
     frames, taken, to_go = [dream.frame()], np.zeros((0, workers.action_dim), np.float32), None
     while len(taken) < most:

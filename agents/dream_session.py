@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from worldmodel.agents.actions import as_blocks
-from worldmodel.agents.world import World, worded
+from worldmodel.agents.world import World, rollout_of, worded
 from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.collection.recording import reset_options
 from worldmodel.datasets.collection.teleop_session import TeleopSession
 from worldmodel.errors import UserError
 from worldmodel.generation import describe_frames
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import RolloutConfig
 
 if TYPE_CHECKING:
     from worldmodel.envs.contract import Task
@@ -96,8 +96,9 @@ class Dream:
 
     Args:
         world: the model.
+        env_id: task whose actions these are.
         seed: of the noise.
-        config: how it is sampled; actions enter as vectors, one model step at a time.
+        config: how it is sampled, one model step at a time.
 
     Attributes:
         recent: what is looked back on, since `begin`.
@@ -105,9 +106,9 @@ class Dream:
         lost: whether the model predicted NaN, so that there is no dream before the next `begin`.
     """
 
-    def __init__(self, world: World, seed: int = 0, config: RolloutConfig | None = None) -> None:
+    def __init__(self, world: World, env_id: str, seed: int = 0, config: RolloutConfig | None = None) -> None:
         self.world, self.look_back, self._seed = world, frames_looked_back_on(world), seed
-        self.rollout = Rollout(world.model, world.tokenizer, config or RolloutConfig())
+        self.rollout = rollout_of(world, env_id, world.actions(env_id).size, config or RolloutConfig())
         self.recent: Recent
 
     def begin(self, recent: Recent) -> None:
@@ -176,7 +177,7 @@ class DreamSession:
             raise UserError(
                 f"actions of {env_id} have {len(task.action_names)} numbers here, {self.actions.size} where the model was trained"
             )
-        self.dream = Dream(world, seed, config)
+        self.dream = Dream(world, env_id, seed, config)
         self._unit = self._distance_of_starts(seed, tuple(variation))
         self._real = TeleopSession(task, seed, variation)
         self._begin()

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldmodel.agents.actions import describe_block
 from worldmodel.agents.controllers import EvaluateConfig, Name, Parts, make_controller, make_controllers, with_candidates
 from worldmodel.agents.evaluate import evaluate
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.agents.world import actor_of
+from worldmodel.agents.world import actor_of, rollout_of
 from worldmodel.checkpoint import Pretrained
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import RolloutConfig
 
 
 def score(
@@ -47,15 +46,12 @@ def swept(name: Name, candidates: int) -> str:
 
 def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, rollout: RolloutConfig) -> Parts:
     """Collect what the controllers of a checkpoint need, on a manifest."""
-    describe = None
-    if rollout.action_form == "text":
-        describe = describe_block(manifest.env_id, len(workers.action_space.low))
     return Parts(
         bounds=ActionBounds.of_box(workers.action_space, workers.block),
         workers=workers,
         codec=trained.codec,
-        dynamics=Rollout(trained.model, trained.tokenizer, rollout, describe),
-        actor=actor_of(trained),
+        dynamics=rollout_of(trained, manifest.env_id, len(workers.action_space.low), rollout),
+        actor=actor_of(trained, manifest.env_id),
         goal_steps=goal_steps(manifest),
         device=trained.model.device,
         jump=rollout.jump if trained.model.config.references else 1,

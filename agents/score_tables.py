@@ -1,6 +1,7 @@
 """Scores of controllers as a table for a terminal and as sections of a report."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,16 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
             ]
             parts.append(SectionRow(f"Plans carried out: {score_.name}", films))
     return parts
+
+
+def by_task(found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Lay out touched / held in % of the records of several tasks (`scores_to_json`), a row each; the first row has the names."""
+    names = list(dict.fromkeys(each["name"] for record in found.values() for each in record["controllers"]))
+    cells = [("task", *names)]
+    for task, record in found.items():
+        rates = {each["name"]: f"{100 * each['success_rate']:.0f} / {100 * each['held_rate']:.0f}" for each in record["controllers"]}
+        cells.append((task, *(rates.get(name, "") for name in names)))
+    return cells
 
 
 def success_against_seconds(scores: Sequence[Score]) -> dict[str, tuple[list[float], list[float]]]:

@@ -25,10 +25,10 @@ from worldmodel.agents.simulator import History
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.checkpoint import Pretrained, read_checkpoint
 from worldmodel.codec.frames import check_frames, decode_video
-from worldmodel.envs import make_task
+from worldmodel.envs import full_id, make_task
 from worldmodel.errors import UserError
 from worldmodel.generation import describe_frames, draw_pictures
-from worldmodel.known_tasks import KEY, Actions, actions_of, known_task
+from worldmodel.known_tasks import KEY, Actions, actions_of, known_task, units_of
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
 
@@ -129,7 +129,7 @@ class World(Pretrained):
         Raises:
             UserError: the model was not taught to act; frames of another type or size.
         """
-        known, actor = self.actions(task), self._actor()
+        known, actor = self.actions(task), self._actor(task)
         seen, wanted = self._video(frames, "frames"), self._frame(goal, "goal")
         bounds = ActionBounds((known.low,) * known.size, (known.high,) * known.size, known.block)
         proposals = Proposals(actor, self.codec, bounds, context=1, device=self.model.device)
@@ -264,7 +264,7 @@ class World(Pretrained):
             workers=workers,
             codec=self.codec,
             dynamics=self._rollout(rollout, workers.env_id),
-            actor=actor_of(self),
+            actor=actor_of(self, workers.env_id),
             device=self.model.device,
         )
         return make_controller(replace(config or EvaluateConfig(), seed=seed), parts, name)
@@ -280,13 +280,11 @@ class World(Pretrained):
         return task.render_state(given), given
 
     def _rollout(self, config: RolloutConfig, task: str | None) -> Rollout:
-        if config.action_form == "vector":
-            return Rollout(self.model, self.tokenizer, config)
         name = known_task(self.card, task or next(iter(self.tasks)))
-        return Rollout(self.model, self.tokenizer, config, describe_block(name, self.actions(name).size))
+        return rollout_of(self, name, self.actions(name).size, config)
 
-    def _actor(self) -> Acting:
-        actor = actor_of(self)
+    def _actor(self, task: str | None = None) -> Acting:
+        actor = actor_of(self, full_id(task) if task else next(iter(self.tasks), ""))
         if actor is None:
             raise UserError("the model was not taught to act, there were no goals in its mixture: train one with a share of goals")
         return actor
@@ -325,10 +323,16 @@ def from_pretrained(folder: Path | str, device: str = "auto") -> World:
     return World(**vars(read_checkpoint(folder, choose_device(device))))
 
 
-def actor_of(trained: Pretrained) -> Acting | None:
-    """Return the model's actions and steps to go, if goals were among what it was trained on."""
+def rollout_of(trained: Pretrained, env_id: str, action_size: int, config: RolloutConfig) -> Rollout:
+    """Return the model's futures on a task, whose actions have so many numbers."""
+    describe = describe_block(env_id, action_size) if config.action_form == "text" else None
+    return Rollout(trained.model, trained.tokenizer, config, describe, units_of(trained.card, env_id))
+
+
+def actor_of(trained: Pretrained, env_id: str) -> Acting | None:
+    """Return the model's actions and steps to go on a task, if goals were among what it was trained on."""
     taught = any(source["kind"] in ("goal", "spoken goal") for source in trained.card.get("sources", []))
-    return Acting(trained.model, trained.tokenizer) if taught else None
+    return Acting(trained.model, trained.tokenizer, units_of(trained.card, env_id)) if taught else None
 
 
 def worded(text: str, name: str) -> str:

@@ -13,10 +13,9 @@ from worldmodel.agents.report import write_report
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
-from worldmodel.envs import full_id, short_name
-from worldmodel.errors import UserError
+from worldmodel.envs import short_name
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of
+from worldmodel.known_tasks import block_of, data_of, refuse_other_task
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
@@ -37,7 +36,7 @@ class DiagnoseConfig(JsonFlag):
     """Episode file; readers are trained on its training episodes, all else is measured on the held-out ones. By default the
     one that the checkpoint was trained on."""
     task: str = ""
-    """Refuse a file of another task than this one: a name such as PushT, or an id."""
+    """Which of the tasks that the checkpoint was trained on, by name; by default that of its first file."""
     out: Path | None = None
     """Folder for diagnose.json and report.html; by default `diagnose` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -63,15 +62,14 @@ class DiagnoseConfig(JsonFlag):
 def main(config: DiagnoseConfig) -> dict[str, Any]:
     """Climb the ladder, print its table and the weakest rung, write the report."""
     out, device = config.out or runs_dir() / "diagnose", choose_device(config.device)
-    data = config.data or data_of(config.checkpoint)
+    data = config.data or data_of(config.checkpoint, config.task)
     for name in ("diagnose.json", "report.html"):
         check_output(out / name, inputs=[data, *filter(None, [config.manifest])], overwrite=config.overwrite)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
     env_id = str(store.meta["env_id"])
-    if config.task and full_id(config.task) != env_id:
-        raise UserError(f"{data} holds episodes of {short_name(env_id)}, not of {config.task}")
+    refuse_other_task(store, config.task)
     block = block_of(trained, store, config.checkpoint)
     held_out = held_out_episodes(trained, store)
     manifest = given or make_manifest(store, held_out, data.name, config.problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.agents.actions import describe_block
+from worldmodel.agents.world import rollout_of
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import decode_video
@@ -20,7 +20,7 @@ from worldmodel.dream_film import film, table
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, draw_clips, dream_errors, reader_of, within
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of
+from worldmodel.known_tasks import block_of, data_of, refuse_other_task
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
@@ -39,6 +39,8 @@ class DreamVerbConfig(JsonFlag):
     """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path | None = None
     """Episode file; its held-out episodes are dreamed. By default the one that the checkpoint was trained on."""
+    task: str = ""
+    """Which of the tasks that the checkpoint was trained on, by name; by default that of its first file."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `dream.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -63,17 +65,15 @@ class DreamVerbConfig(JsonFlag):
 def main(config: DreamVerbConfig) -> dict[str, object]:
     """Dream, print the table, write the film."""
     out, device = config.out or runs_dir() / "dream.mp4", choose_device(config.device)
-    data = config.data or data_of(config.checkpoint)
+    data = config.data or data_of(config.checkpoint, config.task)
     check_output(out, ENDINGS, [data], config.overwrite)
     with stages("reading the model", "fitting what reads the true state", "dreaming", "drawing the film") as end:
         trained = read_checkpoint(config.checkpoint, device)
         store = EpisodeStore(data, in_memory=True)
         episodes = held_out_episodes(trained, store)
+        refuse_other_task(store, config.task)
         block = block_of(trained, store, config.checkpoint)
-        describe = None
-        if config.rollout.action_form == "text":
-            describe = describe_block(store.meta["env_id"], store.action_size)
-        rollout = Rollout(trained.model, trained.tokenizer, config.rollout, describe)
+        rollout = rollout_of(trained, store.meta["env_id"], store.action_size, config.rollout)
         end()
         reader = reader_of(trained, store, episodes)
         end()
@@ -91,7 +91,7 @@ def main(config: DreamVerbConfig) -> dict[str, object]:
 
 def again(rollout: Rollout, codec: Codec, clips: Sequence[Clip], config: DreamVerbConfig) -> np.ndarray:
     """Predict what follows the first frames of some clips, in the flow steps of the film: uint8 (b, h, height, width, 3)."""
-    crisp = Rollout(rollout.model, rollout.tokenizer, replace(rollout.config, num_steps=config.film_steps), rollout.describe)
+    crisp = rollout.with_config(replace(rollout.config, num_steps=config.film_steps))
     context = config.dream.context
     past = codec.encode_frames(np.stack([clip.frames[:context] for clip in clips]))
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips]))

@@ -1,7 +1,7 @@
 """Score a model by planning with it on held-out starts and goals; random, copy-last-frame and the true simulator are controls."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,23 @@ from worldmodel.agents.evaluate import scores_to_json
 from worldmodel.agents.model_score import score
 from worldmodel.agents.protocol import KIND as MANIFEST
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
-from worldmodel.agents.report import write_report
-from worldmodel.agents.score_tables import as_text, sections
-from worldmodel.checkpoint import read_checkpoint
+from worldmodel.agents.report import Table, write_report
+from worldmodel.agents.score_tables import NOTE, as_text, by_task, sections
+from worldmodel.checkpoint import read_card, read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output
+from worldmodel.envs import short_name
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, check_task, data_of
+from worldmodel.known_tasks import KEY, block_of, check_task, data_of, known_task, refuse_other_task
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
-from worldmodel.scripts.console import run_verb
+from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
+
+ALL = "all"
+"""Names every task that the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class EvaluateVerbConfig(JsonFlag):
     """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path | None = None
     """Episode file; starts and goals come from its held-out episodes. By default the one that the checkpoint was trained on."""
+    task: tuple[str, ...] = ()
+    """Which of the tasks that the model was trained on, by name, or all; of several each gets a folder of its own within --out. By
+    default that of the data."""
     out: Path | None = None
     """Folder for manifest.json, report.html and report.json; by default `evaluate` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -62,16 +69,56 @@ class EvaluateVerbConfig(JsonFlag):
 
 
 def main(config: EvaluateVerbConfig) -> dict[str, Any]:
-    """Draw or read the problems, run all controllers, print the table and write the report."""
-    out, device = config.out or runs_dir() / "evaluate", choose_device(config.device)
-    data = config.data or data_of(config.checkpoint)
+    """Score the model on one task, or on several one after the other."""
+    out, tasks = config.out or runs_dir() / "evaluate", tasks_of(config)
+    if len(tasks) < 2:
+        return evaluate_task(replace(config, task=tasks), out)
+    folders = {short_name(task).replace("/", "_"): task for task in tasks}
+    check_output(out / "report.html", overwrite=config.overwrite)
+    for folder, task in folders.items():  # mistakes are told before the first of them is scored
+        check_outputs(config, out / folder, data_of(config.checkpoint, task))
+    found = {}
+    for folder, task in folders.items():
+        print(f"== {task}")
+        found[folder] = evaluate_task(replace(config, task=(task,)), out / folder)
+    cells = by_task(found)
+    print_columns(cells)
+    table = Table("Planning success by task, touched / held in %", cells[0], cells[1:], NOTE)
+    write_report(out / "report.html", [table], "Planning on several tasks", {"tasks": found})
+    print(f"{out / 'report.html'}: all tasks; each has its own report.html beside it")
+    return {"tasks": found}
+
+
+def tasks_of(config: EvaluateVerbConfig) -> tuple[str, ...]:
+    """Return the ids of the tasks that are asked for; none: that of the data.
+
+    Raises:
+        UserError: the model does not know one of them; there are several, and a file or problems of one.
+    """
+    card = read_card(config.checkpoint) if config.task else {}
+    named = tuple(card.get(KEY) or ()) if config.task == (ALL,) else tuple(known_task(card, name) for name in config.task)
+    if len(named) > 1 and (config.data is not None or config.manifest is not None):
+        raise UserError("--data and --manifest are of one task; leave them out where several are named with --task")
+    return tuple(dict.fromkeys(named))
+
+
+def check_outputs(config: EvaluateVerbConfig, out: Path, data: Path) -> None:
+    """Refuse to replace what worldmodel did not write, or what is read."""
     for name in ("report.html", "report.json"):
         check_output(out / name, inputs=[data], overwrite=config.overwrite)
-    given = Manifest.load(config.manifest) if config.manifest is not None else None
-    if given is None:
+    if config.manifest is None:
         check_output(out / "manifest.json", inputs=[data], overwrite=config.overwrite, mark=MANIFEST)
+
+
+def evaluate_task(config: EvaluateVerbConfig, out: Path) -> dict[str, Any]:
+    """Draw or read the problems of a task, run all controllers, print the table and write the report to a folder."""
+    device = choose_device(config.device)
+    data = config.data or data_of(config.checkpoint, *config.task)
+    check_outputs(config, out, data)
+    given = Manifest.load(config.manifest) if config.manifest is not None else None
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
+    refuse_other_task(store, *config.task)
     block = block_of(trained, store, config.checkpoint)
     if given is not None:
         check_task(trained.card, store)

@@ -14,7 +14,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of
+from worldmodel.known_tasks import block_of, data_of, refuse_other_task
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -33,6 +33,8 @@ class PlanConfig(JsonFlag):
     """Checkpoint or run folder, from worldmodel pretrain."""
     data: Path | None = None
     """Episode file; starts and goals come from its held-out episodes. By default the one that the checkpoint was trained on."""
+    task: str = ""
+    """Which of the tasks that the checkpoint was trained on, by name; by default that of its first file."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default `plan.mp4` in the runs folder of WORLDMODEL_HOME."""
     overwrite: bool = False
@@ -52,10 +54,11 @@ class PlanConfig(JsonFlag):
 def main(config: PlanConfig) -> dict[str, Any]:
     """Plan, say how it went, write the film."""
     out, device = config.out or runs_dir() / "plan.mp4", choose_device(config.device)
-    data = config.data or data_of(config.checkpoint)
+    data = config.data or data_of(config.checkpoint, config.task)
     check_output(out, ENDINGS, [data], config.overwrite)
     trained = read_checkpoint(config.checkpoint, device)
     store = EpisodeStore(data, in_memory=True)
+    refuse_other_task(store, config.task)
     block = block_of(trained, store, config.checkpoint)
     manifest = make_manifest(store, held_out_episodes(trained, store), data.name, config.problems)
     settings = replace(config.evaluate, videos=len(manifest.problems), streams=1)

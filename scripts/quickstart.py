@@ -28,6 +28,7 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
 from worldmodel.agents.score import Score
+from worldmodel.agents.world import rollout_of
 from worldmodel.benchmarks.quickstart_estimate import as_sentence, estimate
 from worldmodel.checkpoint import Pretrained, read_checkpoint, save_pretrained
 from worldmodel.codec.frames import frames_to_float, frames_to_uint8
@@ -46,7 +47,7 @@ from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
 from worldmodel.presets import tiny, with_seed
-from worldmodel.rollout import PLANNING, Rollout, RolloutConfig
+from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.json_flag import JsonFlag
@@ -235,7 +236,7 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     save_pretrained(out / "checkpoint", model, tokenizer, trained.codec, trained.card)
     store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
     with stage("dream", seconds):
-        rollout = Rollout(model, tokenizer, replace(config.rollout, jump=1))
+        rollout = rollout_of(trained, store.meta["env_id"], store.action_size, replace(config.rollout, jump=1))
         dream = dream_errors(rollout, trained.codec, store, held_out, block, replace(config.dream, seed=config.seed))
     with stage("language", seconds):
         text = score_text(model, tokenizer, [doc[:1000] for doc in data.held_out_texts])

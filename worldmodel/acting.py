@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.decoding import (
     BatchSegment,
     DecodingState,
@@ -32,14 +33,15 @@ class Acting:
     Args:
         model: in evaluation mode.
         tokenizer: its tokenizer.
+        units: in which the model says the actions of this task; by default the environment's own.
         at_once: documents computed together; bounds memory. By default as many as suit the device.
 
     Attributes:
         horizon: model steps whose actions are said.
     """
 
-    def __init__(self, model: WorldModel, tokenizer: Tokenizer, at_once: int | None = None) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: WorldModel, tokenizer: Tokenizer, units: ActionUnits | None = None, at_once: int | None = None) -> None:
+        self.model, self.tokenizer, self.units = model, tokenizer, units
         self.at_once = at_once or (CPU_SEQUENCES if model.device.type == "cpu" else 1024)
         self.horizon = model.config.action_horizon
 
@@ -54,7 +56,7 @@ class Acting:
             steps: (b,) environment steps that are left.
 
         Returns:
-            Mean and standard deviation (b, h, a) of the actions of the next h model steps.
+            Mean and standard deviation (b, h, a) of the actions of the next h model steps, in the environment's units.
         """
         means, spreads = [], []
         for start in range(0, len(frames), self.at_once):
@@ -66,7 +68,16 @@ class Acting:
             mean, spread = self.model.next_actions(hidden)
             means.append(mean)
             spreads.append(spread.exp())
-        return torch.cat(means), torch.cat(spreads)
+        return self._to_environment(torch.cat(means), torch.cat(spreads))
+
+    def _to_environment(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """Convert mean and spread (..., a) from the model's units; padding behind the task's own numbers stays."""
+        if self.units is None or self.units.are_own:
+            return mean, spread
+        known = mean.shape[-1] // len(self.units.center) * len(self.units.center)
+        center, scale = torch.zeros(mean.shape[-1]), torch.ones(mean.shape[-1])
+        center[:known], scale[:known] = map(torch.from_numpy, self.units.blocks(known))
+        return mean * scale.to(mean) + center.to(mean), spread * scale.to(spread)
 
     @torch.no_grad()
     def steps_to_go(self, frames: Tensor, goal: Tensor) -> Tensor:

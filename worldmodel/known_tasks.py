@@ -1,7 +1,7 @@
 """For which tasks and on which files a model was trained, as its card tells it, and whether it is asked about another task."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from worldmodel.checkpoint import Pretrained, read_card
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.records import shortened
-from worldmodel.envs import full_id
+from worldmodel.envs import full_id, short_name
 from worldmodel.errors import UserError
 from worldmodel.serialization import rebuild
 
@@ -20,6 +21,8 @@ KEY = "tasks"
 """Where a card of a model names its tasks."""
 ACTIONS = "actions"
 """Where it describes their actions."""
+UNITS = "action_units"
+"""Where it says in which units their actions are read; the environments' own where it does not."""
 FILES = "files"
 """Where it says in which files its episodes lie."""
 
@@ -62,12 +65,13 @@ def check_task(card: dict[str, Any], store: EpisodeStore) -> None:
     logger.warning("the model was trained on %s: of %s, the task of %s, it has seen nothing", trained, env_id, store.path)
 
 
-def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
+def card_of(stores: Sequence[EpisodeStore], block: int, units: Mapping[str, ActionUnits]) -> dict[str, Any]:
     """Entries of the card of a model that is trained on some files: tasks, their actions, where the files are.
 
     Args:
         stores: episode files.
         block: environment actions of a model step.
+        units: of the actions' vectors, by task.
     """
     actions: dict[str, Actions] = {}
     for store in stores:
@@ -80,6 +84,7 @@ def card_of(stores: Sequence[EpisodeStore], block: int) -> dict[str, Any]:
     return {
         KEY: tasks_of(stores),
         ACTIONS: {name: asdict(each) for name, each in actions.items()},
+        UNITS: {name: asdict(each) for name, each in units.items()},
         FILES: [str(store.path.resolve()) for store in stores],
     }
 
@@ -115,25 +120,56 @@ def actions_of(card: dict[str, Any], task: str) -> Actions:
     return actions
 
 
-def data_of(checkpoint: Path) -> Path:
+def units_of(card: dict[str, Any], task: str) -> ActionUnits | None:
+    """Return the units in which a model reads the actions of a task; None for the environment's own.
+
+    Raises:
+        UserError: the card is damaged.
+    """
+    given = card.get(UNITS, {})
+    if not isinstance(given, dict) or task not in given:
+        return None
+    units = rebuild(ActionUnits, given[task], f"the card's units of the actions of {task}")
+    assert isinstance(units, ActionUnits)
+    return None if units.are_own else units
+
+
+def data_of(checkpoint: Path, task: str = "") -> Path:
     """Find the first episode file with actions that a checkpoint was trained on, and log which one that is.
 
     Args:
         checkpoint: its folder, or one that `read_checkpoint` takes.
+        task: of which task, by name or id; by default of any.
 
     Raises:
-        UserError: the files are gone, or the card names none.
+        UserError: the files are gone, the card names none, or the model was not trained on the task.
     """
-    files = read_card(checkpoint).get(FILES)
+    card = read_card(checkpoint)
+    wanted = known_task(card, task) if task else ""
+    files = card.get(FILES)
     if not isinstance(files, list) or not files or not all(isinstance(each, str) for each in files):
         raise UserError(f"the checkpoint {checkpoint} does not say where its episodes are ({shortened(files)}): give --data FILE")
     there = [Path(each) for each in files if Path(each).is_file()]
     if not there:
         raise UserError(f"the episodes that {checkpoint} was trained on are gone from {files[0]}: say where they are with --data FILE")
+    if task:
+        there = [each for each in there if EpisodeStore(each).meta["env_id"] == wanted]
+        if not there:
+            raise UserError(f"the episodes of {wanted} that {checkpoint} was trained on are gone: say where they are with --data FILE")
     found = next((each for each in there if EpisodeStore(each).has_actions), there[0])
     others = f", one of its {len(files)} files" if len(files) > 1 else ""
     logger.info("data: %s, which the model was trained on%s", found, others)
     return found
+
+
+def refuse_other_task(store: EpisodeStore, task: str = "") -> None:
+    """Do nothing if a file is of a task, by name or id, or none is named.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    if task and store.meta["env_id"] != full_id(task):
+        raise UserError(f"{store.path} holds episodes of {short_name(store.meta['env_id'])}, not of {task}: name another file")
 
 
 def block_of(trained: Pretrained, store: EpisodeStore, checkpoint: Path) -> int:

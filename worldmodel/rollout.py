@@ -15,6 +15,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.decoding import (
     ActionSegment,
     BatchSegment,
@@ -84,11 +85,25 @@ class Rollout:
         tokenizer: Tokenizer,
         config: RolloutConfig,
         describe: Callable[[Tensor], str] | None = None,
+        units: ActionUnits | None = None,
     ) -> None:
-        """Build a rollout; `describe` writes one action vector (a,) as text, and is needed when `config.action_form` is text."""
+        """Build a rollout.
+
+        Args:
+            model: in evaluation mode.
+            tokenizer: its tokenizer.
+            config: how futures are sampled.
+            describe: writes one action vector (a,) as text; needed when `config.action_form` is text.
+            units: in which the model reads the actions of this task; by default the environment's own.
+        """
         if config.action_form == "text" and describe is None:
             raise ValueError("action_form 'text' needs `describe`, the function that writes an action as text")
         self.model, self.tokenizer, self.config, self.describe = model, tokenizer, config, describe
+        self.units = units
+
+    def with_config(self, config: RolloutConfig) -> "Rollout":
+        """Return the same rollout with futures sampled in another way."""
+        return Rollout(self.model, self.tokenizer, config, self.describe, self.units)
 
     @property
     def device(self) -> torch.device:
@@ -206,8 +221,14 @@ class Rollout:
 
     def _action(self, vectors: Tensor) -> BatchSegment:
         if self.describe is None or self.config.action_form == "vector":
-            return ActionSegment(vectors)
+            return ActionSegment(vectors if self.units is None else to_model(vectors, self.units))
         return text_segment([self.describe(v) for v in vectors], self.tokenizer, self.device)
+
+
+def to_model(actions: Tensor, units: ActionUnits) -> Tensor:
+    """Convert environment actions (..., k * a) to the units in which a model reads them."""
+    center, scale = (torch.from_numpy(each).to(actions) for each in units.blocks(actions.shape[-1]))
+    return actions if units.are_own else (actions - center) / scale
 
 
 def denoise_frame(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Action, Document, NextActions, goal_document, transition_document
 from worldmodel.datasets.mixture.samplers import ClipSampler
@@ -41,14 +42,23 @@ class StepSampler:
         action_block: environment actions per model step.
         horizon: the most model steps of a document.
         shift: the most pixels that a document's frames are moved by, in each direction.
+        units: of the actions' vectors.
 
     Raises:
         UserError: no episode is long enough, or the file was recorded in other blocks.
     """
 
-    def __init__(self, store: EpisodeStore, episodes: Sequence[int], action_block: int, horizon: int, shift: int = 0) -> None:
+    def __init__(
+        self,
+        store: EpisodeStore,
+        episodes: Sequence[int],
+        action_block: int,
+        horizon: int,
+        shift: int = 0,
+        units: ActionUnits | None = None,
+    ) -> None:
         self._windows = ClipSampler(store, episodes, 1, action_block)
-        self.store, self.horizon, self.shift = store, horizon, shift
+        self.store, self.horizon, self.shift, self._units = store, horizon, shift, units
         self.recorded = store.action_block  # env steps per recorded step
         self.block = action_block // self.recorded  # recorded steps per model step
 
@@ -69,7 +79,8 @@ class StepSampler:
         """Return the actions of `count` model steps from t on, given."""
         clip = self.store.clip(episode, t * self.recorded, count, self.block * self.recorded)
         words = clip.action_words or [""] * count
-        return [Action(vector, text, said) for vector, text, said in zip(clip.actions, clip.action_texts, words, strict=True)]
+        vectors = self._units.to_model(clip.actions) if self._units else clip.actions
+        return [Action(vector, text, said) for vector, text, said in zip(vectors, clip.action_texts, words, strict=True)]
 
     def answers(self, episode: int, t: int, known: int) -> NextActions:
         """Return the actions of `horizon` model steps from t on; only those of the first `known` recorded steps are learned."""
@@ -77,7 +88,7 @@ class StepSampler:
         known = min(known, self.horizon * self.block)
         rows = self.store.rows("actions", first, first + known)
         padded = np.zeros((self.horizon * self.block, rows.shape[1]), np.float32)
-        padded[:known] = rows
+        padded[:known] = self._units.to_model(rows) if self._units else rows
         return NextActions(padded.reshape(self.horizon, -1), rows.size)
 
     def moved(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
@@ -103,13 +114,15 @@ class TransitionSource(EpisodeSource):
         action_block: int = 1,
         horizon: int = 8,
         name: str = "transition",
+        units: ActionUnits | None = None,
     ) -> None:
         self.name = name
-        self._sampler = StepSampler(store, episodes, action_block, horizon)
+        self._sampler = StepSampler(store, episodes, action_block, horizon, units=units)
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name)
+        units = opening.units.get(store.meta["env_id"])
+        return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name, units)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -176,6 +189,7 @@ class GoalSource(EpisodeSource):
         name: of the source.
         tries: the most pairs of now and goal that are drawn until one is not met from the start; the last one is taken as it is.
             Above 1 the steps to a goal (a spoken one: to its frame) are learned from when it is first met.
+        units: of the actions' vectors.
 
     Raises:
         UserError: `tries` is above 1 and the task of the file cannot be made here.
@@ -194,17 +208,18 @@ class GoalSource(EpisodeSource):
         shift: int = 0,
         name: str = "",
         tries: int = 1,
+        units: ActionUnits | None = None,
     ) -> None:
         self.name = name or self.kind
-        self._sampler = StepSampler(store, episodes, action_block, horizon, shift)
+        self._sampler = StepSampler(store, episodes, action_block, horizon, shift, units)
         self._reach = max(1, reach // self._sampler.recorded)  # in recorded steps
         self._test = GoalTest(store) if tries > 1 and GoalTest.applies(store) else None
         self._tries = tries if self._test else 1
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        block, horizon = opening.action_block, entry.horizon or 1
-        return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries)
+        block, horizon, units = opening.action_block, entry.horizon or 1, opening.units.get(store.meta["env_id"])
+        return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries, units=units)
 
     def __len__(self) -> int:
         return len(self._sampler)

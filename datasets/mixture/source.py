@@ -5,13 +5,14 @@ give equal documents. A class that recipes may name says its kind, its options a
 episode files is given the episodes that it may use (`EpisodeSource`), so that held-out ones stay unseen. `kinds.py` lists them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.inspection import short_licence
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Document
@@ -150,6 +151,8 @@ class Opening:
     """Most pixels that frames of goals are moved by while training."""
     goal_tries: int = 1
     """Most draws of a goal until one is still to be met."""
+    units: Mapping[str, ActionUnits] = field(default_factory=dict)
+    """Of the actions of each task, by id; those of others stay as they are recorded."""
 
     def files_of(self, entry: Entry) -> list[TrainingEpisodes]:
         """List the files that an entry may draw from."""

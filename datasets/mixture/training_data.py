@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Document
 from worldmodel.datasets.mixture.episode_choice import available, choose_episodes, open_stores, share_actions
@@ -163,6 +164,8 @@ class TrainingData:
     config: MixtureConfig
     held_out_parts: list[Part] = field(repr=False, default_factory=list)
     """The same sources made of held-out episodes, texts and pictures; one that has too few of them is left out."""
+    units: dict[str, ActionUnits] = field(default_factory=dict)
+    """Units of the actions' vectors, by task."""
 
     def held_out_sources(self) -> list[tuple[Source, float]]:
         """List the sources of what is never trained on, with the weights of their namesakes."""
@@ -242,6 +245,7 @@ def open_training_data(paths: Sequence[Path], config: MixtureConfig, image_size:
         seed=config.split_seed,
         shift=config.shift,
         goal_tries=config.goal_tries,
+        units=units_of_actions(stores, train),
     )
     opening = choose_episodes(opening, entries, config.actions)
     opened = [open_entry(entry, opening) for entry in available(entries, opening)]
@@ -259,7 +263,25 @@ def open_training_data(paths: Sequence[Path], config: MixtureConfig, image_size:
         Pictures([held_out for _, held_out in pictures]) if pictures else None,
         config,
         [each.held_out for each in opened if each.held_out is not None],
+        dict(opening.units),
     )
+
+
+def units_of_actions(stores: Sequence[EpisodeStore], episodes: Sequence[Sequence[int]]) -> dict[str, ActionUnits]:
+    """Choose the units of each task's actions, by id, from the training episodes of all its files.
+
+    Raises:
+        UserError: files of one task have actions of different sizes.
+    """
+    taken: dict[str, list[np.ndarray]] = {}
+    for store, chosen in zip(stores, episodes, strict=True):
+        if store.has_actions:
+            actions, first = store.column("actions"), store.offsets - np.arange(len(store))
+            of_task = taken.setdefault(store.meta["env_id"], [])
+            of_task += [actions[first[i] : first[i] + store.lengths[i]].reshape(-1, store.action_size) for i in chosen]
+            if len({each.shape[1] for each in of_task}) > 1:
+                raise UserError(f"{store.path}: actions of this task have another size here than in the other files")
+    return {task: ActionUnits.of(of_task) for task, of_task in taken.items() if of_task}
 
 
 def check_packages(config: MixtureConfig) -> None:

@@ -1,10 +1,12 @@
 """Sources of several frames in time: video with and without actions, and what changed in a step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Document, action_video_document, change_document, video_document
 from worldmodel.datasets.mixture.samplers import ClipSampler, with_text
@@ -34,13 +36,31 @@ class VideoSource(EpisodeSource):
 
 
 class ActionVideoSource(VideoSource):
-    """Frames with the actions between them."""
+    """Frames with the actions between them; `units` are those of the actions' vectors."""
 
     kind, actions = "action video", True
 
+    def __init__(
+        self,
+        store: EpisodeStore,
+        episodes: Sequence[int],
+        length: int,
+        action_block: int = 1,
+        name: str = "action video",
+        units: ActionUnits | None = None,
+    ) -> None:
+        super().__init__(store, episodes, length, action_block, name)
+        self._units = units
+
+    @classmethod
+    def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
+        units = opening.units.get(store.meta["env_id"])
+        return cls(store, episodes, entry.clip_length or 1, opening.action_block, entry.name, units)
+
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Action, Frame, ...] of a clip."""
-        return action_video_document(self._sampler.clip(item))
+        clip = self._sampler.clip(item)
+        return action_video_document(replace(clip, actions=self._units.to_model(clip.actions)) if self._units else clip)
 
 
 class ChangeSource(EpisodeSource):

@@ -117,14 +117,14 @@ def test_an_imagined_plan_is_what_is_carried_out(
 ) -> None:
     monkeypatch.setattr("worldmodel.agents.dream_controller.imagine_plan", lambda *given: imagine_plan(*given, most=3))
     controller = start(seed=1)
-    assert controller.about()["about"]["ways"] == ways_to_plan(world) == ("guided", "policy", "cem")
+    assert controller.about()["about"]["ways"] == ways_to_plan(world, TASK) == ("guided", "policy", "cem")
     ask(controller, "say", text="move right", steps=2)
     run(controller)
     assert "no plan from this frame" in ask(controller, "carry_out")["note"]
     plan = ask(controller, "imagine", way="policy")["plan"]
     imagined = controller._plan
     assert imagined is not None and plan["way"] == "policy" and plan["steps"] == len(imagined.actions) <= 3
-    again = Dream(world, seed=1)
+    again = Dream(world, TASK, seed=1)
     again.begin(controller.session.seen)
     for actions in imagined.actions:
         again.step(torch.from_numpy(actions.reshape(-1)))
@@ -208,7 +208,7 @@ def test_a_plan_ends_where_the_model_says_that_it_is_there(
         )
         plan = imagine_plan(world, workers, seen, frames[0], "policy")
         assert plan.actions.shape == (steps, BLOCK, SIZE) and len(plan.frames) == steps + 1 and plan.to_go == left
-    again = Dream(world)
+    again = Dream(world, TASK)
     again.begin(seen)
     for i, actions in enumerate(plan.actions):
         again.step(seen.latents.new_tensor(actions.reshape(-1)))
@@ -216,7 +216,7 @@ def test_a_plan_ends_where_the_model_says_that_it_is_there(
 
 
 def test_a_model_that_was_not_taught_to_act_plans_by_search() -> None:
-    assert ways_to_plan(World(toys.stem_model(action_dim=BLOCK * SIZE), toys.tokenizer(), codec(2), CARD)) == ("cem",)
+    assert ways_to_plan(World(toys.stem_model(action_dim=BLOCK * SIZE), toys.tokenizer(), codec(2), CARD), TASK) == ("cem",)
 
 
 def test_alone_there_is_nothing_to_compare_with(start: Callable[..., DreamController]) -> None:

@@ -86,6 +86,17 @@ def test_other_actions_give_another_dream(start: Callable[..., DreamSession]) ->
     assert np.array_equal(dreams[0], dreams[2]) and not np.array_equal(dreams[0], dreams[1])
 
 
+def test_actions_are_read_in_the_units_of_the_card(world: World, start: Callable[..., DreamSession]) -> None:
+    halved, whole = (start() for _ in range(2))
+    halved.step(0.5 * RIGHT)
+    whole.step(RIGHT)
+    card = CARD | {"action_units": {TASK: {"center": [0.0, 0.0], "scale": [2.0, 2.0]}}}
+    session = DreamSession(World(world.model, world.tokenizer, world.codec, card), halved.task, TASK)
+    session.step(RIGHT)
+    dreamt = session.dream.recent.newest
+    assert torch.equal(dreamt, halved.dream.recent.newest) and not torch.equal(dreamt, whole.dream.recent.newest)
+
+
 def test_a_step_costs_the_same_however_long_one_drives(start: Callable[..., DreamSession], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dream_session, "FILM_STEPS", 50)
     session, read = start(), []

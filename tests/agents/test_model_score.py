@@ -55,7 +55,7 @@ def test_goals_on_the_path_are_as_far_as_the_manifest_says() -> None:
 )
 def test_the_actor_is_there_where_goals_were_trained_on(sources: list[str], taught: bool) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(action_horizon=5), device=torch.device("cpu"))
-    actor = actor_of(Pretrained(model, None, None, {"sources": [{"source": "any", "kind": kind} for kind in sources]}))  # type: ignore[arg-type]
+    actor = actor_of(Pretrained(model, None, None, {"sources": [{"source": "any", "kind": kind} for kind in sources]}), "toy")  # type: ignore[arg-type]
     assert (actor is not None) == taught
     assert actor is None or actor.horizon == 5
 

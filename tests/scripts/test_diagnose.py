@@ -38,4 +38,7 @@ def test_every_rung_is_measured_printed_and_written(tiny: Tiny, tmp_path: Path, 
 
 
 def test_a_file_of_another_task_is_refused(tiny: Tiny, refused: Refused, tmp_path: Path) -> None:
-    assert refused("diagnose", *flags(tiny, tmp_path, "--task", "PushT")) == f"{tiny.data} holds episodes of TwoRoom, not of PushT"
+    assert (
+        refused("diagnose", *flags(tiny, tmp_path, "--task", "PushT"))
+        == f"{tiny.data} holds episodes of TwoRoom, not of PushT: name another file"
+    )

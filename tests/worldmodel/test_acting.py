@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.worldmodel import toys
 from worldmodel.acting import Acting
 from worldmodel.batch import PackedBatch
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.mixture.documents import NextActions, goal_document
 from worldmodel.model import WorldModel
 from worldmodel.tokenizer import STEP_COUNTS
@@ -94,3 +95,17 @@ def test_more_steps_than_there_are_numbers_for_are_the_most() -> None:
     most = float(STEP_COUNTS - 1)
     assert torch.equal(said(1000.0), said(most)) and torch.equal(said(-3.0), said(0.0)) and torch.equal(said(4.6), said(5.0))
     assert not torch.equal(said(most), said(most - 1)) and not torch.equal(said(0.0), said(1.0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2])
+def test_actions_are_said_in_the_units_of_the_environment(size: int) -> None:
+    model = toys.stem_model(seed=1)
+    frames, goals = problems(model, 3, 1)
+    given = frames, torch.zeros(3, 0, 2), goals, torch.tensor([1.0, 17.0, 40.0])
+    units = ActionUnits((256.0, 10.0)[:size], (128.0, 4.0)[:size])
+    mean, spread = Acting(model, toys.tokenizer()).propose(*given)
+    said, unsure = Acting(model, toys.tokenizer(), units).propose(*given)
+    center, scale = (torch.tensor(each * (2 // size)) for each in (units.center, units.scale))
+    torch.testing.assert_close(said, mean * scale + center)
+    torch.testing.assert_close(unsure, spread * scale)

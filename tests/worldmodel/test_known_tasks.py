@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.datasets.toys import make_episode
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
-from worldmodel.known_tasks import KEY, Actions, actions_of, block_of, card_of, check_task, data_of, known_task, tasks_of
+from worldmodel.known_tasks import KEY, Actions, actions_of, block_of, card_of, check_task, data_of, known_task, tasks_of, units_of
 from worldmodel.unseen import held_out_episodes
 
 
@@ -58,7 +59,12 @@ def test_a_card_tells_actions_with_their_range_and_where_the_files_are(tmp_path:
     wide = make_episode(0, 3, actions=np.array([[-2, 0], [0.5, np.nan], [0, 1.5]], np.float32))
     write_episodes(tmp_path / "wide.h5", [wide], {"env_id": "worldmodel/PushT-v0", "seed": 0, "action_names": ["dx", "dy"]})
     stores = [toy_file(tmp_path / "room.h5", "Room-v0", ["dx", "dy"]), EpisodeStore(tmp_path / "wide.h5")]
-    card = json.loads(json.dumps(card_of(stores, block=3)))
+    units = {"Room-v0": ActionUnits((5.0, 0.0), (2.0, 1.0)), "worldmodel/PushT-v0": ActionUnits((0.0, 0.0), (1.0, 1.0))}
+    card = json.loads(json.dumps(card_of(stores, 3, units)))
+    assert units_of(card, "Room-v0") == units["Room-v0"]
+    assert units_of(card, "worldmodel/PushT-v0") is units_of({}, "Room-v0") is None
+    with pytest.raises(UserError, match="the card's units of the actions of Room-v0"):
+        units_of({"action_units": {"Room-v0": {"center": [0.0], "scale": [0.0]}}}, "Room-v0")
     assert card["tasks"] == {"Room-v0": ["dx", "dy"], "worldmodel/PushT-v0": ["dx", "dy"]}
     assert card["files"] == [str(tmp_path / "room.h5"), str(tmp_path / "wide.h5")]
     assert actions_of(card, "Room-v0") == Actions(2, -1.0, 1.0, 3)

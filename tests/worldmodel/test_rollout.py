@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.worldmodel import toys
 from worldmodel.batch import collate
+from worldmodel.datasets.episodes.action_units import ActionUnits
 from worldmodel.datasets.mixture.documents import Action, Frame, Text, transition_document
 from worldmodel.decoding import DecodingState, text_segment
 from worldmodel.errors import UserError
@@ -415,3 +416,16 @@ def test_pictures_equal_uncached_sampling(guidance: float) -> None:
             return free + guidance * (conditional - free)
 
         torch.testing.assert_close(drawn[i], sample(velocity, noise[i], 4, model.flow_shift), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [toys.model, toys.stem_model])
+def test_actions_are_read_in_the_units_of_the_training(make: Callable[..., WorldModel]) -> None:
+    model, units = make(seed=1), ActionUnits((256.0,), (128.0,))
+    latents = torch.randn(1, 3, model.config.latent_tokens, model.config.channels, generator=generator(1))
+    given = torch.tensor([[[128.0, 384.0], [256.0, 320.0]]])
+    ahead = torch.tensor([[[[300.0, 200.0]] * 2, [[100.0, 500.0]] * 2]])
+    plain = Rollout(model, toys.tokenizer(), RolloutConfig())
+    expected = plain.rollout(plain.encode(latents, (given - 256) / 128), (ahead - 256) / 128, generator())
+    scaled = Rollout(model, toys.tokenizer(), RolloutConfig(num_steps=7), units=units).with_config(RolloutConfig())
+    torch.testing.assert_close(scaled.rollout(scaled.encode(latents, given), ahead, generator()), expected)
+    assert (expected[:, 0] - expected[:, 1]).abs().max() > 1e-3

@@ -19,6 +19,7 @@ from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.datasets.mixture.training_data import TrainingData
 from worldmodel.errors import UserError
 from worldmodel.flow import FlowConfig, sample_time
+from worldmodel.known_tasks import card_of
 from worldmodel.model import LossCounts, ModelConfig, NoiseSample, WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import autocast, choose_device, choose_dtype
@@ -99,6 +100,7 @@ class ExperimentRunner:
             "mixture": asdict(self.data.config),
             "data": [store.path.name for store in self.data.stores],
             "trained_on": trained_on(self.data.stores, self.data.train_episodes),
+            **card_of(self.data.stores, self.data.config.action_block, self.data.units),
         }
         parts = Pretrained(model, self.tokenizer, self.codec, card)
         return train(parts, Batches(self.packer(preset), latents), config, folder, Hooks(stop=stop or threading.Event()))

@@ -158,7 +158,7 @@ def pretrain_on_data(
         "data": [store.path.name for store in data.stores],
         "sources": data.description(),
         "trained_on": seen,
-        **card_of(data.stores, data.config.action_block),
+        **card_of(data.stores, data.config.action_block, data.units),
     }
     validation = Validation(unseen, tokenizer, fitted.grid, action_dim, packing, preset.train.validation_batches, seed)
 

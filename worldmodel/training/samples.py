@@ -123,7 +123,8 @@ def dream_sampler(data: TrainingData, codec: Codec, tokenizer: Tokenizer, clips:
     config = DreamConfig(clips=clips, context=context, horizon=max(1, min(8, longest - context + 1)))
 
     def sample(step: int, model: WorldModel, tracker: Tracker) -> None:
-        errors = dream_errors(Rollout(model, tokenizer, RolloutConfig()), codec, store, episodes, block, config)
+        rollout = Rollout(model, tokenizer, RolloutConfig(), units=data.units.get(store.meta["env_id"]))
+        errors = dream_errors(rollout, codec, store, episodes, block, config)
         last = config.horizon
         values = {}
         for name, by_horizon in errors.latent.items():

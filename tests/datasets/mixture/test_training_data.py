@@ -17,7 +17,7 @@ from tests.datasets.toys import make_episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.datasets.mixture import episode_choice
-from worldmodel.datasets.mixture.documents import Document, Frame, Text
+from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Text
 from worldmodel.datasets.mixture.kinds import KINDS, SHARES
 from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.datasets.mixture.samplers import ClipSampler
@@ -379,3 +379,45 @@ def test_missing_packages_are_refused_before_anything_is_opened(module: str, wor
         check_packages(MixtureConfig())
     check_packages(ALONE)
     check_packages(MixtureConfig(corpora=("own.jsonl",), pairs=("folder",)))
+
+
+def test_actions_in_other_units_become_vectors_of_the_usual_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    moves = rng.uniform(64, 448, (20, 5, 2)).astype(np.float32)
+    texts = [[f"({x:.3f}, {y:.3f})" for x, y in each] for each in moves]
+    episodes = [make_episode(i, 5, 4, actions=moves[i], action_texts=texts[i]) for i in range(20)]
+    write_episodes(tmp_path / "pixels.h5", episodes, {"env_id": "pixels", "seed": 0})
+    data = open_training_data([tmp_path / "pixels.h5"], replace(ALONE, action_video=0.2))
+    training = moves[data.train_episodes[0]].reshape(-1, 2)
+    units = data.units["pixels"]
+    np.testing.assert_allclose(units.center, training.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(units.scale, 2 * training.std(axis=0), rtol=1e-5)
+    shown = Counter[str]()
+    for part in [*data.parts, *data.held_out_parts]:
+        for item in range(len(part.source)):
+            for segment in part.source.document(item, rng):
+                if isinstance(segment, Action):
+                    true = np.array([float(each) for each in segment.text.strip("()").split(",")])
+                    np.testing.assert_allclose(segment.vector, (true - units.center) / units.scale, atol=1e-4)
+                    shown[part.kind] += 1
+                if isinstance(segment, NextActions):
+                    known = segment.vectors.reshape(-1, 2)[: segment.known // 2] * units.scale + units.center
+                    assert all(
+                        np.abs(training_or_other - moves.reshape(-1, 2)).sum(axis=1).min() < 1e-2 for training_or_other in known
+                    )
+                    shown[part.kind] += 1
+    assert set(shown) == {"action video", "transition", "goal", "spoken goal"}
+
+
+def test_files_of_one_task_share_their_units_and_have_actions_of_one_size(tmp_path: Path) -> None:
+    far = [make_episode(i, 5, 4, actions=np.full((5, 2), 10.0 * i, np.float32)) for i in range(20)]
+    for name, part in (("a", far[:10]), ("b", far[10:])):
+        write_episodes(tmp_path / f"{name}.h5", part, {"env_id": "far", "seed": 0})
+    files = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    data = open_training_data(files, ALONE)
+    taken = [10.0 * (i + 10 * part) for part, episodes in enumerate(data.train_episodes) for i in episodes]
+    np.testing.assert_allclose(data.units["far"].center, [np.mean(taken)] * 2)
+    wide = [make_episode(i, 5, 4, actions=np.zeros((5, 3), np.float32)) for i in range(10)]
+    write_episodes(tmp_path / "wide.h5", wide, {"env_id": "far", "seed": 0})
+    with pytest.raises(UserError, match=r"wide\.h5: actions of this task have another size here"):
+        open_training_data([*files, tmp_path / "wide.h5"], ALONE)
