@@ -175,7 +175,7 @@ class Search:
         if costs.shape != candidates.shape[:2]:
             raise ValueError(f"the objective returned shape {tuple(costs.shape)}, expected {tuple(candidates.shape[:2])}")
         if not torch.isfinite(costs).all():
-            raise ValueError("a candidate's cost is not finite: the simulator predicts NaN or infinity")
+            raise UserError("a candidate's cost is not finite, the simulator predicts NaN or infinity: use another checkpoint")
         self.candidates += candidates.shape[1]
         ranked = torch.cat([costs[:, :1] - favor, costs[:, 1:]], dim=1)
         self._keep_best(candidates, costs, ranked)

@@ -18,6 +18,7 @@ from worldmodel.acting import Acting
 from worldmodel.agents.actions import as_blocks, describe_block
 from worldmodel.agents.controllers import EvaluateConfig, Name, Parts, make_controller
 from worldmodel.agents.driving import PlanResult, drive, id_of
+from worldmodel.agents.mpc import Controller
 from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.policy import PolicyConfig, PolicyController, Proposals
 from worldmodel.agents.simulator import History
@@ -231,20 +232,42 @@ class World(Pretrained):
             raise UserError(f"budget is {budget} environment actions, shorter than a model step of {known.block}")
         shown, state = self._goal(task, goal)
         with TaskWorkers(name, self.image_size, known.block, workers=0) as workers:
-            parts = Parts(
-                bounds=ActionBounds.of_box(workers.action_space, known.block),
-                workers=workers,
-                codec=self.codec,
-                dynamics=self._rollout(rollout, name),
-                actor=actor_of(self, name),
-                device=self.model.device,
-            )
-            chosen = make_controller(replace(config or EvaluateConfig(), seed=seed), parts, controller)
+            chosen = self.controller(workers, controller, seed, config, rollout)
             chosen.reset(shown[None], [seed])
             frames, actions, met = drive(task, chosen, budget // known.block, known.block, state)
         if state is None:
             return PlanResult(frames, actions, shown, None, None, None)
         return PlanResult(frames, actions, shown, bool(met.any()), bool(met[-1]), int(met.argmax()) + 1 if met.any() else None)
+
+    def controller(
+        self,
+        workers: TaskWorkers,
+        name: Name = "guided",
+        seed: int = 0,
+        config: EvaluateConfig | None = None,
+        rollout: RolloutConfig = PLANNING,
+    ) -> Controller:
+        """Build what chooses the actions of a task.
+
+        Args:
+            workers: of the task, with frames and blocks of the model.
+            name: as of `plan`.
+            seed: of the search.
+            config: planner, objective, receding horizon.
+            rollout: how futures are predicted.
+
+        Raises:
+            UserError: the model does not know the task; the controller cannot act with this model or this task.
+        """
+        parts = Parts(
+            bounds=ActionBounds.of_box(workers.action_space, workers.block),
+            workers=workers,
+            codec=self.codec,
+            dynamics=self._rollout(rollout, workers.env_id),
+            actor=actor_of(self, workers.env_id),
+            device=self.model.device,
+        )
+        return make_controller(replace(config or EvaluateConfig(), seed=seed), parts, name)
 
     def _goal(self, task: "Task", goal: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a goal's frame, and its state where that is known."""

@@ -1,12 +1,13 @@
 """Measure speeds, as ratios of implementations measured in turn in one run, or how often the demonstrators succeed.
 
 Drawing and collecting (`envs`), reading episode files and waiting for them (`data`), training steps (`train`), demonstrators of all
-tasks (`demonstrators`).
+tasks (`demonstrators`), a dream that is driven (`play`).
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import tyro
 from worldmodel.benchmarks.config import BenchmarkConfig, What
 from worldmodel.benchmarks.reading import torchvision_decodes
 from worldmodel.benchmarks.reference_library import reference_installed
-from worldmodel.benchmarks.tables import tables
+from worldmodel.benchmarks.tables import BenchmarkRow, tables
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.scripts.console import print_columns, run_verb
 from worldmodel.scripts.json_flag import JsonFlag
@@ -32,7 +33,7 @@ class BenchmarkVerbConfig(JsonFlag, BenchmarkConfig):
 
     what: Annotated[What, tyro.conf.Positional] = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
-    with targets. demonstrators: solved seeds, with random actions as control."""
+    with targets. demonstrators: solved seeds, with random actions as control. play: a dream driven beside its simulator."""
     out: Path | None = None
     """Write the figures to this JSON file too."""
     overwrite: bool = False
@@ -48,7 +49,7 @@ class BenchmarkVerbConfig(JsonFlag, BenchmarkConfig):
 def main(config: BenchmarkVerbConfig) -> dict[str, Any]:
     """Measure; print each table and write the figures so far as soon as it is measured."""
     facts: dict[str, Any] = {"command": command_line("benchmark"), "machine": machine_of(config)}
-    for title, rows in tables(config, facts["machine"]):
+    for title, rows in measured(config, facts["machine"]):
         facts.setdefault(title, []).extend(rows)
         print(f"\n{title}")
         print_columns([tuple(rows[0]), *(tuple(map(text_of, row.values())) for row in rows)])
@@ -57,6 +58,16 @@ def main(config: BenchmarkVerbConfig) -> dict[str, Any]:
     if config.out is not None:
         print(f"\nwrote {config.out}")
     return facts
+
+
+def measured(config: BenchmarkConfig, machine: dict[str, Any]) -> Iterator[tuple[str, list[BenchmarkRow]]]:
+    """Yield the tables that are asked for; facts found on the way are added to `machine`."""
+    if config.checkpoint is None:
+        yield from tables(config, machine)
+        return
+    from worldmodel.agents.play_speed import playing  # torch, which the other benchmarks need not wait for
+
+    yield "playing", [playing(config.checkpoint, task, config.steps, config.device) for task in config.tasks or (None,)]
 
 
 def machine_of(config: BenchmarkConfig) -> dict[str, Any]:

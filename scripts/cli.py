@@ -15,7 +15,7 @@ from worldmodel.scripts import console
 VERBS = {
     "doctor": "Say what this machine offers: OpenGL, GPUs, speed, extras, disk, memory.",
     "envs": "List the tasks, or show everything about one.",
-    "play": "Drive a task from the keyboard in a local web page, and record it.",
+    "play": "Drive a task, or a model's dream beside it, from the keyboard in a local web page.",
     "collect": "Record episodes of a task into a file.",
     "datasets": "Inspect, check, repair, merge, split, convert, mix and fetch data.",
     "codec": "Train the visual codec: frames to latents and back.",

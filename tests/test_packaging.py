@@ -159,7 +159,7 @@ def test_wheel_holds_every_module_and_nothing_else(root: Path, unpacked_wheel: P
     for folder in LINKED:
         wanted |= {Path("worldmodel") / path.relative_to(root) for path in (root / folder).rglob("*.py")}
     assert {path.relative_to(unpacked_wheel) for path in unpacked_wheel.rglob("*.py")} == wanted
-    for name in ("py.typed", "datasets/mixture/recipes/paper.toml", "scripts/play.html"):
+    for name in ("py.typed", "datasets/mixture/recipes/paper.toml", "scripts/play.html", "scripts/play.css", "scripts/play.js"):
         assert (unpacked_wheel / "worldmodel" / name).exists()
     assert {path.name for path in unpacked_wheel.iterdir() if path.suffix != ".dist-info"} == {"worldmodel"}
 

@@ -1,25 +1,17 @@
 """The controller: what keys, words and buttons do to a task that is driven, and what there is to see; knows nothing of the web."""
 
-import base64
-import io
-from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
+from worldmodel.datasets.collection.page_controller import Command, PageController, as_url
 from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     from worldmodel.envs.task import Task
 
-LITTLE = 0.3
-"""Size of an action component while Shift is held; 1 otherwise."""
-MAX_SAID_STEPS = 200
 
-
-class TeleopController:
+class TeleopController(PageController):
     """Turns what was pressed or said into actions, one for each `tick`, and into episodes in a file.
 
     Args:
@@ -30,33 +22,26 @@ class TeleopController:
     """
 
     def __init__(self, session: TeleopSession, view: "Task", file: TeleopFile, max_steps: int) -> None:
+        super().__init__(session.task)
         self.session, self.view, self.file = session, view, file
         self.kept = 0
         """Episodes recorded by this controller, less those undone."""
         self._max_steps = max_steps
         self._camera = session.task.camera
-        self._always = False
-        self._note, self._failed = "", False
-        self._held: set[str] = set()
-        self._tapped: set[str] = set()  # pressed since the last action, perhaps let go again already
-        self._little = False
-        self._said: deque[np.ndarray] = deque()
         self._action_text = ""
         self._set_scene()
 
-    # ---------------------------------------------------------------- Time
-
     @property
-    def moving(self) -> bool:
-        """Whether time runs: something is pressed or said, or it always does."""
-        return self._always or bool(self._held or self._tapped or self._said)
+    def tick_seconds(self) -> float:
+        """Time from one action to the next: that of the world that is simulated."""
+        return self.task.step_seconds
 
     def tick(self) -> None:
         """Do one action, `step_seconds` of the world."""
         action = self._next_action()
         try:
             self.session.step(action)
-            self._action_text = self.session.task.describe_action(action, "words")
+            self._action_text = self.task.describe_action(action, "words")
             if self.session.steps >= self._max_steps:
                 self._begin(f"the episode ended after {self._max_steps} steps")
             elif self.session.finished:
@@ -65,62 +50,20 @@ class TeleopController:
             self._say(str(error), failed=True)
         self._mirror()
 
-    def _next_action(self) -> np.ndarray:
-        pressed = self._held | self._tapped
-        self._tapped = set()
-        if pressed or not self._said:
-            size = LITTLE if self._little else 1.0
-            axes = self.session.task.action_axes
-            return np.array([size * ((axis.keys[1] in pressed) - (axis.keys[0] in pressed)) for axis in axes], np.float32)
-        return self._said.popleft()
-
     # ---------------------------------------------------------------- Commands
 
-    def handle_message(self, message: Any) -> None:
-        """Do what the page asks for; a mistake becomes its note."""
-        commands = {
-            "keys": self._press,
-            "say": self._queue,
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """What the page may ask for, by name."""
+        return {
+            **super().commands,
             "new": self._new,
             "discard": self._discard,
             "undo": self._undo,
             "record": self._record,
             "save": self._save,
             "camera": self._look,
-            "clock": self._set_clock,
         }
-        try:
-            if not isinstance(message, dict) or str(message.get("do")) not in commands:
-                raise UserError("the page asked for something unknown; reload it")
-            if message["do"] != "keys":
-                self._say("")
-            commands[str(message["do"])](message)
-        except UserError as error:
-            self._say(str(error), failed=True)
-
-    def _say(self, note: str, failed: bool = False) -> None:
-        self._note, self._failed = note, failed
-
-    def release(self) -> None:
-        """Let go of everything, as when the page is closed."""
-        self._held, self._tapped, self._little = set(), set(), False
-        self._said.clear()
-
-    def _press(self, message: dict[str, Any]) -> None:
-        known = {key for axis in self.session.task.action_axes for key in axis.keys}
-        keys = message.get("keys")
-        held = known & set(map(str, keys if isinstance(keys, list | tuple) else ()))
-        self._tapped |= held - self._held
-        self._held, self._little = held, bool(message.get("little"))
-        if held:
-            self._said.clear()
-
-    def _queue(self, message: dict[str, Any]) -> None:
-        action = self.session.task.parse_action(str(message.get("text", "")))
-        steps = message.get("steps", 1)
-        if not isinstance(steps, int) or not 1 <= steps <= MAX_SAID_STEPS:
-            raise UserError(f"an action can be held for 1 to {MAX_SAID_STEPS} steps")
-        self._said = deque([action] * steps)
 
     def _new(self, message: dict[str, Any]) -> None:
         self._begin("")
@@ -170,15 +113,12 @@ class TeleopController:
         self._camera = str(message["name"])
         self._set_goal()
 
-    def _set_clock(self, message: dict[str, Any]) -> None:
-        self._always = bool(message.get("always"))
-
     # ---------------------------------------------------------------- What the page shows
 
     def _set_scene(self) -> None:
         """Show a new episode."""
         info = self.session.info
-        if self.view is not self.session.task:
+        if self.view is not self.task:
             self.view.reset(options={"state": info["state"], "goal_state": info["goal_state"], "variation_values": info["variation"]})
         self._said.clear()
         self._action_text = ""
@@ -186,27 +126,21 @@ class TeleopController:
 
     def _set_goal(self) -> None:
         info = self.session.info
-        drawn = self.session.task.restorable and (self.view is not self.session.task or self._camera != self.view.camera)
+        drawn = self.task.restorable and (self.view is not self.task or self._camera != self.view.camera)
         self._goal = as_url(self.view.render_state(info["goal_state"], self._camera) if drawn else info["goal"])
 
     def _mirror(self) -> None:
-        if self.view is not self.session.task:
+        if self.view is not self.task:
             self.view.set_state(self.session.info["state"])
 
     def about(self) -> dict[str, Any]:
         """Return what stays the same: the task, its keys, its cameras."""
-        task = self.session.task
         return {
             "about": {
-                "task": self.file.meta["env_id"],
-                "description": (type(task).__doc__ or "").strip().split("\n")[0],
-                "axes": [
-                    {"keys": axis.keys, "words": (" ".join(axis.negative), " ".join(axis.positive))} for axis in task.action_axes
-                ],
-                "example": task.describe_action(np.array([0.3] * len(task.action_axes)), "words"),
-                "cameras": task.cameras,
+                **self._about_task(self.file.meta["env_id"]),
+                "cameras": self.task.cameras,
                 "file": str(self.file.path),
-                "rate": round(1 / task.step_seconds, 1),
+                "rate": round(1 / self.task.step_seconds, 1),
             }
         }
 
@@ -232,10 +166,3 @@ class TeleopController:
             "frame": as_url(self.view.render(self._camera)),
             "goal": self._goal,
         }
-
-
-def as_url(frame: np.ndarray) -> str:
-    """Encode a frame uint8 (H, W, 3) as a JPEG in a data URL."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "jpeg", quality=92, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

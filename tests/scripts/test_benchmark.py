@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts.conftest import Tiny
+from tests.scripts.refusals import Refused
+from worldmodel.agents import play_speed
 from worldmodel.benchmarks import waiting
 from worldmodel.benchmarks.throughput import Rates, bare_rate, interleave
 from worldmodel.datasets.collection.recording import CollectConfig
@@ -102,3 +105,20 @@ def test_a_failing_process_of_the_bare_loop_is_noticed(capfd: pytest.CaptureFixt
 def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["benchmark", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_playing_table(tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["benchmark", "play", "--checkpoint", str(tiny.run), "--steps", "20", "--out"]
+    assert run([*flags, str(tmp_path / "measured.json")]) == 0
+    (row,) = json.loads((tmp_path / "measured.json").read_text())["playing"]
+    assert (row["task"], row["px"]) == (TASK, 64) and 0 < row["key to frames, ms"] <= row["95 %"] and row["steps/s"] > 0
+    assert 100 < row["MiB after 2"] <= 1.2 * row["MiB after 20"]
+
+    taken = iter([9.0] * play_speed.WARM_UP + [0.01] * 10 + [0.03] * 10)
+    monkeypatch.setattr(play_speed, "_press", lambda controller, step: next(taken))
+    monkeypatch.setattr(play_speed, "_memory", lambda: 300 * 2**20)
+    assert run([*flags, str(tmp_path / "told.json")]) == 0
+    (row,) = json.loads((tmp_path / "told.json").read_text())["playing"]
+    assert (row["key to frames, ms"], row["95 %"], row["steps/s"], row["MiB after 2"], row["MiB after 20"]) == (20, 30, 50, 300, 300)
+    for wrong in (["play"], ["envs", "--checkpoint", tiny.run]):
+        assert "give it --checkpoint, and no other benchmark" in refused("benchmark", *wrong)

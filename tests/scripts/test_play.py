@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from tests.waiting import PATIENCE, wait_for
+from worldmodel.datasets.collection import page_server
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
-from worldmodel.scripts import play as play_script
 from worldmodel.scripts.cli import run
 
 pytest.importorskip("starlette", reason="the extra `play` is not installed")
@@ -274,8 +274,8 @@ def test_a_page_that_is_gone_or_does_not_read_does_not_stop_the_others(monkeypat
         def status(self) -> dict[str, Any]:
             return {}
 
-    monkeypatch.setattr(play_script, "SECONDS_TO_TELL", 0.01)
-    station = play_script.Station(Parked())  # type: ignore[arg-type]
+    monkeypatch.setattr(page_server, "SECONDS_TO_TELL", 0.01)
+    station = page_server.Station(Parked(), {})  # type: ignore[arg-type]
     pages = [Page(), Page(fails=True), Page(seconds=60.0), Page()]
     station._pages = set(pages)  # type: ignore[arg-type]
     for _ in range(2):

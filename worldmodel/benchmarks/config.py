@@ -1,6 +1,7 @@
 """What a benchmark measures, and how long."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
@@ -8,7 +9,7 @@ import tyro
 from worldmodel.envs import full_id, task_ids
 from worldmodel.errors import UserError
 
-What = Literal["envs", "data", "train", "demonstrators"]
+What = Literal["envs", "data", "train", "demonstrators", "play"]
 Part = Literal["speed", "checks", "attention", "compilation", "optimizers", "precision", "waiting"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PresetName = Literal["tiny", "small", "base"]
@@ -22,9 +23,11 @@ class BenchmarkConfig:
 
     what: What = "envs"
     """envs: frames/s of drawing and collecting. data: clips/s of reading, and what training waits. train: what limits a training step,
-    with targets. demonstrators: solved seeds, with random actions as control."""
+    with targets. demonstrators: solved seeds, with random actions as control. play: a dream driven beside its simulator."""
+    checkpoint: Path | None = None
+    """play: the model, a checkpoint or the folder of a run."""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(name="task")] = ()
-    """Tasks, names or ids; by default all tasks of the suite, for data PushT and Ant."""
+    """Tasks, names or ids; by default all tasks of the suite, for data PushT and Ant, for play the model's first one."""
     image_sizes: tuple[int, ...] = ()
     """envs, data: height and width of the frames, in pixels; by default 64 128 224, for data 64 224."""
     seconds: float = 1.0
@@ -41,7 +44,8 @@ class BenchmarkConfig:
     clip_frames: int = 4
     """data: frames of a clip."""
     steps: int = 0
-    """data, train: training steps in which waiting for data is measured; by default 100, for train 30."""
+    """data, train: training steps in which waiting for data is measured; by default 100, for train 30. play: model steps that are
+    driven; by default 2000."""
     parts: tuple[Part, ...] = PARTS
     """train: what to measure. speed: steps beside a matrix product, a mixture of experts beside a dense model, the mask beside a step.
     checks: whether the fast ways compute what the plain ones do. attention, compilation, optimizers, precision: each way beside the
@@ -49,19 +53,22 @@ class BenchmarkConfig:
     preset: PresetName | None = None
     """train: sizes of model and batch; by default base on a GPU, tiny on a CPU."""
     device: str = "auto"
-    """train: auto: the first GPU, else the CPU."""
+    """train, play: auto: the first GPU, else the CPU."""
     seeds: int = 100
     """demonstrators: seeds of each task, with the factors at their defaults and with all factors sampled."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
-        object.__setattr__(self, "steps", self.steps or (30 if self.what == "train" else 100))
+        object.__setattr__(self, "steps", self.steps or {"train": 30, "play": 2000}.get(self.what, 100))
         positive = {name: 1 for name in ("repeats", "episodes", "workers", "seeds", "clips", "steps")}
         for name, least in (positive | {"clip_frames": 2}).items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
+        if (self.what == "play") != (self.checkpoint is not None):
+            raise UserError("play measures a model: give it --checkpoint, and no other benchmark")
         is_data = self.what == "data"
-        object.__setattr__(self, "tasks", tuple(map(full_id, self.tasks)) or (DATA_TASKS if is_data else tuple(task_ids())))
+        usual = {"data": DATA_TASKS, "play": ()}.get(self.what, tuple(task_ids()))
+        object.__setattr__(self, "tasks", tuple(map(full_id, self.tasks)) or usual)
         object.__setattr__(self, "image_sizes", self.image_sizes or ((64, 224) if is_data else (64, 128, 224)))
         if not self.seconds > 0:
             raise UserError(f"--seconds {self.seconds} must be more than 0")
