@@ -25,7 +25,7 @@ from worldmodel.generation import describe_frames
 from worldmodel.rollout import RolloutConfig
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 FILM_STEPS = 600
 """Newest model steps that are kept for a film and for the curve of the distance."""

@@ -13,7 +13,7 @@ from PIL import Image
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.envs.contract import Task
+    from worldmodel.envs.task import Task
 
 LITTLE = 0.3
 """Size of an action component while Shift is held; 1 otherwise."""
