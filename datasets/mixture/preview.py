@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.mixture.mixture import Mixture
-from worldmodel.datasets.mixture.page import Numbered, counted, mixture_page
+from worldmodel.datasets.mixture.page import Numbered, counted, mixture_page, steps_in_words
 from worldmodel.datasets.mixture.recipe import recipe_path
 from worldmodel.datasets.mixture.source import Part
 from worldmodel.datasets.mixture.stats import as_text
@@ -71,7 +71,7 @@ def show(config: MixConfig) -> str:
     numbered = number_frames(samples)
     note = f"Shares are of tokens, counted as {unit}; drawn: in the first {config.drawn:,} documents of seed {config.seed}."
     page = mixture_page(table, numbered, f"{note} Epochs: passes over the source in these documents.")
-    write_output(config.out, page.encode())
+    write_output(config.out, page)
     lines = []
     for name, documents in numbered.items() if config.show else ():
         lines += [f"{name}:", *(f"  {in_words(each)}" for each in documents[: config.printed]), ""]
@@ -111,8 +111,7 @@ def in_words(numbered: Numbered) -> str:
                 height, width = segment.pixels.shape[:2]
                 text, predict = f"[picture {width}x{height} #{next(numbers)}]", segment.predict
             case Steps():
-                met = "" if segment.first is None else f", first met after {segment.first}"
-                text, predict = f"[in {segment.count} steps{met}]", segment.predict
+                text, predict = f"[{steps_in_words(segment)}]", segment.predict
             case NextActions():
                 text, predict = f"[the next actions: {segment.known} numbers]", True
             case Action():
