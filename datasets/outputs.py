@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,3 +107,11 @@ def png_bytes(image: "Image.Image") -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True, pnginfo=facts)
     return data.getvalue()
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Set rows of cells in columns, two blanks apart; the columns with these numbers stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = [">" if column in right else "<" for column in range(len(widths))]
+    lines = ("  ".join(f"{cell:{place}{width}}" for cell, place, width in zip(row, places, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.pictures.formats import eight_bits, upright
+from worldmodel.datasets.pictures.images import eight_bits, upright
 from worldmodel.errors import UserError
 
 VideoFit = Literal["crop", "pad"]

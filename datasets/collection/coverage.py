@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.outputs import aligned
 
 BINS = 20
 """Bins of a histogram over [-1, 1]; what lies outside counts in the outermost one."""
@@ -117,8 +118,7 @@ def coverage_table(report: Mapping[str, Any], bars: str = BARS) -> str:
     varied = {name: row for name, row in report["factors"].items() if np.count_nonzero(row["counts"]) > 1}
     if varied:
         rows += [("factor", "visited", "choices, or low to high"), *_rows(varied, bars)]
-    width = max(len(name) for name, _, _ in rows)
-    lines += [f"{name:<{width}}  {share:>12}  {detail}".rstrip() for name, share, detail in rows]
+    lines.append(aligned(rows, right=(1,)))
     if len(varied) < len(report["factors"]):
         lines.append(f"factors that did not vary: {len(report['factors']) - len(varied)} of {len(report['factors'])} (--variation)")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.action_tables import ENDINGS, Table, UnreadableTable, load_table
 from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
-from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, VideoFit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 

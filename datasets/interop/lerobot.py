@@ -33,7 +33,7 @@ from worldmodel.datasets.interop.lerobot_layout import (
     VERSION,
 )
 from worldmodel.datasets.interop.lerobot_writer import write as write
-from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.records import parse_json
 from worldmodel.datasets.video import DamagedVideo, VideoFit, decode, fit_image
 from worldmodel.errors import UserError

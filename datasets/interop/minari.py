@@ -35,7 +35,7 @@ from worldmodel.datasets.interop.foreign import (
     no_pictures,
     one_hot,
 )
-from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 

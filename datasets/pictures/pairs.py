@@ -101,11 +101,6 @@ class Pairs:
         return dict(self._reader.skipped.names)
 
     @property
-    def num_skipped(self) -> int:
-        """How many pairs were found unusable so far by this process."""
-        return self._reader.skipped.count
-
-    @property
     def captions(self) -> "Captions":
         """The captions alone, read one by one without looking at the pictures.
 
