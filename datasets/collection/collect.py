@@ -26,7 +26,7 @@ from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remo
 from worldmodel.datasets.collection.coverage import Coverage
 from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, as_the_task_says
-from worldmodel.datasets.collection.workers import WorkerPool
+from worldmodel.datasets.collection.workers import CollectionWorkers
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
@@ -181,9 +181,9 @@ def _play(config: CollectConfig, shards: Path, missing: list[int], merger: _Merg
     return recorded
 
 
-def _pool(config: CollectConfig, shards: Path, count: int) -> "WorkerPool | RayPool":
+def _pool(config: CollectConfig, shards: Path, count: int) -> "CollectionWorkers | RayPool":
     if not config.ray:
-        return WorkerPool(config, shards, count)
+        return CollectionWorkers(config, shards, count)
     from worldmodel.datasets.collection.ray_workers import RayPool  # an optional extra
 
     return RayPool(config, shards, count)

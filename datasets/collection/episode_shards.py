@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.atomic import DISK_FULL, write_atomic
 from worldmodel.datasets.episodes.episode import ACTION_TEXTS, OUTCOMES, Episode
+from worldmodel.errors import UserError
 
 ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", *OUTCOMES, "goal_state")
 JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
@@ -28,9 +29,20 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / PATTERN.replace("*", f"{index:06d}")
 
 
-def save_shard(path: Path, episode: Episode, durable: bool = True) -> None:
-    """Write one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
-    write_atomic(path, shard_bytes(episode), durable)
+def save_shard(path: Path, episode: Episode) -> None:
+    """Write one episode, whole or not at all; OSError when the disk is full."""
+    write_atomic(path, shard_bytes(episode))
+
+
+def write_part(folder: Path, name: str, content: bytes) -> None:
+    """Write a shard, or the mark of an episode that failed, so far as needed to survive this process; UserError for a full disk."""
+    try:
+        write_atomic(folder / name, content, durable=False)  # a damaged one is noticed and recorded again
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        room = "finished episodes are kept, make room and run the same command"
+        raise UserError(f"{folder}: {error.strerror}; {room}") from error
 
 
 def shard_bytes(episode: Episode) -> bytes:

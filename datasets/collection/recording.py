@@ -214,11 +214,7 @@ def as_the_task_says(config: CollectConfig) -> CollectConfig:
 
 
 def open_task(config: CollectConfig) -> "Task":
-    """Make the task of a collection.
-
-    Raises:
-        UserError: no such task; a camera that it does not have.
-    """
+    """Make the task of a collection; UserError where there is no such task, or it has no such camera."""
     task = make_task(config.env, image_size=config.image_size, **({"camera": config.camera} if config.camera else {}))
     for camera in config.cameras:
         if camera not in task.cameras:
