@@ -180,6 +180,16 @@ def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterato
 
 
 @contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder that `path` is about to be written to; raise what the system says meanwhile as a UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or name another place") from error
+
+
+@contextlib.contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `folder`'s name and place when the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)

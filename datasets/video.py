@@ -169,11 +169,7 @@ class VideoWriter:
         self._log: IO[bytes] | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Append uint8 (H, W, 3), of the size of the first one.
-
-        Raises:
-            UserError: ffmpeg gave up (no room on the disk, ...).
-        """
+        """Append uint8 (H, W, 3), of the size of the first one; UserError where ffmpeg gave up (no room on the disk, ...)."""
         process = self._process or self._start(*frame.shape[:2])
         assert process.stdin is not None
         try:
@@ -204,11 +200,7 @@ class VideoWriter:
         return UserError(f"cannot write {self.path}: ffmpeg stopped ({reason}); make room or choose another place")
 
     def close(self) -> None:
-        """End the file.
-
-        Raises:
-            UserError: ffmpeg could not write all of it.
-        """
+        """End the file; UserError where ffmpeg could not write all of it."""
         process, self._process = self._process, None
         if process is None or self._log is None:
             return

@@ -25,11 +25,7 @@ END_ADDRESS = slice(28, 36)
 
 
 class VerifiedStore(EpisodeStore):
-    """An episode file of which `episode(i)` is what was written, or raises ValueError (most often its UserError).
-
-    Raises:
-        UserError: as `EpisodeStore`.
-    """
+    """An episode file of which `episode(i)` is what was written, or raises ValueError (most often its UserError)."""
 
     def _open(self, verify: bool = True) -> tuple[ColumnReader, dict[str, Any]]:
         return super()._open(verify)
@@ -89,11 +85,7 @@ class CopyingWriter(EpisodeWriter):
     _coded: dict[str, list[bytes]] = {}
 
     def copy(self, store: VerifiedStore, i: int) -> None:
-        """Add episode i of another file.
-
-        Raises:
-            ValueError: the episode is damaged; nothing was added.
-        """
+        """Add episode i of another file; ValueError where it is damaged: nothing was added."""
         episode = store.episode(i)
         self._coded = store.coded_frames(i) if self.storage == "jpeg" else {}
         self.append(episode)

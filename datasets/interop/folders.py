@@ -22,7 +22,7 @@ from tqdm import tqdm
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.action_tables import ENDINGS, Table, UnreadableTable, load_table
-from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
+from worldmodel.datasets.interop.foreign import action_names, episodes_of, foreign_episode, foreign_meta, new_path
 from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, VideoFit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
@@ -69,11 +69,7 @@ def read(
 
 
 def kind_of(path: Path) -> Literal["mp4", "frames"]:
-    """Return `mp4` for a video or a folder of them, `frames` for pictures.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Return `mp4` for a video or a folder of them, `frames` for pictures; UserError for anything else."""
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return "mp4"
     if path.is_dir():
@@ -262,8 +258,7 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
     """
     rate = fps or fps_of(store)
     with new_path(path, folder=True) as folder:
-        for i in tqdm(range(len(store)), desc="mp4", unit="episode", disable=None):
-            episode = store.episode(i)
+        for i, episode in enumerate(episodes_of(store, "mp4")):
             with VideoWriter(folder / f"{i:06d}.mp4", rate, crf) as video:
                 for frame in episode.frames:
                     video.add(frame)
@@ -277,8 +272,7 @@ def write_pictures(store: EpisodeStore, path: Path) -> None:
         UserError: the folder exists or cannot be written.
     """
     with new_path(path, folder=True) as folder:
-        for i in tqdm(range(len(store)), desc="frames", unit="episode", disable=None):
-            episode = store.episode(i)
+        for i, episode in enumerate(episodes_of(store, "frames")):
             (folder / f"{i:06d}").mkdir()
             for t, frame in enumerate(episode.frames):
                 Image.fromarray(frame).save(folder / f"{i:06d}" / f"{t:06d}.png")

@@ -8,10 +8,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
-from worldmodel.datasets.atomic import DeferredErrorFile, replacing
+from worldmodel.datasets.atomic import DeferredErrorFile, replacing, writing
 from worldmodel.datasets.episodes.episode import Episode, not_recorded
-from worldmodel.errors import UserError
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError, first_line
 
 CHANNELS = (1, 3, 4)
 """Gray, color, color with transparency."""
@@ -58,11 +60,7 @@ def _is_stack(pictures: np.ndarray) -> bool:
 
 
 def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
-    """Convert values (rows, ...) to (rows, width) of a type.
-
-    Raises:
-        ValueError: they are no plain numbers.
-    """
+    """Convert values (rows, ...) to (rows, width) of a type; ValueError where they are no plain numbers."""
     values = np.asarray(values)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"it holds {values.dtype} where numbers belong")
@@ -75,11 +73,7 @@ def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
-    """Convert discrete actions in [0, choices), (T,), to float32 (T, choices).
-
-    Raises:
-        ValueError: there is another number among them.
-    """
+    """Convert discrete actions in [0, choices), (T,), to float32 (T, choices); ValueError where one is another number."""
     indices = np.asarray(indices, np.int64).reshape(-1)
     if len(indices) and not 0 <= indices.min() <= indices.max() < choices:
         raise ValueError(f"its discrete actions go from {indices.min()} to {indices.max()}, there are {choices} to choose from")
@@ -146,10 +140,8 @@ def explaining(path: Path, number: int) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:  # pyarrow's are some of these
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: episode {number} is damaged or not as its format says ({reason}); fetch it again, or leave the episode out"
-        ) from error
+        damage = f"episode {number} is damaged or not as its format says ({first_line(error)})"
+        raise UserError(f"{path}: {damage}; fetch it again, or leave the episode out") from error
 
 
 def explained(path: Path, episodes: Iterator[Episode | None]) -> Iterator[Episode]:
@@ -190,6 +182,11 @@ def foreign_meta(
     return meta | (facts or {}) | before | {"source": {"format": layout, "name": origin}, "dropped": sorted(set(dropped))}
 
 
+def episodes_of(store: EpisodeStore, what: str) -> Iterator[Episode]:
+    """Read the episodes of a file in turn, with a bar on the screen that says what for."""
+    return (store.episode(i) for i in tqdm(range(len(store)), desc=what, unit="episode", disable=None))
+
+
 def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
     """Make the error for a data set without pictures."""
     return UserError(
@@ -210,12 +207,8 @@ def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; remove it or choose another name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, folder) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
+    with writing(path), replacing(path, folder) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -232,17 +225,3 @@ def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
         finally:  # whatever HDF5 makes of a full disk, the full disk is what the user hears of
             if disk.error is not None:
                 raise disk.error
-
-
-def import_parquet() -> tuple[Any, Any]:
-    """Import the modules `pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        UserError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet files need pyarrow: pip install 'worldmodel[data]'") from error
-    return pyarrow, pyarrow.parquet

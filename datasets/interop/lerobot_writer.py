@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot_layout as layout
-from worldmodel.datasets.interop.foreign import import_parquet, new_path
+from worldmodel.datasets.interop.foreign import episodes_of, new_path
 from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
+from worldmodel.datasets.records import import_parquet
 from worldmodel.datasets.video import GOOD, VideoWriter, encode_png, fps_of
 
 FILES_PER_CHUNK = 1000
@@ -52,13 +52,13 @@ def write(store: EpisodeStore, path: Path, fps: float | None = None, pictures: L
     Raises:
         UserError: pyarrow is missing; the folder exists or cannot be written.
     """
-    import_parquet()
+    import_parquet(path)
     rate = fps or fps_of(store)
     with new_path(path, folder=True) as folder:
         writer = _Writer(folder, store, rate, pictures)
         with contextlib.closing(writer):
-            for i in tqdm(range(len(store)), desc="lerobot", unit="episode", disable=None):
-                writer.add(store.episode(i))
+            for episode in episodes_of(store, "lerobot"):
+                writer.add(episode)
             writer.finish()
 
 
@@ -67,7 +67,7 @@ class _Writer:
 
     def __init__(self, folder: Path, store: EpisodeStore, fps: float, pictures: Literal["video", "image"]) -> None:
         self.folder, self.fps, self.pictures, self.meta = folder, fps, pictures, store.meta
-        self.arrow, self.parquet = import_parquet()
+        self.arrow, self.parquet = import_parquet(folder)
         self.features = layout.features(store, fps, pictures)
         self.cameras = [name for name, feature in self.features.items() if feature["dtype"] == pictures]
         self.tasks: dict[str, int] = {}

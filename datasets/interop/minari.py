@@ -25,6 +25,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
     as_frames,
     as_rows,
+    episodes_of,
     explained,
     explaining,
     foreign_episode,
@@ -299,8 +300,8 @@ def write(store: EpisodeStore, path: Path) -> None:
     with new_path(path, folder=True) as folder:
         (folder / "data").mkdir()
         with new_hdf5(folder / "data" / DATA, track_order=True) as file:
-            for i in tqdm(range(len(store)), desc="minari", disable=None):
-                _write_episode(file.create_group(f"episode_{i}"), i, store.episode(i))
+            for i, episode in enumerate(episodes_of(store, "minari")):
+                _write_episode(file.create_group(f"episode_{i}"), i, episode)
         size = (folder / "data" / DATA).stat().st_size / 1e6
         (folder / "data" / METADATA).write_text(json.dumps(_about(store, Path(path).name) | {"dataset_size": round(size, 1)}))
 

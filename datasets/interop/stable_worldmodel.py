@@ -29,6 +29,7 @@ from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
     as_frames,
     as_rows,
+    episodes_of,
     explained,
     foreign_episode,
     foreign_meta,
@@ -260,8 +261,7 @@ def _write_columns(store: EpisodeStore, file: h5py.File) -> None:
     texts = [name for name in TEXTS if store.has_text(name)]
     outcomes = OUTCOMES if store.has_outcomes else ()
     start = 0
-    for i in tqdm(range(len(store)), desc="stable-worldmodel", disable=None):
-        episode = store.episode(i)
+    for i, episode in enumerate(episodes_of(store, FORMAT)):
         rows = len(episode.frames)
         columns = _columns(episode, texts)
         columns |= {name: np.concatenate([[NOT_RECORDED[name]], getattr(episode, name)]) for name in outcomes}

@@ -28,13 +28,6 @@ class FrameSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         return cls(store, episodes, entry.name)
 
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make the document of a frame."""
-        raise NotImplementedError
-
 
 class CaptionSource(FrameSource):
     """Frames and what is true of them: picture to text."""

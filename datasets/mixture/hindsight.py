@@ -111,9 +111,6 @@ class TransitionSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name)
 
-    def __len__(self) -> int:
-        return len(self._sampler)
-
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Frame, Action..., Frame] from a place on."""
         sampler = self._sampler
@@ -205,9 +202,6 @@ class GoalSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         block, horizon = opening.action_block, entry.horizon or 1
         return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, goal, Steps, NextActions] of an item's episode; all distances of the goal within reach are equally likely."""

@@ -5,7 +5,7 @@ give equal documents. A class that recipes may name says its kind, its options a
 episode files is given the episodes that it may use (`EpisodeSource`), so that held-out ones stay unseen. `kinds.py` lists them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -171,20 +171,12 @@ class RecipeSource:
 
     @classmethod
     def open(cls, entry: Entry, opening: Opening) -> OpenedSource:
-        """Open what an entry asks for.
-
-        Raises:
-            UserError: it cannot be read, or is empty.
-        """
+        """Open what an entry asks for; UserError where it cannot be read, or is empty."""
         raise NotImplementedError
 
     @classmethod
     def check(cls, entry: Entry) -> None:
-        """Refuse an entry that needs a package which is missing.
-
-        Raises:
-            UserError: it is.
-        """
+        """Refuse, with a UserError, an entry that needs a package which is missing."""
 
 
 class EpisodeSource(RecipeSource):
@@ -193,14 +185,19 @@ class EpisodeSource(RecipeSource):
     options: ClassVar[dict[str, str]] = {"files": ""}
     texts: ClassVar[tuple[str, ...]] = ()
     """Text columns that its documents are made of."""
+    _sampler: Sized
+    """Its items."""
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """Make the document of an item, see `Source`."""
+        raise NotImplementedError
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        """Make the source of some episodes of a file.
-
-        Raises:
-            UserError: they give no document.
-        """
+        """Make the source of some episodes of a file; UserError where they give no document."""
         raise NotImplementedError
 
     @classmethod

@@ -1,7 +1,6 @@
 """Pictures with captions that packages ship: OpenMoji, the color sets of Iconify (both SVG), and Tux Paint's stamps."""
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from worldmodel.datasets.packages import PACKAGES, package_folder
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
-from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs, read_part
 from worldmodel.datasets.pictures.svg import need_resvg
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
@@ -123,10 +122,9 @@ class IconSets:
         start, size = self._index[i].tolist()
         path = self._paths[self._set(i)]
         try:
-            with path.open("rb", buffering=0) as file:
-                ((name, icon),) = parse_json(b"{" + os.pread(file.fileno(), size, start) + b"}").items()
-        except (OSError, ValueError) as error:
-            raise BadPairError(f"{path} has changed or cannot be read") from error
+            ((name, icon),) = parse_json(b"{" + read_part(path, start, size) + b"}").items()
+        except ValueError as error:
+            raise BadPairError(f"{path} has changed") from error
         return name, icon
 
 

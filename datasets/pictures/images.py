@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from worldmodel.datasets.pictures.skipped_pairs import BadPairError
 from worldmodel.datasets.pictures.svg import svg_to_png
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 
 ImageFit = Literal["pad", "crop", "stretch"]
 """How a picture becomes square: all of it with margins, its center, or out of shape."""
@@ -98,8 +98,7 @@ def decode_picture(data: bytes, transform: ImageTransform) -> np.ndarray:
     except (BadPairError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadPairError(f"the picture cannot be decoded: {reason[:200]}") from error
+        raise BadPairError(f"the picture cannot be decoded: {first_line(error)}") from error
 
 
 def render_svg(svg: str, transform: ImageTransform) -> np.ndarray:

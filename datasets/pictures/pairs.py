@@ -264,11 +264,7 @@ def _open(source: str, names_as_captions: bool, caption_key: str | None) -> Pair
 
 
 def _paths(source: str) -> list[Path]:
-    """List the files and folders that a pattern names, sorted within each brace.
-
-    Raises:
-        UserError: one is not there.
-    """
+    """List the files and folders that a pattern names, sorted within each brace; UserError where one is not there."""
     paths: list[Path] = []
     for pattern in expand_braces(str(Path(source).expanduser())):
         if Path(pattern).exists():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
-from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs, read_part
 from worldmodel.errors import UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")
@@ -91,12 +91,12 @@ class TarShards:
     def picture(self, i: int) -> bytes:
         """Read the encoded picture."""
         pair = self._index[i]
-        return _read(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
+        return read_part(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
 
     def caption(self, i: int) -> str:
         """Read the caption."""
         pair = self._index[i]
-        data = _read(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
+        data = read_part(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
         return caption_of_json(data, self._caption_key) if pair["is_json"] else caption_of_text(data)
 
     def _path(self, i: int) -> Path:
@@ -246,18 +246,6 @@ def _ends_well(path: Path, offset: int) -> bool:
 def _member_name(path: Path, offset: int) -> str:
     """Read the name in the header before a member's data; a long one may be shortened."""
     try:
-        return tarfile.TarInfo.frombuf(_read(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
+        return tarfile.TarInfo.frombuf(read_part(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
     except (tarfile.TarError, BadPairError):
         return f"byte {offset}"
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    """Read part of a file. It is opened each time, which is cheap next to decoding: so no descriptor is shared by threads or forks."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size, offset)
-    except OSError as error:
-        raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) < size:
-        raise BadPairError(f"{path} has become shorter")
-    return data
