@@ -16,7 +16,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import build_once
 from worldmodel.errors import UserError
 from worldmodel.home import home
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.verified_reader import CopyingWriter
 from worldmodel.datasets.outputs import aligned
 
 BINS = 20
@@ -72,6 +73,26 @@ class Coverage:
             joint = {"features": self._feature_names[:2], "counts": self._joint.tolist()}
             report["joint"] = joint | {"visited": _visited(self._joint)}
         return report
+
+
+class CountingWriter(CopyingWriter):
+    """An episode file that says in `meta["coverage"]` what its episodes cover, where its other meta data allow to count that."""
+
+    _coverage: Coverage | None = None
+
+    def append(self, episode: Episode) -> None:
+        """Add and count one episode; the meta data must be there when the first one comes."""
+        super().append(episode)
+        facts = [self.meta.get(name) for name in ("feature_names", "action_names", "factors")]
+        if self._coverage is None and isinstance(facts[2], dict) and None not in facts:  # converted files list names of factors alone
+            self._coverage = Coverage(*facts)  # type: ignore[arg-type]  # checked
+        if self._coverage is not None:
+            self._coverage.add(episode)
+
+    def _finish(self) -> None:
+        if self._coverage is not None:
+            self.meta["coverage"] = self._coverage.report()
+        super()._finish()
 
 
 def _bins(values: np.ndarray) -> np.ndarray:

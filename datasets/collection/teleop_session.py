@@ -19,12 +19,11 @@ import numpy as np
 
 from worldmodel import __version__
 from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
-from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.coverage import CountingWriter
 from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, save_shard, shard_path
 from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_options
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
@@ -183,13 +182,9 @@ class TeleopFile:
         if numbers:
             merged = self.shards / "merged.h5"
             merged.unlink(missing_ok=True)
-            meta = dict(self.meta)
-            coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
-            with EpisodeWriter(merged, meta) as writer:
+            with CountingWriter(merged, dict(self.meta)) as writer:
                 for episode in self._all(numbers):
                     writer.append(episode)
-                    coverage.add(episode)
-                meta["coverage"] = coverage.report()
             sync_and_rename(merged, self.path)
             self.saved = self._count()
             for number in numbers:

@@ -56,11 +56,11 @@ class CollectionWorkers(WorkerPool):
             running += 1
         while running:
             for worker, recorded in self.answers():
-                index = next(queue, None)
-                if index is None:
+                following = next(queue, None)
+                if following is None:
                     running -= 1
                 else:
-                    self.send(worker, index)
+                    self.send(worker, following)
                 yield recorded
 
     def _told(self, process: Any) -> str:

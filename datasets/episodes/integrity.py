@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
-from worldmodel.datasets.episodes.schema import TEXTS, DamagedColumn, Storage, damaged
+from worldmodel.datasets.episodes.schema import TEXTS, DamagedColumn, damaged
 from worldmodel.datasets.episodes.verified_reader import CopyingWriter, SalvagedStore, VerifiedStore
 from worldmodel.errors import UserError
 
@@ -76,7 +75,7 @@ def repair(path: Path, out: Path | None = None) -> int:
         meta = {name: value for name, value in store.meta.items() if name not in ("recipe", "coverage")}
         repaired = {"file": path.name, "episodes": saved, "of_at_least": len(store), "recipe": store.meta.get("recipe")}
         meta["repaired_from"] = repaired
-        with CopyingWriter(out, meta, storage=cast(Storage, store.storage)) as writer:
+        with CopyingWriter(out, meta, storage=store.storage) as writer:
             for i in saved:
                 writer.copy(store, i)
     return len(saved)

@@ -18,6 +18,7 @@ from worldmodel.datasets.episodes.schema import (
     NUMBERS,
     TEXTS,
     VIEWS,
+    Storage,
     damaged,
     open_file,
     read_meta,
@@ -76,8 +77,8 @@ class EpisodeStore:
         return int(self.lengths.sum()) + len(self)
 
     @property
-    def storage(self) -> str:
-        """How pictures are kept: lossless, raw or jpeg."""
+    def storage(self) -> Storage:
+        """How pictures are kept."""
         return self._reader.storage
 
     @property

@@ -5,10 +5,10 @@ give equal documents. A class that recipes may name says its kind, its options a
 episode files is given the episodes that it may use (`EpisodeSource`), so that held-out ones stay unseen. `kinds.py` lists them all.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -185,7 +185,7 @@ class EpisodeSource(RecipeSource):
     options: ClassVar[dict[str, str]] = {"files": ""}
     texts: ClassVar[tuple[str, ...]] = ()
     """Text columns that its documents are made of."""
-    _sampler: Sized
+    _sampler: Any
     """Its items."""
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import build_once
 from worldmodel.datasets.shuffle import seeded_key
 from worldmodel.datasets.texts.chunk_store import Chunks, ChunkWriter, Size, is_whole
 from worldmodel.datasets.texts.raw_corpora import RawCorpus, open_raw_corpus
