@@ -113,11 +113,7 @@ def _create(path: Path) -> int:
 
 
 def lock(descriptor: int, wait: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed.
-
-    Returns:
-        Whether it is locked now; False: another process holds it; None: its file system knows no locks.
-    """
+    """Lock an open file or folder until it is closed: whether it is locked now, None where its file system knows no locks."""
     try:
         return lock_descriptor(descriptor, blocking=wait)
     except OSError as error:
@@ -129,15 +125,8 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
 class Temporary:
     """An empty file or folder next to the one that it shall become, locked until it is renamed or discarded.
 
-    What killed processes left of the same file is removed first.
-
-    Args:
-        path: what it shall become.
-        folder: it is a folder.
-        ending: of the temporary name; a tool may want to see the format in it, as in `.tmp.mp4`.
-
-    Attributes:
-        path: the temporary name.
+    What killed processes left of the same file is removed first. `path` is the temporary name, `ending` its ending, in which a tool may
+    want to see the format (`.tmp.mp4`).
 
     Raises:
         UserError: another process writes `path` at this moment.

@@ -118,11 +118,7 @@ def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
 
 
 def fit_image(image: Image.Image, size: int | None, fit: VideoFit = "crop") -> np.ndarray:
-    """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
-
-    Raises:
-        ValueError: its pixels are floating-point numbers.
-    """
+    """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does; ValueError for float pixels."""
     image = eight_bits(upright(image)).convert("RGB")
     if size and fit == "crop":
         image = ImageOps.fit(image, (size, size), Image.Resampling.BOX)

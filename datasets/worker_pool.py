@@ -59,11 +59,9 @@ class WorkerPool:
             raise self._death(worker) from error
 
     def answers(self, workers: Iterable[int] | None = None, timeout: float | None = None) -> list[tuple[int, Any]]:
-        """Wait until some of the processes (all by default) have answered, and return (process, answer) of these; [] for none in time.
+        """Wait until some processes (all by default) have answered, and return (process, answer) of these; [] for none in time.
 
-        Raises:
-            UserError: a process died, or raised one.
-            RuntimeError: a process failed.
+        UserError where one has died or raised one, RuntimeError where it failed.
         """
         asked = {self._pipes[worker]: worker for worker in (range(len(self)) if workers is None else workers)}
         ready: list[Any] = connection.wait(list(asked), timeout)

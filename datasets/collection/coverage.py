@@ -21,12 +21,10 @@ ASCII_BARS = ".:-=+*%#"
 
 
 class Coverage:
-    """Counts of what was seen; `report` gives them as JSON values.
+    """Counts of what was seen, which `report` gives as JSON values.
 
-    Args:
-        feature_names: of the columns of `Episode.features`.
-        action_names: of the components of one environment action.
-        factors: factor -> {"choices": [...]} or {"low": ..., "high": ...}.
+    Feature names are of the columns of `Episode.features`, action names of one environment action; a factor is {"choices": [...]} or
+    {"low": ..., "high": ...}.
     """
 
     def __init__(self, feature_names: Sequence[str], action_names: Sequence[str], factors: Mapping[str, Mapping[str, Any]]) -> None:
@@ -124,12 +122,7 @@ def _histograms(names: Any, rows: Any) -> dict[str, Any]:
 
 
 def coverage_table(report: Mapping[str, Any], bars: str = BARS) -> str:
-    """Write a report of `Coverage` as text: one line per feature, action component and factor, with a bar per bin.
-
-    Args:
-        report: from `Coverage.report`, or `meta["coverage"]` of a file.
-        bars: characters from low to high.
-    """
+    """Write a report of `Coverage` as text: a line per feature, action component and factor, with a bar per bin, low to high."""
     lines = [f"coverage: {report['success']:.0%} of {report['episodes']} episodes reached their goal, {report['frames']} frames"]
     rows = [(f"  {name}", f"{row['episodes']} episodes", f"{row['success']:.0%} reached") for name, row in report["policies"].items()]
     rows += [("feature", "visited", "-1 to 1"), *_rows(report["features"], bars)]

@@ -57,12 +57,7 @@ def shard_bytes(episode: Episode) -> bytes:
 
 
 def load_shard(path: Path) -> Episode:
-    """Read one episode.
-
-    Raises:
-        ValueError: the file is no whole shard, or one of another version.
-        OSError: it cannot be read.
-    """
+    """Read one episode; ValueError where the file is no whole shard of this version, OSError where it cannot be read."""
     data = path.read_bytes()
     try:
         return _parse(zstandard.ZstdDecompressor().decompress(data))

@@ -54,11 +54,7 @@ class RayWorker:
 
 
 def check_reachable(address: str) -> None:
-    """Check that something listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
-
-    Raises:
-        UserError: nobody does, or it is no address.
-    """
+    """Refuse an address, host:port or ray://host:port, where nobody listens: Ray itself waits for minutes in silence."""
     if address in ("auto", "local"):
         return
     try:
@@ -73,13 +69,7 @@ def check_reachable(address: str) -> None:
 class RayPool:
     """Actors that record episodes; use as a context manager: `wait_until_ready`, then `record`.
 
-    Args:
-        config: of the collection.
-        shards: folder of the shards.
-        count: number of actors; fewer when the cluster has fewer CPUs.
-
-    Raises:
-        UserError: Ray is not installed, or the cluster cannot be reached.
+    There are `count` of them, or as many as the cluster has CPUs; UserError where Ray is not installed, or the cluster not there.
     """
 
     def __init__(self, config: CollectConfig, shards: Path, count: int) -> None:

@@ -28,11 +28,7 @@ MANY_VALUES = 8
 
 
 def describe(path: Path) -> str:
-    """Describe an episode file as text for a terminal.
-
-    Raises:
-        UserError: the file is missing, damaged or not an episode file.
-    """
+    """Describe an episode file as text for a terminal; UserError where it is missing, damaged or no episode file."""
     with EpisodeStore(path) as store:
         statistics = column_statistics(store)
         tables: list[Sequence[TableRow]] = [
@@ -45,11 +41,7 @@ def describe(path: Path) -> str:
 
 
 def record(path: Path) -> dict[str, Any]:
-    """Describe an episode file for programs: `facts` and `factors` in words, `columns` with the statistics of each component.
-
-    Raises:
-        UserError: the file is missing, damaged or not an episode file.
-    """
+    """Describe an episode file for programs: `facts` and `factors` in words, `columns` with the statistics of each component."""
     with EpisodeStore(path) as store:
         numbers = {
             "episodes": len(store),

@@ -25,11 +25,7 @@ class Report:
 
 
 def check(path: Path) -> Report:
-    """Read every chunk of every column: checksums, texts, JPEGs, and whether lengths and columns fit together.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Read every chunk of every column: checksums, texts, JPEGs, and whether all fits together; UserError for no such file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is a folder: name an episode file in it" if path.is_dir() else f"{path}: no such file")

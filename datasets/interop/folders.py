@@ -230,11 +230,7 @@ def _read_lines(source: Path) -> list[str]:
 
 
 def _read_actions(source: Path, needed: bool) -> Table | None:
-    """Read the actions next to a source; None when no source of the folder has any.
-
-    Raises:
-        _Skip: there are none although others have some; they cannot be read.
-    """
+    """Read the actions next to a source, None where no source of the folder has any; _Skip where it alone lacks them."""
     paths = [path for ending in ENDINGS if (path := _beside(source, f".actions{ending}")).exists()]
     if not paths and needed:
         raise _Skip("it has no actions, others in the folder have")
@@ -266,11 +262,7 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
 
 
 def write_pictures(store: EpisodeStore, path: Path) -> None:
-    """Write episode i as a folder `<i>` of PNG files, with its actions and captions; nothing is lost of these.
-
-    Raises:
-        UserError: the folder exists or cannot be written.
-    """
+    """Write episode i as a folder `<i>` of PNG files with its actions and captions, losslessly; UserError where it cannot."""
     with new_path(path, folder=True) as folder:
         for i, episode in enumerate(episodes_of(store, "frames")):
             (folder / f"{i:06d}").mkdir()

@@ -130,11 +130,7 @@ def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Ep
 
 @contextlib.contextmanager
 def explaining(path: Path, number: int) -> Iterator[None]:
-    """Raise what goes wrong while an episode is read as an error that names the episode's number.
-
-    Raises:
-        UserError: instead of the errors that damaged or unexpected data make readers raise.
-    """
+    """Raise what damaged or unexpected data make readers raise as a UserError that names the episode's number."""
     try:
         yield
     except UserError:
@@ -213,11 +209,7 @@ def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
-    """Open a new HDF5 file to write, `settings` as h5py takes them.
-
-    Raises:
-        OSError: the disk is full; HDF5 alone would end the process with a crash.
-    """
+    """Open a new HDF5 file to write; OSError for a full disk, where HDF5 alone would end the process with a crash."""
     with DeferredErrorFile(path) as disk:
         try:
             with h5py.File(disk, "w", **settings) as file:

@@ -69,11 +69,7 @@ def read(
 
 
 class _Dataset:
-    """A dataset that is read; arguments as `read`.
-
-    Attributes:
-        meta: meta data of the episode file to make.
-    """
+    """A dataset that is read, and the meta data of the episode file to make; arguments as `read`."""
 
     def __init__(self, path: Path, size: int | None, fit: VideoFit, camera: str | None) -> None:
         self.path, self.size, self.fit = path, size, fit

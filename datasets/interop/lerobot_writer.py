@@ -220,9 +220,7 @@ class _Writer:
 def _describe(numbers: dict[str, np.ndarray], views: dict[str, np.ndarray]) -> Statistics:
     """Compute the statistics of one episode.
 
-    Args:
-        numbers: column -> (rows,) or (rows, n).
-        views: camera -> uint8 (rows, H, W, 3); their statistics are of each color, (3, 1, 1), in [0, 1].
+    Numbers are (rows,) or (rows, n), views uint8 (rows, H, W, 3); their statistics are of each color, (3, 1, 1), in [0, 1].
     """
     found = {name: _of_rows(np.asarray(rows, np.float64).reshape(len(rows), -1)) for name, rows in numbers.items()}
     for name, view in views.items():

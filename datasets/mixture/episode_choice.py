@@ -67,11 +67,7 @@ def choose_episodes(opening: Opening, entries: Sequence[Entry], actions: float |
 
 
 def available(entries: Sequence[Entry], opening: Opening) -> list[Entry]:
-    """List the entries that there is data for; logs what is left out.
-
-    Raises:
-        UserError: there is none for an entry that was asked for, that is, has a `where`.
-    """
+    """List the entries that there is data for, and log what is left out; UserError for one that was asked for (has a `where`)."""
     kept: list[Entry] = []
     lost: dict[Path, dict[str, str]] = {}
     without_actions = 0.0  # the default shares of what needs actions, when no file has any

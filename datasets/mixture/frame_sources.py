@@ -71,8 +71,7 @@ class QuestionSource(FrameSource):
 class InstructionSource(EpisodeSource):
     """A frame, the instruction of its episode, and the first frame that fulfils it; of the episodes that succeed.
 
-    Raises:
-        UserError: no episode has an instruction and comes to fulfill it.
+    UserError where no episode has an instruction and comes to fulfill it.
     """
 
     kind, texts = "instruction", ("goal_text",)

@@ -124,11 +124,7 @@ class TransitionSource(EpisodeSource):
 class GoalTest:
     """When an episode first meets the goal that a later frame of it is, as the file's task measures success.
 
-    Args:
-        store: the episode file.
-
-    Raises:
-        UserError: the task cannot be made here.
+    UserError where that task cannot be made here.
     """
 
     def __init__(self, store: EpisodeStore) -> None:

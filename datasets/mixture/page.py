@@ -26,13 +26,7 @@ class Numbered:
 
 
 def mixture_page(table: Sequence[MixtureStats], samples: Mapping[str, Sequence[Numbered]], note: str) -> bytes:
-    """Write the page of a mixture.
-
-    Args:
-        table: what was drawn of each source.
-        samples: documents of each source, by its name.
-        note: what the reader must know to read the table.
-    """
+    """Write the page of a mixture: what was drawn of each source, documents of each by its name, and how to read the table."""
     shown = {name: [list(_segments(each)) for each in documents] for name, documents in samples.items()}
     return render(TEMPLATE, title="mixture", table=table, headers=HEADERS, rows=as_rows(table), samples=shown, note=note)
 

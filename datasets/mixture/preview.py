@@ -55,11 +55,7 @@ class MixConfig:
 
 
 def show(config: MixConfig) -> str:
-    """Write the page, and return what is to be printed.
-
-    Raises:
-        UserError: the mixture cannot be opened, or the page cannot be written.
-    """
+    """Write the page, and return what is to be printed; UserError where the mixture cannot be opened, or the page be written."""
     if config.print_recipe:
         return recipe_path(config.print_recipe).read_text("utf8").rstrip()
     check_output(config.out, (".html",), [*config.data, *filter(None, [config.tokenizer])], config.overwrite)
@@ -126,11 +122,7 @@ def in_words(numbered: Numbered) -> str:
 
 
 def measure_of(config: MixConfig) -> tuple[Callable[[Document], int], str]:
-    """Choose how the length of a document is counted, and what that number is made of, in words.
-
-    Raises:
-        UserError: the tokenizer cannot be read.
-    """
+    """Choose how a document's length is counted, and say it in words; UserError where the tokenizer cannot be read."""
     encode, of_text = _text_measure(config.tokenizer)
 
     def measure(document: Document) -> int:

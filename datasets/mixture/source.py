@@ -42,12 +42,7 @@ class Source(Protocol):
 
 
 class JoinedSource:
-    """Several sources as one: its items are those of its parts, end to end, so that each counts by its number of items.
-
-    Args:
-        name: of the whole.
-        parts: one source or more.
-    """
+    """Several sources as one: its items are those of its parts, end to end, so that each counts by its number of items."""
 
     def __init__(self, name: str, parts: Sequence[Source]) -> None:
         self.name = name
@@ -245,11 +240,7 @@ def opened(
     corpora: Sequence[Corpus] = (),
     pictures: Sequence[tuple[Pairs, Pairs]] = (),
 ) -> OpenedSource:
-    """Join what an entry asks for into one source, and what of it is held out into another.
-
-    Raises:
-        UserError: there is nothing to train on.
-    """
+    """Join what an entry asks for into one source, and what of it is held out into another; UserError where there is nothing."""
     if not sources:
         raise UserError(f"no training episode is left that gives {entry.kind}")
     unseen = _part(entry, held_out, licences) if held_out else None

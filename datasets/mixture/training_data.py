@@ -90,11 +90,7 @@ class MixtureConfig(Shares):
         return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
 
     def entries(self) -> list[Entry]:
-        """List the sources that are asked for, with weights above 0 and all that is to be known of them.
-
-        Raises:
-            UserError: there is none, or the recipe cannot be read.
-        """
+        """List the sources that are asked for, with weights above 0 and all that is to be known of them; UserError for none."""
         if self.recipe:
             asked = read_recipe(recipe_path(self.recipe))
         else:

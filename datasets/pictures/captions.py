@@ -35,14 +35,9 @@ def record_of_json(data: bytes) -> dict[str, Any]:
 
 
 def caption_of_record(record: dict[str, Any], key: str | None = None) -> str:
-    """Return the caption of a record; of a list of captions the first.
+    """Return the caption of a record, of a list of captions the first: at `key`, or the first of `CAPTION_KEYS` that is there.
 
-    Args:
-        record: names and values.
-        key: name of the caption; by default the first of `CAPTION_KEYS` that is there.
-
-    Raises:
-        BadPairError: there is no caption.
+    BadPairError where there is none.
     """
     name = key if key is not None else next((name for name in CAPTION_KEYS if record.get(name)), None)
     value = record.get(name) if name is not None else None

@@ -27,11 +27,7 @@ _ICON = np.dtype([("start", "<i8"), ("size", "<u4")])
 
 
 def open_openmoji() -> PictureFiles:
-    """Open all OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
-
-    Raises:
-        UserError: the package, or the one that draws it, is missing.
-    """
+    """Open all OpenMoji drawings of one code point but skin tones, captioned with its Unicode name in lower case."""
     need_resvg()
     folder = package_folder("openmoji") / "openmoji" / "svg"
     captions = {path.name: _unicode_name(path.stem) for path in sorted(folder.glob("*.svg"))}
@@ -42,11 +38,7 @@ def open_openmoji() -> PictureFiles:
 
 
 def open_stamps() -> PictureFiles:
-    """Open Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence.
-
-    Raises:
-        UserError: the package is missing.
-    """
+    """Open Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence."""
     root = package_folder("stamps")
     stems = {path.with_suffix("") for path in root.rglob("*.txt")}
     # many stamps are there as PNG and as SVG; mirrored ones have no text and are left out
