@@ -125,8 +125,8 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
 class Temporary:
     """An empty file or folder next to the one that it shall become, locked until it is renamed or discarded.
 
-    What killed processes left of the same file is removed first. `path` is the temporary name, `ending` its ending, in which a tool may
-    want to see the format (`.tmp.mp4`).
+    What killed processes left of the same file is removed first. `path` is the temporary name; a tool may want to see the format in
+    its `ending`, as in `.tmp.mp4`.
 
     Raises:
         UserError: another process writes `path` at this moment.

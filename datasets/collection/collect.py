@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECIPE = "config.json"
-OLD_PATTERN = "episode_*.h5"
-"""Parts that earlier versions wrote."""
 FIRST = 10
 """Episodes after which a collection ends when most of them fail."""
 
@@ -224,11 +222,6 @@ def _check_or_write_config(shards: Path, config: CollectConfig) -> None:
         if _has_episodes(shards):
             _refuse_other_recipe(config, _recipe_of(shards), shards)
             return
-        old = list(shards.glob(OLD_PATTERN))
-        if old:
-            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", shards, len(old))
-            for shard in old:
-                shard.unlink()
         remove_left_out(shards)  # perhaps of other arguments
         write_atomic(shards / RECIPE, json.dumps(config.recipe(), indent=2).encode())
     except OSError as error:

@@ -108,10 +108,8 @@ class TeleopSession:
 class TeleopFile:
     """An episode file that grows; use as a context manager, which merges at the end.
 
-    Args:
-        path: the file; it may exist if it was driven before with the same task and frame size.
-        env_id: the task.
-        facts: about the task, from `recording.warm_up`; kept with the file.
+    The file may exist if it was driven before with the same task and frame size; `facts` about the task are those of
+    `recording.warm_up`.
 
     Raises:
         UserError: the file, or the shards next to it, hold something else; another process adds to it.

@@ -49,11 +49,7 @@ def repair(path: Path, out: Path | None = None) -> int:
     """Save every whole episode of a truncated or damaged file into a new one, and return how many there are.
 
     The damaged file stays as it is. JPEGs are copied as they are; an episode is saved only if all that belongs to it is
-    confirmed by its checksums. The new file says in `meta["repaired_from"]` which episodes it has.
-
-    Args:
-        path: the damaged file.
-        out: the new file; by default `repaired_path(path)`.
+    confirmed by its checksums. The new file, by default `repaired_path(path)`, says in `meta["repaired_from"]` which episodes it has.
 
     Raises:
         UserError: nothing can be saved; `out` exists or cannot be written.

@@ -26,15 +26,10 @@ INK, SOFT = "#1d1f24", "#70757f"
 
 
 def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Path:
-    """Draw a contact sheet, or a film when `out` ends in .mp4 or .gif, and return what was written.
-
-    Args:
-        path: the episode file.
-        out: .png, .mp4 or .gif; by default the contact sheet `<stem>.png` next to the file.
-        overwrite: replace a file that worldmodel did not make.
+    """Draw a contact sheet, or a film when `out` ends in .mp4 or .gif, and return what was written, `<stem>.png` by default.
 
     Raises:
-        UserError: the file cannot be read; `out` has another ending, or is a file of somebody else.
+        UserError: the file cannot be read; `out` has another ending, or is a file of somebody else, unless `overwrite`.
     """
     out = out if out is not None else path.with_suffix(".png")
     if out.suffix.lower() not in ENDINGS:

@@ -193,12 +193,9 @@ def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
 
 @contextlib.contextmanager
 def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
-    """Make a place to write a file to, or an empty folder to fill, under a temporary name.
+    """Make a place to write a file to, or an empty folder to fill; it gets its name when the block ends well, or nothing is left.
 
-    It gets its own name when the block ends well, otherwise nothing is left.
-
-    Raises:
-        UserError: something has that name already, or it cannot be written.
+    UserError where something has that name already, or it cannot be written.
     """
     path = Path(path)
     if path.exists():

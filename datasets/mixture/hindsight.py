@@ -33,17 +33,10 @@ SHARE_ALONE = 0.1
 
 
 class StepSampler:
-    """All places from which at least one model step is recorded.
+    """All places from which at least one model step of `action_block` environment actions is recorded.
 
-    Args:
-        store: the episode file.
-        episodes: which of its episodes may be used.
-        action_block: environment actions per model step.
-        horizon: the most model steps of a document.
-        shift: the most pixels that a document's frames are moved by, in each direction.
-
-    Raises:
-        UserError: no episode is long enough, or the file was recorded in other blocks.
+    A document has at most `horizon` model steps; its frames are moved by at most `shift` pixels in each direction. UserError where no
+    episode is long enough, or the file was recorded in other blocks.
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], action_block: int, horizon: int, shift: int = 0) -> None:

@@ -15,16 +15,9 @@ MOST_WITHOUT_TEXT = 1000
 
 
 class ClipSampler:
-    """Windows of a fixed length, one for each place where one fits.
+    """Windows of `length` model steps of `action_block` environment actions, one for each place where one fits.
 
-    Args:
-        store: the episode file.
-        episodes: which of its episodes may be used.
-        length: model steps per clip; a clip has length + 1 frames.
-        action_block: environment actions per model step.
-
-    Raises:
-        UserError: no episode is long enough.
+    UserError where no episode is long enough, or the file was recorded in other blocks.
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, action_block: int = 1) -> None:

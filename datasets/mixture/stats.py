@@ -35,14 +35,10 @@ HEADERS = ("source", "kind", "items", "asked", "drawn", "epochs", "license")
 def mixture_stats(
     parts: Sequence[Part], mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None
 ) -> list[MixtureStats]:
-    """Count documents and tokens of each source among the first documents of a mixture.
+    """Count documents and tokens of each source among the first documents of a mixture, which is made of these parts.
 
-    Args:
-        parts: whose sources the mixture draws from.
-        mixture: made of the parts' sources and weights.
-        documents: how many.
-        measure: tokens of a document: all of them are drawn and measured. Without, none is drawn, and a source's documents are taken
-            to be as long as its mean in `mixture.mean_lengths`.
+    With `measure`, all of them are drawn and their tokens counted. Without, none is drawn, and a source's documents are taken to be as
+    long as its mean in `mixture.mean_lengths`.
     """
     counts = mixture.counts(0, documents)
     tokens: dict[str, float] = dict.fromkeys(counts, 0.0)

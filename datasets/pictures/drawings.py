@@ -50,15 +50,10 @@ def open_stamps() -> PictureFiles:
 
 
 class IconSets:
-    """Icons of `@iconify/json`, read where they lie in the sets' JSON files; the index has 12 bytes an icon.
+    """Icons of the named sets of `@iconify/json`, of all color sets by default, read where they lie; the index has 12 bytes an icon.
 
-    An icon's caption is "a <style> icon of a <name>", the style being the name of its set.
-
-    Args:
-        sets: names of sets; none for all color sets.
-
-    Raises:
-        UserError: the package, or the one that draws it, is missing, there is no such set, or its license is not permissive.
+    An icon's caption is "a <style> icon of a <name>", the style being the name of its set. UserError where the package, or the one
+    that draws it, is missing, there is no such set, or its license is not permissive.
     """
 
     def __init__(self, sets: Sequence[str] = ()) -> None:

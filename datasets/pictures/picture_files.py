@@ -35,16 +35,10 @@ class PackedStrings:
 
 
 class PictureFiles:
-    """Picture files, and a caption for each: given, in a text file of the same stem, or in its name.
+    """Picture files under a folder, and a caption for each: given, in a text file of the same stem, or in its name.
 
-    Args:
-        root: the folder.
-        files: names of the pictures relative to it.
-        captions: one each; without, they are read from the text files.
-        use_names: the name of a picture without a text file is its caption.
-        first_line: only the first line of a text file is its caption.
-        name: of the set.
-        licence: of the set.
+    Captions are given one each, or read from the text files, of which `first_line` may be all that counts. With `use_names` the name
+    of a picture without a text file is its caption.
     """
 
     def __init__(
@@ -90,10 +84,7 @@ class PictureFiles:
 class MetadataFolder:
     """The pictures that the `metadata.jsonl` files of a folder name; the index has 16 bytes a pair.
 
-    Args:
-        root: the folder.
-        metadata: its metadata files; the names in one are relative to where it lies.
-        caption_key: the field that is the caption; by default the usual ones.
+    Names in such a file are relative to where it lies; `caption_key` is the field that is the caption, by default the usual ones.
     """
 
     licence = "unknown"
