@@ -91,6 +91,15 @@ class EpisodeStore:
         """Environment actions in one recorded step."""
         return int(self.meta.get("action_block", 1))
 
+    def recorded_steps(self, action_block: int) -> int:
+        """Count the recorded steps in a model step of so many environment actions; UserError where these are no whole number."""
+        if action_block % self.action_block:
+            raise UserError(
+                f"{self.path} was recorded in blocks of {self.action_block} actions; the action block of {action_block} must be a "
+                f"multiple of {self.action_block}"
+            )
+        return action_block // self.action_block
+
     @property
     def action_size(self) -> int:
         """Numbers in one environment action."""

@@ -25,17 +25,11 @@ class ClipSampler:
             raise ValueError(f"a clip needs at least 1 step of 1 action, got {length} of {action_block}")
         self.store, self.length, self.action_block = store, length, action_block
         self.episodes = np.asarray(episodes, np.int64)
-        recorded = store.action_block
-        if action_block % recorded:
-            raise UserError(
-                f"{store.path} was recorded in blocks of {recorded} actions; the action block of {action_block} must be a "
-                f"multiple of {recorded}"
-            )
         lengths = store.lengths[self.episodes]  # in recorded steps, as the places
-        in_clip = length * action_block // recorded
+        in_clip = length * store.recorded_steps(action_block)
         self._stops = np.cumsum(np.maximum(lengths - in_clip + 1, 0))  # places up to and with each episode
         if len(self._stops) == 0 or self._stops[-1] == 0:
-            longest = int(lengths.max()) * recorded if len(lengths) else 0
+            longest = int(lengths.max()) * store.action_block if len(lengths) else 0
             raise UserError(
                 f"{store.path}: none of {len(lengths)} episodes holds a clip of {length} steps of "
                 f"{action_block} actions, the longest has {longest}; take shorter clips or longer episodes"
