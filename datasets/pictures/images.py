@@ -128,7 +128,8 @@ def _decode_raster(data: bytes, transform: ImageTransform) -> np.ndarray:
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             raise BadPairError(f"the picture has {width} x {height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS")
         # JPEG decodes at a half, a quarter or an eighth for a fraction of the time; twice the wanted size keeps it sharp.
-        image.draft(None, (2 * transform.size, 2 * transform.size))
+        width, height = _inner_size(image.size, transform)
+        image.draft(None, (2 * width, 2 * height))
         image.load()
         return _squared(_opaque(eight_bits(upright(image))), transform)
 
@@ -141,19 +142,25 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
+def _inner_size(size: tuple[int, int], transform: ImageTransform) -> tuple[int, int]:
+    """Compute width and height of the scaled picture inside the square (pad) or around it (crop)."""
+    if transform.fit == "stretch":
+        return transform.size, transform.size
+    scale = transform.size / (max(size) if transform.fit == "pad" else min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _squared(image: Image.Image, transform: ImageTransform) -> np.ndarray:
     """Convert an RGB picture to uint8 (size, size, 3)."""
-    size = (transform.size, transform.size)
-    if transform.fit == "crop":
-        return np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
-    width, height = size
-    if transform.fit == "pad":
-        width, height = (max(1, round(side * transform.size / max(image.size))) for side in image.size)
-    pixels = np.array(image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0))
-    ground = np.full((*size, 3), 255, np.uint8)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side) if transform.fit == "crop" else None
+    width, height = _inner_size(image.size, transform) if transform.fit == "pad" else (transform.size, transform.size)
+    pixels = np.array(image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=2.0))
+    ground = np.full((transform.size, transform.size, 3), 255, np.uint8)
     if transform.margin == "edge":
         rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         ground[:] = rim.mean(axis=0).round().astype(np.uint8)
-    top, left = (transform.size - height) // 2, (transform.size - width) // 2
-    ground[top : top + height, left : left + width] = pixels
+    row, column = (transform.size - height) // 2, (transform.size - width) // 2
+    ground[row : row + height, column : column + width] = pixels
     return ground
