@@ -38,6 +38,8 @@ class WorkerPool:
         self._pipes: list[Connection] = []
         self._name, self._died, self._patience = name, died, patience
         context = get_context("spawn")
+        if not arguments:
+            return  # what follows starts a process of Python's own
         with _without_interrupts():
             for number, each in enumerate(arguments):
                 ours, theirs = context.Pipe()

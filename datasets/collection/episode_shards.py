@@ -13,10 +13,9 @@ import numpy as np
 import zstandard
 
 from worldmodel.datasets.atomic import DISK_FULL, write_atomic
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, OUTCOMES, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, ARRAYS, Episode
 from worldmodel.errors import UserError
 
-ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", *OUTCOMES, "goal_state")
 JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
 PATTERN = "episode_*.part"
 
@@ -47,7 +46,7 @@ def write_part(folder: Path, name: str, content: bytes) -> None:
 
 def shard_bytes(episode: Episode) -> bytes:
     """Return the content of the shard of one episode."""
-    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAY_FIELDS}
+    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAYS}
     arrays |= {f"views/{camera}": np.ascontiguousarray(view) for camera, view in episode.views.items()}
     record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
     record["arrays"] = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]

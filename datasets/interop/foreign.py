@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.datasets.atomic import DeferredErrorFile, replacing, writing
-from worldmodel.datasets.episodes.episode import Episode, not_recorded
+from worldmodel.datasets.episodes.episode import ARRAYS, Episode, not_recorded
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.errors import UserError, first_line
 
@@ -65,6 +65,17 @@ def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
     if values.dtype.kind not in "fiub":
         raise ValueError(f"it holds {values.dtype} where numbers belong")
     return values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(dtype)
+
+
+def as_field(name: str, values: np.ndarray) -> np.ndarray:
+    """Convert a column of numbers (rows, ...) to the type and axes of an array of `Episode`; a flag is true where it is 1.
+
+    ValueError where they are no plain numbers.
+    """
+    dtype, axes = ARRAYS[name]
+    rows = as_rows(values, np.float64 if dtype is np.bool_ else dtype)
+    rows = rows[:, 0] if axes == 1 else rows
+    return rows == 1 if dtype is np.bool_ else rows
 
 
 def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
-from worldmodel.datasets.interop.foreign import explained, explaining, foreign_episode, foreign_meta, one_hot
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, ARRAYS, Episode
+from worldmodel.datasets.interop.foreign import as_field, explained, explaining, foreign_episode, foreign_meta, one_hot
 from worldmodel.datasets.interop.lerobot_layout import (
     COUNTERS,
     DONE,
@@ -40,7 +40,6 @@ from worldmodel.errors import UserError
 
 ROWS_PER_READ = 256
 CAMERAS = ("video", "image")
-TYPES = {"proprio": np.float32, "state": np.float64, "actions": np.float32, "features": np.float32, "success": np.bool_}
 
 logger = logging.getLogger(__name__)
 
@@ -133,13 +132,11 @@ class _Dataset:
         known: dict[str, Any] = {}
         for name, rows in table.items():
             field = NUMBERS.get(name, name)
-            if field in TYPES:
-                known[field] = np.asarray(rows, TYPES[field]).reshape(length, -1)
+            if field in ARRAYS:
+                known[field] = as_field(field, np.asarray(rows, ARRAYS[field][0]))
             elif field in OWN_TEXTS:
                 known[field] = [str(text) for text in rows][: length - (field in ACTION_TEXTS)]
-        if "success" in known:
-            known["success"] = known["success"][:, 0]
-        elif "next.success" in table:
+        if "success" not in known and "next.success" in table:
             after = np.asarray(table["next.success"], np.bool_).reshape(-1)
             known["success"] = np.concatenate([[False], after[:-1]])
         known |= _outcomes(table)

@@ -19,10 +19,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, NOT_RECORDED, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
+    as_field,
     as_frames,
     as_rows,
     episodes_of,
@@ -230,19 +231,19 @@ def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str
         known["seed"] = int(tree["seed"])
     views = {_camera(name): as_frames(tree[name]) for name in pictures[1:] if tree[name].shape == tree[pictures[0]].shape}
     used |= {name for name in pictures[1:] if _camera(name) in views}
-    for field, dtype in (("state", np.float64), ("proprio", np.float32), ("features", np.float32)):
+    for field in ARRAYS:
         name = _numbers(tree, field, rows) or (field == "state" and _numbers(tree, "observation", rows)) or None
         if name:
-            known[field] = as_rows(tree[name], dtype)
+            known[field] = as_field(field, tree[name])
             used.add(name)
     for field in ("success", "is_success"):
         name = _numbers(tree, field, rows) or _numbers(tree, field, steps)
         if name and "success" not in known:  # where the reset has no info, the first frame is no success
-            known["success"] = np.pad(as_rows(tree[name], np.float64)[:, 0] == 1, (rows - len(tree[name]), 0))
+            known["success"] = np.pad(as_field("success", tree[name]), (rows - len(tree[name]), 0))
             used.add(name)
     for name, field in OUTCOMES.items():
         if name in tree and np.shape(tree[name]) in ((steps,), (steps, 1)):
-            known[field] = as_rows(tree[name], np.float64)[:, 0].astype(NOT_RECORDED[field].dtype)
+            known[field] = as_field(field, tree[name])
             used.add(name)
     own = _own(tree, rows, used)
     if own.pop(CUT, False):
