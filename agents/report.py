@@ -1,24 +1,25 @@
 """One self-contained HTML page, and the same facts as JSON.
 
 A report is a list of sections: text, tables, pictures, curves, videos. Everything is embedded as data, so the
-file can be mailed or opened years later without anything beside it. Nothing here knows what the numbers mean.
+file can be mailed or opened years later without anything beside it. `report.html` shows a section by its `kind`. Nothing here knows
+what the numbers mean.
 """
 
-import base64
-import html
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from worldmodel.datasets.outputs import MARK, json_bytes, write_output
+from worldmodel.datasets.pages import data_url, render
 from worldmodel.datasets.video import VideoWriter, encode_png
 
+TEMPLATE = Path(__file__).with_suffix(".html")
 FILM_CRF = 10
 """Constant rate factor of the films: finer than `GOOD`, since they are small and enlarged."""
 
@@ -27,6 +28,7 @@ FILM_CRF = 10
 class TextSection:
     """A paragraph; a blank line starts a new one."""
 
+    kind: ClassVar[str] = "text"
     title: str
     """Heading; may be empty."""
     text: str
@@ -37,6 +39,7 @@ class TextSection:
 class Table:
     """Rows of cells."""
 
+    kind: ClassVar[str] = "table"
     title: str
     """Heading."""
     headers: Sequence[str]
@@ -46,11 +49,18 @@ class Table:
     note: str = ""
     """What the reader must know to read it."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError when a row has more or fewer cells than there are columns."""
+        for row in self.rows:
+            if len(row) != len(self.headers):
+                raise ValueError(f"table '{self.title}': row {row} does not have {len(self.headers)} cells")
+
 
 @dataclass(frozen=True)
 class Picture:
     """One picture, shown without smoothing."""
 
+    kind: ClassVar[str] = "picture"
     title: str
     """Heading."""
     pixels: np.ndarray
@@ -60,11 +70,22 @@ class Picture:
     scale: int = 2
     """Screen pixels per pixel."""
 
+    @property
+    def width(self) -> int:
+        """On the screen, pixels."""
+        return self.pixels.shape[1] * self.scale
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URL."""
+        return data_url("image/png", encode_png(self.pixels))
+
 
 @dataclass(frozen=True)
 class Curves:
     """Lines over a common axis."""
 
+    kind: ClassVar[str] = "plot"
     title: str
     """Heading."""
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -78,11 +99,24 @@ class Curves:
     note: str = ""
     """Caption."""
 
+    @property
+    def source(self) -> str:
+        """The drawing as a data URL."""
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for name, (x, y) in self.curves.items():
+            axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) <= 20 else None, markersize=4)
+        axes.set(xlabel=self.x_label, ylabel=self.y_label, yscale="log" if self.log_y else "linear")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        return _svg_url(figure)
+
 
 @dataclass(frozen=True)
 class Intervals:
     """A dot with its interval for each name: success rates and those of their controls."""
 
+    kind: ClassVar[str] = "plot"
     title: str
     """Heading."""
     values: dict[str, tuple[float, float, float]]
@@ -92,11 +126,25 @@ class Intervals:
     note: str = ""
     """Caption."""
 
+    @property
+    def source(self) -> str:
+        """The drawing as a data URL."""
+        figure = Figure(figsize=(7, 0.8 + 0.38 * len(self.values)), layout="constrained")
+        axes = figure.subplots()
+        low, value, high = np.array(list(self.values.values())).T
+        places = np.arange(len(value))[::-1]
+        axes.errorbar(value, places, xerr=np.maximum(0, [value - low, high - value]), fmt="o", capsize=4)
+        axes.set(xlabel=self.x_label, ylim=(-0.6, len(value) - 0.4))
+        axes.set_yticks(places, list(self.values))
+        axes.grid(axis="x", alpha=0.3)
+        return _svg_url(figure)
+
 
 @dataclass(frozen=True)
 class Video:
     """A looping film."""
 
+    kind: ClassVar[str] = "video"
     title: str
     """Heading."""
     mp4: bytes
@@ -106,11 +154,17 @@ class Video:
     width: int = 384
     """On the screen, pixels."""
 
+    @property
+    def source(self) -> str:
+        """The film as a data URL."""
+        return data_url("video/mp4", self.mp4)
+
 
 @dataclass(frozen=True)
 class SectionRow:
     """Sections laid out side by side."""
 
+    kind: ClassVar[str] = "row"
     title: str
     """Heading above all of them; may be empty."""
     sections: Sequence["Section"] = field(default_factory=list)
@@ -134,11 +188,7 @@ def write_report(
         title: of the page.
         data: JSON values: everything a program would want to know.
     """
-    body = "\n".join(_render(section) for section in sections)
-    page = f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='generator' content='{MARK}'>"
-    page += f"<title>{html.escape(title)}</title>"
-    page += f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
-    write_output(path, page.encode())
+    write_output(path, render(TEMPLATE, title=title, sections=sections))
     if data is not None:
         write_output(path.with_suffix(".json"), json_bytes(data, indent=1))
 
@@ -155,98 +205,7 @@ def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
         return path.read_bytes()
 
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; } th { background: var(--soft); }
-figure { margin: 0; } figcaption, .note { color: #777; font-size: .85rem; max-width: 45rem; } img, video {
-max-width: 100%; } .pixels { image-rendering: pixelated; } .plot { background: #fff; border-radius: 4px; }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; } .row h2 { font-size: .95rem; margin: .3rem 0; } .wide {
-overflow-x: auto; }
-"""
-
-
-def _render(section: Section) -> str:
-    heading = f"<h2>{html.escape(section.title)}</h2>" if section.title else ""
-    return f"<section>{heading}{_content(section)}</section>"
-
-
-def _content(section: Section) -> str:
-    match section:
-        case TextSection():
-            return "".join(f"<p>{html.escape(part)}</p>" for part in section.text.split("\n\n"))
-        case Table():
-            return _table(section)
-        case Picture():
-            source = _data_uri("image/png", encode_png(section.pixels))
-            width = section.pixels.shape[1] * section.scale
-            return _figure(f"<img class='pixels' width='{width}' src='{source}'>", section.note)
-        case Curves():
-            return _figure(f"<img class='plot' src='{_data_uri('image/svg+xml', _plot(section))}'>", section.note)
-        case Intervals():
-            return _figure(
-                f"<img class='plot' src='{_data_uri('image/svg+xml', _plot_intervals(section))}'>",
-                section.note,
-            )
-        case Video():
-            source = _data_uri("video/mp4", section.mp4)
-            flags = "autoplay loop muted controls playsinline"
-            tag = f"<video width='{section.width}' {flags} src='{source}'></video>"
-            return _figure(tag, section.note)
-        case SectionRow():
-            return f"<div class='row'>{''.join(_render(each) for each in section.sections)}</div>"
-
-
-def _table(table: Table) -> str:
-    for row in table.rows:
-        if len(row) != len(table.headers):
-            raise ValueError(f"table '{table.title}': row {row} does not have {len(table.headers)} cells")
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headers)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    note = f"<p class='note'>{html.escape(table.note)}</p>" if table.note else ""
-    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>{note}"
-
-
-def _cell(cell: str | int | float) -> str:
-    return html.escape(f"{cell:.3g}" if isinstance(cell, float) else str(cell))
-
-
-def _figure(content: str, note: str) -> str:
-    caption = f"<figcaption>{html.escape(note)}</figcaption>" if note else ""
-    return f"<figure>{content}{caption}</figure>"
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _plot(section: Curves) -> bytes:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, (x, y) in section.curves.items():
-        axes.plot(x, y, label=name, linewidth=1.6, marker="o" if len(x) <= 20 else None, markersize=4)
-    axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if section.log_y else "linear")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return _svg(figure)
-
-
-def _plot_intervals(section: Intervals) -> bytes:
-    figure = Figure(figsize=(7, 0.8 + 0.38 * len(section.values)), layout="constrained")
-    axes = figure.subplots()
-    low, value, high = np.array(list(section.values.values())).T
-    places = np.arange(len(value))[::-1]
-    axes.errorbar(value, places, xerr=np.maximum(0, [value - low, high - value]), fmt="o", capsize=4)
-    axes.set(xlabel=section.x_label, ylim=(-0.6, len(value) - 0.4))
-    axes.set_yticks(places, list(section.values))
-    axes.grid(axis="x", alpha=0.3)
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> bytes:
+def _svg_url(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return data_url("image/svg+xml", buffer.getvalue())

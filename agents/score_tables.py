@@ -9,6 +9,7 @@ from worldmodel.agents.controllers import SEARCHES
 from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.report import Curves, Intervals, Section, SectionRow, Table, Video, video_bytes
 from worldmodel.agents.score import Score
+from worldmodel.datasets.outputs import aligned
 
 HEADERS = ("controller", "touched", "95 % interval", "held", "95 % interval", "final distance", "s per plan", "s per action")
 
@@ -32,11 +33,8 @@ def rows(scores: Sequence[Score]) -> list[list[str]]:
 
 def as_text(scores: Sequence[Score]) -> str:
     """Format the table for a terminal."""
-    cells = [list(HEADERS), *rows(scores)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADERS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     tried = f", each tried {len(scores[0].streams)} times" if len(scores[0].streams) > 1 else ""
-    return "\n".join([f"success over {len(scores[0].success)} held-out problems{tried}", *lines])
+    return "\n".join([f"success over {len(scores[0].success)} held-out problems{tried}", aligned([HEADERS, *rows(scores)])])
 
 
 NOTE = (

@@ -9,22 +9,22 @@ while the caller reads the other.
 
 import ctypes
 import multiprocessing
-import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.datasets.worker_pool import WorkerPool
 from worldmodel.envs import task_of_data as make_task
 from worldmodel.errors import UserError
 
 SLOT_FRAMES = 256
 """Frames that fit into a slot; a job is cut so that it fits."""
+SECONDS_TO_END = 2.0
+"""Time that workers have to end by themselves: one may hang in the driver."""
 
 OnFrames = Callable[[int, slice, np.ndarray], None]
 """Called with (problem, samples, frames uint8 (s, h, height, width, 3)), valid during the call only."""
@@ -129,20 +129,11 @@ class TaskWorkers:
         assert isinstance(space, spaces.Box), f"{env_id} has the action space {space}, planners need a Box"
         self.action_space = space
         self._runner = TaskRunner(env_id, image_size, block) if workers == 0 else None
+        size = SLOT_FRAMES * int(np.prod(self._frame_shape))
         context = multiprocessing.get_context("spawn")
-        self._connections: list[Connection] = []
-        self._processes: list[Any] = []
-        self._slots: list[list[np.ndarray]] = []
-        for i in range(workers):
-            size = SLOT_FRAMES * int(np.prod(self._frame_shape))
-            buffers = [context.RawArray(ctypes.c_uint8, size) for _ in range(2)]
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, buffers, env_id, image_size, block), daemon=True, name=f"task-{i}")
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
-            self._slots.append([np.frombuffer(memoryview(buffer), np.uint8) for buffer in buffers])
+        buffers = [[context.RawArray(ctypes.c_uint8, size) for _ in range(2)] for _ in range(workers)]
+        self._slots = [[np.frombuffer(memoryview(buffer), np.uint8) for buffer in of_worker] for of_worker in buffers]
+        self._pool = WorkerPool(_serve, [(each, env_id, image_size, block) for each in buffers], "task", self._told, SECONDS_TO_END)
 
     @property
     def action_dim(self) -> int:
@@ -157,14 +148,7 @@ class TaskWorkers:
 
     def close(self) -> None:
         """End the workers."""
-        for connection in self._connections:
-            connection.close()  # a worker ends when its pipe closes
-        for process in self._processes:
-            process.join(timeout=2)
-            if process.is_alive():
-                process.kill()  # it may hang in the GL driver, deaf to SIGTERM
-                process.join()
-        self._connections, self._processes = [], []
+        self._pool.close(SECONDS_TO_END)
 
     def render(self, states: np.ndarray, variations: Sequence[dict[str, Any]] | None = None) -> np.ndarray:
         """Frames uint8 (b, height, width, 3) of states (b, state)."""
@@ -232,58 +216,45 @@ class TaskWorkers:
                 on_frames(job.problem, job.samples, frames)
                 yield job, result
             return
-        if not self._connections:
+        if not len(self._pool):
             raise RuntimeError(f"the workers of {self.env_id} are closed")
         todo = deque(jobs)
         running: dict[tuple[int, int], Job] = {}
-        for slot in range(2):
-            for worker in range(len(self._connections)):
-                self._send(worker, slot, todo, running)
-        while running:
-            for worker in self._ready():
-                slot, failure, result = self._receive(worker)
-                if failure is not None:
-                    self.close()
-                    raise failure
-                job = running.pop((worker, slot))
-                count = int(np.prod(job.frames_shape)) * int(np.prod(self._frame_shape))
-                frames = self._slots[worker][slot][:count].reshape(*job.frames_shape, *self._frame_shape)
-                on_frames(job.problem, job.samples, frames)
-                self._send(worker, slot, todo, running)
-                yield job, result
+        try:
+            for slot in range(2):
+                for worker in range(len(self._pool)):
+                    self._send(worker, slot, todo, running)
+            while running:
+                for worker, (slot, result) in self._received():
+                    job = running.pop((worker, slot))
+                    count = int(np.prod(job.frames_shape)) * int(np.prod(self._frame_shape))
+                    frames = self._slots[worker][slot][:count].reshape(*job.frames_shape, *self._frame_shape)
+                    on_frames(job.problem, job.samples, frames)
+                    self._send(worker, slot, todo, running)
+                    yield job, result
+        except (UserError, RuntimeError):
+            self.close()
+            raise
 
     def _send(self, worker: int, slot: int, todo: deque[Job], running: dict[tuple[int, int], Job]) -> None:
         """Give the next job, if there is one, to a worker whose slot is free."""
-        if not todo:
-            return
-        running[worker, slot] = job = todo.popleft()
-        try:
-            self._connections[worker].send((slot, job))
-        except ConnectionError as error:
-            raise self._death(worker) from error
+        if todo:
+            running[worker, slot] = job = todo.popleft()
+            self._pool.send(worker, (slot, job))
 
-    def _ready(self) -> list[int]:
-        ready = wait(self._connections, timeout=self.timeout)
-        if not ready:
-            self.close()
+    def _received(self) -> list[tuple[int, Any]]:
+        answers = self._pool.answers(timeout=self.timeout)
+        if not answers:
             raise UserError(
                 f"no answer from the {self.env_id} workers for {self.timeout:.0f} s: rendering hangs; "
                 "try MUJOCO_GL=osmesa or fewer workers"
             )
-        return [i for i, connection in enumerate(self._connections) if connection in ready]
+        return answers
 
-    def _receive(self, worker: int) -> tuple[int, Exception | None, Any]:
-        try:
-            return self._connections[worker].recv()
-        except (EOFError, OSError) as error:  # OSError: amid a message
-            raise self._death(worker) from error
-
-    def _death(self, worker: int) -> UserError:
-        process = self._processes[worker]
-        process.join(timeout=10)
-        code = process.exitcode
-        self.close()
-        return UserError(f"worker {worker} of {self.env_id} died (exit code {code}), perhaps out of memory: try fewer --workers")
+    def _told(self, process: Any) -> str:
+        return (
+            f"worker {process.name} of {self.env_id} died (exit code {process.exitcode}), perhaps out of memory: try fewer --workers"
+        )
 
 
 def _ignore(problem: int, samples: slice, frames: np.ndarray) -> None:
@@ -294,23 +265,12 @@ def _pick(variations: Sequence[dict[str, Any]] | None, problem: int) -> dict[str
     return None if variations is None else variations[problem]
 
 
-def _work(connection: Connection, buffers: list[Any], env_id: str, image_size: int, block: int) -> None:
-    """Run a worker process: jobs in, results out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+def _serve(
+    jobs: Iterator[tuple[int, Job]], answer: Callable[[Any], None], buffers: list[Any], env_id: str, image_size: int, block: int
+) -> None:
+    """Do jobs: slot and job in, slot and result out."""
     slots = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-    runner: TaskRunner | None = None
-    while True:
-        try:
-            slot, job = connection.recv()
-        except EOFError:
-            return
-        try:
-            runner = runner or TaskRunner(env_id, image_size, block)
-            count = int(np.prod(job.frames_shape)) * image_size * image_size * 3
-            frames = slots[slot][:count].reshape(*job.frames_shape, image_size, image_size, 3)
-            answer: tuple[int, Exception | None, Any] = (slot, None, runner.run(job, frames))
-        except UserError as error:
-            answer = (slot, error, None)
-        except Exception:  # any failure of a task is reported to the parent, which raises it
-            answer = (slot, RuntimeError(f"a worker of {env_id} failed:\n{traceback.format_exc()}"), None)
-        connection.send(answer)
+    runner = TaskRunner(env_id, image_size, block)
+    for slot, job in jobs:
+        count = int(np.prod(job.frames_shape)) * image_size * image_size * 3
+        answer((slot, runner.run(job, slots[slot][:count].reshape(*job.frames_shape, image_size, image_size, 3))))

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from worldmodel.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean there is no room for the file."""
+NOT_WRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.EPERM, errno.ELOOP)
+"""Error numbers that mean that a folder cannot be written to."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """Error numbers by which a file system says that it locks nothing, or nothing that was opened to be read."""
 LONGEST_NAME = 200
@@ -111,11 +113,7 @@ def _create(path: Path) -> int:
 
 
 def lock(descriptor: int, wait: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed.
-
-    Returns:
-        Whether it is locked now; False: another process holds it; None: its file system knows no locks.
-    """
+    """Lock an open file or folder until it is closed: whether it is locked now, None where its file system knows no locks."""
     try:
         return lock_descriptor(descriptor, blocking=wait)
     except OSError as error:
@@ -127,15 +125,8 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
 class Temporary:
     """An empty file or folder next to the one that it shall become, locked until it is renamed or discarded.
 
-    What killed processes left of the same file is removed first.
-
-    Args:
-        path: what it shall become.
-        folder: it is a folder.
-        ending: of the temporary name; a tool may want to see the format in it, as in `.tmp.mp4`.
-
-    Attributes:
-        path: the temporary name.
+    What killed processes left of the same file is removed first. `path` is the temporary name; a tool may want to see the format in
+    its `ending`, as in `.tmp.mp4`.
 
     Raises:
         UserError: another process writes `path` at this moment.
@@ -177,6 +168,16 @@ def replacing(path: Path, folder: bool = False, ending: str = ".tmp") -> Iterato
         temporary.rename()
     finally:
         temporary.discard()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder that `path` is about to be written to; raise what the system says meanwhile as a UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or name another place") from error
 
 
 @contextlib.contextmanager
@@ -257,6 +258,40 @@ def locked_folder(folder: Path, link: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def build_once(folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]) -> Path:
+    """Return the folder, made now unless it is there; other processes that ask meanwhile wait and share it.
+
+    Args:
+        folder: the folder. A damaged one (`is_whole` says no) is replaced.
+        make: fills the empty folder it is given, which gets its name at the end; what it leaves behind when it
+            fails or is killed is thrown away.
+        is_whole: whether a folder is there with all it should hold.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    if is_whole(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # the file of the lock stays, since removing it would let two in
+        held = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            if lock(held, wait=True) is None:
+                logger.warning("%s is on a file system without locks: do not start two processes at once", folder.parent)
+            if not is_whole(folder):
+                with atomic_dir(folder) as part:
+                    make(part)
+        finally:
+            os.close(held)
+    except OSError as error:
+        if error.errno in NOT_WRITABLE:
+            room = "free some space or set WORLDMODEL_HOME to another disk"
+            raise UserError(f"cannot write {folder}: {error.strerror}; {room}") from error
+        raise
+    return folder
 
 
 class DeferredErrorFile(io.FileIO):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.datasets.atomic import replacing
+from worldmodel.datasets.atomic import replacing, writing
 from worldmodel.datasets.outputs import MARK
 from worldmodel.datasets.video import VideoWriter
 from worldmodel.errors import UserError
@@ -50,17 +50,13 @@ def write_film(path: Path | str, frames: Iterable[np.ndarray], fps: float, hold:
     if ending not in ENDINGS:
         raise UserError(f"{path} must end in {' or '.join(ENDINGS)}")
     shown = _held(frames, round(hold * fps))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, ending=f".tmp{ending}") as temporary:
-            if ending == ".gif":
-                _write_gif(temporary, shown, fps)
-            else:
-                with VideoWriter(temporary, fps, comment=MARK) as film:
-                    for frame in shown:
-                        film.add(frame)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or name another place") from error
+    with writing(path), replacing(path, ending=f".tmp{ending}") as temporary:
+        if ending == ".gif":
+            _write_gif(temporary, shown, fps)
+            return
+        with VideoWriter(temporary, fps, comment=MARK) as film:
+            for frame in shown:
+                film.add(frame)
 
 
 def _held(frames: Iterable[np.ndarray], times: int) -> Iterator[np.ndarray]:

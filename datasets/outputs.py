@@ -7,11 +7,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.atomic import write_atomic, writing
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,16 +81,9 @@ def holds(path: Path, mark: str) -> bool:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all, and make its folder; `check_output` has said that it may be.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, whole or not at all, and make its folder, as `check_output` has said that one may; UserError where one cannot."""
+    with writing(path):
         write_atomic(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or name another place") from error
 
 
 def json_bytes(record: Mapping[str, Any], indent: int = 2) -> bytes:
@@ -107,3 +100,11 @@ def png_bytes(image: "Image.Image") -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True, pnginfo=facts)
     return data.getvalue()
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Set rows of cells in columns, two blanks apart; the columns with these numbers stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = [">" if column in right else "<" for column in range(len(widths))]
+    lines = ("  ".join(f"{cell:{place}{width}}" for cell, place, width in zip(row, places, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

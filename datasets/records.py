@@ -1,18 +1,16 @@
-"""JSON and TOML of other people: damaged, hostile or just large, it is read or refused, and never ends the program."""
+"""JSON of other people: damaged, hostile or just large, it is read or refused, and never ends the program; and what reads Parquet."""
 
 import json
 from typing import Any
+
+from worldmodel.errors import UserError
 
 DEEPEST = 100
 """Levels of lists and objects within each other."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse a JSON value.
-
-    Raises:
-        ValueError: it is damaged, nested deeper than `DEEPEST` levels, or holds a number of too many digits.
-    """
+    """Parse a JSON value; ValueError where it is damaged, nested deeper than `DEEPEST`, or holds a number of too many digits."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -24,11 +22,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Refuse a value of lists and dictionaries that later code, which calls itself for each level, could not follow.
-
-    Raises:
-        ValueError: it is nested deeper than `DEEPEST` levels.
-    """
+    """Refuse, with a ValueError, a value nested deeper than `DEEPEST`: code that calls itself for each level could not follow it."""
     level = [value]
     for _ in range(DEEPEST):
         lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, list | dict)]
@@ -42,3 +36,13 @@ def shortened(value: Any, most: int = 100) -> str:
     """Shorten a value for a message: as Python writes it, its end left out where that is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def import_parquet(what: object) -> tuple[Any, Any]:
+    """Import `pyarrow` and `pyarrow.parquet`; UserError, which says what needs them, where they are not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{what} needs the package pyarrow; `pip install 'worldmodel[data]'` brings it") from error
+    return pyarrow, pyarrow.parquet

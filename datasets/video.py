@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.pictures.formats import eight_bits, upright
+from worldmodel.datasets.pictures.images import eight_bits, upright
 from worldmodel.errors import UserError
 
 VideoFit = Literal["crop", "pad"]
@@ -118,11 +118,7 @@ def _read_ppm(pipe: IO[bytes]) -> np.ndarray | None:
 
 
 def fit_image(image: Image.Image, size: int | None, fit: VideoFit = "crop") -> np.ndarray:
-    """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does.
-
-    Raises:
-        ValueError: its pixels are floating-point numbers.
-    """
+    """Fit a picture, upright, as uint8 (H, W, 3), brought to `size` x `size` pixels as `decode` does; ValueError for float pixels."""
     image = eight_bits(upright(image)).convert("RGB")
     if size and fit == "crop":
         image = ImageOps.fit(image, (size, size), Image.Resampling.BOX)
@@ -169,11 +165,7 @@ class VideoWriter:
         self._log: IO[bytes] | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Append uint8 (H, W, 3), of the size of the first one.
-
-        Raises:
-            UserError: ffmpeg gave up (no room on the disk, ...).
-        """
+        """Append uint8 (H, W, 3), of the size of the first one; UserError where ffmpeg gave up (no room on the disk, ...)."""
         process = self._process or self._start(*frame.shape[:2])
         assert process.stdin is not None
         try:
@@ -204,11 +196,7 @@ class VideoWriter:
         return UserError(f"cannot write {self.path}: ffmpeg stopped ({reason}); make room or choose another place")
 
     def close(self) -> None:
-        """End the file.
-
-        Raises:
-            UserError: ffmpeg could not write all of it.
-        """
+        """End the file; UserError where ffmpeg could not write all of it."""
         process, self._process = self._process, None
         if process is None or self._log is None:
             return

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
+from worldmodel.datasets.outputs import aligned
 from worldmodel.errors import UserError
 from worldmodel.scripts.flags import Main, read_config
 from worldmodel.scripts.json_flag import print_found
@@ -138,9 +139,7 @@ def _say(line: str) -> None:
 
 def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows of text with their columns aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned(rows))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ EXTRA_MODULES = (
     "dm_control gymnasium_robotics metaworld ogbench shimmy"
 ).split()
 """Modules of the packages that only extras install."""
+TEMPLATES = ("datasets/base.html", "datasets/mixture/page.html", "agents/report.html")
+"""Pages are made of them."""
 
 
 @pytest.mark.parametrize("folder", LINKED)
@@ -159,7 +161,14 @@ def test_wheel_holds_every_module_and_nothing_else(root: Path, unpacked_wheel: P
     for folder in LINKED:
         wanted |= {Path("worldmodel") / path.relative_to(root) for path in (root / folder).rglob("*.py")}
     assert {path.relative_to(unpacked_wheel) for path in unpacked_wheel.rglob("*.py")} == wanted
-    for name in ("py.typed", "datasets/mixture/recipes/paper.toml", "scripts/play.html", "scripts/play.css", "scripts/play.js"):
+    data = (
+        "datasets/mixture/recipes/paper.toml",
+        "datasets/packages.toml",
+        "scripts/play.html",
+        "scripts/play.css",
+        "scripts/play.js",
+    )
+    for name in ("py.typed", *data, *TEMPLATES):
         assert (unpacked_wheel / "worldmodel" / name).exists()
     assert {path.name for path in unpacked_wheel.iterdir() if path.suffix != ".dist-info"} == {"worldmodel"}
 

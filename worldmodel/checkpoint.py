@@ -21,7 +21,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.kinds import FAR_LARGER, load_codec
 from worldmodel.datasets.atomic import atomic_dir
 from worldmodel.datasets.records import shortened
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.serialization import count_numbers, read_json, read_tensors, rebuild, write_json, write_tensors
 from worldmodel.tokenizer import Tokenizer
@@ -115,7 +115,7 @@ def build(config: ModelConfig, folder: Path) -> WorldModel:
     except UserError:
         raise
     except (RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder / 'config.json'} describes no model that can be built ({reason}): {OTHER}") from None
 
 

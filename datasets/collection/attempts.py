@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.datasets.atomic import write_atomic
+from worldmodel.datasets.collection.episode_shards import shard_bytes, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode, reset_seed, warm_up
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.records import parse_json
@@ -43,11 +43,6 @@ def left_out_path(folder: Path, episode: int) -> Path:
     return folder / PATTERN.replace("*", f"{episode:06d}")
 
 
-def save_left_out(folder: Path, left_out: LeftOut) -> None:
-    """Mark an episode as left out; OSError when the disk is full."""
-    write_atomic(left_out_path(folder, left_out.episode), left_out.to_bytes())
-
-
 def load_left_out(folder: Path, episode: int) -> LeftOut | None:
     """Load the mark of an episode; None when it has none that can be read."""
     try:
@@ -64,11 +59,7 @@ def remove_left_out(folder: Path) -> None:
 
 
 class Player:
-    """Records episodes of a collection with a task of its own.
-
-    Raises:
-        UserError: as `open_task`.
-    """
+    """Records episodes of a collection with a task of its own; UserError as `open_task`."""
 
     def __init__(self, config: CollectConfig) -> None:
         self._config = config
@@ -97,6 +88,13 @@ class Player:
             left_out = LeftOut(index, reset_seed(self._config.seed, index), _in_one_line(error))
         self._make_anew()
         return left_out
+
+    def part(self, index: int) -> tuple[str, bytes, int]:
+        """Record episode `index`: name and content of its shard, and its number of frames; or of the mark that it failed, and 0."""
+        episode = self.record(index)
+        if isinstance(episode, LeftOut):
+            return left_out_path(Path(), index).name, episode.to_bytes(), 0
+        return shard_path(Path(), index).name, shard_bytes(episode), len(episode.frames)
 
     def _make_anew(self) -> None:
         with contextlib.suppress(Exception):

@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from worldmodel.datasets.atomic import is_leftover, locked_folder, write_atomic
 from worldmodel.datasets.collection.attempts import LeftOut, load_left_out, remove_left_out
-from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.coverage import CountingWriter
 from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, as_the_task_says
-from worldmodel.datasets.collection.workers import WorkerPool
-from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.collection.workers import CollectionWorkers
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.records import parse_json
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECIPE = "config.json"
-OLD_PATTERN = "episode_*.h5"
-"""Parts that earlier versions wrote."""
 FIRST = 10
 """Episodes after which a collection ends when most of them fail."""
 
@@ -83,8 +80,8 @@ def collect(config: CollectConfig) -> CollectResult:
         if len(missing) < config.episodes:
             there = config.episodes - len(missing)
             logger.info("%s: %d of %d episodes are there, going on", shards, there, config.episodes)
-        with EpisodeWriter(config.path, {}, config.storage) as writer:
-            tried = _play(config, shards, missing, _Merger(config.episodes, shards, writer))
+        with CountingWriter(config.path, {}, config.storage) as writer:
+            tried = _play(config, shards, missing, writer)
         _remove(shards)
     return _result(config, tried, start)
 
@@ -102,30 +99,21 @@ class _Merger:
         self._left_out: list[LeftOut] = []
         self._error: UserError | None = None
 
-    def begin(self, meta: dict[str, Any]) -> None:
-        """Take the meta data of the file."""
-        self._writer.meta.update(meta)
-        self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
-
     def add(self, episode: int) -> None:
         """Note that a shard is there, or that there will be none, and append the shards whose turn has come."""
         self._there.add(episode)
         while self._next in self._there and self._error is None:
             left_out = load_left_out(self._shards, self._next)
             if left_out is None:
-                self._append(load_shard(shard_path(self._shards, self._next)))
+                try:
+                    self._writer.append(load_shard(shard_path(self._shards, self._next)))
+                except UserError as error:
+                    self._error = error
             else:
                 logger.warning("episode %d (seed %d) is left out: %s", left_out.episode, left_out.seed, left_out.error)
                 self._left_out.append(left_out)
             self._next += 1
             self._refuse_failure()
-
-    def _append(self, episode: Episode) -> None:
-        try:
-            self._writer.append(episode)
-        except UserError as error:
-            self._error = error
-        self._coverage.add(episode)
 
     def _refuse_failure(self) -> None:
         """End the collection when most of its episodes so far fail; those that failed are tried again when it goes on."""
@@ -141,7 +129,6 @@ class _Merger:
         if self._error is not None:
             raise self._error
         assert self._next == self._episodes, "every episode has been appended"
-        self._writer.meta["coverage"] = self._coverage.report()
         self._writer.meta["left_out"] = [asdict(each) for each in self._left_out]
 
 
@@ -158,8 +145,9 @@ def _result(config: CollectConfig, new_episodes: int, start: float) -> CollectRe
         )
 
 
-def _play(config: CollectConfig, shards: Path, missing: list[int], merger: _Merger) -> int:
+def _play(config: CollectConfig, shards: Path, missing: list[int], writer: EpisodeWriter) -> int:
     """Record the missing episodes and append all of them to the file; return how many were recorded."""
+    merger = _Merger(config.episodes, shards, writer)
     there = sorted(set(range(config.episodes)) - set(missing))
     with (
         _pool(config, shards, min(config.workers, max(1, len(missing)))) as pool,
@@ -167,7 +155,7 @@ def _play(config: CollectConfig, shards: Path, missing: list[int], merger: _Merg
     ):
         recipe = config.recipe()
         meta = {"env_id": config.env, "seed": config.seed, "package_version": recipe["package_version"], "recipe": recipe}
-        merger.begin(meta | pool.wait_until_ready())
+        writer.meta.update(meta | pool.wait_until_ready())
         recorded, frames, start = 0, 0, time.perf_counter()
         for episode, num_frames in pool.record(missing):
             recorded += num_frames > 0
@@ -181,9 +169,9 @@ def _play(config: CollectConfig, shards: Path, missing: list[int], merger: _Merg
     return recorded
 
 
-def _pool(config: CollectConfig, shards: Path, count: int) -> "WorkerPool | RayPool":
+def _pool(config: CollectConfig, shards: Path, count: int) -> "CollectionWorkers | RayPool":
     if not config.ray:
-        return WorkerPool(config, shards, count)
+        return CollectionWorkers(config, shards, count)
     from worldmodel.datasets.collection.ray_workers import RayPool  # an optional extra
 
     return RayPool(config, shards, count)
@@ -234,11 +222,6 @@ def _check_or_write_config(shards: Path, config: CollectConfig) -> None:
         if _has_episodes(shards):
             _refuse_other_recipe(config, _recipe_of(shards), shards)
             return
-        old = list(shards.glob(OLD_PATTERN))
-        if old:
-            logger.warning("%s: %d episodes of an older version of worldmodel are recorded again", shards, len(old))
-            for shard in old:
-                shard.unlink()
         remove_left_out(shards)  # perhaps of other arguments
         write_atomic(shards / RECIPE, json.dumps(config.recipe(), indent=2).encode())
     except OSError as error:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.episodes.episode import Episode
+from worldmodel.datasets.episodes.verified_reader import CopyingWriter
+from worldmodel.datasets.outputs import aligned
 
 BINS = 20
 """Bins of a histogram over [-1, 1]; what lies outside counts in the outermost one."""
@@ -19,12 +21,10 @@ ASCII_BARS = ".:-=+*%#"
 
 
 class Coverage:
-    """Counts of what was seen; `report` gives them as JSON values.
+    """Counts of what was seen, which `report` gives as JSON values.
 
-    Args:
-        feature_names: of the columns of `Episode.features`.
-        action_names: of the components of one environment action.
-        factors: factor -> {"choices": [...]} or {"low": ..., "high": ...}.
+    Feature names are of the columns of `Episode.features`, action names of one environment action; a factor is {"choices": [...]} or
+    {"low": ..., "high": ...}.
     """
 
     def __init__(self, feature_names: Sequence[str], action_names: Sequence[str], factors: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,6 +73,26 @@ class Coverage:
         return report
 
 
+class CountingWriter(CopyingWriter):
+    """An episode file that says in `meta["coverage"]` what its episodes cover, where its other meta data allow to count that."""
+
+    _coverage: Coverage | None = None
+
+    def append(self, episode: Episode) -> None:
+        """Add and count one episode; the meta data must be there when the first one comes."""
+        super().append(episode)
+        facts = [self.meta.get(name) for name in ("feature_names", "action_names", "factors")]
+        if self._coverage is None and isinstance(facts[2], dict) and None not in facts:  # converted files list names of factors alone
+            self._coverage = Coverage(*facts)  # type: ignore[arg-type]  # checked
+        if self._coverage is not None:
+            self._coverage.add(episode)
+
+    def _finish(self) -> None:
+        if self._coverage is not None:
+            self.meta["coverage"] = self._coverage.report()
+        super()._finish()
+
+
 def _bins(values: np.ndarray) -> np.ndarray:
     """Compute the bin of each value of [-1, 1], int64; what is no number counts as 0."""
     inside = np.clip(np.nan_to_num(values.astype(np.float64)), -1.0, 1.0)
@@ -102,12 +122,7 @@ def _histograms(names: Any, rows: Any) -> dict[str, Any]:
 
 
 def coverage_table(report: Mapping[str, Any], bars: str = BARS) -> str:
-    """Write a report of `Coverage` as text: one line per feature, action component and factor, with a bar per bin.
-
-    Args:
-        report: from `Coverage.report`, or `meta["coverage"]` of a file.
-        bars: characters from low to high.
-    """
+    """Write a report of `Coverage` as text: a line per feature, action component and factor, with a bar per bin, low to high."""
     lines = [f"coverage: {report['success']:.0%} of {report['episodes']} episodes reached their goal, {report['frames']} frames"]
     rows = [(f"  {name}", f"{row['episodes']} episodes", f"{row['success']:.0%} reached") for name, row in report["policies"].items()]
     rows += [("feature", "visited", "-1 to 1"), *_rows(report["features"], bars)]
@@ -117,8 +132,7 @@ def coverage_table(report: Mapping[str, Any], bars: str = BARS) -> str:
     varied = {name: row for name, row in report["factors"].items() if np.count_nonzero(row["counts"]) > 1}
     if varied:
         rows += [("factor", "visited", "choices, or low to high"), *_rows(varied, bars)]
-    width = max(len(name) for name, _, _ in rows)
-    lines += [f"{name:<{width}}  {share:>12}  {detail}".rstrip() for name, share, detail in rows]
+    lines.append(aligned(rows, right=(1,)))
     if len(varied) < len(report["factors"]):
         lines.append(f"factors that did not vary: {len(report['factors']) - len(varied)} of {len(report['factors'])} (--variation)")
     return "\n".join(lines)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from worldmodel.datasets.atomic import write_atomic
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, OUTCOMES, Episode
+from worldmodel.datasets.atomic import DISK_FULL, write_atomic
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, ARRAYS, Episode
+from worldmodel.errors import UserError
 
-ARRAY_FIELDS = ("frames", "proprio", "state", "features", "success", "actions", *OUTCOMES, "goal_state")
 JSON_FIELDS = ("captions", "questions", "answers", *ACTION_TEXTS, "seed", "policy", "variation", "goal_text")
 PATTERN = "episode_*.part"
 
@@ -28,14 +28,25 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / PATTERN.replace("*", f"{index:06d}")
 
 
-def save_shard(path: Path, episode: Episode, durable: bool = True) -> None:
-    """Write one episode, whole or not at all; OSError when the disk is full. `durable` as in `write_atomic`."""
-    write_atomic(path, shard_bytes(episode), durable)
+def save_shard(path: Path, episode: Episode) -> None:
+    """Write one episode, whole or not at all; OSError when the disk is full."""
+    write_atomic(path, shard_bytes(episode))
+
+
+def write_part(folder: Path, name: str, content: bytes) -> None:
+    """Write a shard, or the mark of an episode that failed, so far as needed to survive this process; UserError for a full disk."""
+    try:
+        write_atomic(folder / name, content, durable=False)  # a damaged one is noticed and recorded again
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        room = "finished episodes are kept, make room and run the same command"
+        raise UserError(f"{folder}: {error.strerror}; {room}") from error
 
 
 def shard_bytes(episode: Episode) -> bytes:
     """Return the content of the shard of one episode."""
-    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAY_FIELDS}
+    arrays = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAYS}
     arrays |= {f"views/{camera}": np.ascontiguousarray(view) for camera, view in episode.views.items()}
     record: dict[str, Any] = {name: getattr(episode, name) for name in JSON_FIELDS}
     record["arrays"] = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
@@ -45,12 +56,7 @@ def shard_bytes(episode: Episode) -> bytes:
 
 
 def load_shard(path: Path) -> Episode:
-    """Read one episode.
-
-    Raises:
-        ValueError: the file is no whole shard, or one of another version.
-        OSError: it cannot be read.
-    """
+    """Read one episode; ValueError where the file is no whole shard of this version, OSError where it cannot be read."""
     data = path.read_bytes()
     try:
         return _parse(zstandard.ZstdDecompressor().decompress(data))

@@ -34,11 +34,7 @@ PLAY_PATIENCE = (10, 30)
 
 
 def check_policies(shares: Mapping[str, float]) -> None:
-    """Refuse shares that cannot be drawn from.
-
-    Raises:
-        UserError: no such policy or file; Stable-Baselines3 is not installed; a share is negative or not finite, or all are zero.
-    """
+    """Refuse shares that cannot be drawn from, or that name a policy, file or package that is not there, with a UserError."""
     for name, share in shares.items():
         if name.startswith(SB3):
             if not policy_file(name).is_file():

@@ -1,6 +1,6 @@
 """Recording with Ray: actors, on this machine or on a cluster, play the episodes; this process writes their shards.
 
-The interface is that of `workers.WorkerPool`, and the same shards come out. Only bytes of finished shards travel, so
+The interface is that of `workers.CollectionWorkers`, and the same shards come out. Only bytes of finished shards travel, so
 the machines of a cluster need no common folder (but a file of `sb3:<file>` must be at the same path on each).
 """
 
@@ -18,12 +18,11 @@ try:
 except ImportError:
     ray = None  # an optional extra
 
-from worldmodel.datasets.atomic import DISK_FULL, write_atomic
-from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path
-from worldmodel.datasets.collection.episode_shards import shard_bytes, shard_path
+from worldmodel.datasets.collection.attempts import Player
+from worldmodel.datasets.collection.episode_shards import write_part
 from worldmodel.datasets.collection.recording import CollectConfig
 from worldmodel.datasets.collection.workers import SENT_AHEAD, prepare_process
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 
 SECONDS_TO_CONNECT = 5.0
 
@@ -47,22 +46,15 @@ class RayWorker:
             return "refused", str(error)
 
     def record(self, index: int) -> Reply:
-        """Record one episode: return its part and its number of frames; of one that failed its mark, and 0."""
+        """Record one episode; return its number and its `Player.part`."""
         try:
-            episode = self._player.record(index)
+            return "done", (index, *self._player.part(index))
         except UserError as error:
             return "refused", str(error)
-        if isinstance(episode, LeftOut):
-            return "done", (index, episode.to_bytes(), 0)
-        return "done", (index, shard_bytes(episode), len(episode.frames))
 
 
 def check_reachable(address: str) -> None:
-    """Check that something listens at `host:port` or `ray://host:port`, because Ray itself waits for minutes in silence.
-
-    Raises:
-        UserError: nobody does, or it is no address.
-    """
+    """Refuse an address, host:port or ray://host:port, where nobody listens: Ray itself waits for minutes in silence."""
     if address in ("auto", "local"):
         return
     try:
@@ -77,13 +69,7 @@ def check_reachable(address: str) -> None:
 class RayPool:
     """Actors that record episodes; use as a context manager: `wait_until_ready`, then `record`.
 
-    Args:
-        config: of the collection.
-        shards: folder of the shards.
-        count: number of actors; fewer when the cluster has fewer CPUs.
-
-    Raises:
-        UserError: Ray is not installed, or the cluster cannot be reached.
+    There are `count` of them, or as many as the cluster has CPUs; UserError where Ray is not installed, or the cluster not there.
     """
 
     def __init__(self, config: CollectConfig, shards: Path, count: int) -> None:
@@ -99,8 +85,8 @@ class RayPool:
             try:
                 ray.init(address=config.ray_address, **quiet, **local)
             except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"cannot use the Ray cluster {config.ray_address or 'of this machine'}: {reason}") from error
+                cluster = config.ray_address or "of this machine"
+                raise UserError(f"cannot use the Ray cluster {cluster}: {first_line(error)}") from error
         room = int(ray.cluster_resources().get("CPU", 1))
         remote = ray.remote(num_cpus=1)(RayWorker)
         self._actors = [remote.remote(config) for _ in range(max(1, min(count, room)))]
@@ -126,9 +112,8 @@ class RayPool:
         try:
             kind, value = ray.get(reference)
         except ray.exceptions.RayActorError as error:
-            reason = str(error).strip().splitlines()[0]
             kept = f"finished episodes are kept in {self._shards}, the same command goes on"
-            raise UserError(f"a Ray actor ended ({reason}); {kept}") from error
+            raise UserError(f"a Ray actor ended ({first_line(error)}); {kept}") from error
         if kind == "refused":
             raise UserError(value)
         return value
@@ -139,31 +124,18 @@ class RayPool:
         An episode that fails has no frames, and a mark in place of a shard.
         """
         queue = iter(episodes)
-        running: dict[Any, Any] = {}  # reply to come -> actor
-
-        def send(actor: Any) -> None:
-            index = next(queue, None)
-            if index is not None:
-                running[actor.record.remote(index)] = actor
-
-        for actor in self._actors * SENT_AHEAD:
-            send(actor)
+        running = {
+            actor.record.remote(index): actor for actor, index in zip(self._actors * SENT_AHEAD, queue, strict=False)
+        }  # reply to come -> actor
         while running:
             ready, _ = ray.wait(list(running), num_returns=1)
             actor = running.pop(ready[0])
-            index, content, num_frames = self._value(ready[0])
-            send(actor)
-            self._write((shard_path if num_frames else left_out_path)(self._shards, index), content)
+            index, name, content, num_frames = self._value(ready[0])
+            following = next(queue, None)
+            if following is not None:
+                running[actor.record.remote(following)] = actor
+            write_part(self._shards, name, content)
             yield index, num_frames
-
-    def _write(self, path: Path, content: bytes) -> None:
-        try:
-            write_atomic(path, content, durable=False)
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            room = "finished episodes are kept, make room and run the same command"
-            raise UserError(f"{self._shards}: {error.strerror}; {room}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -125,11 +125,7 @@ def _digest(path: Path) -> str:
 class Recorder:
     """Gathers what is seen and done in one episode.
 
-    Args:
-        task: the task that is played; its current state is the first one.
-        obs: the observation of the first state.
-        info: the info of the first state.
-        cameras: additional cameras that take a picture of every recorded state.
+    It begins with the current state of `task`, of which `obs` and `info` tell; `cameras` take a picture of every recorded state, too.
     """
 
     def __init__(self, task: "Task", obs: dict[str, np.ndarray], info: dict[str, Any], cameras: tuple[str, ...] = ()) -> None:
@@ -166,13 +162,7 @@ class Recorder:
         return len(self._blocks)
 
     def episode(self, rng: np.random.Generator, seed: int, policy: str) -> Episode:
-        """Make the episode, put into words.
-
-        Args:
-            rng: source of all choices among phrasings and questions.
-            seed: what the task was reset with.
-            policy: who acted.
-        """
+        """Make the episode of a task that was reset with `seed`; `rng` chooses among phrasings and questions."""
         task, seen = self._task, self._seen
         state = np.stack([info["state"] for _, info in seen]).astype(np.float64)
         info = seen[-1][1]
@@ -214,11 +204,7 @@ def as_the_task_says(config: CollectConfig) -> CollectConfig:
 
 
 def open_task(config: CollectConfig) -> "Task":
-    """Make the task of a collection.
-
-    Raises:
-        UserError: no such task; a camera that it does not have.
-    """
+    """Make the task of a collection; UserError where there is no such task, or it has no such camera."""
     task = make_task(config.env, image_size=config.image_size, **({"camera": config.camera} if config.camera else {}))
     for camera in config.cameras:
         if camera not in task.cameras:
@@ -229,13 +215,10 @@ def open_task(config: CollectConfig) -> "Task":
 
 
 def warm_up(task: "Task", config: CollectConfig, seed: int = 0) -> dict[str, Any]:
-    """Draw a first frame and make every policy once, so that what cannot work fails at the start.
+    """Draw a first frame and make every policy once, so that what cannot work fails at the start with a UserError.
 
     Returns:
         Facts about the task for the meta data, as JSON values.
-
-    Raises:
-        UserError: no rendering here; an unknown factor; a policy that does not fit the task.
     """
     task.reset(seed=seed, options=reset_options(config.variation))
     for camera in config.cameras:

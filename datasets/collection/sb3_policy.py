@@ -260,9 +260,6 @@ def _options(data: dict[str, Any], weights: Weights, family: str) -> dict[str, A
 
 def _widths(weights: Weights, prefix: str) -> list[int]:
     """Return the outputs of each linear layer `<prefix>.<number>.weight`, in their order."""
-    layers = [(int(match.group(1)), weight) for name, weight in weights.items() if (match := _layer(prefix, name))]
+    layer = re.compile(re.escape(prefix) + r"\.(\d+)\.weight")
+    layers = [(int(match.group(1)), weight) for name, weight in weights.items() if (match := layer.fullmatch(name))]
     return [int(weight.shape[0]) for _, weight in sorted(layers, key=lambda layer: layer[0])]
-
-
-def _layer(prefix: str, name: str) -> re.Match[str] | None:
-    return re.fullmatch(re.escape(prefix) + r"\.(\d+)\.weight", name)

@@ -19,12 +19,11 @@ import numpy as np
 
 from worldmodel import __version__
 from worldmodel.datasets.atomic import locked_folder, sync_and_rename, write_atomic
-from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.coverage import CountingWriter
 from worldmodel.datasets.collection.episode_shards import PATTERN, load_shard, save_shard, shard_path
 from worldmodel.datasets.collection.recording import MAX_SEED, Recorder, reset_options
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
@@ -109,10 +108,8 @@ class TeleopSession:
 class TeleopFile:
     """An episode file that grows; use as a context manager, which merges at the end.
 
-    Args:
-        path: the file; it may exist if it was driven before with the same task and frame size.
-        env_id: the task.
-        facts: about the task, from `recording.warm_up`; kept with the file.
+    The file may exist if it was driven before with the same task and frame size; `facts` about the task are those of
+    `recording.warm_up`.
 
     Raises:
         UserError: the file, or the shards next to it, hold something else; another process adds to it.
@@ -183,13 +180,9 @@ class TeleopFile:
         if numbers:
             merged = self.shards / "merged.h5"
             merged.unlink(missing_ok=True)
-            meta = dict(self.meta)
-            coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"])
-            with EpisodeWriter(merged, meta) as writer:
+            with CountingWriter(merged, dict(self.meta)) as writer:
                 for episode in self._all(numbers):
                     writer.append(episode)
-                    coverage.add(episode)
-                meta["coverage"] = coverage.report()
             sync_and_rename(merged, self.path)
             self.saved = self._count()
             for number in numbers:

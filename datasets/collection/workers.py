@@ -1,28 +1,17 @@
-"""Worker processes of a collection: each owns one task and records the episodes it is sent.
-
-Parent and worker talk over one pipe each, so a worker that is killed takes no lock with it and is noticed at
-once; and a worker whose parent is killed ends by itself. When one worker refuses, the others get time to end by
-themselves: a process that is killed while a library looks for OpenGL in a child of its own leaves a traceback.
-"""
+"""Worker processes of a collection: each owns one task and records the episodes it is sent."""
 
 import contextlib
 import os
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Iterator
-from multiprocessing import connection, get_context, parent_process, resource_tracker
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from worldmodel.datasets.atomic import DISK_FULL
-from worldmodel.datasets.collection.attempts import LeftOut, Player, save_left_out
-from worldmodel.datasets.collection.episode_shards import save_shard, shard_path
+from worldmodel.datasets.collection.attempts import Player
+from worldmodel.datasets.collection.episode_shards import write_part
 from worldmodel.datasets.collection.policies import SB3
 from worldmodel.datasets.collection.recording import CollectConfig
+from worldmodel.datasets.worker_pool import WorkerPool
 from worldmodel.errors import UserError
 
 SENT_AHEAD = 2
@@ -31,40 +20,28 @@ SECONDS_TO_END = 10.0
 """Time that workers have to end by themselves, their episode finished, when the collection cannot go on."""
 
 
-class WorkerPool:
-    """Spawned workers; use as a context manager: `wait_until_ready`, then `record`."""
+class CollectionWorkers(WorkerPool):
+    """Workers of a collection; a context manager: `wait_until_ready`, then `record`."""
 
     def __init__(self, config: CollectConfig, shards: Path, count: int) -> None:
-        context = get_context("spawn")
-        self._config = config
-        self._shards = shards
-        self._processes: dict[Connection, Any] = {}
-        self._stage: dict[Connection, str] = {}
-        with _without_interrupts():
-            for number in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, config, shards), name=f"collect-{number}", daemon=True)
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
-                self._stage[ours] = "starting"
+        self._config, self._shards = config, shards
+        super().__init__(_serve, [(config, shards)] * count, "collect", self._told, SECONDS_TO_END)
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Wait until every worker has drawn a frame; return facts about the task for the meta data."""
         facts: dict[str, Any] = {}
-        waiting = set(self._processes)
+        stages = dict.fromkeys(range(len(self)), "starting")
         deadline = time.monotonic() + self._config.start_timeout
-        while waiting:
-            ready: list[Any] = connection.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise UserError(self._hung(next(iter(waiting))))
-            for pipe in ready:
-                kind, content = self._receive(pipe)
-                if kind == "ready":
-                    facts = content
-                    waiting.remove(pipe)
+        while stages:
+            answers = self.answers(stages, max(0.0, deadline - time.monotonic()))
+            if not answers:
+                raise UserError(self._hung(next(iter(stages.values()))))
+            for worker, answer in answers:
+                if isinstance(answer, str):
+                    stages[worker] = answer
                 else:
-                    self._stage[pipe] = content
+                    facts = answer
+                    del stages[worker]
         return facts
 
     def record(self, episodes: list[int]) -> Iterator[tuple[int, int]]:
@@ -73,36 +50,20 @@ class WorkerPool:
         An episode that fails has no frames, and a mark in place of a shard.
         """
         queue = iter(episodes)
-        for pipe in list(self._processes) * SENT_AHEAD:
-            self._send_next(pipe, queue)
-        for _ in episodes:
-            ready: list[Any] = connection.wait(self._processes)
-            _, recorded = self._receive(ready[0])
-            self._send_next(ready[0], queue)
-            yield recorded
+        running = 0
+        for worker, index in zip(list(range(len(self))) * SENT_AHEAD, queue, strict=False):
+            self.send(worker, index)
+            running += 1
+        while running:
+            for worker, recorded in self.answers():
+                following = next(queue, None)
+                if following is None:
+                    running -= 1
+                else:
+                    self.send(worker, following)
+                yield recorded
 
-    def _send_next(self, pipe: Any, queue: Iterator[int]) -> None:
-        index = next(queue, None)
-        if index is None:
-            return
-        try:
-            pipe.send(index)
-        except ConnectionError as error:
-            raise UserError(self._died(self._processes[pipe])) from error
-
-    def _receive(self, pipe: Any) -> tuple[str, Any]:
-        try:
-            kind, content = pipe.recv()
-        except (EOFError, OSError) as error:  # OSError: amid a message
-            raise UserError(self._died(self._processes[pipe])) from error
-        if kind == "refused":
-            raise UserError(content)
-        if kind == "failed":
-            raise RuntimeError(f"a collection worker failed:\n{content}")
-        return kind, content
-
-    def _died(self, process: Any) -> str:
-        process.join(timeout=10)
+    def _told(self, process: Any) -> str:
         return (
             f"collection worker {process.name} ended with exit code {process.exitcode} (-9: killed, perhaps "
             "for want of memory, try fewer --workers; 1 at once: a script must call collect() under "
@@ -110,58 +71,25 @@ class WorkerPool:
             f"finished episodes are kept in {self._shards}, the same command goes on"
         )
 
-    def _hung(self, pipe: Any) -> str:
+    def _hung(self, stage: str) -> str:
         backend = os.environ.get("MUJOCO_GL", "unset")
         return (
             f"no first frame of {self._config.env} within {self._config.start_timeout:g} s, a worker hangs "
-            f"while {self._stage[pipe]} (MUJOCO_GL is {backend}); try MUJOCO_GL=osmesa or MUJOCO_GL=egl, or "
+            f"while {stage} (MUJOCO_GL is {backend}); try MUJOCO_GL=osmesa or MUJOCO_GL=egl, or "
             "a longer --start-timeout"
         )
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for pipe in self._processes:
-            pipe.close()  # a worker ends when its pipe does: at once if it waits, else when its episode is finished
-        deadline = time.monotonic() + SECONDS_TO_END
-        for process in self._processes.values():
-            process.join(None if error is None else max(0.0, deadline - time.monotonic()))
-        for process in self._processes.values():
-            process.kill()  # does nothing to those that have ended
-            process.join()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends; processes that start within never hear of it: their parent ends them."""
-    resource_tracker.ensure_running()  # it lifts the block when it starts, with the first process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _work(pipe: Connection, config: CollectConfig, shards: Path) -> None:
-    """Run a worker process."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(episodes: Iterator[int], answer: Callable[[Any], None], config: CollectConfig, shards: Path) -> None:
     prepare_process(config)
-    with contextlib.suppress(ConnectionError):  # the collection is gone: there is nobody to report to
-        try:
-            _serve(pipe, config, shards)
-        except UserError as error:
-            pipe.send(("refused", str(error)))
-        except ConnectionError:
-            raise
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                pipe.send(("failed", traceback.format_exc()))
-                return
-            room = "finished episodes are kept, make room and run the same command"
-            pipe.send(("refused", f"{shards}: {error.strerror}; {room}"))
-        except Exception:
-            pipe.send(("failed", traceback.format_exc()))
+    answer("making the task")
+    with contextlib.closing(Player(config)) as player:
+        answer("drawing its first frame")
+        answer(player.warm_up())
+        for index in episodes:
+            name, content, frames = player.part(index)
+            write_part(shards, name, content)
+            answer((index, frames))
 
 
 def prepare_process(config: CollectConfig) -> None:
@@ -171,30 +99,3 @@ def prepare_process(config: CollectConfig) -> None:
         import torch
 
         torch.set_num_threads(1)  # sums in another order would be other actions
-
-
-def _serve(pipe: Connection, config: CollectConfig, shards: Path) -> None:
-    pipe.send(("stage", "making the task"))
-    player = Player(config)
-    pipe.send(("stage", "drawing its first frame"))
-    pipe.send(("ready", player.warm_up()))
-    while True:
-        try:
-            index = pipe.recv()
-        except EOFError:  # all episodes are recorded
-            player.close()
-            return
-        episode = player.record(index)
-        if isinstance(episode, LeftOut):
-            save_left_out(shards, episode)
-            pipe.send(("done", (index, 0)))
-        else:
-            save_shard(shard_path(shards, index), episode, durable=False)  # a damaged one is noticed and recorded again
-            pipe.send(("done", (index, len(episode.frames))))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None, "a worker has a parent process"
-    parent.join()
-    os._exit(1)

@@ -19,7 +19,7 @@ import simplejpeg
 import zstandard
 
 from worldmodel.datasets.episodes.episode import NOT_RECORDED
-from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, DamagedColumn, is_picture
+from worldmodel.datasets.episodes.schema import STORAGES, VIEWS, WITHOUT_OUTCOMES, DamagedColumn, Storage, is_picture
 
 ZSTD_FILTER, FLETCHER32_FILTER = 32015, 3
 """Numbers of HDF5's filters."""
@@ -105,7 +105,7 @@ class ColumnReader:
     def __init__(self, path: Path, file: h5py.File, verify: bool = False) -> None:
         self.path, self.verify, self._file = path, verify, file
         self.columns = {name: _column(dataset) for name, dataset in datasets_of(file)}
-        self.storage = str(file.attrs["storage"])
+        self.storage: Storage = file.attrs["storage"]
         assert self.storage in STORAGES
         shape = file.attrs["picture_shape"] if self.storage == "jpeg" else file["frames"].shape[1:]
         self.picture_shape = tuple(int(size) for size in shape)

@@ -52,7 +52,7 @@ class ClipDataset:
         self.num_steps, self.action_block, self.columns = num_steps, action_block, tuple(columns)
         self.stores = [EpisodeStore(Path(path)) for path in files]
         self._shapes = _same_shapes(self.stores, self.columns)
-        self._in_steps = [_recorded_steps(store, action_block) for store in self.stores]
+        self._in_steps = [store.recorded_steps(action_block) for store in self.stores]
         chosen = _chosen(self.stores, episodes)
         lengths = np.concatenate([store.lengths[numbers] for store, numbers in zip(self.stores, chosen, strict=True)])
         self._file = np.repeat(np.arange(len(self.stores)), [len(numbers) for numbers in chosen])
@@ -130,16 +130,6 @@ class ClipDataset:
             steps = recorded.reshape(len(members), self.num_steps, self._in_steps[file])
             out[members] = steps.sum(axis=2) if name == "reward" else steps.any(axis=2)
         return out
-
-
-def _recorded_steps(store: EpisodeStore, action_block: int) -> int:
-    """Return the number of recorded steps in a model step."""
-    if action_block % store.action_block:
-        raise UserError(
-            f"{store.path} was recorded in blocks of {store.action_block} actions; the action block of {action_block} must be a "
-            f"multiple of {store.action_block}"
-        )
-    return action_block // store.action_block
 
 
 def _same_shapes(stores: list[EpisodeStore], columns: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

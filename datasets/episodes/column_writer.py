@@ -83,15 +83,7 @@ class ColumnWriter:
 
 
 def create_column(file: h5py.File, name: str, rows: np.ndarray, storage: str, texts: int = 1) -> ColumnWriter:
-    """Create a new, empty column for such rows.
-
-    Args:
-        file: where to make it.
-        name: of the column.
-        rows: the first ones that will be added; of texts, their bytes.
-        storage: how the file keeps its pictures.
-        texts: how many texts `rows` are the bytes of.
-    """
+    """Create a new, empty column for such rows as the first ones are; of a text column these are the bytes of so many texts."""
     row_shape = rows.shape[1:]
     compressed = not _is_of_episodes(name) and (storage == "lossless" or not is_picture(name))
     if storage == "raw" and "/" not in name:  # numbers too: a read of them is a copy

@@ -12,16 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.collection.coverage import Coverage
+from worldmodel.datasets.collection.coverage import CountingWriter
 from worldmodel.datasets.episodes.episode import Episode
-from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.episodes.verified_reader import CopyingWriter, VerifiedStore
+from worldmodel.datasets.episodes.verified_reader import VerifiedStore
 from worldmodel.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def merge(paths: Sequence[Path], out: Path) -> int:
         origins = [{"file": s.path.name, "episodes": len(s), "meta": meta} for s, meta in zip(stores, metas, strict=True)]
         storages = {store.storage for store in stores}
         storage = storages.pop() if len(storages) == 1 else "lossless"
-        part = stack.enter_context(_Part(out, _of_any_part(shared) | {"merged_from": origins}, storage))
+        part = stack.enter_context(CountingWriter(out, _of_any_part(shared) | {"merged_from": origins}, storage))
         bar = stack.enter_context(tqdm(total=sum(map(len, stores)), unit="episode", disable=None))
         seen: set[bytes] = set()
         for store in stores:
@@ -94,7 +93,7 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
         store = stack.enter_context(VerifiedStore(path))
         which = _different(store)
         belongs = _draw_parts(store.path, int(which.max()) + 1, shares, seed)[which]
-        numbers, parts = np.unique(belongs).tolist(), dict[int, _Part]()
+        numbers, parts = np.unique(belongs).tolist(), dict[int, CountingWriter]()
         there = 0
         for number in numbers:
             episodes = np.flatnonzero(belongs == number).tolist()
@@ -105,7 +104,7 @@ def split(path: Path, shares: Sequence[float], out_folder: Path, seed: int = 0) 
                 logger.info("%s is there already, from the same split", part)
                 continue
             meta = _of_any_part(store.meta) | {"split": drawn}
-            parts[number] = stack.enter_context(_Part(part, meta, store.storage))
+            parts[number] = stack.enter_context(CountingWriter(part, meta, store.storage))
         for i in tqdm(range(len(store)), unit="episode", disable=None):
             if int(belongs[i]) in parts:
                 parts[int(belongs[i])].copy(store, i)
@@ -124,36 +123,14 @@ def _is_part(path: Path, store: EpisodeStore, drawn: dict[str, Any]) -> bool:
         return False
 
 
-class _Part(CopyingWriter):
-    """A new file that counts what its episodes cover while they are written, where its meta data allow that."""
-
-    def __init__(self, path: Path, meta: dict[str, Any], storage: str) -> None:
-        super().__init__(path, meta, storage=cast(Storage, storage))
-        countable = all(name in meta for name in ("feature_names", "action_names", "factors"))
-        self._coverage = Coverage(meta["feature_names"], meta["action_names"], meta["factors"]) if countable else None
-
-    def append(self, episode: Episode) -> None:
-        super().append(episode)
-        if self._coverage is not None:
-            self._coverage.add(episode)
-
-    def _finish(self) -> None:
-        if self._coverage is not None:
-            self.meta["coverage"] = self._coverage.report()
-        super()._finish()
-
-
 def _different(store: EpisodeStore) -> np.ndarray:
     """Assign numbers to the different episodes of a file, int64 (episodes,): equal ones have the same number.
 
-    Whole episodes are read only where the last frame and the actions are equal already.
+    Whole episodes are read only where what happened in them is equal already.
     """
-    alike: dict[bytes, list[int]] = {}
-    for i in range(len(store)):
-        first = int(store.offsets[i]) - i
-        digest = hashlib.blake2b(store.frame(i, int(store.lengths[i])).tobytes(), digest_size=16)
-        digest.update(store.rows("actions", first, first + int(store.lengths[i])).tobytes())
-        alike.setdefault(digest.digest(), []).append(i)
+    alike: dict[str, list[int]] = {}
+    for i, name in enumerate(store.identities):
+        alike.setdefault(name, []).append(i)
     firsts: dict[bytes, int] = {}
     same_as = np.arange(len(store))
     for group in alike.values():

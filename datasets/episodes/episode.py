@@ -66,7 +66,7 @@ class Episode:
         num_actions = len(self.actions)
         if num_actions < 1:
             raise ValueError("an episode needs at least one action, got none")
-        for name, dtype, ndim in _ARRAYS:
+        for name, (dtype, ndim) in ARRAYS.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.ndim != ndim:
                 raise ValueError(f"episode.{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {ndim}")
@@ -108,18 +108,19 @@ class Clip:
     """t texts, joined likewise: what changed in each recorded step."""
 
 
-_ARRAYS = (
-    ("frames", np.uint8, 4),
-    ("proprio", np.float32, 2),
-    ("state", np.float64, 2),
-    ("features", np.float32, 2),
-    ("success", np.bool_, 1),
-    ("actions", np.float32, 2),
-    ("reward", np.float64, 1),
-    ("terminated", np.bool_, 1),
-    ("truncated", np.bool_, 1),
-    ("goal_state", np.float64, 1),
-)
+ARRAYS: dict[str, tuple[type[np.generic], int]] = {
+    "frames": (np.uint8, 4),
+    "proprio": (np.float32, 2),
+    "state": (np.float64, 2),
+    "features": (np.float32, 2),
+    "success": (np.bool_, 1),
+    "actions": (np.float32, 2),
+    "reward": (np.float64, 1),
+    "terminated": (np.bool_, 1),
+    "truncated": (np.bool_, 1),
+    "goal_state": (np.float64, 1),
+}
+"""Type and number of axes of each array of an episode."""
 FRAME_FIELDS = ("frames", "proprio", "state", "features", "success", "captions", "questions", "answers")
 """Fields with T+1 rows."""
 ACTION_TEXTS = ("action_texts", "action_words", "changes")

@@ -15,6 +15,7 @@ import numpy as np
 from worldmodel.datasets.episodes.schema import TEXTS, VIEWS, open_file
 from worldmodel.datasets.episodes.statistics import Statistics, column_statistics
 from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.datasets.outputs import aligned
 from worldmodel.datasets.records import parse_json
 
 TableRow = tuple[str, ...]
@@ -27,11 +28,7 @@ MANY_VALUES = 8
 
 
 def describe(path: Path) -> str:
-    """Describe an episode file as text for a terminal.
-
-    Raises:
-        UserError: the file is missing, damaged or not an episode file.
-    """
+    """Describe an episode file as text for a terminal; UserError where it is missing, damaged or no episode file."""
     with EpisodeStore(path) as store:
         statistics = column_statistics(store)
         tables: list[Sequence[TableRow]] = [
@@ -40,15 +37,11 @@ def describe(path: Path) -> str:
             [COLUMN_HEADERS, *column_rows(store, statistics)],
         ]
         tables.append([COMPONENT_HEADERS, *component_rows(store, statistics)])
-    return "\n\n".join(_aligned(table) for table in tables if len(table) > 1)
+    return "\n\n".join(aligned(table) for table in tables if len(table) > 1)
 
 
 def record(path: Path) -> dict[str, Any]:
-    """Describe an episode file for programs: `facts` and `factors` in words, `columns` with the statistics of each component.
-
-    Raises:
-        UserError: the file is missing, damaged or not an episode file.
-    """
+    """Describe an episode file for programs: `facts` and `factors` in words, `columns` with the statistics of each component."""
     with EpisodeStore(path) as store:
         numbers = {
             "episodes": len(store),
@@ -263,8 +256,3 @@ def _bytes(size: int) -> str:
             return f"{size:.{0 if unit == 'bytes' else 1}f} {unit}"
         size /= 1000  # type: ignore[assignment]
     return f"{size:.1f} GB"
-
-
-def _aligned(rows: Sequence[TableRow]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

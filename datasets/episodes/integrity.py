@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
-from worldmodel.datasets.episodes.schema import TEXTS, DamagedColumn, Storage, damaged
+from worldmodel.datasets.episodes.schema import TEXTS, DamagedColumn, damaged
 from worldmodel.datasets.episodes.verified_reader import CopyingWriter, SalvagedStore, VerifiedStore
 from worldmodel.errors import UserError
 
@@ -26,11 +25,7 @@ class Report:
 
 
 def check(path: Path) -> Report:
-    """Read every chunk of every column: checksums, texts, JPEGs, and whether lengths and columns fit together.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Read every chunk of every column: checksums, texts, JPEGs, and whether all fits together; UserError for no such file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is a folder: name an episode file in it" if path.is_dir() else f"{path}: no such file")
@@ -54,11 +49,7 @@ def repair(path: Path, out: Path | None = None) -> int:
     """Save every whole episode of a truncated or damaged file into a new one, and return how many there are.
 
     The damaged file stays as it is. JPEGs are copied as they are; an episode is saved only if all that belongs to it is
-    confirmed by its checksums. The new file says in `meta["repaired_from"]` which episodes it has.
-
-    Args:
-        path: the damaged file.
-        out: the new file; by default `repaired_path(path)`.
+    confirmed by its checksums. The new file, by default `repaired_path(path)`, says in `meta["repaired_from"]` which episodes it has.
 
     Raises:
         UserError: nothing can be saved; `out` exists or cannot be written.
@@ -76,7 +67,7 @@ def repair(path: Path, out: Path | None = None) -> int:
         meta = {name: value for name, value in store.meta.items() if name not in ("recipe", "coverage")}
         repaired = {"file": path.name, "episodes": saved, "of_at_least": len(store), "recipe": store.meta.get("recipe")}
         meta["repaired_from"] = repaired
-        with CopyingWriter(out, meta, storage=cast(Storage, store.storage)) as writer:
+        with CopyingWriter(out, meta, storage=store.storage) as writer:
             for i in saved:
                 writer.copy(store, i)
     return len(saved)

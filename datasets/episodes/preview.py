@@ -26,15 +26,10 @@ INK, SOFT = "#1d1f24", "#70757f"
 
 
 def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Path:
-    """Draw a contact sheet, or a film when `out` ends in .mp4 or .gif, and return what was written.
-
-    Args:
-        path: the episode file.
-        out: .png, .mp4 or .gif; by default the contact sheet `<stem>.png` next to the file.
-        overwrite: replace a file that worldmodel did not make.
+    """Draw a contact sheet, or a film when `out` ends in .mp4 or .gif, and return what was written, `<stem>.png` by default.
 
     Raises:
-        UserError: the file cannot be read; `out` has another ending, or is a file of somebody else.
+        UserError: the file cannot be read; `out` has another ending, or is a file of somebody else, unless `overwrite`.
     """
     out = out if out is not None else path.with_suffix(".png")
     if out.suffix.lower() not in ENDINGS:
@@ -45,17 +40,7 @@ def preview(path: Path, out: Path | None = None, overwrite: bool = False) -> Pat
 
 
 def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> None:
-    """Write a PNG: a row for each episode, a column for each step, both evenly spread, the captions below the frames.
-
-    Args:
-        path: the episode file.
-        out: the picture.
-        episodes: rows at most.
-        steps: columns at most.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Write a PNG: a row for each episode, a column for each step, at most so many, evenly spread, the captions below the frames."""
     font = ImageFont.load_default(FONT_SIZE)
     with EpisodeStore(path) as store:
         chosen = _spread(len(store), episodes)
@@ -80,15 +65,7 @@ def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> N
 def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_steps: int = 400) -> None:
     """Write an mp4 (H.264) or a GIF: several episodes in a grid, the step's number below each; one that ended stands still.
 
-    Args:
-        path: the episode file.
-        out: the film.
-        episodes: shown at most, evenly spread over the file.
-        fps: recorded steps a second.
-        max_steps: the film stops after this many recorded steps.
-
-    Raises:
-        UserError: the file cannot be read.
+    At most `episodes` are shown, evenly spread over the file, `fps` recorded steps a second, `max_steps` of them at most.
     """
     with EpisodeStore(path) as store:
         chosen = _spread(len(store), episodes)

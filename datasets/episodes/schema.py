@@ -68,12 +68,7 @@ def damaged(path: Path, what: str) -> UserError:
 
 
 class DamagedColumn(UserError):
-    """Part of a column cannot be read.
-
-    Args:
-        path: the file.
-        column: the column.
-    """
+    """Part of a column of a file cannot be read."""
 
     def __init__(self, path: Path, column: str) -> None:
         super().__init__(str(damaged(path, f"column {column} cannot be read")))
@@ -85,11 +80,7 @@ def _saves(path: Path) -> str:
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open an episode file for reading.
-
-    Raises:
-        UserError: the file is missing, truncated, damaged, foreign, of another schema version or not whole.
-    """
+    """Open an episode file for reading; UserError where it is missing, damaged, foreign, not whole or of another schema version."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: name an episode file in it, or make one of it with `worldmodel datasets convert`")
     if not path.is_file():
@@ -113,11 +104,7 @@ def open_file(path: Path) -> h5py.File:
 
 
 def read_meta(file: h5py.File) -> dict[str, Any]:
-    """Read what the file says of itself.
-
-    Raises:
-        OSError, KeyError, ValueError: it cannot be read.
-    """
+    """Read what the file says of itself; OSError, KeyError or ValueError where it cannot be read."""
     last = file["meta"][:].tobytes() if "meta" in file else b""
     return dict(parse_json(last or file.attrs["meta"]))
 

@@ -18,6 +18,7 @@ from worldmodel.datasets.episodes.schema import (
     NUMBERS,
     TEXTS,
     VIEWS,
+    Storage,
     damaged,
     open_file,
     read_meta,
@@ -76,8 +77,8 @@ class EpisodeStore:
         return int(self.lengths.sum()) + len(self)
 
     @property
-    def storage(self) -> str:
-        """How pictures are kept: lossless, raw or jpeg."""
+    def storage(self) -> Storage:
+        """How pictures are kept."""
         return self._reader.storage
 
     @property
@@ -89,6 +90,15 @@ class EpisodeStore:
     def action_block(self) -> int:
         """Environment actions in one recorded step."""
         return int(self.meta.get("action_block", 1))
+
+    def recorded_steps(self, action_block: int) -> int:
+        """Count the recorded steps in a model step of so many environment actions; UserError where these are no whole number."""
+        if action_block % self.action_block:
+            raise UserError(
+                f"{self.path} was recorded in blocks of {self.action_block} actions; the action block of {action_block} must be a "
+                f"multiple of {self.action_block}"
+            )
+        return action_block // self.action_block
 
     @property
     def action_size(self) -> int:
@@ -124,18 +134,18 @@ class EpisodeStore:
         """Read the whole of episode i."""
         first, steps = self._first_row(i), int(self.lengths[i])
         frame_rows, action_rows = (first, first + steps + 1), (first - i, first - i + steps)
-        columns: dict[str, Any] = {name: self._rows(name, *frame_rows) for name in FRAME_COLUMNS}
-        columns |= {name: self._rows(name, *action_rows) for name in ACTION_COLUMNS}
+        columns: dict[str, Any] = {name: self.rows(name, *frame_rows) for name in FRAME_COLUMNS}
+        columns |= {name: self.rows(name, *action_rows) for name in ACTION_COLUMNS}
         columns |= {name: self._texts(name, *frame_rows) for name in FRAME_TEXTS}
         columns |= {name: self._texts(name, *action_rows) for name in ACTION_TEXTS}
         return Episode(
             **columns,
-            seed=int(self._rows("seed", i, i + 1)[0]),
+            seed=int(self.rows("seed", i, i + 1)[0]),
             policy=self._texts("policy", i, i + 1)[0],
             variation=parse_json(self._texts("variation", i, i + 1)[0]),
-            goal_state=self._rows("goal_state", i, i + 1)[0],
+            goal_state=self.rows("goal_state", i, i + 1)[0],
             goal_text=self.goal_text(i),
-            views={camera: self._rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},
+            views={camera: self.rows(f"{VIEWS}/{camera}", *frame_rows) for camera in self.cameras},
         )
 
     def clip(self, i: int, start: int, length: int, action_block: int = 1, texts: bool = True) -> Clip:
@@ -170,7 +180,7 @@ class EpisodeStore:
         joined = {name: self._joined(name, *action_rows, in_steps) if texts else [""] * length for name in ACTION_TEXTS}
         return Clip(
             frames=self._reader.rows("frames", row, row + steps + 1, in_steps),
-            actions=self._rows("actions", *action_rows).reshape(length, in_steps * self.row_shape("actions")[0]),  # (t k) a -> t (k a)
+            actions=self.rows("actions", *action_rows).reshape(length, in_steps * self.row_shape("actions")[0]),  # (t k) a -> t (k a)
             **joined,
             start=start,
             episode=i,
@@ -197,23 +207,34 @@ class EpisodeStore:
         self._reader.windows(name, rows, step, out)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Read rows start <= row < stop of a column of numbers, all episodes end to end."""
-        return self._rows(name, start, stop)
+        """Read rows start <= row < stop of a column of numbers or frames, all episodes end to end."""
+        return self._reader.rows(name, start, stop)
 
     def frame(self, i: int, t: int) -> np.ndarray:
         """Read frame t of episode i: uint8 (H, W, 3)."""
-        row = self._frame_row(i, t)
-        return self._rows("frames", row, row + 1)[0]
+        row = self._row("frames", i, t)
+        return self.rows("frames", row, row + 1)[0]
 
     def caption(self, i: int, t: int) -> str:
         """Read the sentence recorded with frame t of episode i."""
-        row = self._frame_row(i, t)
-        return self._texts("captions", row, row + 1)[0]
+        return self._text("captions", i, t)
 
     def question(self, i: int, t: int) -> tuple[str, str]:
         """Read the question recorded with frame t of episode i, and its answer."""
-        row = self._frame_row(i, t)
-        return self._texts("questions", row, row + 1)[0], self._texts("answers", row, row + 1)[0]
+        return self._text("questions", i, t), self._text("answers", i, t)
+
+    def action_words(self, i: int, t: int) -> str:
+        """Read the action that leaves frame t of episode i, in coarse words."""
+        return self._text("action_words", i, t)
+
+    def change(self, i: int, t: int) -> str:
+        """Read what changed from frame t to frame t + 1 of episode i, as a sentence."""
+        return self._text("changes", i, t)
+
+    def goal_text(self, i: int) -> str:
+        """Read the goal of episode i as an instruction."""
+        self._first_row(i)
+        return self._texts("goal_text", i, i + 1)[0]
 
     def view(self, i: int, camera: str) -> np.ndarray:
         """Read what one of `cameras`, the additional ones, saw in episode i: uint8 (T+1, H, W, 3)."""
@@ -221,20 +242,7 @@ class EpisodeStore:
             there = ", ".join(self.cameras) or "none"
             raise UserError(f"{self.path} has no additional camera {camera!r}; there are: {there}")
         row = self._first_row(i)
-        return self._rows(f"{VIEWS}/{camera}", row, row + int(self.lengths[i]) + 1)
-
-    def action_words(self, i: int, t: int) -> str:
-        """Read the action that leaves frame t of episode i, in coarse words."""
-        return self._action_text("action_words", i, t)
-
-    def change(self, i: int, t: int) -> str:
-        """Read what changed from frame t to frame t + 1 of episode i, as a sentence."""
-        return self._action_text("changes", i, t)
-
-    def goal_text(self, i: int) -> str:
-        """Read the goal of episode i as an instruction."""
-        self._first_row(i)
-        return self._texts("goal_text", i, i + 1)[0]
+        return self.rows(f"{VIEWS}/{camera}", row, row + int(self.lengths[i]) + 1)
 
     def frame_rows(self, episodes: Iterable[int]) -> np.ndarray:
         """Return the rows of all frames of some episodes, int64; see `frames` and `column`."""
@@ -249,7 +257,7 @@ class EpisodeStore:
         """Read a whole numeric column (`features`, `state`, `actions`, ...), all episodes end to end."""
         if name not in NUMBERS:
             raise ValueError(f"no column {name!r}; there are {', '.join(NUMBERS)}")
-        return self._rows(name, 0, self._reader.num_rows(name))
+        return self.rows(name, 0, self._reader.num_rows(name))
 
     def texts(self, name: str) -> list[str]:
         """Read a whole text column: `captions`, `questions`, `action_words`, `policy`, `variation` (JSON), ..."""
@@ -301,20 +309,17 @@ class EpisodeStore:
             raise IndexError(f"episode {i} asked of {self.path}, which has {len(self)}")
         return int(self.offsets[i])
 
-    def _frame_row(self, i: int, t: int) -> int:
-        first = self._first_row(i)
-        if not 0 <= t <= self.lengths[i]:
-            raise IndexError(f"frame {t} asked of episode {i} of {self.path}, which has {self.lengths[i] + 1}")
+    def _row(self, name: str, i: int, t: int) -> int:
+        """Return the row of frame t, or of action t, of episode i in a column."""
+        of_actions = name in ACTION_TEXTS
+        first, rows = self._first_row(i) - i * of_actions, int(self.lengths[i]) + (not of_actions)
+        if not 0 <= t < rows:
+            raise IndexError(f"{'action' if of_actions else 'frame'} {t} asked of episode {i} of {self.path}, which has {rows}")
         return first + t
 
-    def _action_text(self, name: str, i: int, t: int) -> str:
-        first = self._first_row(i) - i
-        if not 0 <= t < self.lengths[i]:
-            raise IndexError(f"action {t} asked of episode {i} of {self.path}, which has {self.lengths[i]}")
-        return self._texts(name, first + t, first + t + 1)[0]
-
-    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        return self._reader.rows(name, start, stop)
+    def _text(self, name: str, i: int, t: int) -> str:
+        row = self._row(name, i, t)
+        return self._texts(name, row, row + 1)[0]
 
     def _texts(self, name: str, start: int, stop: int) -> list[str]:
         return self._reader.texts(name, start, stop)

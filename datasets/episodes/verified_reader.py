@@ -25,11 +25,7 @@ END_ADDRESS = slice(28, 36)
 
 
 class VerifiedStore(EpisodeStore):
-    """An episode file of which `episode(i)` is what was written, or raises ValueError (most often its UserError).
-
-    Raises:
-        UserError: as `EpisodeStore`.
-    """
+    """An episode file of which `episode(i)` is what was written, or raises ValueError (most often its UserError)."""
 
     def _open(self, verify: bool = True) -> tuple[ColumnReader, dict[str, Any]]:
         return super()._open(verify)
@@ -89,11 +85,7 @@ class CopyingWriter(EpisodeWriter):
     _coded: dict[str, list[bytes]] = {}
 
     def copy(self, store: VerifiedStore, i: int) -> None:
-        """Add episode i of another file.
-
-        Raises:
-            ValueError: the episode is damaged; nothing was added.
-        """
+        """Add episode i of another file; ValueError where it is damaged: nothing was added."""
         episode = store.episode(i)
         self._coded = store.coded_frames(i) if self.storage == "jpeg" else {}
         self.append(episode)
@@ -107,40 +99,26 @@ class CopyingWriter(EpisodeWriter):
         self._add_texts(name, self._coded[name])
 
 
-class _PaddedFile(io.RawIOBase):
+class _PaddedFile(io.FileIO):
     """A file for reading that seems to be as long as it says it was; zeros stand for what is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        head = self._file.read(END_ADDRESS.stop)
-        self._size = max(int.from_bytes(head[END_ADDRESS], "little"), path.stat().st_size)
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        super().__init__(path)
+        self._size = max(int.from_bytes(self.read(END_ADDRESS.stop)[END_ADDRESS], "little"), path.stat().st_size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
+        return super().seek(self._size + offset) if whence == io.SEEK_END else super().seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        self._file.seek(self._place)
-        data = self._file.read(len(view))
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
-        self._place += len(view)
+        place = self.tell()
+        there = super().readinto(view) or 0
+        view[there:] = bytes(len(view) - there)
+        self.seek(place + len(view))
         return len(view)
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def __del__(self) -> None:
+        self.close()  # HDF5 does not
 
 
 def _open_damaged(path: Path) -> h5py.File:

@@ -32,11 +32,7 @@ class Table:
 
 
 def load_table(path: Path) -> Table:
-    """Read a table by its ending.
-
-    Raises:
-        UnreadableTable: it is no table of finite numbers, or one that could be read in two ways.
-    """
+    """Read a table by its ending; UnreadableTable where it is none of finite numbers, or could be read in two ways."""
     try:
         table = {".npy": _load_npy, ".csv": _load_csv, ".jsonl": _load_jsonl}[path.suffix](path)
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, csv.Error) as error:

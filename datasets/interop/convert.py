@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import h5py
-from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import OUTCOMES, Episode
 from worldmodel.datasets.episodes.schema import FORMAT as WORLDMODEL
@@ -15,6 +14,7 @@ from worldmodel.datasets.episodes.schema import Storage
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.writer import EpisodeWriter
 from worldmodel.datasets.interop import folders, lerobot, minari, ogbench, stable_worldmodel
+from worldmodel.datasets.interop.foreign import episodes_of
 from worldmodel.datasets.video import VideoFit
 from worldmodel.errors import UserError
 
@@ -51,11 +51,7 @@ class Conversion:
 
 
 def recognise(path: Path) -> Format:
-    """Recognize the format of a file or folder, by what is in it.
-
-    Raises:
-        UserError: it is not there, or of no known format.
-    """
+    """Recognize the format of a file or folder by what is in it; UserError where it is not there, or of none that is known."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -153,8 +149,7 @@ def _read(
 ) -> tuple[Iterator[Episode], dict[str, Any]]:
     if format == "worldmodel":
         store = EpisodeStore(source)
-        numbers = tqdm(range(len(store)), desc=source.name, unit="episode", disable=None)
-        return (store.episode(i) for i in numbers), store.meta
+        return episodes_of(store, source.name), store.meta
     if format == "lerobot":
         return lerobot.read(source, size, fit)
     if format in ("mp4", "frames"):

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.action_tables import ENDINGS, Table, UnreadableTable, load_table
-from worldmodel.datasets.interop.foreign import action_names, foreign_episode, foreign_meta, new_path
-from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.interop.foreign import action_names, episodes_of, foreign_episode, foreign_meta, new_path
+from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.video import DEFAULT_FPS, GOOD, DamagedVideo, VideoFit, VideoWriter, decode, fit_image, fps_of, frame_rate
 from worldmodel.errors import UserError
 
@@ -69,11 +69,7 @@ def read(
 
 
 def kind_of(path: Path) -> Literal["mp4", "frames"]:
-    """Return `mp4` for a video or a folder of them, `frames` for pictures.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Return `mp4` for a video or a folder of them, `frames` for pictures; UserError for anything else."""
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return "mp4"
     if path.is_dir():
@@ -234,11 +230,7 @@ def _read_lines(source: Path) -> list[str]:
 
 
 def _read_actions(source: Path, needed: bool) -> Table | None:
-    """Read the actions next to a source; None when no source of the folder has any.
-
-    Raises:
-        _Skip: there are none although others have some; they cannot be read.
-    """
+    """Read the actions next to a source, None where no source of the folder has any; _Skip where it alone lacks them."""
     paths = [path for ending in ENDINGS if (path := _beside(source, f".actions{ending}")).exists()]
     if not paths and needed:
         raise _Skip("it has no actions, others in the folder have")
@@ -262,8 +254,7 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
     """
     rate = fps or fps_of(store)
     with new_path(path, folder=True) as folder:
-        for i in tqdm(range(len(store)), desc="mp4", unit="episode", disable=None):
-            episode = store.episode(i)
+        for i, episode in enumerate(episodes_of(store, "mp4")):
             with VideoWriter(folder / f"{i:06d}.mp4", rate, crf) as video:
                 for frame in episode.frames:
                     video.add(frame)
@@ -271,14 +262,9 @@ def write_videos(store: EpisodeStore, path: Path, fps: float | None = None, crf:
 
 
 def write_pictures(store: EpisodeStore, path: Path) -> None:
-    """Write episode i as a folder `<i>` of PNG files, with its actions and captions; nothing is lost of these.
-
-    Raises:
-        UserError: the folder exists or cannot be written.
-    """
+    """Write episode i as a folder `<i>` of PNG files with its actions and captions, losslessly; UserError where it cannot."""
     with new_path(path, folder=True) as folder:
-        for i in tqdm(range(len(store)), desc="frames", unit="episode", disable=None):
-            episode = store.episode(i)
+        for i, episode in enumerate(episodes_of(store, "frames")):
             (folder / f"{i:06d}").mkdir()
             for t, frame in enumerate(episode.frames):
                 Image.fromarray(frame).save(folder / f"{i:06d}" / f"{t:06d}.png")

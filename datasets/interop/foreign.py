@@ -8,10 +8,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
-from worldmodel.datasets.atomic import DeferredErrorFile, replacing
-from worldmodel.datasets.episodes.episode import Episode, not_recorded
-from worldmodel.errors import UserError
+from worldmodel.datasets.atomic import DeferredErrorFile, replacing, writing
+from worldmodel.datasets.episodes.episode import ARRAYS, Episode, not_recorded
+from worldmodel.datasets.episodes.store import EpisodeStore
+from worldmodel.errors import UserError, first_line
 
 CHANNELS = (1, 3, 4)
 """Gray, color, color with transparency."""
@@ -58,15 +60,22 @@ def _is_stack(pictures: np.ndarray) -> bool:
 
 
 def as_rows(values: np.ndarray, dtype: type) -> np.ndarray:
-    """Convert values (rows, ...) to (rows, width) of a type.
-
-    Raises:
-        ValueError: they are no plain numbers.
-    """
+    """Convert values (rows, ...) to (rows, width) of a type; ValueError where they are no plain numbers."""
     values = np.asarray(values)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"it holds {values.dtype} where numbers belong")
     return values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(dtype)
+
+
+def as_field(name: str, values: np.ndarray) -> np.ndarray:
+    """Convert a column of numbers (rows, ...) to the type and axes of an array of `Episode`; a flag is true where it is 1.
+
+    ValueError where they are no plain numbers.
+    """
+    dtype, axes = ARRAYS[name]
+    rows = as_rows(values, np.float64 if dtype is np.bool_ else dtype)
+    rows = rows[:, 0] if axes == 1 else rows
+    return rows == 1 if dtype is np.bool_ else rows
 
 
 def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:
@@ -75,11 +84,7 @@ def is_choice(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def one_hot(indices: np.ndarray, choices: int) -> np.ndarray:
-    """Convert discrete actions in [0, choices), (T,), to float32 (T, choices).
-
-    Raises:
-        ValueError: there is another number among them.
-    """
+    """Convert discrete actions in [0, choices), (T,), to float32 (T, choices); ValueError where one is another number."""
     indices = np.asarray(indices, np.int64).reshape(-1)
     if len(indices) and not 0 <= indices.min() <= indices.max() < choices:
         raise ValueError(f"its discrete actions go from {indices.min()} to {indices.max()}, there are {choices} to choose from")
@@ -136,20 +141,14 @@ def foreign_episode(frames: np.ndarray, actions: np.ndarray, **known: Any) -> Ep
 
 @contextlib.contextmanager
 def explaining(path: Path, number: int) -> Iterator[None]:
-    """Raise what goes wrong while an episode is read as an error that names the episode's number.
-
-    Raises:
-        UserError: instead of the errors that damaged or unexpected data make readers raise.
-    """
+    """Raise what damaged or unexpected data make readers raise as a UserError that names the episode's number."""
     try:
         yield
     except UserError:
         raise
     except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:  # pyarrow's are some of these
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: episode {number} is damaged or not as its format says ({reason}); fetch it again, or leave the episode out"
-        ) from error
+        damage = f"episode {number} is damaged or not as its format says ({first_line(error)})"
+        raise UserError(f"{path}: {damage}; fetch it again, or leave the episode out") from error
 
 
 def explained(path: Path, episodes: Iterator[Episode | None]) -> Iterator[Episode]:
@@ -190,6 +189,11 @@ def foreign_meta(
     return meta | (facts or {}) | before | {"source": {"format": layout, "name": origin}, "dropped": sorted(set(dropped))}
 
 
+def episodes_of(store: EpisodeStore, what: str) -> Iterator[Episode]:
+    """Read the episodes of a file in turn, with a bar on the screen that says what for."""
+    return (store.episode(i) for i in tqdm(range(len(store)), desc=what, unit="episode", disable=None))
+
+
 def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
     """Make the error for a data set without pictures."""
     return UserError(
@@ -200,31 +204,20 @@ def no_pictures(path: object, layout: str, found: Iterable[str]) -> UserError:
 
 @contextlib.contextmanager
 def new_path(path: Path, folder: bool = False) -> Iterator[Path]:
-    """Make a place to write a file to, or an empty folder to fill, under a temporary name.
+    """Make a place to write a file to, or an empty folder to fill; it gets its name when the block ends well, or nothing is left.
 
-    It gets its own name when the block ends well, otherwise nothing is left.
-
-    Raises:
-        UserError: something has that name already, or it cannot be written.
+    UserError where something has that name already, or it cannot be written.
     """
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; remove it or choose another name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, folder) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
+    with writing(path), replacing(path, folder) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
 def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
-    """Open a new HDF5 file to write, `settings` as h5py takes them.
-
-    Raises:
-        OSError: the disk is full; HDF5 alone would end the process with a crash.
-    """
+    """Open a new HDF5 file to write; OSError for a full disk, where HDF5 alone would end the process with a crash."""
     with DeferredErrorFile(path) as disk:
         try:
             with h5py.File(disk, "w", **settings) as file:
@@ -232,17 +225,3 @@ def new_hdf5(path: Path, **settings: Any) -> Iterator[h5py.File]:
         finally:  # whatever HDF5 makes of a full disk, the full disk is what the user hears of
             if disk.error is not None:
                 raise disk.error
-
-
-def import_parquet() -> tuple[Any, Any]:
-    """Import the modules `pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        UserError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("Parquet files need pyarrow: pip install 'worldmodel[data]'") from error
-    return pyarrow, pyarrow.parquet

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
-from worldmodel.datasets.interop.foreign import explained, explaining, foreign_episode, foreign_meta, import_parquet, one_hot
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, ARRAYS, Episode
+from worldmodel.datasets.interop.foreign import as_field, explained, explaining, foreign_episode, foreign_meta, one_hot
 from worldmodel.datasets.interop.lerobot_layout import (
     COUNTERS,
     DONE,
@@ -33,14 +33,13 @@ from worldmodel.datasets.interop.lerobot_layout import (
     VERSION,
 )
 from worldmodel.datasets.interop.lerobot_writer import write as write
-from worldmodel.datasets.pictures.formats import open_picture
-from worldmodel.datasets.records import parse_json
+from worldmodel.datasets.pictures.images import open_picture
+from worldmodel.datasets.records import import_parquet, parse_json
 from worldmodel.datasets.video import DamagedVideo, VideoFit, decode, fit_image
 from worldmodel.errors import UserError
 
 ROWS_PER_READ = 256
 CAMERAS = ("video", "image")
-TYPES = {"proprio": np.float32, "state": np.float64, "actions": np.float32, "features": np.float32, "success": np.bool_}
 
 logger = logging.getLogger(__name__)
 
@@ -63,25 +62,98 @@ def read(
         UserError: pyarrow is missing; the folder is no dataset of version 3, or has no such camera; and, from the iterator,
             tables or videos that are damaged.
     """
-    path = Path(path)
-    import_parquet()
-    info = _read_info(path)
-    features: dict[str, dict[str, Any]] = info["features"]
-    cameras = _cameras(path, features, size, camera)
-    used = features.keys() & {*NUMBERS, *OWN_NUMBERS, *OWN_TEXTS, "next.success"}
-    outcomes = {name for name in (*OUTCOMES, DONE) if features.get(name, {}).get("shape") == [1]}
-    used |= outcomes if "next.truncated" in outcomes else outcomes - {DONE}
-    dropped = sorted(set(features) - used - set(cameras) - set(COUNTERS))
-    choices = _choices(path, features.get("action", {}))
-    action_size = choices or (int(np.prod(features["action"]["shape"])) if "action" in features else 0)
-    facts: dict[str, Any] = {"licence": _licence(path), "skipped": {}}
-    names = features.get("action", {}).get("names")
-    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}, as most robots' data have it
-        names = next(iter(names.values()))
-    if isinstance(names, list) and len(names) == action_size:
-        facts["action_names"] = names
-    meta = foreign_meta("lerobot", path.name, action_size, dropped, facts, info.get(KEPT_META)) | {"fps": info["fps"]}
-    return explained(path, _episodes(path, info, cameras, used, choices, size, fit, meta["skipped"])), meta
+    import_parquet(path)
+    dataset = _Dataset(Path(path), size, fit, camera)
+    return explained(dataset.path, dataset.episodes()), dataset.meta
+
+
+class _Dataset:
+    """A dataset that is read, and the meta data of the episode file to make; arguments as `read`."""
+
+    def __init__(self, path: Path, size: int | None, fit: VideoFit, camera: str | None) -> None:
+        self.path, self.size, self.fit = path, size, fit
+        self.info = _read_info(path)
+        features: dict[str, dict[str, Any]] = self.info["features"]
+        action: dict[str, Any] = features.get("action", {})
+        self.cameras = _cameras(path, features, size, camera)
+        self.used = features.keys() & {*NUMBERS, *OWN_NUMBERS, *OWN_TEXTS, "next.success"}
+        outcomes = {name for name in (*OUTCOMES, DONE) if features.get(name, {}).get("shape") == [1]}
+        self.used |= outcomes if "next.truncated" in outcomes else outcomes - {DONE}
+        self.choices = _choices(path, action)
+        """Discrete actions to choose from; 0: an action is a vector, or there is none."""
+        dropped = features.keys() - self.used - {*self.cameras, *COUNTERS}
+        action_size = self.choices or (int(np.prod(action["shape"])) if action else 0)
+        facts: dict[str, Any] = {"licence": _licence(path), "skipped": {}}
+        names = action.get("names")
+        if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}, as most robots' data have it
+            names = next(iter(names.values()))
+        if isinstance(names, list) and len(names) == action_size:
+            facts["action_names"] = names
+        kept = self.info.get(KEPT_META)
+        self.meta = foreign_meta("lerobot", path.name, action_size, dropped, facts, kept) | {"fps": self.info["fps"]}
+
+    def episodes(self) -> Iterator[Episode | None]:
+        """Yield the episodes, None for one that is left out."""
+        tasks = _read_tasks(self.path)
+        pictures = [name for name in self.cameras if self.info["features"][name]["dtype"] == "image"]
+        rows = _Rows(self.path, [*self.used, *pictures, "task_index", "episode_index"])
+        videos = {name: _Frames(self, name) for name in self.cameras if name not in pictures}
+        given = 0
+        try:
+            for facts in tqdm(_read_facts(self.path), desc=self.path.name, total=self.info.get("total_episodes"), disable=None):
+                number, length = int(facts["episode_index"]), int(facts["length"])
+                table = rows.take(length, number)
+                if length < 2:
+                    logger.warning("episode %d of %s is left out: it has %d row", number, self.path, length)
+                    self.meta["skipped"][f"episode {number}"] = f"it has {length} row, no action leads from frame to frame"
+                    yield None
+                    continue
+                views = {name: self._decode_images(table[name]) for name in pictures}
+                views |= {name: frames.take(facts, length) for name, frames in videos.items()}
+                yield self._episode(table, views, tasks, facts)
+                given += 1
+        finally:
+            for frames in videos.values():
+                frames.close()
+        if not given:
+            raise UserError(f"{self.path} has no episode of two rows or more; nothing can be learned from it")
+
+    def _decode_images(self, images: list[dict[str, Any]]) -> np.ndarray:
+        """Decode encoded pictures, as Hugging Face `datasets` keeps them in a column."""
+        try:
+            return np.stack([fit_image(open_picture(io.BytesIO(image["bytes"])), self.size, self.fit) for image in images])
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
+            raise UserError("a picture within the tables of the dataset cannot be decoded; fetch it again") from error
+
+    def _episode(
+        self, table: dict[str, list[Any]], views: dict[str, np.ndarray], tasks: dict[int, str], facts: dict[str, Any]
+    ) -> Episode:
+        length = len(table["episode_index"])
+        known: dict[str, Any] = {}
+        for name, rows in table.items():
+            field = NUMBERS.get(name, name)
+            if field in ARRAYS:
+                known[field] = as_field(field, np.asarray(rows, ARRAYS[field][0]))
+            elif field in OWN_TEXTS:
+                known[field] = [str(text) for text in rows][: length - (field in ACTION_TEXTS)]
+        if "success" not in known and "next.success" in table:
+            after = np.asarray(table["next.success"], np.bool_).reshape(-1)
+            known["success"] = np.concatenate([[False], after[:-1]])
+        known |= _outcomes(table)
+        actions = known.pop("actions", np.zeros((length, 0), np.float32))[:-1]
+        known |= {name: _fact(name, facts[f"{KEPT_META}/{name}"]) for name in EPISODE_FACTS if f"{KEPT_META}/{name}" in facts}
+        known.setdefault("seed", int(facts["episode_index"]))
+        main, *others = self.cameras
+        for name in others:
+            if views[name].shape != views[main].shape:
+                raise UserError(f"camera {name} has pictures of another size than {main}; give --size")
+        return foreign_episode(
+            views[main],
+            one_hot(actions, self.choices) if self.choices else actions,
+            goal_text="; ".join(dict.fromkeys(tasks[int(number)] for number in table["task_index"])),
+            views={name.removeprefix(PICTURES): views[name] for name in others},
+            **known,
+        )
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -117,7 +189,7 @@ def _choices(path: Path, action: dict[str, Any]) -> int:
     """Count the discrete actions, whole numbers, of which an action is one; 0: it is a vector, or there is none."""
     if not str(action.get("dtype")).startswith(("int", "uint")) or int(np.prod(action["shape"])) != 1:
         return 0
-    _, parquet = import_parquet()
+    _, parquet = import_parquet(path)
     with explaining(path, 0):
         columns = [parquet.read_table(file, columns=["action"])["action"].to_pylist() for file in _tables(path, "data")]
         return 1 + max((int(np.max(column)) for column in columns if column), default=-1)
@@ -129,84 +201,6 @@ def _licence(path: Path) -> str:
     said = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     found = re.search(r"^license:\s*(\S+)", said, re.MULTILINE)
     return found[1] if found else "unknown"
-
-
-def _episodes(
-    path: Path,
-    info: dict[str, Any],
-    cameras: list[str],
-    used: set[str],
-    choices: int,
-    size: int | None,
-    fit: VideoFit,
-    skipped: dict[str, str],
-) -> Iterator[Episode | None]:
-    tasks = _read_tasks(path)
-    pictures = [name for name in cameras if info["features"][name]["dtype"] == "image"]
-    columns = [*used, *pictures, "task_index", "episode_index"]
-    rows = _Rows(path, columns)
-    videos = {name: _Frames(path, info, name, size, fit) for name in cameras if name not in pictures}
-    given = 0
-    try:
-        for facts in tqdm(_read_facts(path), desc=path.name, total=info.get("total_episodes"), disable=None):
-            number, length = int(facts["episode_index"]), int(facts["length"])
-            table = rows.take(length, number)
-            if length < 2:
-                logger.warning("episode %d of %s is left out: it has %d row", number, path, length)
-                skipped[f"episode {number}"] = f"it has {length} row, no action leads from frame to frame"
-                yield None
-                continue
-            views = {name: _decode_images(table[name], size, fit) for name in pictures}
-            views |= {name: frames.take(facts, length) for name, frames in videos.items()}
-            yield _episode(table, views, cameras, tasks, facts, choices)
-            given += 1
-    finally:
-        for frames in videos.values():
-            frames.close()
-    if not given:
-        raise UserError(f"{path} has no episode of two rows or more; nothing can be learned from it")
-
-
-def _episode(
-    table: dict[str, list[Any]],
-    views: dict[str, np.ndarray],
-    cameras: list[str],
-    tasks: dict[int, str],
-    facts: dict[str, Any],
-    choices: int,
-) -> Episode:
-    length = len(table["episode_index"])
-    known: dict[str, Any] = {}
-    for name, rows in table.items():
-        field = NUMBERS.get(name, name)
-        if field in TYPES:
-            known[field] = np.asarray(rows, TYPES[field]).reshape(length, -1)
-        elif field in OWN_TEXTS:
-            known[field] = [str(text) for text in rows]
-    if "success" in known:
-        known["success"] = known["success"][:, 0]
-    elif "next.success" in table:
-        after = np.asarray(table["next.success"], np.bool_).reshape(-1)
-        known["success"] = np.concatenate([[False], after[:-1]])
-    known |= _outcomes(table)
-    actions = known.pop("actions", np.zeros((length, 0), np.float32))[:-1]
-    actions = one_hot(actions, choices) if choices else actions
-    for name in ACTION_TEXTS:
-        if name in known:
-            known[name] = known[name][:-1]
-    known |= {name: _fact(name, facts[f"{KEPT_META}/{name}"]) for name in EPISODE_FACTS if f"{KEPT_META}/{name}" in facts}
-    known.setdefault("seed", int(facts["episode_index"]))
-    frames = views[cameras[0]]
-    for name in cameras[1:]:
-        if views[name].shape != frames.shape:
-            raise UserError(f"camera {name} has pictures of another size than {cameras[0]}; give --size")
-    return foreign_episode(
-        frames,
-        actions,
-        goal_text="; ".join(dict.fromkeys(tasks[int(number)] for number in table["task_index"])),
-        views={name.removeprefix(PICTURES): views[name] for name in cameras[1:]},
-        **known,
-    )
 
 
 def _outcomes(table: dict[str, list[Any]]) -> dict[str, np.ndarray]:
@@ -236,7 +230,7 @@ def _tables(path: Path, part: str) -> list[Path]:
 
 def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
     """Yield a dictionary per episode, in order; statistics are left out."""
-    _, parquet = import_parquet()
+    _, parquet = import_parquet(path)
     for file in _tables(path, "meta/episodes"):
         with parquet.ParquetFile(file) as table:
             columns = [name for name in table.schema_arrow.names if not name.startswith("stats/")]
@@ -246,7 +240,7 @@ def _read_facts(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read_tasks(path: Path) -> dict[int, str]:
     """Read the instruction of each task number; the text is the index of a pandas table, whose column has no fixed name."""
-    _, parquet = import_parquet()
+    _, parquet = import_parquet(path)
     try:
         table = parquet.read_table(path / "meta" / "tasks.parquet").to_pydict()
         numbers = table.pop("task_index")
@@ -264,7 +258,7 @@ class _Rows:
         self._rest: dict[str, list[Any]] = {name: [] for name in columns}
 
     def _read(self) -> Iterator[dict[str, list[Any]]]:
-        _, parquet = import_parquet()
+        _, parquet = import_parquet(self.path)
         for file in _tables(self.path, "data"):
             with parquet.ParquetFile(file) as table:
                 for batch in table.iter_batches(ROWS_PER_READ, columns=self.columns):
@@ -288,8 +282,8 @@ class _Rows:
 class _Frames:
     """The frames of one camera, whose mp4 files hold many episodes each, decoded once from front to back."""
 
-    def __init__(self, path: Path, info: dict[str, Any], name: str, size: int | None, fit: VideoFit) -> None:
-        self.path, self.info, self.name, self.size, self.fit = path, info, name, size, fit
+    def __init__(self, dataset: _Dataset, name: str) -> None:
+        self.dataset, self.name = dataset, name
         self._file: Path | None = None
         self._frames: Iterator[np.ndarray] = iter(())
         self._place = 0
@@ -298,14 +292,16 @@ class _Frames:
         """Read the frames of an episode, uint8 (length, H, W, 3)."""
         fact = {key: facts[f"videos/{self.name}/{key}"] for key in ("chunk_index", "file_index", "from_timestamp")}
         numbers = {"chunk_index": int(fact["chunk_index"]), "file_index": int(fact["file_index"])}
-        name = self.info["video_path"].format(video_key=self.name, **numbers)
+        name = self.dataset.info["video_path"].format(video_key=self.name, **numbers)
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{self.path}: meta/info.json names a video outside of the dataset ({name}); correct its video_path")
-        file = self.path / name
-        start = round(fact["from_timestamp"] * self.info["fps"])
+            raise UserError(
+                f"{self.dataset.path}: meta/info.json names a video outside of the dataset ({name}); correct its video_path"
+            )
+        file = self.dataset.path / name
+        start = round(fact["from_timestamp"] * self.dataset.info["fps"])
         if file != self._file or start < self._place:
             self.close()
-            self._file, self._frames, self._place = file, decode(file, self.size, self.fit), 0
+            self._file, self._frames, self._place = file, decode(file, self.dataset.size, self.dataset.fit), 0
         taken: list[np.ndarray] = []
         try:
             while len(taken) < length:
@@ -323,11 +319,3 @@ class _Frames:
         """Stop the decoder."""
         if hasattr(self._frames, "close"):
             self._frames.close()
-
-
-def _decode_images(images: list[dict[str, Any]], size: int | None, fit: VideoFit) -> np.ndarray:
-    """Decode encoded pictures, as Hugging Face `datasets` keeps them in a column."""
-    try:
-        return np.stack([fit_image(open_picture(io.BytesIO(image["bytes"])), size, fit) for image in images])
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
-        raise UserError("a picture within the tables of the dataset cannot be decoded; fetch it again") from error

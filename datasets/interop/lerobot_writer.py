@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from worldmodel.datasets.episodes.episode import Episode
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop import lerobot_layout as layout
-from worldmodel.datasets.interop.foreign import import_parquet, new_path
-from worldmodel.datasets.interop.lerobot_statistics import aggregate, describe
+from worldmodel.datasets.interop.foreign import episodes_of, new_path
+from worldmodel.datasets.records import import_parquet
 from worldmodel.datasets.video import GOOD, VideoWriter, encode_png, fps_of
 
 FILES_PER_CHUNK = 1000
@@ -26,6 +25,11 @@ DATA_MB, VIDEO_MB = 100, 200
 FACTS_PER_WRITE = 64
 KEYFRAME_EVERY = 2
 """LeRobot reads single frames at random places: short ways from key frames matter more to it than small files."""
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+FRAMES_PER_EPISODE = 32
+"""As many frames of an episode, evenly spaced, are looked at."""
+Statistics = dict[str, dict[str, np.ndarray]]
+"""Statistics normalize a policy's inputs."""
 
 _INDEX = "__index_level_0__"
 _PANDAS = {
@@ -52,13 +56,13 @@ def write(store: EpisodeStore, path: Path, fps: float | None = None, pictures: L
     Raises:
         UserError: pyarrow is missing; the folder exists or cannot be written.
     """
-    import_parquet()
+    import_parquet(path)
     rate = fps or fps_of(store)
     with new_path(path, folder=True) as folder:
         writer = _Writer(folder, store, rate, pictures)
         with contextlib.closing(writer):
-            for i in tqdm(range(len(store)), desc="lerobot", unit="episode", disable=None):
-                writer.add(store.episode(i))
+            for episode in episodes_of(store, "lerobot"):
+                writer.add(episode)
             writer.finish()
 
 
@@ -67,7 +71,7 @@ class _Writer:
 
     def __init__(self, folder: Path, store: EpisodeStore, fps: float, pictures: Literal["video", "image"]) -> None:
         self.folder, self.fps, self.pictures, self.meta = folder, fps, pictures, store.meta
-        self.arrow, self.parquet = import_parquet()
+        self.arrow, self.parquet = import_parquet(folder)
         self.features = layout.features(store, fps, pictures)
         self.cameras = [name for name, feature in self.features.items() if feature["dtype"] == pictures]
         self.tasks: dict[str, int] = {}
@@ -109,8 +113,8 @@ class _Writer:
             for name, feature in self.features.items()
             if feature["dtype"] not in ("string", "image", "video") and name not in self.uncounted
         }
-        statistics = describe(numbers, views)
-        self.statistics = aggregate(self.statistics, statistics)
+        statistics = _describe(numbers, views)
+        self.statistics = _aggregate(self.statistics, statistics)
         facts |= {f"stats/{name}/{kind}": value.tolist() for name, kinds in statistics.items() for kind, value in kinds.items()}
         self.facts.append(facts)
         if len(self.facts) >= FACTS_PER_WRITE:
@@ -211,3 +215,40 @@ class _Writer:
             self.table[0].close()
         if self.episodes is not None:
             self.episodes.close()
+
+
+def _describe(numbers: dict[str, np.ndarray], views: dict[str, np.ndarray]) -> Statistics:
+    """Compute the statistics of one episode.
+
+    Numbers are (rows,) or (rows, n), views uint8 (rows, H, W, 3); their statistics are of each color, (3, 1, 1), in [0, 1].
+    """
+    found = {name: _of_rows(np.asarray(rows, np.float64).reshape(len(rows), -1)) for name, rows in numbers.items()}
+    for name, view in views.items():
+        picked = view[np.linspace(0, len(view) - 1, min(len(view), FRAMES_PER_EPISODE)).astype(int)]
+        colours = _of_rows(picked.reshape(-1, 3) / 255)
+        found[name] = {kind: value.reshape(3, 1, 1) for kind, value in colours.items() if kind != "count"}
+        found[name]["count"] = np.array([len(picked)])
+    return found
+
+
+def _of_rows(rows: np.ndarray) -> dict[str, np.ndarray]:
+    found = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0), "count": np.array([len(rows)])}
+    return found | dict(zip(QUANTILES, np.quantile(rows, list(QUANTILES.values()), axis=0), strict=True))
+
+
+def _aggregate(before: Statistics, new: Statistics) -> Statistics:
+    """Compute the statistics of everything before (empty at the start) and one more episode.
+
+    The quantiles of the whole are the mean of the episodes' quantiles, as LeRobot computes them, not those of all rows.
+    """
+    return {name: _join(before[name], new[name]) for name in new} if before else new
+
+
+def _join(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    count = a["count"] + b["count"]
+    share = (b["count"] / count)[0]
+    joined = {kind: a[kind] + share * (b[kind] - a[kind]) for kind in ("mean", *QUANTILES)}
+    # Spread within both parts, and between their means.
+    variance = (1 - share) * a["std"] ** 2 + share * b["std"] ** 2 + share * (1 - share) * (a["mean"] - b["mean"]) ** 2
+    extremes = {"min": np.minimum(a["min"], b["min"]), "max": np.maximum(a["max"], b["max"])}
+    return joined | extremes | {"std": np.sqrt(variance), "count": count}

@@ -19,12 +19,14 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import ACTION_TEXTS, NOT_RECORDED, Episode
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS, Episode
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
+    as_field,
     as_frames,
     as_rows,
+    episodes_of,
     explained,
     explaining,
     foreign_episode,
@@ -35,7 +37,7 @@ from worldmodel.datasets.interop.foreign import (
     no_pictures,
     one_hot,
 )
-from worldmodel.datasets.pictures.formats import open_picture
+from worldmodel.datasets.pictures.images import open_picture
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
 
@@ -229,19 +231,19 @@ def _fields(tree: Tree, choices: Choices, pictures: list[str]) -> tuple[dict[str
         known["seed"] = int(tree["seed"])
     views = {_camera(name): as_frames(tree[name]) for name in pictures[1:] if tree[name].shape == tree[pictures[0]].shape}
     used |= {name for name in pictures[1:] if _camera(name) in views}
-    for field, dtype in (("state", np.float64), ("proprio", np.float32), ("features", np.float32)):
+    for field in ARRAYS:
         name = _numbers(tree, field, rows) or (field == "state" and _numbers(tree, "observation", rows)) or None
         if name:
-            known[field] = as_rows(tree[name], dtype)
+            known[field] = as_field(field, tree[name])
             used.add(name)
     for field in ("success", "is_success"):
         name = _numbers(tree, field, rows) or _numbers(tree, field, steps)
         if name and "success" not in known:  # where the reset has no info, the first frame is no success
-            known["success"] = np.pad(as_rows(tree[name], np.float64)[:, 0] == 1, (rows - len(tree[name]), 0))
+            known["success"] = np.pad(as_field("success", tree[name]), (rows - len(tree[name]), 0))
             used.add(name)
     for name, field in OUTCOMES.items():
         if name in tree and np.shape(tree[name]) in ((steps,), (steps, 1)):
-            known[field] = as_rows(tree[name], np.float64)[:, 0].astype(NOT_RECORDED[field].dtype)
+            known[field] = as_field(field, tree[name])
             used.add(name)
     own = _own(tree, rows, used)
     if own.pop(CUT, False):
@@ -299,8 +301,8 @@ def write(store: EpisodeStore, path: Path) -> None:
     with new_path(path, folder=True) as folder:
         (folder / "data").mkdir()
         with new_hdf5(folder / "data" / DATA, track_order=True) as file:
-            for i in tqdm(range(len(store)), desc="minari", disable=None):
-                _write_episode(file.create_group(f"episode_{i}"), i, store.episode(i))
+            for i, episode in enumerate(episodes_of(store, "minari")):
+                _write_episode(file.create_group(f"episode_{i}"), i, episode)
         size = (folder / "data" / DATA).stat().st_size / 1e6
         (folder / "data" / METADATA).write_text(json.dumps(_about(store, Path(path).name) | {"dataset_size": round(size, 1)}))
 

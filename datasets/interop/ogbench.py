@@ -20,10 +20,11 @@ import numpy as np
 from numpy.lib import format as npy
 from tqdm import tqdm
 
-from worldmodel.datasets.episodes.episode import NOT_RECORDED, OUTCOMES, Episode
+from worldmodel.datasets.episodes.episode import OUTCOMES, Episode
 from worldmodel.datasets.episodes.schema import ACTION_COLUMNS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
+    as_field,
     as_frames,
     as_rows,
     explained,
@@ -176,11 +177,8 @@ def _episode(found: dict[str, np.ndarray], regular: bool, choices: int) -> Episo
     parts = [as_rows(found[name], np.float64) for name in ("state", *PHYSICS) if name in found]
     if parts:
         known["state"] = np.concatenate(parts, axis=1)
-    if "proprio" in found:
-        known["proprio"] = as_rows(found["proprio"], np.float32)
-    if "success" in found:
-        known["success"] = found["success"].astype(np.bool_)
-    known |= {name: as_rows(found[name], value.dtype.type)[:-1, 0] for name, value in NOT_RECORDED.items() if name in found}
+    known |= {name: as_field(name, found[name]) for name in ("proprio", "success") if name in found}
+    known |= {name: as_field(name, found[name])[:-1] for name in OUTCOMES if name in found}
     vectors = one_hot(actions, choices) if choices else as_rows(actions, np.float32)
     return foreign_episode(as_frames(pictures), vectors, **known)
 

@@ -27,8 +27,10 @@ from worldmodel.datasets.episodes.episode import ACTION_TEXTS, NOT_RECORDED, OUT
 from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.interop.foreign import (
+    as_field,
     as_frames,
     as_rows,
+    episodes_of,
     explained,
     foreign_episode,
     foreign_meta,
@@ -189,17 +191,13 @@ def _episode(file: h5py.File, layout: _Layout, span: slice) -> Episode:
         texts = _texts(file, name, span)
         known[name] = texts[0] if name in ("policy", "goal_text") else texts[:steps] if name in ACTION_TEXTS else texts
     if layout.state:
-        known["state"] = as_rows(file[layout.state][span], np.float64)
+        known["state"] = as_field("state", file[layout.state][span])
     if "goal_state" in file and "goal_state" not in layout.dropped:
         known["goal_state"] = as_rows(file["goal_state"][span.start : span.start + 1], np.float64)[0]
-    for name in ("proprio", "features"):
-        if name in file:
-            known[name] = as_rows(file[name][span], np.float32)
+    known |= {name: as_field(name, file[name][span]) for name in ("proprio", "features") if name in file}
     if layout.success:
-        known["success"] = as_rows(file[layout.success][span], np.float64)[:, 0] == 1
-    for name in layout.outcomes:
-        arrived = as_rows(file[name][span], np.float64)[1:, 0]
-        known[name] = arrived if name == "reward" else arrived == 1
+        known["success"] = as_field("success", file[layout.success][span])
+    known |= {name: as_field(name, file[name][span])[1:] for name in layout.outcomes}
     if "seed" in file:
         known["seed"] = int(file["seed"][span.start])
     known["variation"] = {name.removeprefix(VARIATION): _factor(file[name], span.start) for name in layout.variation}
@@ -260,8 +258,7 @@ def _write_columns(store: EpisodeStore, file: h5py.File) -> None:
     texts = [name for name in TEXTS if store.has_text(name)]
     outcomes = OUTCOMES if store.has_outcomes else ()
     start = 0
-    for i in tqdm(range(len(store)), desc="stable-worldmodel", disable=None):
-        episode = store.episode(i)
+    for i, episode in enumerate(episodes_of(store, FORMAT)):
         rows = len(episode.frames)
         columns = _columns(episode, texts)
         columns |= {name: np.concatenate([[NOT_RECORDED[name]], getattr(episode, name)]) for name in outcomes}

@@ -46,12 +46,9 @@ def open_stores(paths: Sequence[Path], entries: Sequence[Entry]) -> list[Episode
 
 
 def choose_episodes(opening: Opening, entries: Sequence[Entry], actions: float | None) -> Opening:
-    """Choose which training episodes of each file keep their actions.
+    """Choose which training episodes of each file keep their actions, where these entries ask for any.
 
-    Args:
-        opening: the files with their training episodes, and the seed of the choice.
-        entries: the sources; they say which files give actions.
-        actions: share of the episodes that keep their actions; None: nothing is said about it.
+    `actions` is the share of the episodes that do; None: nothing is said about it.
     """
     if actions is None:
         return opening
@@ -67,11 +64,7 @@ def choose_episodes(opening: Opening, entries: Sequence[Entry], actions: float |
 
 
 def available(entries: Sequence[Entry], opening: Opening) -> list[Entry]:
-    """List the entries that there is data for; logs what is left out.
-
-    Raises:
-        UserError: there is none for an entry that was asked for, that is, has a `where`.
-    """
+    """List the entries that there is data for, and log what is left out; UserError for one that was asked for (has a `where`)."""
     kept: list[Entry] = []
     lost: dict[Path, dict[str, str]] = {}
     without_actions = 0.0  # the default shares of what needs actions, when no file has any
@@ -100,14 +93,9 @@ def available(entries: Sequence[Entry], opening: Opening) -> list[Entry]:
 
 
 def share_actions(entries: Sequence[Entry], share: float) -> list[Entry]:
-    """Return the mixture with actions in a share of its video tokens, while these (all documents of frames in time) stay as many.
+    """Return the mixture with actions in a share, 0 to 1, of its video tokens: those of all kinds whose `actions` is True or False.
 
-    Args:
-        entries: of the mixture.
-        share: of the video tokens (those of all kinds of `actions` True or False together) that is to carry actions, 0 to 1.
-
-    Raises:
-        UserError: there is no document with actions to take a share of.
+    Video tokens, all documents of frames in time, stay as many. UserError where no document has actions.
     """
     with_actions = [entry for entry in entries if KINDS[entry.kind].actions and entry.weight > 0]
     without = [entry for entry in entries if KINDS[entry.kind].actions is False and entry.weight > 0]

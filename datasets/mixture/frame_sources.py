@@ -28,13 +28,6 @@ class FrameSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         return cls(store, episodes, entry.name)
 
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def document(self, item: int, rng: np.random.Generator) -> Document:
-        """Make the document of a frame."""
-        raise NotImplementedError
-
 
 class CaptionSource(FrameSource):
     """Frames and what is true of them: picture to text."""
@@ -78,8 +71,7 @@ class QuestionSource(FrameSource):
 class InstructionSource(EpisodeSource):
     """A frame, the instruction of its episode, and the first frame that fulfils it; of the episodes that succeed.
 
-    Raises:
-        UserError: no episode has an instruction and comes to fulfill it.
+    UserError where no episode has an instruction and comes to fulfill it.
     """
 
     kind, texts = "instruction", ("goal_text",)

@@ -34,18 +34,10 @@ SHARE_ALONE = 0.1
 
 
 class StepSampler:
-    """All places from which at least one model step is recorded.
+    """All places from which at least one model step of `action_block` environment actions is recorded.
 
-    Args:
-        store: the episode file.
-        episodes: which of its episodes may be used.
-        action_block: environment actions per model step.
-        horizon: the most model steps of a document.
-        shift: the most pixels that a document's frames are moved by, in each direction.
-        units: of the actions' vectors.
-
-    Raises:
-        UserError: no episode is long enough, or the file was recorded in other blocks.
+    A document has at most `horizon` model steps; its frames are moved by at most `shift` pixels in each direction; `units` are those of
+    the actions' vectors. UserError where no episode is long enough, or the file was recorded in other blocks.
     """
 
     def __init__(
@@ -124,9 +116,6 @@ class TransitionSource(EpisodeSource):
         units = opening.units.get(store.meta["env_id"])
         return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name, units)
 
-    def __len__(self) -> int:
-        return len(self._sampler)
-
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Frame, Action..., Frame] from a place on."""
         sampler = self._sampler
@@ -140,11 +129,7 @@ class TransitionSource(EpisodeSource):
 class GoalTest:
     """When an episode first meets the goal that a later frame of it is, as the file's task measures success.
 
-    Args:
-        store: the episode file.
-
-    Raises:
-        UserError: the task cannot be made here.
+    UserError where that task cannot be made here.
     """
 
     def __init__(self, store: EpisodeStore) -> None:
@@ -220,9 +205,6 @@ class GoalSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         block, horizon, units = opening.action_block, entry.horizon or 1, opening.units.get(store.meta["env_id"])
         return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries, units=units)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, goal, Steps, NextActions] of an item's episode; all distances of the goal within reach are equally likely."""

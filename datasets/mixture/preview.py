@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodel.datasets.mixture.documents import Action, Document, Frame, NextActions, Steps, Text
 from worldmodel.datasets.mixture.mixture import Mixture
-from worldmodel.datasets.mixture.page import Numbered, counted, mixture_page
+from worldmodel.datasets.mixture.page import Numbered, counted, mixture_page, steps_in_words
 from worldmodel.datasets.mixture.recipe import recipe_path
 from worldmodel.datasets.mixture.source import Part
 from worldmodel.datasets.mixture.stats import as_text
@@ -55,11 +55,7 @@ class MixConfig:
 
 
 def show(config: MixConfig) -> str:
-    """Write the page, and return what is to be printed.
-
-    Raises:
-        UserError: the mixture cannot be opened, or the page cannot be written.
-    """
+    """Write the page, and return what is to be printed; UserError where the mixture cannot be opened, or the page be written."""
     if config.print_recipe:
         return recipe_path(config.print_recipe).read_text("utf8").rstrip()
     check_output(config.out, (".html",), [*config.data, *filter(None, [config.tokenizer])], config.overwrite)
@@ -71,7 +67,7 @@ def show(config: MixConfig) -> str:
     numbered = number_frames(samples)
     note = f"Shares are of tokens, counted as {unit}; drawn: in the first {config.drawn:,} documents of seed {config.seed}."
     page = mixture_page(table, numbered, f"{note} Epochs: passes over the source in these documents.")
-    write_output(config.out, page.encode())
+    write_output(config.out, page)
     lines = []
     for name, documents in numbered.items() if config.show else ():
         lines += [f"{name}:", *(f"  {in_words(each)}" for each in documents[: config.printed]), ""]
@@ -111,8 +107,7 @@ def in_words(numbered: Numbered) -> str:
                 height, width = segment.pixels.shape[:2]
                 text, predict = f"[picture {width}x{height} #{next(numbers)}]", segment.predict
             case Steps():
-                met = "" if segment.first is None else f", first met after {segment.first}"
-                text, predict = f"[in {segment.count} steps{met}]", segment.predict
+                text, predict = f"[{steps_in_words(segment)}]", segment.predict
             case NextActions():
                 text, predict = f"[the next actions: {segment.known} numbers]", True
             case Action():
@@ -127,11 +122,7 @@ def in_words(numbered: Numbered) -> str:
 
 
 def measure_of(config: MixConfig) -> tuple[Callable[[Document], int], str]:
-    """Choose how the length of a document is counted, and what that number is made of, in words.
-
-    Raises:
-        UserError: the tokenizer cannot be read.
-    """
+    """Choose how a document's length is counted, and say it in words; UserError where the tokenizer cannot be read."""
     encode, of_text = _text_measure(config.tokenizer)
 
     def measure(document: Document) -> int:

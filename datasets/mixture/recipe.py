@@ -41,11 +41,7 @@ _CHOICES = {"direction": get_args(Direction), "fit": get_args(ImageFit)}
 
 
 def recipe_path(recipe: str) -> Path:
-    """Find the file of a recipe: a path, or the name of a shipped one.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Find the file of a recipe: a path, or the name of a shipped one; UserError where there is neither."""
     shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
     path = shipped.get(recipe, Path(recipe))
     if not path.is_file():

@@ -15,16 +15,9 @@ MOST_WITHOUT_TEXT = 1000
 
 
 class ClipSampler:
-    """Windows of a fixed length, one for each place where one fits.
+    """Windows of `length` model steps of `action_block` environment actions, one for each place where one fits.
 
-    Args:
-        store: the episode file.
-        episodes: which of its episodes may be used.
-        length: model steps per clip; a clip has length + 1 frames.
-        action_block: environment actions per model step.
-
-    Raises:
-        UserError: no episode is long enough.
+    UserError where no episode is long enough, or the file was recorded in other blocks.
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, action_block: int = 1) -> None:
@@ -32,17 +25,11 @@ class ClipSampler:
             raise ValueError(f"a clip needs at least 1 step of 1 action, got {length} of {action_block}")
         self.store, self.length, self.action_block = store, length, action_block
         self.episodes = np.asarray(episodes, np.int64)
-        recorded = store.action_block
-        if action_block % recorded:
-            raise UserError(
-                f"{store.path} was recorded in blocks of {recorded} actions; the action block of {action_block} must be a "
-                f"multiple of {recorded}"
-            )
         lengths = store.lengths[self.episodes]  # in recorded steps, as the places
-        in_clip = length * action_block // recorded
+        in_clip = length * store.recorded_steps(action_block)
         self._stops = np.cumsum(np.maximum(lengths - in_clip + 1, 0))  # places up to and with each episode
         if len(self._stops) == 0 or self._stops[-1] == 0:
-            longest = int(lengths.max()) * recorded if len(lengths) else 0
+            longest = int(lengths.max()) * store.action_block if len(lengths) else 0
             raise UserError(
                 f"{store.path}: none of {len(lengths)} episodes holds a clip of {length} steps of "
                 f"{action_block} actions, the longest has {longest}; take shorter clips or longer episodes"

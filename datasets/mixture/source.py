@@ -8,7 +8,7 @@ episode files is given the episodes that it may use (`EpisodeSource`), so that h
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -43,12 +43,7 @@ class Source(Protocol):
 
 
 class JoinedSource:
-    """Several sources as one: its items are those of its parts, end to end, so that each counts by its number of items.
-
-    Args:
-        name: of the whole.
-        parts: one source or more.
-    """
+    """Several sources as one: its items are those of its parts, end to end, so that each counts by its number of items."""
 
     def __init__(self, name: str, parts: Sequence[Source]) -> None:
         self.name = name
@@ -174,20 +169,12 @@ class RecipeSource:
 
     @classmethod
     def open(cls, entry: Entry, opening: Opening) -> OpenedSource:
-        """Open what an entry asks for.
-
-        Raises:
-            UserError: it cannot be read, or is empty.
-        """
+        """Open what an entry asks for; UserError where it cannot be read, or is empty."""
         raise NotImplementedError
 
     @classmethod
     def check(cls, entry: Entry) -> None:
-        """Refuse an entry that needs a package which is missing.
-
-        Raises:
-            UserError: it is.
-        """
+        """Refuse, with a UserError, an entry that needs a package which is missing."""
 
 
 class EpisodeSource(RecipeSource):
@@ -196,14 +183,19 @@ class EpisodeSource(RecipeSource):
     options: ClassVar[dict[str, str]] = {"files": ""}
     texts: ClassVar[tuple[str, ...]] = ()
     """Text columns that its documents are made of."""
+    _sampler: Any
+    """Its items."""
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def document(self, item: int, rng: np.random.Generator) -> Document:
+        """Make the document of an item, see `Source`."""
+        raise NotImplementedError
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        """Make the source of some episodes of a file.
-
-        Raises:
-            UserError: they give no document.
-        """
+        """Make the source of some episodes of a file; UserError where they give no document."""
         raise NotImplementedError
 
     @classmethod
@@ -251,11 +243,7 @@ def opened(
     corpora: Sequence[Corpus] = (),
     pictures: Sequence[tuple[Pairs, Pairs]] = (),
 ) -> OpenedSource:
-    """Join what an entry asks for into one source, and what of it is held out into another.
-
-    Raises:
-        UserError: there is nothing to train on.
-    """
+    """Join what an entry asks for into one source, and what of it is held out into another; UserError where there is nothing."""
     if not sources:
         raise UserError(f"no training episode is left that gives {entry.kind}")
     unseen = _part(entry, held_out, licences) if held_out else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from worldmodel.datasets.mixture.documents import Document
 from worldmodel.datasets.mixture.mixture import Mixture
 from worldmodel.datasets.mixture.source import Part
+from worldmodel.datasets.outputs import aligned
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,10 @@ HEADERS = ("source", "kind", "items", "asked", "drawn", "epochs", "license")
 def mixture_stats(
     parts: Sequence[Part], mixture: Mixture, documents: int, measure: Callable[[Document], int] | None = None
 ) -> list[MixtureStats]:
-    """Count documents and tokens of each source among the first documents of a mixture.
+    """Count documents and tokens of each source among the first documents of a mixture, which is made of these parts.
 
-    Args:
-        parts: whose sources the mixture draws from.
-        mixture: made of the parts' sources and weights.
-        documents: how many.
-        measure: tokens of a document: all of them are drawn and measured. Without, none is drawn, and a source's documents are taken
-            to be as long as its mean in `mixture.mean_lengths`.
+    With `measure`, all of them are drawn and their tokens counted. Without, none is drawn, and a source's documents are taken to be as
+    long as its mean in `mixture.mean_lengths`.
     """
     counts = mixture.counts(0, documents)
     tokens: dict[str, float] = dict.fromkeys(counts, 0.0)
@@ -79,12 +76,4 @@ def as_rows(table: Sequence[MixtureStats]) -> list[list[str]]:
 def as_text(table: Sequence[MixtureStats], shares: str = "drawn") -> str:
     """Write the rows as a table of plain text, `shares` above those drawn; the last column stands to the left."""
     rows = [[shares if name == "drawn" else name for name in HEADERS], *as_rows(table)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
-    left = {0, 1, len(HEADERS) - 1}
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows, right=range(2, len(HEADERS) - 1))

@@ -13,15 +13,7 @@ from worldmodel.errors import UserError
 
 
 class TextSource(RecipeSource):
-    """Chunks of text, a document each.
-
-    Args:
-        chunks: the texts; any sequence, such as a part of a corpus on the disk.
-        name: of the source.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Chunks of text, a document each: any sequence, such as a part of a corpus on the disk; UserError where there are none."""
 
     kind = "text"
     options: ClassVar[dict[str, str]] = {"corpus": "corpora", "field": "", "chunk": "text_chunk"}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.datasets.episodes.action_units import ActionUnits
+from worldmodel.datasets.episodes.episode import ACTION_TEXTS
+from worldmodel.datasets.episodes.schema import FRAME_TEXTS
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Document
 from worldmodel.datasets.mixture.episode_choice import available, choose_episodes, open_stores, share_actions
@@ -73,16 +75,8 @@ class MixtureConfig(Shares):
             share = getattr(self, name)
             if not 0 <= share <= MAX_WEIGHT:
                 raise UserError(f"mixture share {name} is {share}, must be a number from 0 to {MAX_WEIGHT:g}")
-        for name, least in (
-            ("clip_length", 1),
-            ("action_block", 1),
-            ("horizon", 1),
-            ("jump", 1),
-            ("shift", 0),
-            ("goal_tries", 1),
-            ("text_chunk", 1),
-            ("split_seed", 0),
-        ):
+        at_least_one = ("clip_length", "action_block", "horizon", "jump", "goal_tries", "text_chunk")
+        for name, least in (dict.fromkeys(at_least_one, 1) | {"shift": 0, "split_seed": 0}).items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if not 0 < self.held_out < 1:
@@ -97,11 +91,7 @@ class MixtureConfig(Shares):
         return [item.name for item in fields(self) if item.name in SHARES and getattr(self, item.name) != item.default]
 
     def entries(self) -> list[Entry]:
-        """List the sources that are asked for, with weights above 0 and all that is to be known of them.
-
-        Raises:
-            UserError: there is none, or the recipe cannot be read.
-        """
+        """List the sources that are asked for, with weights above 0 and all that is to be known of them; UserError for none."""
         if self.recipe:
             asked = read_recipe(recipe_path(self.recipe))
         else:
@@ -204,14 +194,7 @@ class TrainingData:
                 if frames >= per_store:
                     break
                 episode = store.episode(episodes[shuffled(place, len(episodes), 0)])
-                said = (
-                    episode.captions,
-                    episode.questions,
-                    episode.answers,
-                    episode.action_texts,
-                    episode.action_words,
-                    episode.changes,
-                )
+                said = [getattr(episode, column) for column in (*FRAME_TEXTS, *ACTION_TEXTS)]
                 texts += [text for column in (*said, [episode.goal_text]) for text in column if text]
                 frames += len(episode) + 1
         return texts
@@ -295,11 +278,7 @@ def check_packages(config: MixtureConfig) -> None:
 
 
 def open_entry(entry: Entry, opening: Opening) -> OpenedSource:
-    """Open one source.
-
-    Raises:
-        UserError: it cannot be read, or is empty; names the entry when it is a recipe's.
-    """
+    """Open one source; UserError, which names a recipe's entry, where it cannot be read or is empty."""
     try:
         return KINDS[entry.kind].open(entry, opening)
     except UserError as error:

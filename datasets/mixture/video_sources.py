@@ -27,9 +27,6 @@ class VideoSource(EpisodeSource):
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         return cls(store, episodes, entry.clip_length or 1, opening.action_block, entry.name)
 
-    def __len__(self) -> int:
-        return len(self._sampler)
-
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Frame, ...] of a clip."""
         return video_document(self._sampler.clip(item))
@@ -75,9 +72,6 @@ class ChangeSource(EpisodeSource):
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
         return cls(store, episodes, opening.action_block, entry.name)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Frame, Text] of a step; where no change was recorded, that of another step drawn with `rng`."""

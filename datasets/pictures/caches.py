@@ -63,13 +63,10 @@ def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
 
 
 class LRUCache(Generic[Value]):
-    """Keeps the values that were used last.
+    """Keeps the values that were used last, so many of them.
 
     Threads may share one: it has no lock (which a fork could copy while it is held), only single operations of a dictionary,
     and takes a value that another thread has just dropped for one that was never there. A pickled copy starts empty.
-
-    Args:
-        capacity: number of values; 0 keeps none.
     """
 
     def __init__(self, capacity: int) -> None:

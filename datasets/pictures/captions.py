@@ -11,11 +11,7 @@ CAPTION_KEYS = ("caption", "text", "captions", "texts", "prompt", "description",
 
 
 def caption_of_text(data: bytes) -> str:
-    """Read the caption in the bytes of a text file, without white space at its ends.
-
-    Raises:
-        BadPairError: it is empty or not UTF-8.
-    """
+    """Read the caption in the bytes of a text file, stripped; BadPairError where it is empty or not UTF-8."""
     try:
         return _not_empty(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -23,20 +19,12 @@ def caption_of_text(data: bytes) -> str:
 
 
 def caption_of_json(data: bytes, key: str | None = None) -> str:
-    """Read the caption in a JSON record.
-
-    Raises:
-        BadPairError: it is not a JSON object, or has no caption.
-    """
+    """Read the caption in a JSON record; BadPairError where it is no JSON object, or has no caption."""
     return caption_of_record(record_of_json(data), key)
 
 
 def record_of_json(data: bytes) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        BadPairError: it is not one.
-    """
+    """Read a JSON object; BadPairError where it is none."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -47,14 +35,9 @@ def record_of_json(data: bytes) -> dict[str, Any]:
 
 
 def caption_of_record(record: dict[str, Any], key: str | None = None) -> str:
-    """Return the caption of a record; of a list of captions the first.
+    """Return the caption of a record, of a list of captions the first: at `key`, or the first of `CAPTION_KEYS` that is there.
 
-    Args:
-        record: names and values.
-        key: name of the caption; by default the first of `CAPTION_KEYS` that is there.
-
-    Raises:
-        BadPairError: there is no caption.
+    BadPairError where there is none.
     """
     name = key if key is not None else next((name for name in CAPTION_KEYS if record.get(name)), None)
     value = record.get(name) if name is not None else None
@@ -66,11 +49,7 @@ def caption_of_record(record: dict[str, Any], key: str | None = None) -> str:
 
 
 def caption_of_name(stem: str) -> str:
-    """Return the words of a file name: "red_apple-2" -> "red apple 2".
-
-    Raises:
-        BadPairError: there are none.
-    """
+    """Return the words of a file name, "red_apple-2" -> "red apple 2"; BadPairError where there are none."""
     return _not_empty(re.sub(r"[_\-\s]+", " ", stem))
 
 

@@ -1,7 +1,6 @@
 """Pictures with captions that packages ship: OpenMoji, the color sets of Iconify (both SVG), and Tux Paint's stamps."""
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from worldmodel.datasets.packages import PACKAGES, package_folder
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_name
 from worldmodel.datasets.pictures.picture_files import PictureFiles
-from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs, read_part
 from worldmodel.datasets.pictures.svg import need_resvg
 from worldmodel.datasets.records import parse_json
 from worldmodel.errors import UserError
@@ -28,11 +27,7 @@ _ICON = np.dtype([("start", "<i8"), ("size", "<u4")])
 
 
 def open_openmoji() -> PictureFiles:
-    """Open all OpenMoji drawings of one code point, captioned with its Unicode name in lower case; no skin tones.
-
-    Raises:
-        UserError: the package, or the one that draws it, is missing.
-    """
+    """Open all OpenMoji drawings of one code point but skin tones, captioned with its Unicode name in lower case."""
     need_resvg()
     folder = package_folder("openmoji") / "openmoji" / "svg"
     captions = {path.name: _unicode_name(path.stem) for path in sorted(folder.glob("*.svg"))}
@@ -43,11 +38,7 @@ def open_openmoji() -> PictureFiles:
 
 
 def open_stamps() -> PictureFiles:
-    """Open Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence.
-
-    Raises:
-        UserError: the package is missing.
-    """
+    """Open Tux Paint's stamps: cut-out photographs and drawings, captioned with an English sentence."""
     root = package_folder("stamps")
     stems = {path.with_suffix("") for path in root.rglob("*.txt")}
     # many stamps are there as PNG and as SVG; mirrored ones have no text and are left out
@@ -59,15 +50,10 @@ def open_stamps() -> PictureFiles:
 
 
 class IconSets:
-    """Icons of `@iconify/json`, read where they lie in the sets' JSON files; the index has 12 bytes an icon.
+    """Icons of the named sets of `@iconify/json`, of all color sets by default, read where they lie; the index has 12 bytes an icon.
 
-    An icon's caption is "a <style> icon of a <name>", the style being the name of its set.
-
-    Args:
-        sets: names of sets; none for all color sets.
-
-    Raises:
-        UserError: the package, or the one that draws it, is missing, there is no such set, or its license is not permissive.
+    An icon's caption is "a <style> icon of a <name>", the style being the name of its set. UserError where the package, or the one
+    that draws it, is missing, there is no such set, or its license is not permissive.
     """
 
     def __init__(self, sets: Sequence[str] = ()) -> None:
@@ -123,10 +109,9 @@ class IconSets:
         start, size = self._index[i].tolist()
         path = self._paths[self._set(i)]
         try:
-            with path.open("rb", buffering=0) as file:
-                ((name, icon),) = parse_json(b"{" + os.pread(file.fileno(), size, start) + b"}").items()
-        except (OSError, ValueError) as error:
-            raise BadPairError(f"{path} has changed or cannot be read") from error
+            ((name, icon),) = parse_json(b"{" + read_part(path, start, size) + b"}").items()
+        except ValueError as error:
+            raise BadPairError(f"{path} has changed") from error
         return name, icon
 
 

@@ -101,11 +101,6 @@ class Pairs:
         return dict(self._reader.skipped.names)
 
     @property
-    def num_skipped(self) -> int:
-        """How many pairs were found unusable so far by this process."""
-        return self._reader.skipped.count
-
-    @property
     def captions(self) -> "Captions":
         """The captions alone, read one by one without looking at the pictures.
 
@@ -269,11 +264,7 @@ def _open(source: str, names_as_captions: bool, caption_key: str | None) -> Pair
 
 
 def _paths(source: str) -> list[Path]:
-    """List the files and folders that a pattern names, sorted within each brace.
-
-    Raises:
-        UserError: one is not there.
-    """
+    """List the files and folders that a pattern names, sorted within each brace; UserError where one is not there."""
     paths: list[Path] = []
     for pattern in expand_braces(str(Path(source).expanduser())):
         if Path(pattern).exists():

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldmodel.datasets.pictures.captions import caption_of_name, caption_of_record, caption_of_text, record_of_json
 from worldmodel.datasets.pictures.shards import PICTURE_ENDINGS
-from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs, read_part
 from worldmodel.errors import UserError
 
 METADATA = "metadata.jsonl"
@@ -35,16 +35,10 @@ class PackedStrings:
 
 
 class PictureFiles:
-    """Picture files, and a caption for each: given, in a text file of the same stem, or in its name.
+    """Picture files under a folder, and a caption for each: given, in a text file of the same stem, or in its name.
 
-    Args:
-        root: the folder.
-        files: names of the pictures relative to it.
-        captions: one each; without, they are read from the text files.
-        use_names: the name of a picture without a text file is its caption.
-        first_line: only the first line of a text file is its caption.
-        name: of the set.
-        licence: of the set.
+    Captions are given one each, or read from the text files, of which `first_line` may be all that counts. With `use_names` the name
+    of a picture without a text file is its caption.
     """
 
     def __init__(
@@ -71,7 +65,7 @@ class PictureFiles:
 
     def picture(self, i: int) -> bytes:
         """Read the file."""
-        return _read(self._root / self._files[i])
+        return read_part(self._root / self._files[i])
 
     def caption(self, i: int) -> str:
         """Read the caption."""
@@ -83,17 +77,14 @@ class PictureFiles:
             return caption_of_name(path.stem)
         if text is None:
             raise BadPairError("no caption beside it")
-        data = _read(text)
+        data = read_part(text)
         return caption_of_text(data.partition(b"\n")[0] if self._first_line else data)
 
 
 class MetadataFolder:
     """The pictures that the `metadata.jsonl` files of a folder name; the index has 16 bytes a pair.
 
-    Args:
-        root: the folder.
-        metadata: its metadata files; the names in one are relative to where it lies.
-        caption_key: the field that is the caption; by default the usual ones.
+    Names in such a file are relative to where it lies; `caption_key` is the field that is the caption, by default the usual ones.
     """
 
     licence = "unknown"
@@ -117,7 +108,7 @@ class MetadataFolder:
 
     def picture(self, i: int) -> bytes:
         """Read the file."""
-        return _read(self._picture_path(i))
+        return read_part(self._picture_path(i))
 
     def caption(self, i: int) -> str:
         """Read the caption."""
@@ -134,20 +125,11 @@ class MetadataFolder:
 
     def _record(self, i: int) -> dict:
         line = self._lines[i]
-        path = self._metadata[line["file"]]
-        try:
-            with path.open("rb", buffering=0) as file:
-                return record_of_json(os.pread(file.fileno(), int(line["size"]), int(line["start"])))
-        except OSError as error:
-            raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
+        return record_of_json(read_part(self._metadata[line["file"]], int(line["start"]), int(line["size"])))
 
 
 def open_folder(root: Path, use_names: bool = False, caption_key: str | None = None) -> PictureFiles | MetadataFolder:
-    """Open the pairs of a folder and the folders in it.
-
-    Raises:
-        UserError: there are no pictures, or none of them has a caption.
-    """
+    """Open the pairs of a folder and the folders in it; UserError where there are no pictures, or none has a caption."""
     found = list(_walk(root))
     metadata = [root / folder / METADATA for folder, names in found if METADATA in names]
     if metadata:
@@ -197,10 +179,3 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
                 start += len(line)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadPairError(f"{path} cannot be read: {error.strerror}") from error

@@ -9,6 +9,7 @@ import numpy as np
 from worldmodel.datasets.pictures.caches import LRUCache
 from worldmodel.datasets.pictures.captions import CAPTION_KEYS, caption_of_record
 from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.records import import_parquet
 from worldmodel.errors import UserError
 
 PICTURE_KEYS = ("image", "jpg", "png", "webp", "picture", "img", "bytes", "image_bytes")
@@ -103,17 +104,10 @@ class PictureTables:
 
 
 def _open(path: Path) -> Any:
-    """Open a Parquet file.
-
-    Raises:
-        UserError: it is not one, or the reader is not installed.
-    """
+    """Open a Parquet file; UserError where it is none, or nothing that reads one is installed."""
+    _, parquet = import_parquet(path)
     try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"{path}: Parquet needs pyarrow; `pip install 'worldmodel[data]'` brings it") from error
-    try:
-        return pyarrow.parquet.ParquetFile(path)
+        return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read ({error})") from error
 

@@ -3,29 +3,27 @@
 A shard is looked through once; the index has 25 bytes a pair, and pictures and captions are read where they lie.
 """
 
-import hashlib
 import itertools
 import json
 import os
 import re
-import struct
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from worldmodel.datasets.pictures.caches import Arrays, cached_index
 from worldmodel.datasets.pictures.captions import caption_of_json, caption_of_text
-from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs
+from worldmodel.datasets.pictures.skipped_pairs import BadPairError, SkippedPairs, read_part
 from worldmodel.errors import UserError
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg")
 """The first of them that a sample has is its picture."""
 TEXT_ENDINGS = ("txt", "caption", "cap")
 
-_MEMBER = np.dtype([("key", "<i8"), ("offset", "<i8"), ("size", "<u4"), ("rank", "u1"), ("exact", "u1")])
 _PAIR = np.dtype([("picture", "<i8"), ("picture_size", "<u4"), ("caption", "<i8"), ("caption_size", "<u4"), ("is_json", "u1")])
 _FIRST_CAPTION, _JSON, _JSON_FIRST = 100, 200, 99
 _BLOCK = 512
@@ -34,6 +32,19 @@ _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _MOST_SHARDS = 1_000_000
 _NAMED = 1000
 """Of so many samples that are left out the names are kept."""
+
+
+class Member(NamedTuple):
+    """Where a picture or caption lies in a file."""
+
+    offset: int
+    size: int
+    is_exact: bool
+    """Its stem is all of its name up to the first dot."""
+
+
+Sample = tuple[dict[int, Member], dict[int, Member]]
+"""Pictures and captions by their rank; the least one counts."""
 
 
 class TarShards:
@@ -80,12 +91,12 @@ class TarShards:
     def picture(self, i: int) -> bytes:
         """Read the encoded picture."""
         pair = self._index[i]
-        return _read(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
+        return read_part(self._path(i), int(pair["picture"]), int(pair["picture_size"]))
 
     def caption(self, i: int) -> str:
         """Read the caption."""
         pair = self._index[i]
-        data = _read(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
+        data = read_part(self._path(i), int(pair["caption"]), int(pair["caption_size"]))
         return caption_of_json(data, self._caption_key) if pair["is_json"] else caption_of_text(data)
 
     def _path(self, i: int) -> Path:
@@ -123,28 +134,28 @@ def index_shard(path: Path, json_first: bool = False) -> Arrays:
     Raises:
         UserError: it is not an uncompressed tar file.
     """
-    members, cut = _members(path, json_first)
-    is_picture = members["rank"] < _JSON_FIRST
-    pictures, captions = _first_of_each(members[is_picture]), _first_of_each(members[~is_picture])
-    _, with_caption, with_picture = np.intersect1d(pictures["key"], captions["key"], assume_unique=True, return_indices=True)
-    pairs = np.empty(len(with_caption), _PAIR)
-    pairs["picture"], pairs["picture_size"] = pictures["offset"][with_caption], pictures["size"][with_caption]
-    pairs["caption"], pairs["caption_size"] = captions["offset"][with_picture], captions["size"][with_picture]
-    pairs["is_json"] = np.isin(captions["rank"][with_picture], (_JSON, _JSON_FIRST))
-    pairs.sort(order="picture")
-    lone = [(np.delete(pictures, with_caption), "no caption beside it"), (np.delete(captions, with_picture), "no picture beside it")]
-    lone = [(left[left["exact"] == 1], reason) for left, reason in lone]
-    named = [[_member_name(path, int(offset)), reason] for left, reason in lone for offset in np.sort(left["offset"])[:_NAMED]]
+    samples, cut = _samples(path, json_first)
+    pairs: list[tuple[int, int, int, int, bool]] = []
+    lone: tuple[list[int], list[int]] = ([], [])
+    for sample in samples:
+        best = [min(members.items()) for members in sample if members]  # of the least rank
+        if len(best) == 2:
+            (_, picture), (rank, caption) = best
+            pairs.append((picture.offset, picture.size, caption.offset, caption.size, rank in (_JSON, _JSON_FIRST)))
+        elif best[0][1].is_exact:
+            lone[not sample[0]].append(best[0][1].offset)
+    reasons = ("no caption beside it", "no picture beside it")
+    named = [[_member_name(path, offset), why] for left, why in zip(lone, reasons, strict=True) for offset in sorted(left)[:_NAMED]]
     if cut:
         named.insert(0, ["", cut])
-    total = sum(len(left) for left, _ in lone) + bool(cut)
+    total = len(lone[0]) + len(lone[1]) + bool(cut)
     skipped = np.frombuffer(json.dumps(named).encode(), np.uint8)
-    return {"pairs": pairs, "skipped": skipped, "not_named": np.array(total - len(named))}
+    return {"pairs": np.array(sorted(pairs), _PAIR), "skipped": skipped, "not_named": np.array(total - len(named))}
 
 
-def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
-    """Find the pictures and captions in a tar file (`_MEMBER`), and where it is cut off if it is."""
-    rows, samples = bytearray(), _Samples()
+def _samples(path: Path, json_first: bool) -> tuple[Iterator[Sample], str]:
+    """Find the samples in a tar file, and where it is cut off if it is."""
+    samples = _Samples()
     size = path.stat().st_size
     cut = ""
     try:
@@ -158,14 +169,14 @@ def _members(path: Path, json_first: bool) -> tuple[np.ndarray, str]:
                     if end > size:
                         cut = f"the file ends inside {member.name}"
                     elif member.isreg() and not member.issparse() and member.size < 2**32:
-                        rows += _row(member, json_first, samples)
+                        samples.add(member, json_first)
             except (tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError):  # the file ends, or a damaged header lies
                 pass
             if not cut and not _ends_well(path, tar.offset):
                 cut = f"the file is cut off or damaged at byte {min(tar.offset, size)}; the samples before it are used"
     except (tarfile.TarError, RecursionError) as error:  # of long names that lead to long names
         raise UserError(f"{path}: not an uncompressed tar file ({error}); unpack .gz and .zst first") from error
-    return np.frombuffer(bytes(rows), _MEMBER), cut
+    return itertools.chain.from_iterable(samples.of_key.values()), cut
 
 
 def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -175,47 +186,45 @@ def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 class _Samples:
-    """Distinguishes samples of the same key, which some writers make: they are all kept.
+    """Gathers members into samples. Those of the same key, which some writers make, are all kept.
 
-    The pictures of a key are counted, and its captions: one more with each name that comes again, and with a picture that follows
-    on other samples when there is one with a caption already. What stands side by side is one sample.
+    A new sample begins with each name that comes again, and with a picture that follows on other samples when there is one with a
+    caption already. What stands side by side is one sample.
     """
 
     def __init__(self) -> None:
-        self._last = b""
-        self._found: dict[bytes, tuple[list[int], list[int]]] = {}
-        """Key -> (of pictures and of captions) how many samples came before, and a bit for each rank seen since."""
+        self.of_key: dict[str, list[Sample]] = {}
+        self._current: dict[str, list[int]] = {}  # key -> which sample takes its next picture, and which its next caption
+        self._last = ""
 
-    def key_of(self, key: bytes, rank: int) -> bytes:
-        """Return the key of the sample that a member belongs to."""
-        counts, seen = self._found.setdefault(key, ([0, 0], [0, 0]))
+    def add(self, member: tarfile.TarInfo, json_first: bool) -> None:
+        """Add a picture or caption; other files are left out.
+
+        As in WebDataset, the stem ends at the first dot of the name. A name that gives no known ending that way is cut at its
+        last dot ("photo.v2.jpg"), and is not missed when it has no partner: such are masks ("0001.mask.png") and the like.
+        """
+        folder, _, base = member.name.rpartition("/")
+        if base.startswith((".", "__")):
+            return
+        for is_exact, (stem, _, ending) in ((True, base.partition(".")), (False, base.rpartition("."))):
+            rank = _rank(ending.lower(), json_first)
+            if rank is not None:
+                self._place(f"{folder}/{stem}", rank)[rank] = Member(member.offset_data, member.size, is_exact)
+                return
+
+    def _place(self, key: str, rank: int) -> dict[int, Member]:
+        """Choose the sample that a member belongs to, and return its pictures or captions."""
+        samples, current = self.of_key.setdefault(key, [({}, {})]), self._current.setdefault(key, [0, 0])
         own, other = (0, 1) if rank < _JSON_FIRST else (1, 0)
         beside = self._last == key
-        complete = seen[0] and seen[1] and counts[0] == counts[1]
-        if seen[own] >> rank & 1 or own == 0 and complete and not beside:
-            counts[own], seen[own] = counts[own] + 1, 0
-        if beside and counts[own] < counts[other]:  # one before lacked its partner
-            counts[own], seen[own] = counts[other], 0
-        seen[own] |= 1 << rank
+        complete = current[0] == current[1] and all(samples[current[0]])
+        if rank in samples[current[own]][own] or own == 0 and complete and not beside:
+            current[own] += 1
+        if beside and current[own] < current[other]:  # one before lacked its partner
+            current[own] = current[other]
+        samples += [({}, {}) for _ in range(len(samples), current[own] + 1)]
         self._last = key
-        return key if not counts[own] else hashlib.blake2b(key + counts[own].to_bytes(8, "little"), digest_size=8).digest()
-
-
-def _row(member: tarfile.TarInfo, json_first: bool, samples: _Samples) -> bytes:
-    """Make a row of `_MEMBER` of a picture or caption; nothing for other files.
-
-    As in WebDataset, the stem ends at the first dot of the name. A name that gives no known ending that way is cut at its
-    last dot ("photo.v2.jpg"), and is not missed when it has no partner: such are masks ("0001.mask.png") and the like.
-    """
-    folder, _, base = member.name.rpartition("/")
-    if base.startswith((".", "__")):
-        return b""
-    for exact, (stem, _, ending) in ((1, base.partition(".")), (0, base.rpartition("."))):
-        rank = _rank(ending.lower(), json_first)
-        if rank is not None:
-            key = hashlib.blake2b(f"{folder}/{stem}".encode(errors="surrogateescape"), digest_size=8).digest()
-            return samples.key_of(key, rank) + struct.pack("<qIBB", member.offset_data, member.size, rank, exact)
-    return b""
+        return samples[current[own]][own]
 
 
 def _rank(ending: str, json_first: bool) -> int | None:
@@ -228,13 +237,6 @@ def _rank(ending: str, json_first: bool) -> int | None:
     return None
 
 
-def _first_of_each(members: np.ndarray) -> np.ndarray:
-    """Keep the member of best rank of each key, ordered by key."""
-    ordered = members[np.lexsort((members["offset"], members["rank"], members["key"]))]
-    _, first = np.unique(ordered["key"], return_index=True)
-    return ordered[first]
-
-
 def _ends_well(path: Path, offset: int) -> bool:
     """Test whether a block of zeros, the end mark, stands at `offset`."""
     with path.open("rb") as file:
@@ -244,18 +246,6 @@ def _ends_well(path: Path, offset: int) -> bool:
 def _member_name(path: Path, offset: int) -> str:
     """Read the name in the header before a member's data; a long one may be shortened."""
     try:
-        return tarfile.TarInfo.frombuf(_read(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
+        return tarfile.TarInfo.frombuf(read_part(path, offset - _BLOCK, _BLOCK), "utf8", "surrogateescape").name
     except (tarfile.TarError, BadPairError):
         return f"byte {offset}"
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    """Read part of a file. It is opened each time, which is cheap next to decoding: so no descriptor is shared by threads or forks."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size, offset)
-    except OSError as error:
-        raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) < size:
-        raise BadPairError(f"{path} has become shorter")
-    return data

@@ -1,6 +1,8 @@
 """Pairs that cannot be used: the error that says why, and the count of what is left out, with names as far as memory allows."""
 
 import logging
+import os
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -10,6 +12,22 @@ LOGGED = 10
 
 class BadPairError(Exception):
     """A picture or caption that cannot be used, and why. Never leaves the datasets: the pair is skipped and counted."""
+
+
+def read_part(path: Path, start: int = 0, size: int | None = None) -> bytes:
+    """Read part of a file, or all of it. It is opened each time, which is cheap beside decoding: no descriptor is shared by forks.
+
+    Raises:
+        BadPairError: it cannot be read, or has become shorter.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = file.read() if size is None else os.pread(file.fileno(), size, start)
+    except OSError as error:
+        raise BadPairError(f"{path} cannot be read: {error.strerror}") from error
+    if size is not None and len(data) < size:
+        raise BadPairError(f"{path} has become shorter")
+    return data
 
 
 class SkippedPairs:

@@ -128,11 +128,7 @@ def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
 
 
 def need_resvg() -> None:
-    """Refuse to go on where no drawing can be read.
-
-    Raises:
-        UserError: the package resvg-py is missing.
-    """
+    """Refuse to go on, with a UserError, where no drawing can be read: the package resvg-py is missing."""
     if importlib.util.find_spec("resvg_py") is None:
         raise UserError("drawings (SVG) need the package resvg-py: pip install 'worldmodel[pictures]'")
 

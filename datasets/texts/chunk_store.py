@@ -28,15 +28,9 @@ class Size:
 
 
 class Chunks(Sequence[str]):
-    """Reads chunks in any order, in O(1) and without keeping them; also in processes it is forked or pickled to.
+    """Reads the chunks in the files of a name, in any order, in O(1) and without keeping them.
 
-    Args:
-        folder: where the files are.
-        name: of the files, without ending.
-        size: what was written.
-
-    Raises:
-        UserError: the files have gone.
+    So it does in processes it is forked or pickled to. UserError where the files have gone or are damaged.
     """
 
     def __init__(self, folder: Path, name: str, size: Size) -> None:
@@ -51,12 +45,7 @@ class Chunks(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Read one chunk, or a list of those in a slice.
-
-        Raises:
-            IndexError: there is no such chunk.
-            UserError: the files are damaged.
-        """
+        """Read one chunk, or a list of those in a slice; IndexError where there is none."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = index + len(self) if index < 0 else index
@@ -97,12 +86,7 @@ class Chunks(Sequence[str]):
 
 
 class ChunkWriter:
-    """Writes chunks one after another; a context manager.
-
-    Args:
-        folder: where the files go.
-        name: of the files, without ending.
-    """
+    """Writes chunks one after another to the files of a name, without ending, in a folder; a context manager."""
 
     def __init__(self, folder: Path, name: str) -> None:
         text, index = _paths(folder, name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import build_once
 from worldmodel.datasets.shuffle import seeded_key
 from worldmodel.datasets.texts.chunk_store import Chunks, ChunkWriter, Size, is_whole
 from worldmodel.datasets.texts.raw_corpora import RawCorpus, open_raw_corpus
@@ -75,12 +75,9 @@ def open_corpus(source: str | Path, chunk: int = 512, held_out: float = 0.05, se
 
 
 def is_held_out(document: int, held_out: Fraction, seed: int) -> bool:
-    """Test whether a document is held out: one in every 1 / held_out of them, chosen by the seed.
+    """Test whether document 0, 1, ... of a corpus is held out: one in every 1 / held_out of them, chosen by the seed.
 
-    Args:
-        document: its number in the corpus, from 0.
-        held_out: share of the documents; above a half, one in every 1 / (1 - held_out) is not held out.
-        seed: of the choice.
+    Above a half, one in every 1 / (1 - held_out) is not held out.
     """
     share = min(held_out, 1 - held_out)
     return (document == _chosen(math.floor(document * share), share, seed)) == (held_out <= Fraction(1, 2))

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldmodel.datasets.packages import PACKAGES, package_folder
 from worldmodel.datasets.texts.text_files import SECTION, find_files, read_documents, text_format
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 
 SOTU = "sotu"
 WORDNET = "wordnet"
@@ -141,16 +141,15 @@ def _load_rows(name: str, config: str | None) -> Any:
     try:
         return load(name, config, split="train", streaming=True)
     except Exception as error:  # the package raises many kinds, its own and those of the libraries below it
-        raise UserError(_failed(name, error)) from error
+        raise _failed(name, error) from error
 
 
 def _next_row(name: str, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     try:
         return next(rows, None)
     except Exception as error:  # as above: the rows come over the network
-        raise UserError(_failed(name, error)) from error
+        raise _failed(name, error) from error
 
 
-def _failed(name: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return f"cannot read the Hugging Face dataset {name} ({reason}); check its name and config, and the network"
+def _failed(name: str, error: Exception) -> UserError:
+    return UserError(f"cannot read the Hugging Face dataset {name} ({first_line(error)}); check its name and config, and the network")

@@ -17,6 +17,7 @@ from typing import Any
 
 import zstandard
 
+from worldmodel.datasets.records import import_parquet
 from worldmodel.errors import UserError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -211,11 +212,7 @@ def _json_text(place: str, start: int, line: bytes, field: str) -> str:
 
 
 def _parquet_texts(path: Path, field: str, progress: Callable[[int], object]) -> Iterator[str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"{path} needs the package pyarrow; `pip install 'worldmodel[data]'` brings it") from error
+    pyarrow, parquet = import_parquet(path)
     try:
         with parquet.ParquetFile(path) as file:
             kind = file.schema_arrow.field(field).type if field in file.schema_arrow.names else None

@@ -123,16 +123,16 @@ def test_a_dead_worker_is_named(world):
     _, starts, _, actions = world
     with TaskWorkers(ENV, SIZE, BLOCK, workers=1) as workers:
         collect(workers, starts, actions[:, :1])
-        os.kill(workers._processes[0].pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"worker 0 of worldmodel/TwoRoom-v0 died \(exit code -9\), perhaps"):
+        os.kill(workers._pool.processes[0].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match=r"worker task-0 of worldmodel/TwoRoom-v0 died \(exit code -9\), perhaps"):
             collect(workers, starts, actions[:, :1])
 
 
 def test_a_worker_that_does_not_answer_is_given_up(world):
     _, starts, _, actions = world
     with TaskWorkers(ENV, SIZE, BLOCK, workers=1, timeout=0.5) as workers:
-        os.kill(workers._processes[0].pid, signal.SIGSTOP)
-        process = workers._processes[0]
+        os.kill(workers._pool.processes[0].pid, signal.SIGSTOP)
+        process = workers._pool.processes[0]
         with pytest.raises(UserError, match="no answer from the worldmodel/TwoRoom-v0 workers"):
             collect(workers, starts, actions[:, :1])
         assert not process.is_alive()
@@ -140,7 +140,7 @@ def test_a_worker_that_does_not_answer_is_given_up(world):
 
 def test_closing_ends_the_processes():
     workers = TaskWorkers(ENV, SIZE, BLOCK, workers=1)
-    [process] = workers._processes
+    [process] = workers._pool.processes
     assert process.is_alive()
     workers.close()
     assert not process.is_alive()

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.toys import make_episode
-from worldmodel.datasets.atomic import Temporary, is_leftover, locked_folder, replacing, temporary_beside, write_atomic
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import Temporary, build_once, is_leftover, locked_folder, replacing, temporary_beside, write_atomic
 from worldmodel.datasets.episodes.writer import write_episodes
 from worldmodel.errors import UserError
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.datasets import packages
-from worldmodel.datasets.atomic import temporary_beside
-from worldmodel.datasets.build_once import build_once
+from worldmodel.datasets.atomic import build_once, temporary_beside
 from worldmodel.datasets.packages import PACKAGES, fetch, package_folder
 from worldmodel.errors import UserError
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from worldmodel.datasets.packages import package_folder
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 
 STAGES = (
     (1, 1, 3, 1, 16),
@@ -148,9 +148,7 @@ def load_efficientnet(layer: int = DEFAULT_LAYER, pyramid: bool = False) -> Effi
     try:
         network.load_state_dict(folded(read_weights(path), len(network.blocks)))
     except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is not EfficientNet-Lite0 ({str(error).splitlines()[0]}); delete its package and fetch it again"
-        ) from None
+        raise UserError(f"{path} is not EfficientNet-Lite0 ({first_line(error)}); delete its package and fetch it again") from None
     return network
 
 
@@ -163,7 +161,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{path} is damaged or holds more than tensors ({why}); delete its package and fetch it again") from None
     return dict(weights)
 

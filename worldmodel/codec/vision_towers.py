@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, first_line
 from worldmodel.serialization import read_json
 
 
@@ -149,7 +149,7 @@ def load_tower(name: str, files: TowerFiles, layer: int) -> Tower:
                 output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"cannot read the weights in {files.folder} ({_first_line(error)}); {AGAIN}") from None
+            raise UserError(f"cannot read the weights in {files.folder} ({first_line(error)}); {AGAIN}") from None
     if info["missing_keys"]:
         raise UserError(f"{files.folder} lacks {len(info['missing_keys'])} weights (first: {min(info['missing_keys'])}); {AGAIN}")
     return Tower(model, files.kind)
@@ -184,13 +184,9 @@ def _folder(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=unreachable is not None))
     except Exception as error:
         raise UserError(
-            f"cannot get {name} from the hub ({_first_line(unreachable or error)}); run `hf download {name} --local-dir FOLDER` on a "
+            f"cannot get {name} from the hub ({first_line(unreachable or error)}); run `hf download {name} --local-dir FOLDER` on a "
             f"machine with internet and name that folder instead"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

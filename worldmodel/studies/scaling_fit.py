@@ -20,18 +20,19 @@ about the fit, not the luck of a seed that all runs share.
 Axes: m runs, g pairs of exponents, r replicates.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 from scipy.special import stdtrit
 
 EXPONENTS = (0.03, 3.0)
 """Where alpha and beta are searched."""
+LEAST_PART = 1e-3
+"""Share of the range of the losses below which a term of the surface counts as absent."""
 LOST_REPLICATES = 0.1
 """Share of replicates without an exponent above which no interval is given."""
-_SUBSETS = [list(s) for k in (1, 2, 3) for s in itertools.combinations(range(3), k)]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def fit_surface(curve: Curve, replicates: int, seed: int) -> SurfaceFit:
     x, y = log_n - middles[0], log_d - middles[1]
     start = np.log(np.geomspace(*EXPONENTS, 24))
     (alpha, beta), (floor, size, data), error = _search(x, y, curve.loss, start[:, None], start[None, :], start[1] - start[0])
-    fitted = floor + size * np.exp(-alpha * x) + data * np.exp(-beta * y)
+    of_size, of_data = size * np.exp(-alpha * x), data * np.exp(-beta * y)
+    fitted = floor + of_size + of_data
     residual = (curve.loss - fitted) * _inflation(count, count - 5)
     found = np.full((replicates, 2), np.nan)
     draws = np.random.default_rng(seed).integers(0, count, (replicates, count))
@@ -216,8 +218,8 @@ def fit_surface(curve: Curve, replicates: int, seed: int) -> SurfaceFit:
     problem = ""
     if not low * 1.01 < min(alpha, beta) or not max(alpha, beta) < high / 1.01:
         problem = f"alpha {alpha:.2f} or beta {beta:.2f} is at the end of the searched range: the runs do not tell them"
-    elif not size > 0 or not data > 0:
-        problem = f"the loss does not fall with {'the size' if not size > 0 else 'the data'} in these runs"
+    elif min(np.ptp(of_size), np.ptp(of_data)) < LEAST_PART * np.ptp(curve.loss):
+        problem = f"the loss does not fall with {'the size' if np.ptp(of_size) < np.ptp(of_data) else 'the data'} in these runs"
     return SurfaceFit(
         float(floor),
         float(size * np.exp(alpha * middles[0])),
@@ -258,23 +260,10 @@ def _search(
 
 
 def _project(exponents: np.ndarray, x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the best E, A, B >= 0 for each pair of exponents (g, 2): (g, 3), and squared errors (g,).
-
-    The best non-negative answer is the plain one of some subset of the three columns, and there are seven of them.
-    """
+    """Find the best E, A, B >= 0 for each pair of exponents (g, 2): (g, 3), and squared errors (g,)."""
     columns = [np.ones((len(exponents), len(x))), np.exp(-exponents[:, :1] * x), np.exp(-exponents[:, 1:] * y)]
-    design = np.stack(columns, -1)  # (g, m, 3)
-    gram, moment = np.einsum("gmi,gmj->gij", design, design), np.einsum("gmi,m->gi", design, loss)
-    best, errors = np.zeros((len(exponents), 3)), np.full(len(exponents), np.inf)
-    for subset in _SUBSETS:
-        part = gram[:, subset][:, :, subset]
-        ridge = 1e-13 * np.trace(part, axis1=1, axis2=2)[:, None, None] * np.eye(len(subset))
-        answer = np.zeros_like(best)
-        answer[:, subset] = np.linalg.solve(part + ridge, moment[:, subset, None])[..., 0]
-        error = np.square(np.einsum("gmi,gi->gm", design, answer) - loss).sum(1)
-        better = (answer >= 0).all(1) & (error < errors)
-        best[better], errors[better] = answer[better], error[better]
-    return best, errors
+    answers, residuals = zip(*(nnls(design, loss) for design in np.stack(columns, -1)), strict=True)
+    return np.array(answers), np.square(residuals)
 
 
 def difference(first: Exponent | None, second: Exponent | None) -> Exponent | None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.datasets.collection.failing import BROKEN, FLAKY, SAFE
 from worldmodel.datasets.collection import collect as collecting
-from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path, load_left_out, save_left_out
+from worldmodel.datasets.collection.attempts import LeftOut, Player, left_out_path, load_left_out
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.episode_shards import shard_path
 from worldmodel.datasets.collection.recording import CollectConfig, open_task, record_episode
@@ -96,7 +96,8 @@ def test_going_on_does_not_try_them_again(
     shards = tmp_path / "a.h5.parts"
     left_out = load_left_out(shards, first)
     assert left_out is not None and not shard_path(shards, first).exists()
-    save_left_out(shards, replace(left_out, error="as the first time"))  # a second try would say something else
+    other = replace(left_out, error="as the first time")  # a second try would say something else
+    left_out_path(shards, first).write_bytes(other.to_bytes())
     asked = list[int]()
     play = collecting._play
     monkeypatch.setattr(
@@ -123,7 +124,7 @@ def test_a_policy_that_always_fails_ends_it_at_once(
     add = collecting._Merger.add
 
     def fail(merger: collecting._Merger, episode: int) -> None:
-        save_left_out(merger._shards, LeftOut(episode, 1, "ValueError: too proud"))
+        left_out_path(merger._shards, episode).write_bytes(LeftOut(episode, 1, "ValueError: too proud").to_bytes())
         add(merger, episode)
 
     monkeypatch.setattr(collecting._Merger, "add", fail)
@@ -137,7 +138,7 @@ def test_a_policy_that_always_fails_ends_it_at_once(
 def test_marks_of_other_arguments_do_not_count(tmp_path: Path) -> None:
     shards = tmp_path / "a.h5.parts"
     shards.mkdir()
-    save_left_out(shards, LeftOut(0, 1, "of another collection"))
+    left_out_path(shards, 0).write_bytes(LeftOut(0, 1, "of another collection").to_bytes())
     config = CollectConfig(out=tmp_path / "a.h5", episodes=2, image_size=16, max_steps=2, workers=1)
     result = collect(config)
     assert (result.episodes, result.left_out) == (2, ())
@@ -169,7 +170,7 @@ def test_numbers_that_are_not_finite_are_a_failure(column: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("damage", [{"episode": 4}, {"episode": "3"}, {"seed": "7"}, {"error": None}, {"wings": 2}])
 def test_a_damaged_mark_is_none(tmp_path: Path, damage: dict[str, Any]) -> None:
-    save_left_out(tmp_path, LeftOut(3, 7, "fell off"))
+    left_out_path(tmp_path, 3).write_bytes(LeftOut(3, 7, "fell off").to_bytes())
     assert load_left_out(tmp_path, 3) == LeftOut(3, 7, "fell off")
     left_out_path(tmp_path, 3).write_text(json.dumps({"episode": 3, "seed": 7, "error": "fell off"} | damage))
     assert load_left_out(tmp_path, 3) is None

@@ -233,17 +233,6 @@ def test_parts_of_another_program_are_left_alone(about: str, tmp_path: Path) -> 
     assert shard_path(folder, 0).read_text() == "a part"
 
 
-def test_parts_of_an_older_version_are_recorded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = small(tmp_path / "a.h5", episodes=2, workers=1)
-    folder = tmp_path / "a.h5.parts"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config.recipe()))
-    (folder / "episode_000000.h5").write_bytes(b"an episode")
-    assert collect(config).new_episodes == 2
-    assert "1 episodes of an older version of worldmodel are recorded again" in caplog.text
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-
-
 def test_parts_that_a_kill_left_beside_the_finished_file_are_removed(tmp_path: Path) -> None:
     config = small(tmp_path / "a.h5", episodes=2, workers=1)
     collect(config)

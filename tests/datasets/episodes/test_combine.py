@@ -15,6 +15,7 @@ from worldmodel.datasets.episodes.schema import STORAGES
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.episodes.verified_reader import VerifiedStore
 from worldmodel.datasets.episodes.writer import write_episodes
+from worldmodel.datasets.interop.foreign import foreign_meta
 from worldmodel.errors import UserError
 
 META = {"env_id": "toy", "seed": 0, "action_names": ["dx", "dy"], "recipe": {"episodes": 3}}
@@ -54,6 +55,14 @@ def test_an_episode_that_is_there_twice_is_kept_once(tmp_path: Path) -> None:
     write_episodes(b, [make_episode(1), make_episode(2)], META)
     assert merge([a, b], tmp_path / "c.h5") == 3
     assert all(map(same_episode, episodes_of(tmp_path / "c.h5"), [make_episode(i) for i in range(3)]))
+
+
+def test_converted_files_which_say_nothing_of_factors_are_merged(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.h5", "b.h5")]
+    for i, path in enumerate(paths):
+        write_episodes(path, [make_episode(i)], foreign_meta("mp4", "film", 2, ()))
+    assert merge(paths, tmp_path / "c.h5") == 2
+    assert "coverage" not in meta_of(tmp_path / "c.h5")
 
 
 def test_an_episode_with_another_goal_or_question_is_another_one(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_damaged_pairs_give_way_to_the_next_good_one(tmp_path_factory: pytest.Te
     assert shown(pairs) == expected
     assert shown(pairs) == expected
     assert [open_pairs(path, 8).caption(i) for i in reversed(range(6))] == [caption for _, caption in reversed(expected)]
-    assert pairs.num_skipped == len(bad) and set(pairs.skipped) == {f"{path}:{i:04}.png" for i in bad}
+    assert len(pairs.skipped) == len(bad) and set(pairs.skipped) == {f"{path}:{i:04}.png" for i in bad}
     assert pairs.captions[min(bad, default=0)] == f"picture {min(bad, default=0)}"
 
 
@@ -94,7 +94,7 @@ def test_skipped_pairs_are_logged_once(tmp_path: Path, caplog: pytest.LogCapture
 def test_many_skipped_pairs_are_counted_in_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pairs = open_pairs(write_tar(tmp_path / "a.tar", spoilt(set(range(1, 40)), 40)), 8)
     with caplog.at_level(logging.WARNING):
-        assert len(pairs.check()) == pairs.num_skipped == 39
+        assert len(pairs.check()) == len(pairs.skipped) == 39
     assert len(caplog.records) == 10
 
 
@@ -181,7 +181,7 @@ def test_bad_lines_of_metadata_are_skipped(tmp_path: Path, line: str, reason: st
     good = json_lines([{"file_name": "a.png", "text": "good"}])
     pairs = open_pairs(write_folder(tmp_path, {"a.png": plain(3), "metadata.jsonl": f"{line}\n{good}"}), 8)
     assert shown(pairs) == [(3, "good")] * 2
-    assert pairs.num_skipped == 1 and reason in next(iter(pairs.skipped.values()))
+    assert len(pairs.skipped) == 1 and reason in next(iter(pairs.skipped.values()))
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "x/../../secret.png", "{root}/secret.png"])

@@ -73,7 +73,7 @@ def test_samples_without_a_partner_are_named(tmp_path: Path, caplog: pytest.LogC
     path = write_tar(tmp_path / "a.tar", members)
     with caplog.at_level(logging.WARNING):
         pairs = open_pairs(path, 8)
-    assert len(pairs) == 2 and pairs.num_skipped == 2
+    assert len(pairs) == 2 and len(pairs.skipped) == 2
     assert pairs.skipped == {f"{path}:lone.png": "no caption beside it", f"{path}:words.txt": "no picture beside it"}
     assert "of 4 pairs, 2 skipped" in caplog.text and "lone.png" in caplog.text
     assert open_pairs(path, 8).skipped == pairs.skipped  # from the kept index too
@@ -184,7 +184,7 @@ def test_shard_that_shrinks_while_in_use(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples(3))
     pairs = open_pairs(path, 8, kept_bytes=0)
     os.truncate(path, 2500)
-    assert number_of(pairs.image(2)) == 0 and pairs.num_skipped == 1
+    assert number_of(pairs.image(2)) == 0 and len(pairs.skipped) == 1
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         pairs.image(0)
@@ -265,7 +265,7 @@ def test_samples_of_the_same_key_are_all_kept_and_keep_their_captions(tmp_path: 
     path = write_tar(tmp_path / "a.tar", [(name, content(name, number)) for name, number in members])
     pairs = open_pairs(path, 8)
     found = {number_of(pairs.image(i)): pairs.caption(i) for i in range(len(pairs))}
-    assert found == {number: f"picture {number}" for _, number in members} and pairs.num_skipped == 0
+    assert found == {number: f"picture {number}" for _, number in members} and len(pairs.skipped) == 0
 
 
 @pytest.mark.parametrize("lone", ["a.png", "a.txt"])
@@ -274,4 +274,4 @@ def test_a_sample_without_partner_takes_none_of_another_of_its_key(tmp_path: Pat
     members = members if lone == "a.png" else [*members[:-2], members[-1], members[-2]]
     pairs = open_pairs(write_tar(tmp_path / "a.tar", members), 8)
     assert {number_of(pairs.image(i)): pairs.caption(i) for i in range(len(pairs))} == {0: "picture 0", 2: "picture 2"}
-    assert pairs.num_skipped == 1
+    assert len(pairs.skipped) == 1
