@@ -36,8 +36,8 @@ SHARE_ALONE = 0.1
 class StepSampler:
     """All places from which at least one model step of `action_block` environment actions is recorded.
 
-    A document has at most `horizon` model steps; its frames are moved by at most `shift` pixels in each direction; `units` are those of
-    the actions' vectors. UserError where no episode is long enough, or the file was recorded in other blocks.
+    A document has at most `horizon` model steps; its frames are moved by at most `shift` pixels in each direction, and `units` are
+    those of the actions' vectors. UserError where no episode is long enough, or the file was recorded in other blocks.
     """
 
     def __init__(
