@@ -161,14 +161,8 @@ def test_wheel_holds_every_module_and_nothing_else(root: Path, unpacked_wheel: P
     for folder in LINKED:
         wanted |= {Path("worldmodel") / path.relative_to(root) for path in (root / folder).rglob("*.py")}
     assert {path.relative_to(unpacked_wheel) for path in unpacked_wheel.rglob("*.py")} == wanted
-    data = (
-        "datasets/mixture/recipes/paper.toml",
-        "datasets/packages.toml",
-        "scripts/play.html",
-        "scripts/play.css",
-        "scripts/play.js",
-    )
-    for name in ("py.typed", *data, *TEMPLATES):
+    pages = [f"scripts/{name}" for name in ("play.html", "play_dream.html", "play.css", "play.js")]
+    for name in ("py.typed", "datasets/mixture/recipes/paper.toml", "datasets/packages.toml", *pages, *TEMPLATES):
         assert (unpacked_wheel / "worldmodel" / name).exists()
     assert {path.name for path in unpacked_wheel.iterdir() if path.suffix != ".dist-info"} == {"worldmodel"}
 
