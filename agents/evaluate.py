@@ -199,9 +199,3 @@ def scores_to_json(manifest: Manifest, scores: list[Score], config: EvaluateConf
         "config": {"planner_kind": type(config.planner).__name__, **asdict(config)},
         "controllers": [score.to_json() for score in scores],
     }
-
-
-def side_by_side(frames: np.ndarray, goal: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Put the goal (h, w, 3) to the right of frames uint8 (t, h, w, 3), for a video."""
-    white = np.full((len(frames), frames.shape[1], gap, 3), 255, np.uint8)
-    return np.concatenate([frames, white, np.broadcast_to(goal, frames.shape)], axis=2)

@@ -24,7 +24,7 @@ from tests.agents.toys import (
 )
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers, with_candidates
-from worldmodel.agents.evaluate import BAR, SearchProgress, evaluate, scores_to_json, side_by_side
+from worldmodel.agents.evaluate import BAR, SearchProgress, evaluate, scores_to_json
 from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
@@ -236,13 +236,6 @@ def test_json_of_scores_is_json():
     [stream] = oracle["streams"]
     assert all(len(stream[key]) == 3 for key in ("success", "held", "steps_to_success", "final_distance", "closest_distance"))
     assert "frames" not in oracle
-
-
-def test_goal_stands_beside_the_frames():
-    frames, goal = np.zeros((5, 4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
-    film = side_by_side(frames, goal, gap=2)
-    assert film.shape == (5, 4, 10, 3)
-    assert (film[:, :, :4] == 0).all() and (film[:, :, 4:6] == 255).all() and (film[:, :, 6:] == 9).all()
 
 
 def test_objective_of_the_configuration_is_used():
