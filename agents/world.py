@@ -238,6 +238,7 @@ class World(Pretrained):
                 dynamics=self._rollout(rollout, name),
                 actor=actor_of(self),
                 device=self.model.device,
+                jump=steps_per_frame(self, rollout),
             )
             chosen = make_controller(replace(config or EvaluateConfig(), seed=seed), parts, controller)
             chosen.reset(shown[None], [seed])
@@ -300,6 +301,11 @@ def from_pretrained(folder: Path | str, device: str = "auto") -> World:
         UserError: as `worldmodel.checkpoint.read_checkpoint`; or the machine has no such device.
     """
     return World(**vars(read_checkpoint(folder, choose_device(device))))
+
+
+def steps_per_frame(trained: Pretrained, rollout: RolloutConfig) -> int:
+    """Return the model steps from one frame of the model's futures to the next: 1 where it knows no jumps."""
+    return rollout.jump if trained.model.config.references else 1
 
 
 def actor_of(trained: Pretrained) -> Acting | None:

@@ -158,6 +158,9 @@ def test_touched_is_latched_and_held_is_at_the_end_of_the_budget():
         assert stream.closest_distance == pytest.approx([0.0, 0.8, 0.0], abs=1e-6)
         assert score.success_rate == pytest.approx(2 / 3) and score.held_rate == pytest.approx(1 / 3)
         assert score.interval == wilson(2, 3) and score.held_interval == wilson(1, 3)
+        told = score.to_json()
+        assert (told["interval_95"], told["held_interval_95"]) == ([*wilson(2, 3)], [*wilson(1, 3)])
+        assert (told["success_rate"], told["held_rate"]) == (score.success_rate, score.held_rate)
         assert score.plans == 3 * 4 // every and len(score.frames[0]) == 5
 
 

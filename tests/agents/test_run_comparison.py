@@ -45,6 +45,9 @@ def test_quickstarts_on_the_same_problems_are_compared_problem_by_problem(tmp_pa
     episodes = [problem["episode"] for problem in made.PROBLEMS]
     assert [(pair.controller, pair.what) for pair in found.pairs] == [("cem", "touched"), ("cem", "held")]
     assert found.pairs[0].difference == paired_difference(FIRST, SECOND, episodes) != paired_difference(FIRST, SECOND)
+    held = [[met if not i % 2 else 0 for i, met in enumerate(each)] for each in (FIRST, SECOND)]
+    assert found.pairs[1].difference == paired_difference(*held, episodes)
+    assert found.scores["cem, held"] == [Figure(2 / 8, 0.0, 0.8)] * 2
     assert (found.pairs[0].difference.value, found.pairs[0].difference.better, found.pairs[0].difference.worse) == (0.25, 3, 1)
     (row, _) = pair_rows(found.pairs)
     assert row[:5] == ["a", "b", "cem", "touched", "+25.0%"] and row[6:] == ["3 / 1", "0.625"]
