@@ -10,13 +10,13 @@ The folder of a run is such a file, too: pretrain and quickstart keep in it what
 import dataclasses
 import difflib
 import json
-import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worldmodel.choice import Choice
+from worldmodel.datasets.records import read_toml
 from worldmodel.errors import UserError
 from worldmodel.scripts.fields import Field, all_fields, fields_of, with_value
 from worldmodel.serialization import flatten, read_json, rebuild
@@ -33,7 +33,7 @@ def read_table(path: Path) -> Table:
         UserError: there is none, or it is no TOML.
     """
     try:
-        return flat(tomllib.loads(path.read_text("utf8")))
+        return flat(read_toml(path))
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}; --print-config prints what it reads") from None
     except ValueError as error:  # of the decoding, or of TOML

@@ -128,6 +128,10 @@ def test_another_choice_than_the_files_begins_anew(tmp_path: Path, caplog: pytes
         ("preset = 3", "preset is 3, must be one of tiny"),
         ("vocab_size = 3\nvocab_size = 4", "is no TOML: Cannot overwrite a value (at "),
         ("vocab_size 3", "is no TOML"),
+        (f"vocab_size = {'[' * 5000}{']' * 5000}", "is no TOML: it is nested too deeply"),
+        (f"vocab_size = {'{a = ' * 200}1{'}' * 200}", "is no TOML: it is nested too deeply"),
+        ("a" + ".a" * 5000 + " = 1", "is no TOML: it has a key of very many parts"),
+        ("# " + "x" * 2**20, "is no TOML: it is larger than 1,048,576 bytes"),
     ],
 )
 def test_files_that_cannot_be_read(text: str, said: str, tmp_path: Path, refused: Refused) -> None:
