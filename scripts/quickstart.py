@@ -22,7 +22,7 @@ from PIL import Image
 from worldmodel.agents import diagnosis, ladder, model_score, score_tables
 from worldmodel.agents.controllers import EvaluateConfig
 from worldmodel.agents.diagnosis import LadderConfig, climb
-from worldmodel.agents.evaluate import scores_to_json
+from worldmodel.agents.evaluate import check_budget, scores_to_json
 from worldmodel.agents.language import LanguageScore, score_language
 from worldmodel.agents.plan_film import plan_film
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
@@ -42,7 +42,7 @@ from worldmodel.dream_film import WIDTH, film, table
 from worldmodel.envs import full_id, make_task, short_name
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
+from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, draw_clips, dream_errors, score_text, within
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
@@ -211,19 +211,20 @@ def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
 def run(config: QuickstartConfig, out: Path) -> Results | None:
     """Run all stages in order; None if training was asked to stop."""
     device, seconds = choose_device(config.preset.train.device), dict[str, float]()
+    settings = PretrainConfig(with_seed(config.preset, config.seed), config.vocab_size, config.mixture)
+    check_replanning(config)
     check_packages(config.mixture)
     with stage("collect", seconds):
         collected = collect(collection(config, out))
         data = open_training_data([collected.path], config.mixture)
         manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
         manifest.save(out / "manifest.json")
+        check_measurements(config, data, manifest)
     with stage("codec", seconds):
         _, codec_report = train_codec(
             replace(config.codec, seed=config.seed), codec_data(data), out / "codec", device, tensorboard=out / "tensorboard"
         )
     with stage("pretrain", seconds):
-        preset = with_seed(config.preset, config.seed)
-        settings = PretrainConfig(preset, config.vocab_size, config.mixture)
         trained_to = pretrain(settings, [collected.path], out / "codec", out / "pretrain")
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
@@ -261,6 +262,34 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
         )
     continued = dict(zip(PROMPTS, said, strict=True))
     return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, rungs, seconds)
+
+
+def check_replanning(config: QuickstartConfig) -> None:
+    """Refuse to act longer without a look than the model says actions, before anything is trained.
+
+    Raises:
+        UserError: naming the field.
+    """
+    told, asked = config.preset.model.action_horizon, config.evaluate
+    for name, steps in (("policy", asked.policy.replan_every), ("guided", asked.guided.replan_every)):
+        if steps > told:
+            raise UserError(
+                f"evaluate.{name}.replan_every is {steps}, but the model says the actions of {told} model steps: "
+                "lower the one or raise the other (model.action_horizon)"
+            )
+
+
+def check_measurements(config: QuickstartConfig, data: TrainingData, manifest: Manifest) -> None:
+    """Refuse what cannot be measured on these data once a model is trained.
+
+    Raises:
+        UserError: there is no held-out text, a dream is longer than the episodes, or a problem's budget shorter than a model step.
+    """
+    store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
+    if not data.held_out_texts:
+        raise UserError("the mixture has no held-out text, which a quickstart measures: give it a share with --mixture.text")
+    check_budget(manifest, block)
+    draw_clips(store, held_out, block, within(config.dream, store, held_out, block))
 
 
 @contextmanager

@@ -273,6 +273,8 @@ def test_negative_numbers_are_refused():
 def test_executing_more_than_is_planned_is_refused():
     with pytest.raises(UserError, match="mpc.replan_every is 6, above planner.horizon 5"):
         EvaluateConfig(planner=CEMConfig(horizon=5), mpc=MPCConfig(replan_every=6))
+    with pytest.raises(UserError, match=r"guided.replan_every is 5, above guided.search.horizon 4"):
+        GuidedConfig(replan_every=5)
     with pytest.raises(UserError, match=r"policy.replan_every is 5, above the 4 steps of a proposal"):
         make_controllers(EvaluateConfig(policy=PolicyConfig(replan_every=5)), parts(), ["policy"])
 
