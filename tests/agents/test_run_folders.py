@@ -42,6 +42,17 @@ def test_of_controllers_that_touch_as_many_goals_the_one_that_holds_more_is_the_
     assert best([{"name": "random", "success_rate": 1.0, "held_rate": 1.0}]) is None
 
 
+def test_numbers_without_end_are_damage_or_no_row(tmp_path: Path) -> None:
+    run = made.pretrain(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "loss/text": 1' + "0" * 400 + "}\n")
+    assert describe(run).losses == {"text": 2.0}
+    record = made.planning({"cem": [1] * 8})
+    record["controllers"][0]["held_rate"] = 10**400
+    made.write(tmp_path / "scored" / "report.json", record)
+    assert describe(tmp_path / "scored").state == "damaged"
+
+
 def test_codecs_evaluations_diagnoses_and_studies(tmp_path: Path) -> None:
     assert describe(made.codec(tmp_path / "codec")).state == "finished"
     assert describe(made.codec(tmp_path / "begun", finished=False)).state == "interrupted"

@@ -56,6 +56,7 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
         "collect": lambda config: SimpleNamespace(path=tmp_path / "episodes.h5"),
         "open_training_data": lambda paths, mixture: data,
         "make_manifest": lambda *arguments: SimpleNamespace(save=lambda path: None),
+        "check_measurements": lambda config, data, manifest: None,
         "codec_data": lambda data: None,
         "train_codec": train,
         "pretrain": lambda config, files, codec, out: SimpleNamespace(finished=True, checkpoint=tmp_path),
