@@ -25,7 +25,7 @@ from worldmodel.scripts.help_page import list_page, page
 Main = Callable[[Any], Any]
 logger = logging.getLogger(__name__)
 NARROWEST, WIDEST = 40, 10_000
-"""Columns in which tyro lays out a help page at least (in fewer than ten it never ends), and a message, whose paths it must not break."""
+"""Columns that tyro is given for a help page at least (with fewer than ten it never ends), and for a message: paths stay whole."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
