@@ -170,6 +170,14 @@ def test_the_folder_of_a_pretrained_model_is_such_a_file(tiny: Tiny, refused: Re
     assert "config.json" in refused("pretrain", "--config", tiny.run / "checkpoints")
 
 
+@pytest.mark.parametrize(
+    "arguments", [[1], {"train": 1}, {"preset": [None]}, {"preset": "tiny"}, {"preset": {"train": 3}}, {"mixture": []}, {"codec": [2]}]
+)
+def test_a_folder_with_wrong_arguments_is_one_sentence(arguments: Any, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "arguments.json").write_text(json.dumps({"arguments": arguments}))
+    assert refused("pretrain", "--config", tmp_path).startswith(f"--config {tmp_path}")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("planner", ["cem", "mppi", "random_shooting"])
 def test_the_folder_of_a_quickstart_is_such_a_file(
