@@ -67,6 +67,10 @@ def write_film(
         fps, usual = paced(len(frames), fps)
         hold = usual if hold is None else hold
     shown = _held(_enlarged(frames, label), math.ceil(hold * fps))
+    first = next(shown, None)
+    if first is None:
+        raise UserError(f"there is no frame for {path} to show")
+    shown = itertools.chain([first], shown)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, ending=f".tmp{ending}") as temporary:

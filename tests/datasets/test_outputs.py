@@ -102,6 +102,9 @@ def test_films_show_every_frame_and_stand_still_at_the_end(tmp_path: Path) -> No
     assert seconds == pytest.approx(9 / 4, abs=0.1) and gif.info["loop"] == 0
     with pytest.raises(UserError, match="must end in .mp4 or .gif"):
         write_film(tmp_path / "a.avi", frames, 4)
+    for ending in ENDINGS:
+        with pytest.raises(UserError, match=f"there is no frame for .*empty{ending} to show"):
+            write_film(tmp_path / f"empty{ending}", [])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.gif", "a.mp4"]
 
 
