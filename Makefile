@@ -33,7 +33,7 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo site/index.html
 
-# About five minutes on one core. A few of them, drawn by the commit, are part of make test.
+# 44 of the 207 took 20 minutes on one of two cores, both busy. A few of them, drawn by the commit, are part of make test.
 mutants: $(INSTALLED) $(GL)
 	$(BIN)/python -m tests.mutants.run
 

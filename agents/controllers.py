@@ -72,6 +72,8 @@ class GuidedConfig:
     def __post_init__(self) -> None:
         if self.replan_every < 1:
             raise UserError(f"guided.replan_every is {self.replan_every}, must be at least 1")
+        if self.replan_every > self.search.horizon:
+            raise UserError(f"guided.replan_every is {self.replan_every}, above guided.search.horizon {self.search.horizon}")
         if not self.near >= 0:
             raise UserError(f"guided.near is {self.near}, must not be negative")
         if not self.spread > 0:

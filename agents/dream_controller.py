@@ -14,15 +14,13 @@ from worldmodel.agents.dream_session import DreamSession, Moment
 from worldmodel.agents.workers import TaskWorkers
 from worldmodel.agents.world import from_pretrained
 from worldmodel.datasets.collection.page_controller import Command, PageController, as_url
-from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.films import HOLD, labelled, write_film
 from worldmodel.envs import task_of_data
 from worldmodel.errors import UserError
 from worldmodel.known_tasks import known_task
 
 SPEEDS = (1, 2, 3)
 """How much faster than the world that is simulated one may drive."""
-FILM_WIDTH = 192
-"""Pixels of a film at least."""
 DIGITS = 4
 """Of the distances that are told."""
 
@@ -255,7 +253,7 @@ class DreamController(PageController):
         if plan is None:
             raise UserError("there is no plan from this frame: imagine one")
         labels = [f"imagined, step {i}" if i else "now" for i in range(len(plan.frames))]
-        return film_bytes(labelled([plan.frames], [labels], least_width=FILM_WIDTH), ".gif", frame_rate_for(len(plan.frames)))
+        return film_bytes(labelled([plan.frames], [labels]), ".gif")
 
 
 def _point(moment: Moment) -> dict[str, Any]:
@@ -270,14 +268,14 @@ def _pictures(moments: Sequence[Moment]) -> Iterator[np.ndarray]:
         rows = [(moment.dream, f"dream, {moment.dreamt} steps after its last real frame")]
         if moment.truth is not None:
             rows.insert(0, (moment.truth, f"truth, step {moment.step}"))
-        yield labelled([frame[None] for frame, _ in rows], [[text] for _, text in rows], least_width=FILM_WIDTH)[0]
+        yield labelled([frame[None] for frame, _ in rows], [[text] for _, text in rows])[0]
 
 
-def film_bytes(frames: Iterator[np.ndarray] | np.ndarray, ending: str, fps: float) -> bytes:
-    """Write a film, whose frames are uint8 (height, width, 3), and return the bytes of its file."""
+def film_bytes(frames: Iterator[np.ndarray] | np.ndarray, ending: str, fps: float | None = None) -> bytes:
+    """Write a film, whose frames are uint8 (height, width, 3), at a rate or one that can be followed; return the bytes of its file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"film{ending}"
-        write_film(path, frames, fps, HOLD)
+        write_film(path, frames, fps, HOLD if fps else None)  # the rate of a film of unknown length is given
         return path.read_bytes()
 
 

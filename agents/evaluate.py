@@ -53,14 +53,23 @@ def evaluate(
             f"the manifest is of {manifest.env_id} at {manifest.image_size} px, "
             f"the workers of {workers.env_id} at {workers.image_size} px"
         )
-    if manifest.budget < workers.block:
-        raise UserError(f"a budget of {manifest.budget} env steps is shorter than an action block of {workers.block}")
+    check_budget(manifest, workers.block)
     scores = []
     for name, controller in controllers.items():
         total = config.streams * (manifest.budget // workers.block)
         with tqdm(total=total, desc=name, unit="step", bar_format=BAR, disable=not progress) as bar:
             scores.append(run_controller(manifest, name, controller, workers, config, bar))
     return scores
+
+
+def check_budget(manifest: Manifest, block: int) -> None:
+    """Refuse problems that leave no time to act.
+
+    Raises:
+        UserError: the budget is shorter than an action block.
+    """
+    if manifest.budget < block:
+        raise UserError(f"a budget of {manifest.budget} env steps is shorter than an action block of {block}")
 
 
 def run_controller(
@@ -199,9 +208,3 @@ def scores_to_json(manifest: Manifest, scores: list[Score], config: EvaluateConf
         "config": {"planner_kind": type(config.planner).__name__, **asdict(config)},
         "controllers": [score.to_json() for score in scores],
     }
-
-
-def side_by_side(frames: np.ndarray, goal: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Put the goal (h, w, 3) to the right of frames uint8 (t, h, w, 3), for a video."""
-    white = np.full((len(frames), frames.shape[1], gap, 3), 255, np.uint8)
-    return np.concatenate([frames, white, np.broadcast_to(goal, frames.shape)], axis=2)

@@ -10,7 +10,7 @@ from worldmodel.agents.planner import ActionBounds
 from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Score
 from worldmodel.agents.workers import TaskWorkers
-from worldmodel.agents.world import actor_of, rollout_of
+from worldmodel.agents.world import actor_of, rollout_of, steps_per_frame
 from worldmodel.checkpoint import Pretrained
 from worldmodel.rollout import RolloutConfig
 
@@ -54,7 +54,7 @@ def parts_of(trained: Pretrained, manifest: Manifest, workers: TaskWorkers, roll
         actor=actor_of(trained, manifest.env_id),
         goal_steps=goal_steps(manifest),
         device=trained.model.device,
-        jump=rollout.jump if trained.model.config.references else 1,
+        jump=steps_per_frame(trained, rollout),
     )
 
 

@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from worldmodel.datasets.outputs import MARK, json_bytes, write_output
+from worldmodel.datasets.films import write_film
+from worldmodel.datasets.outputs import json_bytes, write_output
 from worldmodel.datasets.pages import data_url, render
-from worldmodel.datasets.video import VideoWriter, encode_png
+from worldmodel.datasets.video import encode_png
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-FILM_CRF = 10
-"""Constant rate factor of the films: finer than `GOOD`, since they are small and enlarged."""
 
 
 @dataclass(frozen=True)
@@ -193,15 +192,11 @@ def write_report(
         write_output(path.with_suffix(".json"), json_bytes(data, indent=1))
 
 
-def video_bytes(frames: np.ndarray, fps: int = 8, scale: int = 4) -> bytes:
-    """Encode frames uint8 (t, height, width, 3) as an mp4 (H.264), enlarged without smoothing."""
-    large = frames.repeat(scale, axis=1).repeat(scale, axis=2)
-    large = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]  # H.264 wants even sides
+def video_bytes(frames: np.ndarray) -> bytes:
+    """Encode frames uint8 (t, height, width, 3) as an mp4 (H.264), as `write_film` shows them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
-        with VideoWriter(path, fps, FILM_CRF, comment=MARK) as film:
-            for frame in large:
-                film.add(frame)
+        write_film(path, frames)
         return path.read_bytes()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from worldmodel.agents.paired import Difference, digest_of, paired_difference
 from worldmodel.agents.run_folders import DAMAGE, Kind, kind_of, read_object, reason_of
+from worldmodel.datasets.records import shortened
 from worldmodel.errors import UserError
 from worldmodel.training.metric_rows import read_rows
 
@@ -33,6 +34,18 @@ class Figure:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+def figure_of(*numbers: Any) -> Figure:
+    """Take a figure from a record: a value, or a value and its interval.
+
+    Raises:
+        ValueError: one of them is no finite number.
+    """
+    for each in numbers:
+        if type(each) not in (int, float) or not math.isfinite(each):
+            raise ValueError(f"{shortened(each)} is no finite number")
+    return Figure(*map(float, numbers))
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,9 @@ def _quickstart(folder: Path, record: dict[str, Any]) -> RunFigures:
         return found
     report = read_object(folder / "report.json")
     scores = planning_scores(report["planning"]) | ladder_scores(report["ladder"]) | _codec_scores(report["codec"])
-    scores |= {f"language: {each['name']}": Figure(each["rate"], *each["interval"]) for each in report["language"]}
-    scores["held-out text, bits per byte"] = Figure(report["text"]["model"])
-    scores["dream, shuffled / true actions"] = Figure(report["dream"]["shuffled_over_true"])
+    scores |= {f"language: {each['name']}": figure_of(each["rate"], *each["interval"]) for each in report["language"]}
+    scores["held-out text, bits per byte"] = figure_of(report["text"]["model"])
+    scores["dream, shuffled / true actions"] = figure_of(report["dream"]["shuffled_over_true"])
     problems = _problems(folder, report["planning"])
     return RunFigures(found.name, found.kind, found.settings, scores, found.curves, **problems)
 
@@ -104,7 +117,7 @@ def planning_scores(record: Mapping[str, Any]) -> dict[str, Figure]:
     scores = {}
     for each in record["controllers"]:
         for what, rate, interval in (("touched", "success_rate", "interval_95"), ("held", "held_rate", "held_interval_95")):
-            scores[f"{each['name']}, {what}"] = Figure(each[rate], *each[interval])
+            scores[f"{each['name']}, {what}"] = figure_of(each[rate], *each[interval])
     return scores
 
 
@@ -112,19 +125,19 @@ def _codec_scores(report: Mapping[str, Any]) -> dict[str, Figure]:
     kept = ("psnr", "ssim", "perceptual", "psnr_moving")
     scores = {f"codec, {name}": value for name, value in report["reconstruction"].items() if name in kept and value is not None}
     scores["codec, probe R^2"] = report["objectives"][report["chosen"]]["probe"]["r2"]
-    return {name: Figure(float(value)) for name, value in scores.items()}
+    return {name: figure_of(value) for name, value in scores.items()}
 
 
 def ladder_scores(record: Mapping[str, Any]) -> dict[str, Figure]:
     """Collect the numbers of a ladder; the row after one may have half of its interval. The success rates at its end are left out."""
     scores: dict[str, Figure] = {}
     for row in record["rows"]:
-        name, value = f"{row['rung']}: {row['name']}", float(row["value"])
+        name, found = f"{row['rung']}: {row['name']}", figure_of(row["value"])
         of = name.removesuffix(HALF)
         if of != name and of in scores:
-            scores[of] = Figure(scores[of].value, scores[of].value - value, scores[of].value + value)
+            scores[of] = Figure(scores[of].value, scores[of].value - found.value, scores[of].value + found.value)
         elif row["rung"] != "result":
-            scores[name] = Figure(value)
+            scores[name] = found
     return scores
 
 
@@ -135,14 +148,24 @@ def _problems(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if not digest and manifest.is_file():  # reports did not say it before
         problems = read_object(manifest)["problems"]
         digest, episodes = digest_of(problems), [problem["episode"] for problem in problems]
+    count = protocol["problems"]
+    if episodes is not None and not (len(episodes) == count and all(type(each) is int for each in episodes)):
+        raise ValueError(f"its {count} problems are of no {count} episodes")
     outcomes = {
-        str(each["name"]): {
-            "touched": np.mean([stream["success"] for stream in each["streams"]], axis=0).tolist(),
-            "held": np.mean([stream["held"] for stream in each["streams"]], axis=0).tolist(),
-        }
+        str(each["name"]): {what: _shares(each["streams"], key, count) for what, key in (("touched", "success"), ("held", "held"))}
         for each in record["controllers"]
     }
     return {"problems": digest, "episodes": episodes, "outcomes": outcomes}
+
+
+def _shares(streams: Sequence[Mapping[str, Any]], key: str, problems: int) -> list[float]:
+    """Average over the tries of each problem whether they were successes."""
+    tries = [stream[key] for stream in streams]
+    for found in tries:
+        if not isinstance(found, list) or len(found) != problems or not all(type(each) is bool for each in found):
+            raise ValueError(f"{key} of a controller is {shortened(found)}, no list of {problems} times true or false")
+    shares: list[float] = np.mean(tries, axis=0).tolist()
+    return shares
 
 
 def curves_of(run: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -18,7 +18,7 @@ from worldmodel.training.metric_rows import read_rows
 
 Kind = Literal["quickstart", "pretrain", "codec", "checkpoint", "evaluate", "diagnose", "experts", "ablate", "isoflop", "unknown"]
 State = Literal["finished", "interrupted", "running", "damaged", "foreign"]
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 """What reading the files of a damaged or foreign folder may raise."""
 
 

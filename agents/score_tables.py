@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.agents.controllers import SEARCHES
-from worldmodel.agents.evaluate import side_by_side
+from worldmodel.agents.plan_film import plan_film
 from worldmodel.agents.report import Curves, Intervals, Section, SectionRow, Table, Video, video_bytes
 from worldmodel.agents.score import Score
 from worldmodel.datasets.outputs import aligned
@@ -44,8 +44,15 @@ NOTE = (
 )
 
 
-def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> list[Section]:
-    """Lay out the report: table (with a remark below), intervals, and films of the first problems with their goals."""
+def sections(scores: Sequence[Score], goals: np.ndarray, block: int, remark: str = "") -> list[Section]:
+    """Lay out the report: table (with a remark below), intervals, and films of the first problems with their goals.
+
+    Args:
+        scores: of the controllers.
+        goals: frames uint8 (problems, h, w, 3).
+        block: env steps of a model step.
+        remark: stands below the table.
+    """
     touched = {s.name: (s.interval[0], s.success_rate, s.interval[1]) for s in scores}
     held = {s.name: (s.held_interval[0], s.held_rate, s.held_interval[1]) for s in scores}
     parts: list[Section] = [
@@ -57,10 +64,7 @@ def sections(scores: Sequence[Score], goals: np.ndarray, remark: str = "") -> li
         parts.append(Curves("Success against seconds", curves, "seconds per plan", "share of goals touched"))
     for score_ in scores:
         if score_.frames and score_.name in SHOWN:
-            films = [
-                Video("", video_bytes(side_by_side(frames, goals[i]), fps=4), f"problem {i}, goal on the right", 260)
-                for i, frames in sorted(score_.frames.items())[:3]
-            ]
+            films = [Video("", video_bytes(plan_film(score_, goals, [i], block))) for i in sorted(score_.frames)[:3]]
             parts.append(SectionRow(f"Plans carried out: {score_.name}", films))
     return parts
 

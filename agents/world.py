@@ -266,6 +266,7 @@ class World(Pretrained):
             dynamics=self._rollout(rollout, workers.env_id),
             actor=actor_of(self, workers.env_id),
             device=self.model.device,
+            jump=steps_per_frame(self, rollout),
         )
         return make_controller(replace(config or EvaluateConfig(), seed=seed), parts, name)
 
@@ -327,6 +328,11 @@ def rollout_of(trained: Pretrained, env_id: str, action_size: int, config: Rollo
     """Return the model's futures on a task, whose actions have so many numbers."""
     describe = describe_block(env_id, action_size) if config.action_form == "text" else None
     return Rollout(trained.model, trained.tokenizer, config, describe, units_of(trained.card, env_id))
+
+
+def steps_per_frame(trained: Pretrained, rollout: RolloutConfig) -> int:
+    """Return the model steps from one frame of the model's futures to the next: 1 where it knows no jumps."""
+    return rollout.jump if trained.model.config.references else 1
 
 
 def actor_of(trained: Pretrained, env_id: str) -> Acting | None:

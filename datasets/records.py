@@ -1,12 +1,19 @@
 """JSON of other people: damaged, hostile or just large, it is read or refused, and never ends the program; and what reads Parquet."""
 
 import json
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import UserError
 
 DEEPEST = 100
 """Levels of lists and objects within each other."""
+LARGEST_TOML = 2**20
+"""Bytes of a TOML file that people write."""
+_LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){100}")
+"""Each part of a key is a table in a table."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -19,6 +26,28 @@ def parse_json(text: str | bytes) -> Any:
     if sum(map(text.count, opening)) > DEEPEST:  # type: ignore[arg-type]
         check_depth(value)
     return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, larger than `LARGEST_TOML`, or nested deeper than `DEEPEST` levels, by its keys or its values.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_TOML + 1)
+    if len(content) > LARGEST_TOML:
+        raise ValueError(f"it is larger than {LARGEST_TOML:,} bytes")
+    text = content.decode("utf8").replace("\r\n", "\n")
+    if _LONG_KEY.search(text):
+        raise ValueError("it has a key of very many parts")
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_depth(table)
+    return table
 
 
 def check_depth(value: Any) -> None:

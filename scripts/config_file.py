@@ -10,13 +10,13 @@ The folder of a run is such a file, too: pretrain and quickstart keep in it what
 import dataclasses
 import difflib
 import json
-import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worldmodel.choice import Choice
+from worldmodel.datasets.records import read_toml, shortened
 from worldmodel.errors import UserError
 from worldmodel.scripts.fields import Field, all_fields, fields_of, with_value
 from worldmodel.serialization import flatten, read_json, rebuild
@@ -33,7 +33,7 @@ def read_table(path: Path) -> Table:
         UserError: there is none, or it is no TOML.
     """
     try:
-        return flat(tomllib.loads(path.read_text("utf8")))
+        return flat(read_toml(path))
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}; --print-config prints what it reads") from None
     except ValueError as error:  # of the decoding, or of TOML
@@ -82,9 +82,11 @@ def _of_record(record: Mapping[str, Any], config: Any, prefix: str = "") -> Tabl
     return table
 
 
-def _likeliest(choice: Choice, record: Mapping[str, Any]) -> str:
+def _likeliest(choice: Choice, record: Any) -> str:
     """Name the option that has these fields, and of several the one with most of these values; KeyError if none has them."""
-    told = flatten(dict(record))
+    if not isinstance(record, dict):
+        raise KeyError(shortened(record))
+    told = flatten(record)
     found = {}
     for name, make in choice.options.items():
         values = flatten(json.loads(json.dumps(dataclasses.asdict(make()))))

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from worldmodel.scripts.json_flag import print_found
 from worldmodel.training.torchrun import surroundings
 
 logger = logging.getLogger(__name__)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 TRAINING = ("pretrain", "quickstart", "ablate", "isoflop")
 """Verbs in which several processes may train together."""
@@ -134,12 +136,17 @@ def complain(verb: str, message: str) -> int:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # there is nowhere to print
-        print(line, file=sys.stderr, flush=True)
+        print(harmless(line), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Replace the control characters in a text of a model or a file but for tabs and ends of lines: a terminal obeys them."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows of text with their columns aligned."""
-    print(aligned(rows))
+    print(aligned([tuple(map(harmless, row)) for row in rows]))
 
 
 @contextlib.contextmanager

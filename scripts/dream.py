@@ -14,7 +14,7 @@ from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.episodes.episode import Clip
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, write_film
+from worldmodel.datasets.films import ENDINGS, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.dream_film import film, table
 from worldmodel.errors import UserError
@@ -81,7 +81,7 @@ def main(config: DreamVerbConfig) -> dict[str, object]:
         end()
         clips = draw_clips(store, episodes, block, within(config.dream, store, episodes, block))[: config.shown]
         frames = film(errors.truth[: config.shown], again(rollout, trained.codec, clips, config))
-        write_film(out, frames, frame_rate_for(len(frames)), HOLD)
+        write_film(out, frames)
         end()
     print(table(errors))
     print(f"{out}: truth above, dream below; the first {config.dream.context} frames are given")

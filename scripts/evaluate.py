@@ -134,7 +134,7 @@ def evaluate_task(config: EvaluateVerbConfig, out: Path) -> dict[str, Any]:
     remark = "" if store.meta.get("restorable", True) else NO_ORACLE.format(env_id=manifest.env_id)
     print("\n".join([as_text(scores), *filter(None, [remark])]))
     record = scores_to_json(manifest, scores, config.evaluate)
-    write_report(out / "report.html", sections(scores, goals, remark), f"Planning on {manifest.env_id}", record)
+    write_report(out / "report.html", sections(scores, goals, block, remark), f"Planning on {manifest.env_id}", record)
     print(f"{out / 'report.html'}: table and films; the numbers are in {out / 'report.json'}")
     return record
 

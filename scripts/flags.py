@@ -13,6 +13,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import tyro
@@ -23,6 +24,8 @@ from worldmodel.scripts.help_page import list_page, page
 
 Main = Callable[[Any], Any]
 logger = logging.getLogger(__name__)
+NARROWEST, WIDEST = 40, 10_000
+"""Columns that tyro is given for a help page at least (with fewer than ten it never ends), and for a message: paths stay whole."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -144,7 +147,7 @@ def _parse(kind: type, verb: str, start: Any, words: list[str]) -> Any:
     words = ["--help"] if everything else words
     messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(messages), contextlib.nullcontext() if everything else _wide_terminal():
+        with contextlib.redirect_stderr(messages), _columns(max(NARROWEST, get_terminal_size().columns) if everything else WIDEST):
             return tyro.cli(kind, prog=f"worldmodel {verb}", args=words, default=start, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as stop:
         if not stop.code:
@@ -171,10 +174,10 @@ def _one_sentence(message: str) -> str:
 
 
 @contextlib.contextmanager
-def _wide_terminal() -> Iterator[None]:
-    """Keep tyro from breaking messages, and the paths in them, at the terminal's edge."""
+def _columns(number: int) -> Iterator[None]:
+    """Let tyro take the terminal to be so wide."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
+    os.environ["COLUMNS"] = str(number)
     try:
         yield
     finally:

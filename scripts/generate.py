@@ -19,7 +19,7 @@ from worldmodel.generation import continue_text, draw_pictures
 from worldmodel.home import runs_dir
 from worldmodel.known_tasks import data_of
 from worldmodel.precision import choose_device
-from worldmodel.scripts.console import run_verb, stages
+from worldmodel.scripts.console import harmless, run_verb, stages
 from worldmodel.scripts.json_flag import JsonFlag
 from worldmodel.unseen import held_out_episodes
 
@@ -77,7 +77,7 @@ def main(config: GenerateConfig) -> dict[str, Any]:
     if config.text is not None:
         generator = torch.Generator().manual_seed(config.seed)
         said = continue_text(trained.model, trained.tokenizer, [config.text], config.tokens, config.temperature, generator)
-        print(f"{config.text}|{said[0]}")
+        print(harmless(f"{config.text}|{said[0]}"))
         found |= {"text": config.text, "continued": said[0]}
     if config.draw:
         with stages("drawing"):
@@ -91,7 +91,7 @@ def main(config: GenerateConfig) -> dict[str, Any]:
         with stages("captions and answers"):
             score = score_language(trained.model, trained.tokenizer, trained.codec, store, episodes, config.frames, config.seed)
         for (true, written), (question, right, said_) in list(zip(score.captions, score.answers, strict=True))[:5]:
-            print(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}")
+            print(harmless(f"true: {true}\nsaid: {written}\nasked: {question} true: {right}, said: {said_}"))
         for accuracy in score.accuracies:
             low, high = accuracy.interval
             print(f"{accuracy.name}: {accuracy.rate:.1%} [{low:.1%}, {high:.1%}] of {accuracy.total}, chance {accuracy.chance:.1%}")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.agents.controllers import EvaluateConfig, Name
-from worldmodel.agents.evaluate import side_by_side
 from worldmodel.agents.model_score import score
+from worldmodel.agents.plan_film import plan_film
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.checkpoint import read_checkpoint
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.films import ENDINGS, HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.films import ENDINGS, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
 from worldmodel.known_tasks import block_of, data_of, refuse_other_task
@@ -70,25 +70,9 @@ def main(config: PlanConfig) -> dict[str, Any]:
         kept = "" if steps is None else " and held it" if outcomes.held[i] else " and lost it"
         print(f"problem {i}: {outcome}{kept}; distance {outcomes.final_distance[i]:.3f} at the end of the budget")
     print(f"{name}: {result.seconds_per_plan:.3g} s per plan, {result.seconds_per_action:.3g} s per action")
-    films = [side_by_side(frames, goals[i]) for i, frames in sorted(result.frames.items())]
-    labels = [labels_of(i, outcomes.steps_to_success[i], len(film), block) for i, film in enumerate(films)]
-    shown = labelled(films, labels)
-    write_film(out, shown, frame_rate_for(len(shown)), HOLD)
+    write_film(out, plan_film(result, goals, sorted(result.frames), block))
     print(f"{out}: one row per problem, the goal on the right")
     return result.to_json() | {"film": out}
-
-
-def labels_of(problem: int, success: int | None, frames: int, block: int) -> list[str]:
-    """Write the label above each frame of a problem's film.
-
-    Args:
-        problem: its number.
-        success: env steps after which the goal was met first.
-        frames: how many there are, one after each model step.
-        block: env steps of a model step.
-    """
-    steps = [block * i for i in range(frames)]
-    return [f"problem {problem}, step {step}" + (", goal met" if success is not None and step >= success else "") for step in steps]
 
 
 if __name__ == "__main__":

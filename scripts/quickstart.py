@@ -22,8 +22,9 @@ from PIL import Image
 from worldmodel.agents import diagnosis, ladder, model_score, score_tables
 from worldmodel.agents.controllers import EvaluateConfig
 from worldmodel.agents.diagnosis import LadderConfig, climb
-from worldmodel.agents.evaluate import scores_to_json, side_by_side
+from worldmodel.agents.evaluate import check_budget, scores_to_json
 from worldmodel.agents.language import LanguageScore, score_language
+from worldmodel.agents.plan_film import plan_film
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.report import Curves, Picture, Section, SectionRow, Table, TextSection, Video, write_report
@@ -36,13 +37,13 @@ from worldmodel.codec.training import CodecConfig, train_codec
 from worldmodel.codec.training_frames import codec_data
 from worldmodel.datasets.collection.collect import collect
 from worldmodel.datasets.collection.recording import CollectConfig
-from worldmodel.datasets.films import HOLD, frame_rate_for, labelled, write_film
+from worldmodel.datasets.films import write_film
 from worldmodel.datasets.mixture.training_data import MixtureConfig, TrainingData, check_packages, open_training_data
-from worldmodel.dream_film import film, table
+from worldmodel.dream_film import WIDTH, film, table
 from worldmodel.envs import full_id, make_task, short_name
 from worldmodel.envs.recording import Recording
 from worldmodel.errors import UserError
-from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, dream_errors, score_text
+from worldmodel.evaluation import DreamConfig, DreamErrors, TextScore, draw_clips, dream_errors, score_text, within
 from worldmodel.generation import continue_text
 from worldmodel.home import runs_dir
 from worldmodel.precision import choose_device
@@ -51,7 +52,6 @@ from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import command, run_verb
 from worldmodel.scripts.generate import draw
 from worldmodel.scripts.json_flag import JsonFlag
-from worldmodel.scripts.plan import labels_of
 from worldmodel.scripts.preset_flag import PresetFlag
 from worldmodel.system_info import command_line, commit, machine
 from worldmodel.training.metric_rows import read_rows
@@ -60,8 +60,6 @@ from worldmodel.training.resume import locked_run_folder, release
 
 logger = logging.getLogger(__name__)
 
-DREAM_WIDTH = 768
-"""Pixels that the film of dreams is wide at least."""
 PROMPTS = ("The Congress of the United States", "Our economy", "I recommend that")
 
 
@@ -214,19 +212,20 @@ def announce(config: QuickstartConfig, recording: Recording, out: Path) -> None:
 def run(config: QuickstartConfig, out: Path) -> Results | None:
     """Run all stages in order; None if training was asked to stop."""
     device, seconds = choose_device(config.preset.train.device), dict[str, float]()
+    settings = PretrainConfig(with_seed(config.preset, config.seed), config.vocab_size, config.mixture)
+    check_replanning(config)
     check_packages(config.mixture)
     with stage("collect", seconds):
         collected = collect(collection(config, out))
         data = open_training_data([collected.path], config.mixture)
         manifest = make_manifest(data.stores[0], data.held_out_episodes[0], "episodes.h5", replace(config.problems, seed=config.seed))
         manifest.save(out / "manifest.json")
+        check_measurements(config, data, manifest)
     with stage("codec", seconds):
         _, codec_report = train_codec(
             replace(config.codec, seed=config.seed), codec_data(data), out / "codec", device, tensorboard=out / "tensorboard"
         )
     with stage("pretrain", seconds):
-        preset = with_seed(config.preset, config.seed)
-        settings = PretrainConfig(preset, config.vocab_size, config.mixture)
         trained_to = pretrain(settings, [collected.path], out / "codec", out / "pretrain")
     if not trained_to.finished:
         print(f"stopped after training step {trained_to.step}; the same command goes on from there")
@@ -266,6 +265,34 @@ def run(config: QuickstartConfig, out: Path) -> Results | None:
     return Results(data, trained, codec_report, dream, text, continued, language, drawn, manifest, scores, goals, rungs, seconds)
 
 
+def check_replanning(config: QuickstartConfig) -> None:
+    """Refuse to act longer without a look than the model says actions, before anything is trained.
+
+    Raises:
+        UserError: naming the field.
+    """
+    told, asked = config.preset.model.action_horizon, config.evaluate
+    for name, steps in (("policy", asked.policy.replan_every), ("guided", asked.guided.replan_every)):
+        if steps > told:
+            raise UserError(
+                f"evaluate.{name}.replan_every is {steps}, but the model says the actions of {told} model steps: "
+                "lower the one or raise the other (model.action_horizon)"
+            )
+
+
+def check_measurements(config: QuickstartConfig, data: TrainingData, manifest: Manifest) -> None:
+    """Refuse what cannot be measured on these data once a model is trained.
+
+    Raises:
+        UserError: there is no held-out text, a dream is longer than the episodes, or a problem's budget shorter than a model step.
+    """
+    store, held_out, block = data.stores[0], data.held_out_episodes[0], config.mixture.action_block
+    if not data.held_out_texts:
+        raise UserError("the mixture has no held-out text, which a quickstart measures: give it a share with --mixture.text")
+    check_budget(manifest, block)
+    draw_clips(store, held_out, block, within(config.dream, store, held_out, block))
+
+
 @contextmanager
 def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     """Announce a stage and measure its time."""
@@ -278,14 +305,11 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, Any]:
     """Write films, report.html and report.json; returns the latter's content."""
-    dreamt = film(results.dream.truth[:6], results.dream.dream[:6], DREAM_WIDTH)
-    write_film(out / "dream.mp4", dreamt, frame_rate_for(len(dreamt)), HOLD)
+    write_film(out / "dream.mp4", film(results.dream.truth[:6], results.dream.dream[:6]))
     Image.fromarray(strip(results.dream)).save(out / "dream.png")
     for score in results.scores:
-        for i, frames in sorted(score.frames.items())[:3]:
-            labels = labels_of(i, score.streams[0].steps_to_success[i], len(frames), config.mixture.action_block)
-            shown = labelled([side_by_side(frames, results.goals[i])], [labels])
-            write_film(out / f"plan_{score.name}_{i}.mp4", shown, frame_rate_for(len(shown)), HOLD)
+        for i in sorted(score.frames)[:3]:
+            write_film(out / f"plan_{score.name}_{i}.mp4", plan_film(score, results.goals, [i], config.mixture.action_block))
     record = {
         "made_by": {"command": command_line("quickstart"), "commit": commit(), **machine("torch", "mujoco")},
         "config": settings_of(config),
@@ -298,14 +322,15 @@ def write(config: QuickstartConfig, results: Results, out: Path) -> dict[str, An
         "codec": results.codec_report,
         "seconds": results.seconds,
     }
-    write_report(out / "report.html", sections(results, out), f"worldmodel quickstart, seed {config.seed}", record)
+    shown = sections(results, out, config.mixture.action_block)
+    write_report(out / "report.html", shown, f"worldmodel quickstart, seed {config.seed}", record)
     return record
 
 
-def sections(results: Results, out: Path) -> list[Section]:
-    """Lay out the report from the question it answers to the details."""
+def sections(results: Results, out: Path, block: int) -> list[Section]:
+    """Lay out the report from the question it answers to the details; a model step is `block` env steps."""
     return [
-        *score_tables.sections(results.scores, results.goals),
+        *score_tables.sections(results.scores, results.goals, block),
         *diagnosis.sections(results.rungs, ladder.weakest(results.rungs)),
         *dream_sections(results.dream, out),
         *language_sections(results),
@@ -327,7 +352,7 @@ def dream_sections(dream: DreamErrors, out: Path) -> list[Section]:
             "Dreams of held-out episodes",
             (out / "dream.mp4").read_bytes(),
             "Truth above, dream below; the dream sees the first frames and the actions only.",
-            width=DREAM_WIDTH,
+            width=WIDTH,
         ),
         Picture("The same frame by frame", strip(dream), "Each pair of rows is truth above dream.", scale=1),
         Curves("Dream error", curves, "model steps ahead", "mean squared error of the latents"),

@@ -5,17 +5,20 @@ import numpy as np
 from worldmodel.datasets.films import labelled
 from worldmodel.evaluation import DreamErrors
 
+WIDTH = 768
+"""Pixels that a film of dreams is wide at least: several clips stand side by side."""
 
-def film(truth: np.ndarray, dream: np.ndarray, least_width: int = 384) -> np.ndarray:
+
+def film(truth: np.ndarray, dream: np.ndarray) -> np.ndarray:
     """Stack truth (b, t + h, height, width, 3) above dream (b, h, ...), clips side by side, with words for what is given and dreamed.
 
-    Pixels are enlarged by a whole number until the film is as wide as `least_width`.
+    Pixels are enlarged by a whole number until the film is `WIDTH` wide.
     """
     context, length = truth.shape[1] - dream.shape[1], truth.shape[1]
     below = np.concatenate([truth[:, :context], dream], axis=1)
     rows = [np.concatenate(list(video), axis=2) for video in (truth, below)]
     steps = [f"dream, {i - context + 1} steps ahead" if i >= context else "given" for i in range(length)]
-    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps], least_width)
+    return labelled(rows, [[f"truth, frame {i}" for i in range(length)], steps], WIDTH)
 
 
 NAMES = {

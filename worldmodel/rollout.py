@@ -170,9 +170,15 @@ class Rollout:
         futures = []
         for start in range(0, b, per_chunk):
             rows = slice(start, start + per_chunk)
-            part = candidates[rows], noise[rows], rows
-            futures.append(self._leap(state, *part) if isinstance(state, Window) else self._rollout(state, *part))
+            parts = [self._some(state, some, noise[rows], rows) for some in candidates[rows].split(limit, dim=1)]
+            futures.append(torch.cat(parts, dim=1))
         return torch.cat(futures)
+
+    def _some(self, state: DecodingState | Window, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
+        """Predict the futures of some candidates of the problems `rows`, all together."""
+        if isinstance(state, Window):
+            return self._leap(state, candidates, noise, rows)
+        return self._rollout(state, candidates, noise, rows)
 
     def _leap(self, window: Window, candidates: Tensor, noise: Tensor, rows: slice) -> Tensor:
         """Predict each frame from those before it."""

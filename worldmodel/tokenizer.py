@@ -23,6 +23,18 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<boi>", "<eoi>", *(f"<{count} steps>" for c
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
+def check_vocabulary(size: int) -> None:
+    """Refuse a vocabulary without room for the bytes and the special ids.
+
+    Raises:
+        UserError: it is too small.
+    """
+    if size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"vocab_size is {size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need at least {SMALLEST_VOCABULARY}"
+        )
+
+
 class Tokenizer:
     """Byte-level BPE with fixed special ids.
 
@@ -58,10 +70,7 @@ class Tokenizer:
             UserError: when vocab_size is too small for the bytes and the special ids, or a text is not
                 valid unicode.
         """
-        if vocab_size < SMALLEST_VOCABULARY:
-            raise UserError(
-                f"vocab_size is {vocab_size}, but 256 bytes and {len(SPECIAL_TOKENS)} special ids need at least {SMALLEST_VOCABULARY}"
-            )
+        check_vocabulary(vocab_size)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and forked data workers clash
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(

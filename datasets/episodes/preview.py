@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.datasets.films import write_film
+from worldmodel.datasets.films import paced, write_film
 from worldmodel.datasets.outputs import check_output, png_bytes, write_output
 from worldmodel.errors import UserError
 
@@ -62,14 +62,15 @@ def contact_sheet(path: Path, out: Path, episodes: int = 6, steps: int = 8) -> N
     write_output(out, png_bytes(sheet))
 
 
-def preview_video(path: Path, out: Path, episodes: int = 9, fps: int = 8, max_steps: int = 400) -> None:
+def preview_video(path: Path, out: Path, episodes: int = 9, fps: float = 8, max_steps: int = 400) -> None:
     """Write an mp4 (H.264) or a GIF: several episodes in a grid, the step's number below each; one that ended stands still.
 
     At most `episodes` are shown, evenly spread over the file, `fps` recorded steps a second, `max_steps` of them at most.
     """
     with EpisodeStore(path) as store:
         chosen = _spread(len(store), episodes)
-        write_film(out, _grids(store, chosen, min(max_steps, int(store.lengths[chosen].max())) + 1), fps)
+        frames = min(max_steps, int(store.lengths[chosen].max())) + 1
+        write_film(out, _grids(store, chosen, frames), *paced(frames, fps))
 
 
 def _grids(store: EpisodeStore, chosen: np.ndarray, frames: int) -> Iterator[np.ndarray]:

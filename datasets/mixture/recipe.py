@@ -16,8 +16,6 @@ command line (`--data`, and the fields of `MixtureConfig` with the same meaning)
 """
 
 import difflib
-import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -26,17 +24,13 @@ from worldmodel.datasets.mixture.kinds import KINDS
 from worldmodel.datasets.mixture.source import Direction, Entry
 from worldmodel.datasets.packages import PACKAGES
 from worldmodel.datasets.pictures.images import ImageFit
-from worldmodel.datasets.records import shortened
+from worldmodel.datasets.records import read_toml, shortened
 from worldmodel.errors import UserError
 
 SHIPPED = Path(__file__).parent / "recipes"
 """Recipes that can be asked for by name: the stems of the files in this folder."""
-MAX_LENGTH = 2**20
-"""Characters of a recipe."""
 MAX_WEIGHT = 1e9
 """Of a source: sums and ratios of such weights are still numbers."""
-_LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){100}")
-"""Each part of a key is a table in a table."""
 _CHOICES = {"direction": get_args(Direction), "fit": get_args(ImageFit)}
 
 
@@ -56,17 +50,10 @@ def read_recipe(path: Path) -> list[Entry]:
         UserError: the file is not TOML; an entry has an unknown kind or option, lacks one, or has a wrong one; two have one name.
     """
     try:
-        text = path.read_text("utf8")
-        if len(text) > MAX_LENGTH or _LONG_KEY.search(text):
-            raise UserError(f"{path} is no recipe: it is longer than {MAX_LENGTH:,} characters, or has a key of very many parts")
-        content = tomllib.loads(text)
+        content = read_toml(path)
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise UserError(f"the recipe {path} is not TOML that can be read: it is nested too deeply") from error
     except ValueError as error:  # of the decoding, of TOML, or a number of too many digits
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"the recipe {path} is not TOML: {error}") from error
     tables = content.pop("source", [])
     if content:

@@ -39,7 +39,7 @@ def main(horizon: int = 8, seed: int = 0) -> None:
         return float(np.square(guess / 255 - clip.frames[2:] / 255).mean())
 
     print(f"squared error of the pixels: dream {error(dream[2:]):.4f}, last frame copied {error(clip.frames[1]):.4f}")
-    write_film(Path("dream.gif"), np.concatenate([clip.frames, dream], axis=2), fps=4, hold=1)
+    write_film(Path("dream.gif"), np.concatenate([clip.frames, dream], axis=2), label=("truth", "dream"))
     print("dream.gif: truth, dream")
 
 

@@ -24,7 +24,7 @@ from tests.agents.toys import (
 )
 from worldmodel.agents.cem import CEMConfig
 from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig, Parts, make_controllers, usual_controllers, with_candidates
-from worldmodel.agents.evaluate import BAR, SearchProgress, evaluate, scores_to_json, side_by_side
+from worldmodel.agents.evaluate import BAR, SearchProgress, evaluate, scores_to_json
 from worldmodel.agents.intervals import wilson, wilson_of_shares
 from worldmodel.agents.mpc import MPCConfig
 from worldmodel.agents.mppi import MPPIConfig
@@ -158,6 +158,9 @@ def test_touched_is_latched_and_held_is_at_the_end_of_the_budget():
         assert stream.closest_distance == pytest.approx([0.0, 0.8, 0.0], abs=1e-6)
         assert score.success_rate == pytest.approx(2 / 3) and score.held_rate == pytest.approx(1 / 3)
         assert score.interval == wilson(2, 3) and score.held_interval == wilson(1, 3)
+        told = score.to_json()
+        assert (told["interval_95"], told["held_interval_95"]) == ([*wilson(2, 3)], [*wilson(1, 3)])
+        assert (told["success_rate"], told["held_rate"]) == (score.success_rate, score.held_rate)
         assert score.plans == 3 * 4 // every and len(score.frames[0]) == 5
 
 
@@ -238,13 +241,6 @@ def test_json_of_scores_is_json():
     assert "frames" not in oracle
 
 
-def test_goal_stands_beside_the_frames():
-    frames, goal = np.zeros((5, 4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
-    film = side_by_side(frames, goal, gap=2)
-    assert film.shape == (5, 4, 10, 3)
-    assert (film[:, :, :4] == 0).all() and (film[:, :, 4:6] == 255).all() and (film[:, :, 6:] == 9).all()
-
-
 def test_objective_of_the_configuration_is_used():
     future, goal = torch.rand(2, 3, 4, 1, 2), torch.rand(2, 1, 2)
     costs = []
@@ -277,6 +273,8 @@ def test_negative_numbers_are_refused():
 def test_executing_more_than_is_planned_is_refused():
     with pytest.raises(UserError, match="mpc.replan_every is 6, above planner.horizon 5"):
         EvaluateConfig(planner=CEMConfig(horizon=5), mpc=MPCConfig(replan_every=6))
+    with pytest.raises(UserError, match=r"guided.replan_every is 5, above guided.search.horizon 4"):
+        GuidedConfig(replan_every=5)
     with pytest.raises(UserError, match=r"policy.replan_every is 5, above the 4 steps of a proposal"):
         make_controllers(EvaluateConfig(policy=PolicyConfig(replan_every=5)), parts(), ["policy"])
 

@@ -14,8 +14,9 @@ from worldmodel.agents.controllers import Parts
 from worldmodel.agents.ladder import DREAMT_FUTURES, TRUE_FUTURES
 from worldmodel.agents.reader import ReaderConfig
 from worldmodel.agents.rungs import Marked, MenuConfig
+from worldmodel.agents.score import Outcomes, Score
 from worldmodel.datasets.episodes.store import EpisodeStore
-from worldmodel.evaluation import by_horizon
+from worldmodel.evaluation import DreamErrors, by_horizon
 
 
 def test_the_codec_rung_reads_held_out_frames(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -58,3 +59,29 @@ def test_rank_correlations_of_one_episode_count_once(monkeypatch: pytest.MonkeyP
         assert rows[name].value == pytest.approx(mean) == pytest.approx((0.8 + 0.3) / 2)
         assert rows[f"{name}, half of the 95 % interval"].value == pytest.approx(half)
     assert rows[DREAMT_FUTURES].control == pytest.approx(mean)
+
+
+def test_rows_are_the_numbers_that_they_are_called() -> None:
+    latent = {"learned": [(0.2, 0.0)], "shuffled_actions": [(0.5, 0.0)], "copy_last_frame": [(0.3, 0.0)]}
+    state = {
+        "learned": [(0.11, 0.0), (0.12, 0.0)],
+        "shuffled_actions": [(0.31, 0.0), (0.32, 0.0)],
+        "copy_last_frame": [(0.21, 0.0), (0.22, 0.0)],
+        "true_frames": [(0.05, 0.0), (0.06, 0.0)],
+    }
+    nothing, marked = np.zeros((1, 1, 1, 1, 3), np.uint8), Marked("Point", 0)
+    rungs.dynamics_rung(marked, DreamErrors(latent, {}, nothing, nothing, state), {2: 0.13})
+    for name, touched, held in (("policy", [True] * 4, [True] * 3 + [False]), ("random", [True, False] * 2, [True] + [False] * 3)):
+        outcomes = Outcomes(touched, held, [1] * 4, [0.0] * 4, [0.0] * 4)
+        rungs.result_rung(marked, [Score(name, [outcomes], 4, 0.1, 0.1, 1.0)])
+    assert {row.name: (row.value, row.control) for row in marked.rows} == {
+        "state error, steps ahead: 1": (0.11, 0.21),
+        "state error, steps ahead: 2": (0.12, 0.22),
+        "state error, true frames": (0.05, None),
+        "shuffled / true actions, 1 step ahead": (2.5, 1.0),
+        "state error, 2 steps at once": (0.13, 0.12),
+        "touched, policy": (1.0, None),
+        "held, policy": (0.75, None),
+        "touched, random": (0.5, 0.5),
+        "held, random": (0.25, 0.25),
+    }

@@ -14,7 +14,8 @@ from worldmodel.agents.protocol import Manifest
 from worldmodel.agents.score import Outcomes, Score
 from worldmodel.agents.world import actor_of
 from worldmodel.checkpoint import Pretrained
-from worldmodel.rollout import RolloutConfig
+from worldmodel.envs import make_task
+from worldmodel.rollout import Rollout, RolloutConfig
 
 
 def test_success_against_seconds_is_drawn_from_the_fastest_on_and_guided_from_the_policy() -> None:
@@ -67,3 +68,16 @@ def test_true_futures_are_seen_as_often_as_the_model_dreams_them(references: int
     workers: Any = SimpleNamespace(action_space=spaces.Box(-1, 1, (2,)), block=2)
     parts = parts_of(Pretrained(model, None, None, {}), manifest, workers, RolloutConfig(jump=3))  # type: ignore[arg-type]
     assert parts.jump == jump
+
+
+def test_actions_of_a_block_are_planned_as_text() -> None:
+    """Each environment action of a model step has its own words, as in recorded episodes."""
+    task = make_task("worldmodel/TwoRoom-v0", image_size=16)
+    manifest = Manifest("worldmodel/TwoRoom-v0", 16, "x", "path", 25, 50, 3.0, 0.1, 0, 0, 0, 0, ())
+    model: Any = SimpleNamespace(config=SimpleNamespace(references=0), device=torch.device("cpu"))
+    workers: Any = SimpleNamespace(action_space=task.action_space, block=3, action_dim=6)
+    parts = parts_of(Pretrained(model, None, None, {}), manifest, workers, RolloutConfig(action_form="text"))  # type: ignore[arg-type]
+    block = torch.linspace(-1, 1, 6)
+    assert isinstance(parts.dynamics, Rollout) and parts.dynamics.describe is not None
+    assert parts.dynamics.describe(block) == "; ".join(task.describe_action(action.numpy()) for action in block.split(2))
+    task.close()

@@ -1,6 +1,8 @@
 """Runs side by side: what differs in their settings, what they have in common, and the same problems problem by problem."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,9 @@ def test_quickstarts_on_the_same_problems_are_compared_problem_by_problem(tmp_pa
     episodes = [problem["episode"] for problem in made.PROBLEMS]
     assert [(pair.controller, pair.what) for pair in found.pairs] == [("cem", "touched"), ("cem", "held")]
     assert found.pairs[0].difference == paired_difference(FIRST, SECOND, episodes) != paired_difference(FIRST, SECOND)
+    held = [[met if not i % 2 else 0 for i, met in enumerate(each)] for each in (FIRST, SECOND)]
+    assert found.pairs[1].difference == paired_difference(*held, episodes)
+    assert found.scores["cem, held"] == [Figure(2 / 8, 0.0, 0.8)] * 2
     assert (found.pairs[0].difference.value, found.pairs[0].difference.better, found.pairs[0].difference.worse) == (0.25, 3, 1)
     (row, _) = pair_rows(found.pairs)
     assert row[:5] == ["a", "b", "cem", "touched", "+25.0%"] and row[6:] == ["3 / 1", "0.625"]
@@ -95,6 +100,30 @@ def test_mistakes(tmp_path: Path) -> None:
         compare([codec, made.codec(tmp_path / "begun", finished=False)])
     with pytest.raises(UserError, match="young has no figures yet"):
         compare([run, made.pretrain(tmp_path / "young", [])])
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "said"),
+    [
+        (("controllers", 0, "success_rate"), "0.5", "'0.5' is no finite number"),
+        (("controllers", 0, "held_interval_95", 0), [], "[] is no finite number"),
+        (("controllers", 0, "interval_95", 1), float("nan"), "nan is no finite number"),
+        (("controllers", 0, "success_rate"), 10**400, "int too large"),
+        (("controllers", 0, "streams", 0, "held"), [True], "held of a controller is [True], no list of 8 times true or false"),
+        (("controllers", 0, "streams", 0, "success", 3), 10**400, "no list of 8 times"),
+        (("protocol", "episodes"), [1, 2], "its 8 problems are of no 8 episodes"),
+    ],
+)
+def test_records_with_wrong_numbers_are_damaged(place: tuple[Any, ...], wrong: Any, said: str, tmp_path: Path) -> None:
+    good, bad = made.evaluation(tmp_path / "good", {"cem": FIRST}, "same"), made.planning({"cem": FIRST}, "same")
+    inner = bad
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = wrong
+    made.write(tmp_path / "bad" / "report.json", bad)
+    for runs in ([good, tmp_path / "bad"], [tmp_path / "bad", good]):
+        with pytest.raises(UserError, match=f"bad cannot be compared, it is not whole .*{re.escape(said)}"):
+            compare(runs)
 
 
 def test_names_are_as_short_as_tells_them_apart() -> None:

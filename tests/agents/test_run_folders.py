@@ -30,7 +30,7 @@ def test_a_quickstart_is_finished_with_its_report(tmp_path: Path) -> None:
     assert (begun.kind, begun.state, begun.done, begun.success) == ("quickstart", "interrupted", 20, None)
     controllers = {"oracle": [1] * 8, "policy": [1, 0] * 4, "cem": [1, 1, 1, 0] * 2, "random_held": [1] * 8}
     done = describe(made.quickstart(tmp_path / "done", controllers))
-    assert (done.state, done.tasks, done.success) == ("finished", ("TwoRoom",), Success("cem", 0.75, 0.75)), (
+    assert (done.state, done.tasks, done.success) == ("finished", ("TwoRoom",), Success("cem", 0.75, 0.5)), (
         "controls are not the model"
     )
 
@@ -40,6 +40,17 @@ def test_of_controllers_that_touch_as_many_goals_the_one_that_holds_more_is_the_
     scores = [{"name": name, "success_rate": 0.5, "held_rate": held} for name, held in zip(names, (0.1, 0.4, 0.2), strict=True)]
     assert best(scores) == Success("guided, 16 candidates", 0.5, 0.4)
     assert best([{"name": "random", "success_rate": 1.0, "held_rate": 1.0}]) is None
+
+
+def test_numbers_without_end_are_damage_or_no_row(tmp_path: Path) -> None:
+    run = made.pretrain(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "loss/text": 1' + "0" * 400 + "}\n")
+    assert describe(run).losses == {"text": 2.0}
+    record = made.planning({"cem": [1] * 8})
+    record["controllers"][0]["held_rate"] = 10**400
+    made.write(tmp_path / "scored" / "report.json", record)
+    assert describe(tmp_path / "scored").state == "damaged"
 
 
 def test_codecs_evaluations_diagnoses_and_studies(tmp_path: Path) -> None:

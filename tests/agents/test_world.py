@@ -10,6 +10,7 @@ import torch
 import worldmodel
 from tests.worldmodel import toys
 from worldmodel.acting import Acting
+from worldmodel.agents.controllers import Parts
 from worldmodel.agents.policy import LEAST_BLOCKS
 from worldmodel.agents.world import World, from_pretrained
 from worldmodel.checkpoint import read_checkpoint, save_pretrained
@@ -134,6 +135,22 @@ def test_a_plan_is_carried_out_and_its_success_is_the_tasks(world: World) -> Non
         assert done.steps == (met.index(True) + 1 if any(met) else None)
         assert np.array_equal(task.get_state(), replayed.get_state()), "the task itself was driven"
         assert done.touched or controller != "oracle_true_distance", "who knows the way meets the goal"
+
+
+def test_true_futures_are_seen_as_often_as_the_model_dreams_them(
+    world: World, stem_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def told(config: object, parts: Parts, name: str) -> None:
+        seen.append(parts.jump)
+        raise UserError("that was all")
+
+    monkeypatch.setattr("worldmodel.agents.world.make_controller", told)
+    for each in (stem_world, world):
+        with pytest.raises(UserError, match="that was all"):
+            each.plan(TASK, controller="oracle", rollout=RolloutConfig(jump=3))
+    assert seen == [3, 1]
 
 
 def test_goals_come_as_state_or_as_frame(world: World) -> None:

@@ -32,16 +32,16 @@ def pretrain(folder: Path, texts: Sequence[float] = (3.0, 2.0), steps: int = 20,
 
 
 def planning(touched: dict[str, Sequence[int]], digest: str = "") -> dict[str, Any]:
-    """What an evaluation writes down, of these outcomes of each problem, which are held where they are touched; no intervals."""
+    """What an evaluation writes down, of these outcomes of each problem; of goals touched every other problem holds its own."""
     protocol = {"env_id": TASK, "problems": len(PROBLEMS), "seed": 0, "budget": 6} | ({"digest": digest} if digest else {})
     scores = [
         {
             "name": name,
             "success_rate": sum(met) / len(met),
-            "held_rate": sum(met) / len(met),
+            "held_rate": sum(met[::2]) / len(met),
             "interval_95": [0.1, 0.9],
-            "held_interval_95": [0.1, 0.9],
-            "streams": [{"success": list(map(bool, met)), "held": list(map(bool, met))}],
+            "held_interval_95": [0.0, 0.8],
+            "streams": [{"success": list(map(bool, met)), "held": [bool(each and not i % 2) for i, each in enumerate(met)]}],
         }
         for name, met in touched.items()
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.datasets.films import ENDINGS, captioned, frame_rate_for, labelled, write_film
+from worldmodel.datasets.films import ENDINGS, LEAST_WIDTH, LEAST_WITH_WORDS, STRIP, captioned, labelled, paced, write_film
 from worldmodel.datasets.outputs import MARK, check_output, holds, json_bytes, png_bytes, write_output
 from worldmodel.datasets.video import decode
 from worldmodel.errors import UserError
@@ -102,11 +102,32 @@ def test_films_show_every_frame_and_stand_still_at_the_end(tmp_path: Path) -> No
     assert seconds == pytest.approx(9 / 4, abs=0.1) and gif.info["loop"] == 0
     with pytest.raises(UserError, match="must end in .mp4 or .gif"):
         write_film(tmp_path / "a.avi", frames, 4)
+    for ending in ENDINGS:
+        with pytest.raises(UserError, match=f"there is no frame for .*empty{ending} to show"):
+            write_film(tmp_path / f"empty{ending}", [])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.gif", "a.mp4"]
 
 
-def test_short_films_are_slow_enough_to_follow() -> None:
-    assert [frame_rate_for(count) for count in (2, 10, 30, 600)] == [2.0, 2.0, 5.0, 8.0]
+def test_short_films_are_slow_enough_to_follow(tmp_path: Path) -> None:
+    assert [paced(count) for count in (2, 4, 10, 30, 600)] == [(2.0, 3.0), (2.0, 2.0), (2.0, 1.5), (5.0, 1.5), (8.0, 1.5)]
+    assert paced(12, 4) == (4, 1.5) and paced(4, 4) == (4, 3.0)
+    write_film(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8))
+    assert len(list(decode(tmp_path / "a.mp4"))) == 8, "four seconds"
+
+
+def test_small_films_are_enlarged_and_may_say_what_they_show(tmp_path: Path) -> None:
+    frames = np.full((2, 8, 32, 3), 90, np.uint8)
+    frames[:, :, 16:] = 30
+    for ending in ENDINGS:
+        write_film(tmp_path / f"a{ending}", frames, 4, 0)
+        write_film(tmp_path / f"b{ending}", frames, 4, 0, ("truth", "dream"))
+    plain, worded = (next(iter(decode(tmp_path / f"{name}.mp4"))) for name in "ab")
+    assert plain.shape == (64, LEAST_WIDTH, 3) and worded.shape == (96 + STRIP, LEAST_WITH_WORDS, 3)
+    np.testing.assert_allclose(worded[STRIP + 4 :, [100, 300], 0].mean(axis=0), [90, 30], atol=4)
+    assert all(worded[:STRIP, half].min() < 100 for half in (slice(0, 100), slice(192, 292))), "words above both halves"
+    assert worded[:STRIP, 100:190].min() > 200
+    sizes = [Image.open(io.BytesIO((tmp_path / f"{name}.gif").read_bytes())).size for name in "ab"]
+    assert sizes == [(LEAST_WIDTH, 64), (LEAST_WITH_WORDS, 96 + STRIP)]
 
 
 def test_labels_stand_above_their_rows_and_frames_are_enlarged() -> None:

@@ -128,6 +128,10 @@ def test_another_choice_than_the_files_begins_anew(tmp_path: Path, caplog: pytes
         ("preset = 3", "preset is 3, must be one of tiny"),
         ("vocab_size = 3\nvocab_size = 4", "is no TOML: Cannot overwrite a value (at "),
         ("vocab_size 3", "is no TOML"),
+        (f"vocab_size = {'[' * 5000}{']' * 5000}", "is no TOML: it is nested too deeply"),
+        (f"vocab_size = {'{a = ' * 200}1{'}' * 200}", "is no TOML: it is nested too deeply"),
+        ("a" + ".a" * 5000 + " = 1", "is no TOML: it has a key of very many parts"),
+        ("# " + "x" * 2**20, "is no TOML: it is larger than 1,048,576 bytes"),
     ],
 )
 def test_files_that_cannot_be_read(text: str, said: str, tmp_path: Path, refused: Refused) -> None:
@@ -164,6 +168,14 @@ def test_the_folder_of_a_pretrained_model_is_such_a_file(tiny: Tiny, refused: Re
     assert (again.mixture, again.vocab_size, again.codec) == (given.mixture, given.vocab_size, given.codec.resolve())
     assert "is no folder of a run that this verb began" in refused("quickstart", "--config", tiny.run)
     assert "config.json" in refused("pretrain", "--config", tiny.run / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[1], {"train": 1}, {"preset": [None]}, {"preset": "tiny"}, {"preset": {"train": 3}}, {"mixture": []}, {"codec": [2]}]
+)
+def test_a_folder_with_wrong_arguments_is_one_sentence(arguments: Any, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "arguments.json").write_text(json.dumps({"arguments": arguments}))
+    assert refused("pretrain", "--config", tmp_path).startswith(f"--config {tmp_path}")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -16,7 +16,7 @@ from worldmodel.errors import UserError
 from worldmodel.home import home
 from worldmodel.precision import choose_device
 from worldmodel.scripts.cli import run
-from worldmodel.scripts.console import check_processes, command, run_verb, stages
+from worldmodel.scripts.console import check_processes, command, complain, harmless, print_columns, run_verb, stages
 from worldmodel.scripts.fields import MAX_SEED
 
 
@@ -323,3 +323,11 @@ def test_no_command_that_is_printed_holds_a_path_without_quotes(root: Path) -> N
     )
     texts = {path: path.read_text() for folder in ("scripts", "datasets", "agents") for path in (root / folder).rglob("*.py")}
     assert [(path.name, match[0]) for path, text in texts.items() for match in holds_one.finditer(text)] == []
+
+
+def test_what_a_model_or_a_file_says_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert harmless("a\tdisc\nin \x1b[2J\x9b1m\x00 \u00e4\u2581") == "a\tdisc\nin \ufffd[2J\ufffd1m\ufffd \u00e4\u2581"
+    print_columns([("name", "kind"), ("\x1b]0;me\x07", "x")])
+    complain("runs", "there is no \x1b[31m folder")
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "\x07" not in said.out and "there is no \ufffd[31m folder" in said.err

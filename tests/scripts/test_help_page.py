@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -47,6 +48,14 @@ def test_help_names_each_plain_flag_and_each_group_and_help_all_every_flag(words
             assert each.positional or f"{each.flag} " in whole or f"{each.flag}," in whole or f"{each.flag}\n" in whole, each.flag
             head = each.flag.partition(".")[0] + ".* (" if "." in each.path else each.path
             assert each.positional or head in brief, each.flag
+
+
+@pytest.mark.parametrize("columns", ["1", "0"])
+def test_help_ends_on_the_narrowest_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "--json" in page(capsys, "runs", "--help-all") and os.environ["COLUMNS"] == columns
 
 
 def test_help_says_what_is_required_by_default_and_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:

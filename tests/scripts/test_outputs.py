@@ -14,7 +14,6 @@ from tests.scripts.refusals import Refused
 from worldmodel.agents.protocol import KIND
 from worldmodel.datasets.outputs import MARK
 from worldmodel.scripts.envs import print_columns
-from worldmodel.scripts.plan import labels_of
 
 MODEL = ["--checkpoint", "nowhere", "--data"]
 WRITERS: dict[str, tuple[list[str], str]] = {
@@ -106,16 +105,6 @@ def test_what_computes_does_so_on_the_gpu_where_there_is_one(verb: str, refused:
     needed: Sequence[str] = {"codecs": ["x", "--data", "x"], "codec": ["--data", "x"], "benchmark": ["train"]}.get(verb, [*MODEL, "x"])
     more = ["--draw", "a"] if verb == "generate" else []
     assert "unknown device 'abacus'" in refused(verb, *needed, *more, "--device", "abacus")
-
-
-def test_labels_of_a_plan_say_when_the_goal_was_met() -> None:
-    assert labels_of(2, 4, 4, 3) == [
-        "problem 2, step 0",
-        "problem 2, step 3",
-        "problem 2, step 6, goal met",
-        "problem 2, step 9, goal met",
-    ]
-    assert labels_of(0, None, 2, 3) == ["problem 0, step 0", "problem 0, step 3"]
 
 
 def test_long_cells_are_broken_and_columns_stay(capsys: pytest.CaptureFixture[str]) -> None:

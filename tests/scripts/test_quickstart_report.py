@@ -1,6 +1,7 @@
 """What the report of a quickstart says of the mixture, and where the models that it is made of compute."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldmodel.agents.cem import CEMConfig
+from worldmodel.agents.controllers import EvaluateConfig, GuidedConfig
+from worldmodel.agents.policy import PolicyConfig
+from worldmodel.agents.protocol import ManifestConfig
+from worldmodel.datasets.mixture.training_data import MixtureConfig
 from worldmodel.errors import UserError
+from worldmodel.evaluation import DreamConfig
 from worldmodel.scripts import quickstart
 from worldmodel.scripts.quickstart import QuickstartConfig, newest_shares, training_sections
 
@@ -49,6 +56,7 @@ def test_codec_and_model_are_on_the_device_that_is_trained_on(tmp_path: Path, mo
         "collect": lambda config: SimpleNamespace(path=tmp_path / "episodes.h5"),
         "open_training_data": lambda paths, mixture: data,
         "make_manifest": lambda *arguments: SimpleNamespace(save=lambda path: None),
+        "check_measurements": lambda config, data, manifest: None,
         "codec_data": lambda data: None,
         "train_codec": train,
         "pretrain": lambda config, files, codec, out: SimpleNamespace(finished=True, checkpoint=tmp_path),
@@ -66,6 +74,49 @@ def test_a_missing_package_is_refused_before_anything_is_collected(tmp_path: Pat
     monkeypatch.setattr(quickstart, "collect", lambda config: pytest.fail("something was collected"))
     with pytest.raises(UserError, match=r"pip install 'worldmodel\[pictures\]'"):
         quickstart.run(QuickstartConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"vocab_size": 300}, "vocab_size is 300, but 256 bytes and 68 special ids need at least 324"),
+        ({"mixture": MixtureConfig(horizon=9)}, "the mixture's horizon is 9 model steps, but the model says the actions of 8"),
+        (
+            {"evaluate": EvaluateConfig(policy=PolicyConfig(9))},
+            r"evaluate.policy.replan_every is 9, but the model says the actions of 8",
+        ),
+        (
+            {"evaluate": EvaluateConfig(guided=GuidedConfig(CEMConfig(horizon=9), replan_every=9))},
+            r"evaluate.guided.replan_every is 9, but the model says the actions of 8",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_collected(
+    wrong: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "collect", lambda config: pytest.fail("something was collected"))
+    with pytest.raises(UserError, match=words):
+        quickstart.run(QuickstartConfig(**wrong), tmp_path)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "train_codec", lambda *given, **named: pytest.fail("a codec was trained"))
+    (tmp_path / "words.txt").write_text("\n\n".join(f"The disc is in room {i}, near the door." for i in range(40)))
+    mixture = MixtureConfig(action_block=3, held_out=0.4, pictures=0, corpora=(str(tmp_path / "words.txt"),))
+    problems = ManifestConfig(problems=1, goal_offset=6, budget=6, min_distance=0.0)
+    config = QuickstartConfig(
+        task="worldmodel/TwoRoom-v0", episodes=5, steps=12, variation=(), policies={"random": 1.0}, workers=1, mixture=mixture
+    )
+    for wrong, words in (
+        ({"problems": replace(problems, budget=2)}, "a budget of 2 env steps is shorter than an action block of 3"),
+        ({"problems": problems, "dream": DreamConfig(horizon=4)}, "none of 2 episodes holds a clip of 5 steps of 3 actions"),
+        (
+            {"problems": problems, "mixture": replace(mixture, text=0)},
+            "no held-out text, which a quickstart measures: .* --mixture.text",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            quickstart.run(replace(config, **wrong), tmp_path)
 
 
 def test_frames_are_painted_where_the_codec_is(tmp_path: Path) -> None:

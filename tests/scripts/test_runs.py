@@ -32,12 +32,12 @@ def test_by_default_the_home_is_listed(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0].rpartition("/")[2] for line in lines[1:4]] == ["foreign", "quick", "codec"]
-    assert lines[1].endswith("foreign: holds nothing that a verb of worldmodel wrote") and "75% / 75% cem" in lines[2]
+    assert lines[1].endswith("foreign: holds nothing that a verb of worldmodel wrote") and "75% / 50% cem" in lines[2]
     assert run(["runs", "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert [each["state"] for each in found] == ["foreign", "finished", "finished"] and "quick" in printed.err
-    assert found[1]["success"] == {"controller": "cem", "touched": 0.75, "held": 0.75} and found[1]["modified"].startswith("20")
+    assert found[1]["success"] == {"controller": "cem", "touched": 0.75, "held": 0.5} and found[1]["modified"].startswith("20")
 
 
 def test_a_comparison_is_a_table_a_page_and_a_document(tmp_path: Path, capsys: Capture) -> None:

@@ -20,8 +20,8 @@ def test_table_by_hand() -> None:
 def test_the_film_says_what_is_given_and_what_is_dreamt() -> None:
     truth, dream = np.full((2, 4, 8, 8, 3), 200, np.uint8), np.full((2, 2, 8, 8, 3), 40, np.uint8)
     frames = film(truth, dream)
-    height = 18 + 8 * 24
-    assert frames.shape == (4, 2 * height, 384, 3), "two clips side by side, enlarged"
+    height = 18 + 8 * 48
+    assert frames.shape == (4, 2 * height, 768, 3), "two clips side by side, enlarged"
     assert (frames[:, 18:height] == 200).all() and (frames[:2, height + 18 :] == 200).all() and (frames[2:, height + 18 :] == 40).all()
     lines = frames[:, height : height + 18]
     assert (lines[0] == lines[1]).all() and (lines[1] != lines[2]).any() and (lines[2] != lines[3]).any(), "given, given, 1, 2 ahead"

@@ -197,6 +197,13 @@ def test_every_item_is_packed_once_or_there_is_no_room(data: st.DataObject, leng
             assert divisible[item] and all(stop - start >= min(SHORTEST_PIECE, length // 2) for start, stop in mine)
 
 
+def test_the_pieces_of_a_split_text_follow_each_other() -> None:
+    assert SHORTEST_PIECE == 12
+    packed = pack([20, 20, 24], [False, False, True], rows=2, length=32)
+    assert packed is not None and sorted(packed) == [[(0, 0, 20), (2, 12, 24)], [(1, 0, 20), (2, 0, 12)]]
+    assert pack([20, 20, 24], [False, False, False], rows=2, length=32) is None
+
+
 def test_a_batch_depends_on_its_step_alone() -> None:
     forwards = [batch for batch, _ in zip(toys.packer(), range(50), strict=False)]
     packer = toys.packer()

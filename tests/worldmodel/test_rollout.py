@@ -20,7 +20,7 @@ from worldmodel.flow import FlowConfig, sample
 from worldmodel.generation import continue_text, describe_frames, draw_pictures, write_text
 from worldmodel.model import WorldModel
 from worldmodel.moe import FeedForwardKind
-from worldmodel.rollout import Rollout, RolloutConfig
+from worldmodel.rollout import CPU_SEQUENCES, Rollout, RolloutConfig
 from worldmodel.tokens import Tokens
 
 P, C = 4, toys.CHANNELS
@@ -292,6 +292,30 @@ def test_chunks_of_problems_do_not_matter_beside_others(most: int) -> None:
         rollout = Rollout(model, toys.tokenizer(), RolloutConfig(max_sequences=limit, jump=2))
         results.append(rollout.rollout(rollout.encode(latents, actions), candidates, generator()))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("make", [toys.model, toys.stem_model])
+@pytest.mark.parametrize("most", [1, 2, 4, 5])
+def test_no_more_are_computed_together_than_is_allowed(
+    make: Callable[[], WorldModel], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of problems nor of the candidates of one, and on a CPU of what suits its caches."""
+    model = make()
+    latents, actions, candidates = problems(3, 2, 3, 2, model.config.latent_grid)
+    original, sizes = Rollout._some, list[int]()
+
+    def counted(self: Rollout, state: Any, some: Tensor, *rest: Any) -> Tensor:
+        sizes.append(some.shape[0] * some.shape[1])
+        return original(self, state, some, *rest)
+
+    whole = Rollout(model, toys.tokenizer(), RolloutConfig())
+    expected = whole.rollout(whole.encode(latents, actions), candidates, generator())
+    monkeypatch.setattr(Rollout, "_some", counted)
+    for config, allowed in ((RolloutConfig(max_sequences=most), CPU_SEQUENCES), (RolloutConfig(), most)):
+        monkeypatch.setattr("worldmodel.rollout.CPU_SEQUENCES", allowed)
+        rollout = Rollout(model, toys.tokenizer(), config)
+        torch.testing.assert_close(rollout.rollout(rollout.encode(latents, actions), candidates, generator()), expected)
+    assert max(sizes) <= most and sum(sizes) == 2 * 9
 
 
 @torch.no_grad()

@@ -18,7 +18,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    return is_count(row.get("step")) and all(type(value) in (int, float) for value in row.values())
+    return is_count(row.get("step")) and all(
+        type(value) is float or (type(value) is int and abs(value) < 2**63) for value in row.values()
+    )
 
 
 def is_count(value: Any) -> bool:

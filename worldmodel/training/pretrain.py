@@ -23,7 +23,7 @@ from worldmodel.model import WorldModel
 from worldmodel.packing import Packer
 from worldmodel.precision import choose_device
 from worldmodel.presets import Preset, fit, fit_packing, tiny
-from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokenizer import Tokenizer, check_vocabulary
 from worldmodel.tokens import tokenise
 from worldmodel.training.arguments import refuse_changed_data, write_arguments
 from worldmodel.training.distributed import Processes, processes, single
@@ -46,6 +46,15 @@ class PretrainConfig:
     """Largest vocabulary of the tokenizer, which is trained on the texts of this run."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     """Shares of the sources, or a recipe."""
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.vocab_size)
+        told = self.preset.model.action_horizon
+        if self.mixture.horizon > told:
+            raise UserError(
+                f"the mixture's horizon is {self.mixture.horizon} model steps, but the model says the actions of {told}: "
+                "lower the one or raise the other (action_horizon)"
+            )
 
 
 def pretrain(
@@ -135,11 +144,6 @@ def pretrain_on_data(
     tokenizer = group.broadcast_object(train_tokenizer(data, vocab_size) if group.is_main else None)
     action_dim = max([1, *(data.config.action_block * store.action_size for store in data.stores)])
     fitted = fit(preset.model, codec, tokenizer, action_dim)
-    if data.config.horizon > fitted.action_horizon:
-        raise UserError(
-            f"the mixture's horizon is {data.config.horizon} model steps, but the model says the actions of {fitted.action_horizon}: "
-            "lower the one or raise the other (action_horizon)"
-        )
     packing, seed = fit_packing(preset.train.packing, fitted), preset.train.seed
     rng = np.random.default_rng(seed)
     mixture = Mixture(data.sources(), seed, lambda d: len(tokenise(d, tokenizer, fitted.grid, packing, rng)))

@@ -54,7 +54,7 @@ def test_the_contact_sheet_shows_the_right_frames(path: Path) -> None:
 def test_the_film_shows_all_episodes_step_by_step(path: Path, tmp_path: Path) -> None:
     out = preview(path, tmp_path / "new" / "film.mp4")
     film = decoded(out)
-    assert len(film) == 10, "as long as the longest episode"
+    assert len(film) == 32, "as long as the longest episode, of nine steps, and still for the rest of four seconds"
     for t, picture in enumerate(film):
         for i, last in enumerate((4, 9, 2)):
             y, x = GAP + TILE // 2 + i // 2 * (TILE + STRIP), GAP + TILE // 2 + i % 2 * (TILE + GAP)

@@ -215,6 +215,24 @@ def test_the_steps_to_a_goal_are_those_until_it_is_first_met(waits: EpisodeStore
     assert seen[200, 204, 2] and seen[203, 204, 0] and seen[200, 206, 1]
 
 
+def test_the_first_meeting_is_counted_in_the_environments_steps(tmp_path: Path) -> None:
+    """Of episodes recorded in blocks of two actions; and how often a mixture draws is what its configuration says."""
+    state = np.zeros((7, 23))
+    state[:, 1] = [0.0, 0.3, 0.6, 0.7, 0.6, 0.9, 0.3]
+    episodes = [counter_episode(6, 10 * i, action_size=4, state=state, goal_state=state[-1]) for i in range(10)]
+    write_episodes(tmp_path / "waits.h5", episodes, {"env_id": "worldmodel/TwoRoom-v0", "seed": 0, "action_block": 2})
+    shares = {"caption": 0.0, "captioned_image": 0.0, "question": 0.0, "text": 0.0, "pictures": 0.0}
+    for tries in (1, 3):
+        config = MixtureConfig(clip_length=2, action_block=2, held_out=0.3, goal_tries=tries, **shares)
+        [part] = [part for part in open_training_data([tmp_path / "waits.h5"], config).parts if part.kind == "goal"]
+        for document in documents(part.source, 1):  # type: ignore[arg-type]
+            now, goal = numbers(document[:2])
+            steps = document[2]
+            assert isinstance(steps, Steps) and steps.count == 2 * (goal - now)
+            met = GoalTest(part.source._sampler.store).first_met(0, now % 10, goal % 10)  # type: ignore[attr-defined]
+            assert steps.first == (None if tries == 1 else 2 * met)
+
+
 def test_goals_of_other_environments_are_taken_as_they_come(store: EpisodeStore, waits: EpisodeStore) -> None:
     assert not GoalTest.applies(store) and GoalTest.applies(waits)
     pairs = [[numbers(each[:2]) for each in documents(GoalSource(store, range(3), tries=tries), 5)] for tries in (1, 9)]

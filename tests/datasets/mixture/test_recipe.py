@@ -103,7 +103,7 @@ def test_paper_has_the_papers_shares() -> None:
         ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a" + ".a" * 50_000 + " = 1", "a key of very many parts"),
         ('["a"' + " . 'b'" * 50_000 + "]", "a key of very many parts"),
-        ("# " + "x" * 2**20, "longer than 1,048,576 characters"),
+        ("# " + "x" * 2**20, "larger than 1,048,576 bytes"),
         ("x = 1" + "0" * 5000, "not TOML"),
         ('[[source]]\nkind = "text"\nweight = 1\ncorpus = "a\\u0000b"', "corpus is 'a.x00b', must be a text"),
         ('[[source]]\nkind = "text"\nweight = 1e308\ncorpus = "a"', r"has the weight 1e\+308; it must be a number from 0 to 1e\+09"),
