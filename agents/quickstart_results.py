@@ -63,21 +63,49 @@ def read_page(path: Path) -> str:
 def gather(runs: Sequence[Path]) -> dict[str, Any]:
     """Build the record of some runs: `rows`, `ladder`, and what made the `runs`.
 
+    Args:
+        runs: folders of quickstarts, and records that were gathered before; of one task and seed the last one counts, in the place of
+            the first.
+
     Raises:
-        UserError: a folder holds no finished quickstart.
+        UserError: a folder holds no finished quickstart, or a file no record.
     """
-    rows, ladder, made = [], [], []
+    by_run: dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]] = {}
     for run in runs:
+        if run.is_file():
+            by_run |= of_record(read_json(run), run)
+            continue
         if not (run / "report.json").is_file():
             raise UserError(f"{run} holds no report.json: it is no finished quickstart")
         try:
-            own_rows, own_ladder, own_making = of_report(read_json(run / "report.json"))
+            found = of_report(read_json(run / "report.json"))
+            by_run[found[2]["task"], found[2]["seed"]] = found
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
-        rows += own_rows
-        ladder += own_ladder
-        made.append(own_making)
-    return {"runs": made, "rows": rows, "ladder": ladder}
+    every = by_run.values()
+    return {
+        "runs": [made for _, _, made in every],
+        "rows": [row for rows, _, _ in every for row in rows],
+        "ladder": [row for _, ladder, _ in every for row in ladder],
+    }
+
+
+def of_record(record: dict[str, Any], path: Path) -> dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]]:
+    """Return rows, ladder and what made it of each run of a record, by task and seed.
+
+    Raises:
+        UserError: it is no such record.
+    """
+    found: dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]] = {}
+    try:
+        for made in record["runs"]:
+            run = made["task"], made["seed"]
+            rows, ladder = ([row for row in record[part] if (row["task"], row["seed"]) == run] for part in ("rows", "ladder"))
+            found[run] = rows, ladder, made
+        table(record)  # what cannot be shown is damaged
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is damaged or no record of results: give one that --out wrote, or folders of quickstarts") from None
+    return found
 
 
 def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:

@@ -17,7 +17,6 @@ from worldmodel.datasets.outputs import check_output, json_bytes, png_bytes, wri
 from worldmodel.errors import UserError
 from worldmodel.scripts.console import run_verb
 from worldmodel.scripts.json_flag import JsonFlag
-from worldmodel.serialization import read_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ResultsConfig(JsonFlag):
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of finished quickstarts, or one record that was gathered before."""
+    """Folders of finished quickstarts, and records that were gathered before: of one task and seed the last one counts."""
     out: Path | None = None
     """JSON file to write the record to."""
     overwrite: bool = False
@@ -43,8 +42,8 @@ def main(config: ResultsConfig) -> dict[str, Any]:
     """Gather the runs, write the record and print the table."""
     if not config.runs:
         raise UserError("no run is named: give the folders of finished quickstarts")
-    first, page = config.runs[0], config.page
-    inputs = [run / "report.json" for run in config.runs] + [first]
+    page = config.page
+    inputs = [run / "report.json" for run in config.runs] + list(config.runs)
     if config.out is not None:
         check_output(config.out, (".json",), [*inputs, *filter(None, [page])], config.overwrite)
     if config.picture is not None:
@@ -54,11 +53,11 @@ def main(config: ResultsConfig) -> dict[str, Any]:
     if page is not None:
         check_output(page, inputs=inputs, overwrite=True)  # nothing of it is replaced but its table
         before = read_page(page)
-    record = read_json(first) if first.is_file() else gather(config.runs)
+    record = gather(config.runs)
     try:
         data, drawn = json_bytes(record, indent=1), table(record)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{first} is damaged or no record of results: give one that --out wrote, or folders of quickstarts") from None
+        raise UserError(f"{config.runs[0]} is damaged: gather the quickstarts anew, from their folders") from None
     if config.out is not None:
         write_output(config.out, data)
     if page is not None:

@@ -110,6 +110,25 @@ def test_only_what_worldmodel_made_is_replaced(runs: list[Path], tmp_path: Path,
     assert "is read by this command" in refused("results", out, "--out", out, "--overwrite")
 
 
+def test_a_run_replaces_what_a_record_says_of_its_task_and_seed(runs: list[Path], tmp_path: Path) -> None:
+    record = tmp_path / "all.json"
+    assert run_verb("results", lambda: verb.main, [*map(str, runs), "--out", str(record)]) == 0
+    better = tmp_path / "better"
+    better.mkdir()
+    (better / "report.json").write_text(json.dumps(report("TwoRoom", 0, 1.0)))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "report.json").write_text(json.dumps(report("TwoRoom", 1, 0.8)))
+    found = results.gather([record, better, other])
+    assert [(row["task"], row["seed"], row["success"]) for row in found["rows"]] == [
+        ("TwoRoom", 0, 1.0),
+        ("PushT", 1, 0.3),
+        ("TwoRoom", 1, 0.8),
+    ]
+    assert len(found["ladder"]) == 12 and len(found["runs"]) == 3
+    assert results.gather([record]) == results.gather(runs)
+
+
 @pytest.mark.parametrize("page", ["nothing", f"{results.END}{results.BEGIN}", f"{results.BEGIN}", 2 * results.BEGIN + results.END])
 def test_a_page_without_a_place_is_told_before_anything_is_written(
     page: str, runs: list[Path], tmp_path: Path, refused: Refused
