@@ -99,26 +99,40 @@ class CopyingWriter(EpisodeWriter):
         self._add_texts(name, self._coded[name])
 
 
-class _PaddedFile(io.FileIO):
+class _PaddedFile(io.RawIOBase):
     """A file for reading that seems to be as long as it says it was; zeros stand for what is missing."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._size = max(int.from_bytes(self.read(END_ADDRESS.stop)[END_ADDRESS], "little"), path.stat().st_size)
+        self._file = path.open("rb")
+        head = self._file.read(END_ADDRESS.stop)
+        self._size = max(int.from_bytes(head[END_ADDRESS], "little"), path.stat().st_size)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(self._size + offset) if whence == io.SEEK_END else super().seek(offset, whence)
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        place = self.tell()
-        there = super().readinto(view) or 0
-        view[there:] = bytes(len(view) - there)
-        self.seek(place + len(view))
+        self._file.seek(self._place)
+        data = self._file.read(len(view))
+        view[: len(data)] = data
+        view[len(data) :] = bytes(len(view) - len(data))
+        self._place += len(view)
         return len(view)
 
-    def __del__(self) -> None:
-        self.close()  # HDF5 does not
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _open_damaged(path: Path) -> h5py.File:

@@ -271,8 +271,9 @@ def test_the_yardsticks_numbers_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
 
     flow = FlowConfig(shift=3.0)
     runner: Any = SimpleNamespace(data=SimpleNamespace(held_out_texts=[]), losses=losses)
-    made = ablation_metrics.AblationMetrics(None, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())  # type: ignore[arg-type]
-    trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None)
+    store: Any = SimpleNamespace(meta={"env_id": "toy"}, action_size=1)
+    made = ablation_metrics.AblationMetrics(store, [], state_probe, future, {}, None, 1, DreamConfig(), RolloutConfig())
+    trained: Any = SimpleNamespace(model=toys.model(), tokenizer=toys.tokenizer(), codec=None, card={})
     values = made.measure(trained, runner, {"vision": []}, flow, 0)
     assert values["psnr_1"] == psnr_of(0.01) and values["psnr_last"] == psnr_of(0.04)
     assert values["action_sensitivity"] == pytest.approx(2.5)
