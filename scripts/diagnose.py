@@ -11,11 +11,10 @@ from worldmodel.agents.diagnosis import LadderConfig, climb, sections, to_json
 from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import write_report
 from worldmodel.checkpoint import read_checkpoint
-from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output, json_bytes, write_output
 from worldmodel.envs import short_name
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of, refuse_other_task
+from worldmodel.known_tasks import data_of, open_data
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
@@ -67,10 +66,8 @@ def main(config: DiagnoseConfig) -> dict[str, Any]:
         check_output(out / name, inputs=[data, *filter(None, [config.manifest])], overwrite=config.overwrite)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
     trained = read_checkpoint(config.checkpoint, device)
-    store = EpisodeStore(data, in_memory=True)
+    store, block = open_data(trained, config.checkpoint, data, config.task)
     env_id = str(store.meta["env_id"])
-    refuse_other_task(store, config.task)
-    block = block_of(trained, store, config.checkpoint)
     held_out = held_out_episodes(trained, store)
     manifest = given or make_manifest(store, held_out, data.name, config.problems)
     rows = climb(

@@ -13,14 +13,13 @@ from worldmodel.checkpoint import read_checkpoint
 from worldmodel.codec.codec import Codec
 from worldmodel.codec.frames import decode_video
 from worldmodel.datasets.episodes.episode import Clip
-from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.dream_film import film, table
 from worldmodel.errors import UserError
 from worldmodel.evaluation import DreamConfig, draw_clips, dream_errors, reader_of, within
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of, refuse_other_task
+from worldmodel.known_tasks import data_of, open_data
 from worldmodel.precision import choose_device
 from worldmodel.rollout import Rollout, RolloutConfig
 from worldmodel.scripts.console import command, run_verb, stages
@@ -69,10 +68,8 @@ def main(config: DreamVerbConfig) -> dict[str, object]:
     check_output(out, ENDINGS, [data], config.overwrite)
     with stages("reading the model", "fitting what reads the true state", "dreaming", "drawing the film") as end:
         trained = read_checkpoint(config.checkpoint, device)
-        store = EpisodeStore(data, in_memory=True)
+        store, block = open_data(trained, config.checkpoint, data, config.task)
         episodes = held_out_episodes(trained, store)
-        refuse_other_task(store, config.task)
-        block = block_of(trained, store, config.checkpoint)
         rollout = rollout_of(trained, store.meta["env_id"], store.action_size, config.rollout)
         end()
         reader = reader_of(trained, store, episodes)

@@ -13,12 +13,11 @@ from worldmodel.agents.protocol import Manifest, ManifestConfig, make_manifest
 from worldmodel.agents.report import Table, write_report
 from worldmodel.agents.score_tables import NOTE, as_text, by_task, sections
 from worldmodel.checkpoint import read_card, read_checkpoint
-from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.outputs import check_output
 from worldmodel.envs import short_name
 from worldmodel.errors import UserError
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import KEY, block_of, check_task, data_of, known_task, refuse_other_task
+from worldmodel.known_tasks import KEY, check_task, data_of, known_task, open_data
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import print_columns, run_verb
@@ -117,9 +116,7 @@ def evaluate_task(config: EvaluateVerbConfig, out: Path) -> dict[str, Any]:
     check_outputs(config, out, data)
     given = Manifest.load(config.manifest) if config.manifest is not None else None
     trained = read_checkpoint(config.checkpoint, device)
-    store = EpisodeStore(data, in_memory=True)
-    refuse_other_task(store, *config.task)
-    block = block_of(trained, store, config.checkpoint)
+    store, block = open_data(trained, config.checkpoint, data, *config.task)
     if given is not None:
         check_task(trained.card, store)
         if given.env_id != store.meta["env_id"]:

@@ -10,11 +10,10 @@ from worldmodel.agents.model_score import score
 from worldmodel.agents.plan_film import plan_film
 from worldmodel.agents.protocol import ManifestConfig, make_manifest
 from worldmodel.checkpoint import read_checkpoint
-from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.films import ENDINGS, write_film
 from worldmodel.datasets.outputs import check_output
 from worldmodel.home import runs_dir
-from worldmodel.known_tasks import block_of, data_of, refuse_other_task
+from worldmodel.known_tasks import data_of, open_data
 from worldmodel.precision import choose_device
 from worldmodel.rollout import PLANNING, RolloutConfig
 from worldmodel.scripts.console import run_verb
@@ -57,9 +56,7 @@ def main(config: PlanConfig) -> dict[str, Any]:
     data = config.data or data_of(config.checkpoint, config.task)
     check_output(out, ENDINGS, [data], config.overwrite)
     trained = read_checkpoint(config.checkpoint, device)
-    store = EpisodeStore(data, in_memory=True)
-    refuse_other_task(store, config.task)
-    block = block_of(trained, store, config.checkpoint)
+    store, block = open_data(trained, config.checkpoint, data, config.task)
     manifest = make_manifest(store, held_out_episodes(trained, store), data.name, config.problems)
     settings = replace(config.evaluate, videos=len(manifest.problems), streams=1)
     name = config.controller or settings.search

@@ -162,14 +162,22 @@ def data_of(checkpoint: Path, task: str = "") -> Path:
     return found
 
 
-def refuse_other_task(store: EpisodeStore, task: str = "") -> None:
-    """Do nothing if a file is of a task, by name or id, or none is named.
+def open_data(trained: Pretrained, checkpoint: Path, data: Path, task: str = "") -> tuple[EpisodeStore, int]:
+    """Open episodes that a model is asked about, and tell the env steps of its model step on them.
+
+    Args:
+        trained: the model and its card.
+        checkpoint: where the model lies, for messages.
+        data: the episode file; it is kept in memory.
+        task: which the file must be of, by name or id; by default any.
 
     Raises:
-        UserError: it is of another one.
+        UserError: it is of another task, or the model was not trained for such actions.
     """
+    store = EpisodeStore(data, in_memory=True)
     if task and store.meta["env_id"] != full_id(task):
         raise UserError(f"{store.path} holds episodes of {short_name(store.meta['env_id'])}, not of {task}: name another file")
+    return store, block_of(trained, store, checkpoint)
 
 
 def block_of(trained: Pretrained, store: EpisodeStore, checkpoint: Path) -> int:

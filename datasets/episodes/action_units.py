@@ -64,3 +64,8 @@ class ActionUnits:
             return actions
         center, scale = self.blocks(actions.shape[-1])
         return (actions - center) / scale
+
+
+def in_units(actions: np.ndarray, units: ActionUnits | None) -> np.ndarray:
+    """Convert environment actions float32 (..., k * a) to some units; None: they stay as they are."""
+    return actions if units is None else units.to_model(actions)

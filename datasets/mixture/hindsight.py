@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from worldmodel.datasets.episodes.action_units import ActionUnits
+from worldmodel.datasets.episodes.action_units import ActionUnits, in_units
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Action, Document, NextActions, goal_document, transition_document
 from worldmodel.datasets.mixture.samplers import ClipSampler
@@ -71,7 +71,7 @@ class StepSampler:
         """Return the actions of `count` model steps from t on, given."""
         clip = self.store.clip(episode, t * self.recorded, count, self.block * self.recorded)
         words = clip.action_words or [""] * count
-        vectors = self._units.to_model(clip.actions) if self._units else clip.actions
+        vectors = in_units(clip.actions, self._units)
         return [Action(vector, text, said) for vector, text, said in zip(vectors, clip.action_texts, words, strict=True)]
 
     def answers(self, episode: int, t: int, known: int) -> NextActions:
@@ -80,7 +80,7 @@ class StepSampler:
         known = min(known, self.horizon * self.block)
         rows = self.store.rows("actions", first, first + known)
         padded = np.zeros((self.horizon * self.block, rows.shape[1]), np.float32)
-        padded[:known] = self._units.to_model(rows) if self._units else rows
+        padded[:known] = in_units(rows, self._units)
         return NextActions(padded.reshape(self.horizon, -1), rows.size)
 
     def moved(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
@@ -113,7 +113,7 @@ class TransitionSource(EpisodeSource):
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        units = opening.units.get(store.meta["env_id"])
+        units = opening.units_of(store)
         return cls(store, episodes, opening.action_block, entry.horizon or 1, entry.name, units)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
@@ -203,7 +203,7 @@ class GoalSource(EpisodeSource):
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        block, horizon, units = opening.action_block, entry.horizon or 1, opening.units.get(store.meta["env_id"])
+        block, horizon, units = opening.action_block, entry.horizon or 1, opening.units_of(store)
         return cls(store, episodes, block, horizon, shift=opening.shift, name=entry.name, tries=opening.goal_tries, units=units)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:

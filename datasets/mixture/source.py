@@ -149,6 +149,10 @@ class Opening:
     units: Mapping[str, ActionUnits] = field(default_factory=dict)
     """Of the actions of each task, by id; those of others stay as they are recorded."""
 
+    def units_of(self, store: EpisodeStore) -> ActionUnits | None:
+        """Return the units of a file's actions; None where they stay as they are recorded."""
+        return self.units.get(store.meta["env_id"])
+
     def files_of(self, entry: Entry) -> list[TrainingEpisodes]:
         """List the files that an entry may draw from."""
         named = {path.resolve() for path in entry.files}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from worldmodel.datasets.episodes.action_units import ActionUnits
+from worldmodel.datasets.episodes.action_units import ActionUnits, in_units
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.datasets.mixture.documents import Document, action_video_document, change_document, video_document
 from worldmodel.datasets.mixture.samplers import ClipSampler, with_text
@@ -51,13 +51,13 @@ class ActionVideoSource(VideoSource):
 
     @classmethod
     def of(cls, store: EpisodeStore, episodes: Sequence[int], entry: Entry, opening: Opening) -> Source:
-        units = opening.units.get(store.meta["env_id"])
+        units = opening.units_of(store)
         return cls(store, episodes, entry.clip_length or 1, opening.action_block, entry.name, units)
 
     def document(self, item: int, rng: np.random.Generator) -> Document:
         """Make [Frame, Action, Frame, ...] of a clip."""
         clip = self._sampler.clip(item)
-        return action_video_document(replace(clip, actions=self._units.to_model(clip.actions)) if self._units else clip)
+        return action_video_document(replace(clip, actions=in_units(clip.actions, self._units)))
 
 
 class ChangeSource(EpisodeSource):
