@@ -1,7 +1,5 @@
 """What a page asks for happens to both sides, what it is told is true, and a plan that was imagined is the one that is carried out."""
 
-import base64
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.agents.test_dream_session import BLOCK, CARD, SIZE, TASK, codec
+from tests.driving import picture, run
 from tests.worldmodel import toys
 from worldmodel.agents.dream_controller import DreamController
 from worldmodel.agents.dream_plan import MOST_STEPS, ImaginedPlan, imagine_plan, ways_to_plan
@@ -45,19 +43,6 @@ def start(world: World, workers: TaskWorkers) -> Iterator[Callable[..., DreamCon
 def ask(controller: DreamController, what: str, **more: Any) -> dict[str, Any]:
     controller.handle_message({"do": what, **more})
     return controller.status()
-
-
-def run(controller: DreamController, at_most: int = 100) -> int:
-    """Lets the time run until nothing moves; the number of ticks."""
-    for ticks in range(at_most):
-        if not controller.moving:
-            return ticks
-        controller.tick()
-    return at_most
-
-
-def picture(url: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))))
 
 
 def test_keys_and_words_drive_both_sides_a_model_step_at_a_time(start: Callable[..., DreamController]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.driving import Page
 from tests.waiting import PATIENCE, wait_for
 from worldmodel.datasets.collection import page_server
 from worldmodel.datasets.episodes.store import EpisodeStore
@@ -109,17 +110,8 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     playing = play("--task", "worldmodel/TwoRoom-v0", "--out", path, "--port", "0", *SMALL)
     browser.get(playing.url)
 
-    def at(name: str) -> Any:
-        return browser.find_element("id", name)
-
-    def pixels(name: str) -> list[int]:
-        script = (
-            f"const c = document.getElementById('{name}'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        )
-        return browser.execute_script(script)
-
-    def step() -> int:
-        return int(at("step").text)
+    page = Page(browser)
+    at, pixels = page.at, page.pixels
 
     wait_for(
         lambda: at("task").text == "worldmodel/TwoRoom-v0" and len(pixels("frame")) == len(pixels("goal")) == 48 * 48 * 4, "a frame"
@@ -131,7 +123,7 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
 
     before = pixels("frame")
     ActionChains(browser).key_down("w").perform()
-    wait_for(lambda: step() >= 3, "three steps")
+    wait_for(lambda: page.step >= 3, "three steps")
     ActionChains(browser).key_up("w").perform()
     wait_for(lambda: pixels("frame") != before, "another frame")
     assert at("action").text == "last action: move up"
@@ -143,23 +135,23 @@ def test_driving_recording_and_saving_in_a_browser(play: Callable[..., Playing],
     at("say").send_keys("fly")
     at("words").submit()
     wait_for(lambda: "fly" in at("note").text, "the complaint, which is heard after the release: nothing moves any more")
-    stopped = step()
+    stopped = page.step
     at("say").clear()
     at("say").send_keys("move a little right")
     at("steps").clear()
     at("steps").send_keys("2")
     at("words").submit()
-    wait_for(lambda: "a little right" in at("action").text and step() >= stopped + 2, "the words")
-    driven = step()
+    wait_for(lambda: "a little right" in at("action").text and page.step >= stopped + 2, "the words")
+    driven = page.step
 
     goal = pixels("goal")
     at("cameras").find_elements("tag name", "button")[1].click()
     wait_for(lambda: pixels("goal") != goal, "the other camera")
 
     at("new").click()
-    wait_for(lambda: step() == 0 and "episode 0 recorded" in at("note").text, "a new episode")
+    wait_for(lambda: page.step == 0 and "episode 0 recorded" in at("note").text, "a new episode")
     ActionChains(browser).key_down("d").perform()
-    wait_for(lambda: step() >= 2, "steps of the second episode")
+    wait_for(lambda: page.step >= 2, "steps of the second episode")
     ActionChains(browser).key_up("d").perform()
     at("save").click()
     wait_for(lambda: "holds 2 episodes" in at("note").text, "saving")

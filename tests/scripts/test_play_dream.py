@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.driving import Page
 from tests.scripts.conftest import Tiny
 from tests.scripts.test_play import Playing, ask, browser, play, refused, wait_until  # noqa: F401
 from tests.waiting import PATIENCE, wait_for
@@ -30,17 +31,8 @@ def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: A
     playing = play("--checkpoint", tiny.run, *NO_BROWSER)
     browser.get(playing.url)
 
-    def at(name: str) -> Any:
-        return browser.find_element("id", name)
-
-    def pixels(name: str) -> list[int]:
-        script = (
-            f"const c = document.getElementById('{name}'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        )
-        return browser.execute_script(script)
-
-    def step() -> int:
-        return int(at("step").text)
+    page = Page(browser)
+    at, pixels = page.at, page.pixels
 
     wait_for(
         lambda: at("task").text == "worldmodel/TwoRoom-v0" and len(pixels("truth")) == len(pixels("dream")) == 64 * 64 * 4,
@@ -49,9 +41,9 @@ def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: A
     assert at("dreamt").text == "a real frame" and at("distance").text == "0.00"
     truth, dream = pixels("truth"), pixels("dream")
     for key, words in (("w", "move up"), (Keys.ARROW_LEFT, "move left")):
-        before = step()
+        before = page.step
         ActionChains(browser).key_down(key).perform()
-        wait_for(lambda before=before: step() >= before + 2, "two steps")
+        wait_for(lambda before=before: page.step >= before + 2, "two steps")
         ActionChains(browser).key_up(key).perform()
         assert at("action").text == words
     wait_for(lambda: pixels("truth") != truth and pixels("dream") != dream, "other frames on both sides")
@@ -61,9 +53,9 @@ def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: A
     ActionChains(browser).send_keys(Keys.SPACE).perform()
     wait_for(lambda: at("pause").get_attribute("aria-pressed") == "true", "the pause")
     assert browser.execute_script("return scrollY") == 0, "a space does not scroll"
-    paused = step()
+    paused = page.step
     at("one").click()
-    wait_for(lambda: step() == paused + 1, "one step")
+    wait_for(lambda: page.step == paused + 1, "one step")
     at("restart").click()
     wait_for(lambda: at("dreamt").text == "a real frame", "another start")
 
@@ -78,7 +70,7 @@ def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: A
     at("carry").click()
     wait_for(lambda: "the simulator" in at("note").text, "the outcome of the plan")
     at("new").click()
-    wait_for(lambda: step() == 0, "a new episode")
+    wait_for(lambda: page.step == 0, "a new episode")
 
     controls = [*browser.find_elements("css selector", "button, input, select, canvas, svg, img")]
     assert all(each.accessible_name for each in controls if each.is_displayed())

@@ -1,13 +1,11 @@
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.driving import picture, run
 from worldmodel.datasets.collection.recording import CollectConfig, warm_up
 from worldmodel.datasets.collection.teleop_controller import TeleopController
 from worldmodel.datasets.collection.teleop_session import TeleopFile, TeleopSession
@@ -36,19 +34,6 @@ def controller(tasks: tuple[Any, Any], tmp_path: Path) -> Iterator[TeleopControl
 
 def press(controller: TeleopController, *keys: str, little: bool = False) -> None:
     controller.handle_message({"do": "keys", "keys": keys, "little": little})
-
-
-def run(controller: TeleopController, at_most: int = 100) -> int:
-    """Lets the time run until nothing moves; the number of ticks."""
-    for ticks in range(at_most):
-        if not controller.moving:
-            return ticks
-        controller.tick()
-    return at_most
-
-
-def picture(url: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))), int)
 
 
 @pytest.mark.parametrize(
