@@ -1,6 +1,7 @@
 """Finished quickstarts of several tasks and seeds as one record, one table and one picture of dreams."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ BEGIN, END = "<!-- worlds: worldmodel results -->\n", "<!-- end of worlds -->\n"
 """Between these lines of a page stands the table."""
 COLUMNS = {"random": "random", "copy_last_frame": "copy", "policy": "policy", "guided": "guided", "cem": "search", "oracle": "oracle"}
 """Controllers that the table shows, and their headers; oracle: the true simulator with the model's cost."""
+PARTS = ("rows", "ladder", "language")
+"""Of a record, beside the runs."""
 AHEAD = (1, 8)
 """Model steps ahead at which the table shows the error of the dreamed state, in standard deviations."""
 
@@ -60,8 +63,22 @@ def read_page(path: Path) -> str:
     return page
 
 
+@dataclass(frozen=True)
+class RunFigures:
+    """What is kept of one quickstart."""
+
+    made: dict[str, Any]
+    """Task, seed, minutes, command, commit and machine."""
+    rows: list[Any]
+    """One for each controller."""
+    ladder: list[Any]
+    """One for each number of the rungs."""
+    language: list[Any]
+    """One for each kind of caption and answer: how many of held-out frames were right, and by chance."""
+
+
 def gather(runs: Sequence[Path]) -> dict[str, Any]:
-    """Build the record of some runs: `rows`, `ladder`, and what made the `runs`.
+    """Build the record of some runs: `rows`, `ladder`, `language`, and what made the `runs`.
 
     Args:
         runs: folders of quickstarts, and records that were gathered before; of one task and seed the last one counts, in the place of
@@ -70,46 +87,51 @@ def gather(runs: Sequence[Path]) -> dict[str, Any]:
     Raises:
         UserError: a folder holds no finished quickstart, or a file no record.
     """
-    by_run: dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]] = {}
+    found: dict[tuple[str, int], RunFigures] = {}
     for run in runs:
-        if run.is_file():
-            by_run |= of_record(read_json(run), run)
-            continue
-        if not (run / "report.json").is_file():
-            raise UserError(f"{run} holds no report.json: it is no finished quickstart")
-        try:
-            found = of_report(read_json(run / "report.json"))
-            by_run[found[2]["task"], found[2]["seed"]] = found
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
-    every = by_run.values()
+        read = of_record(read_json(run), run) if run.is_file() else [of_folder(run)]
+        found |= {(each.made["task"], each.made["seed"]): each for each in read}
+    every = found.values()
     return {
-        "runs": [made for _, _, made in every],
-        "rows": [row for rows, _, _ in every for row in rows],
-        "ladder": [row for _, ladder, _ in every for row in ladder],
+        "runs": [each.made for each in every],
+        **{part: [row for each in every for row in getattr(each, part)] for part in PARTS},
     }
 
 
-def of_record(record: dict[str, Any], path: Path) -> dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]]:
-    """Return rows, ladder and what made it of each run of a record, by task and seed.
+def of_record(record: dict[str, Any], path: Path) -> list[RunFigures]:
+    """Return what a record keeps of each of its runs.
 
     Raises:
         UserError: it is no such record.
     """
-    found: dict[tuple[str, int], tuple[list[Any], list[Any], dict[str, Any]]] = {}
+    found = []
     try:
         for made in record["runs"]:
             run = made["task"], made["seed"]
-            rows, ladder = ([row for row in record[part] if (row["task"], row["seed"]) == run] for part in ("rows", "ladder"))
-            found[run] = rows, ladder, made
+            parts = {part: [row for row in record.get(part, []) if (row["task"], row["seed"]) == run] for part in PARTS}
+            found.append(RunFigures(made, **parts))
         table(record)  # what cannot be shown is damaged
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} is damaged or no record of results: give one that --out wrote, or folders of quickstarts") from None
     return found
 
 
-def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows of one quickstart, those of its ladder, and what made it."""
+def of_folder(run: Path) -> RunFigures:
+    """Return what is kept of the quickstart in a folder.
+
+    Raises:
+        UserError: it holds no finished quickstart.
+    """
+    if not (run / "report.json").is_file():
+        raise UserError(f"{run} holds no report.json: it is no finished quickstart")
+    try:
+        return of_report(read_json(run / "report.json"))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{run / 'report.json'} is damaged or of another version: run the quickstart again") from None
+
+
+def of_report(report: dict[str, Any]) -> RunFigures:
+    """Return what is kept of one quickstart, from its report."""
     task, seed = named(report)
     protocol = report["planning"]["protocol"]
     rows = []
@@ -129,7 +151,8 @@ def of_report(report: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
             }
         )
     making = {"task": task, "seed": seed, "minutes": sum(report["seconds"].values()) / 60, **report["made_by"]}
-    return rows, list(report["ladder"]["rows"]), making
+    language = [{"task": task, "seed": seed, **row} for row in report["language"]]
+    return RunFigures(making, rows, list(report["ladder"]["rows"]), language)
 
 
 def table(record: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ class EvaluateVerbConfig(JsonFlag):
 
 def main(config: EvaluateVerbConfig) -> dict[str, Any]:
     """Score the model on one task, or on several one after the other."""
-    out, tasks = config.out or runs_dir() / "evaluate", tasks_of(config)
+    out, tasks = config.out or runs_dir() / "evaluate", asked_tasks(config)
     if len(tasks) < 2:
         return evaluate_task(replace(config, task=tasks), out)
     folders = {short_name(task).replace("/", "_"): task for task in tasks}
@@ -88,7 +88,7 @@ def main(config: EvaluateVerbConfig) -> dict[str, Any]:
     return {"tasks": found}
 
 
-def tasks_of(config: EvaluateVerbConfig) -> tuple[str, ...]:
+def asked_tasks(config: EvaluateVerbConfig) -> tuple[str, ...]:
     """Return the ids of the tasks that are asked for; none: that of the data.
 
     Raises:

@@ -41,6 +41,7 @@ def report(task: str, seed: int, policy: float) -> dict[str, Any]:
                 )
             ]
         },
+        "language": [{"name": "caption, color", "right": 9, "total": 10, "chance": 0.2, "rate": 0.9}],
         "seconds": {"collect": 60.0, "plan": 90.0},
         "made_by": {"command": f"worldmodel quickstart --task {task}", "commit": "0123abc"},
     }
@@ -65,6 +66,7 @@ def test_one_row_for_each_controller_of_each_run(runs: list[Path]) -> None:
     ]
     assert record["runs"][0] == {"task": "TwoRoom", "seed": 0, "minutes": 2.5} | report("TwoRoom", 0, 0.9)["made_by"]
     assert len(record["ladder"]) == 8
+    assert [(row["task"], row["seed"], row["right"]) for row in record["language"]] == [("TwoRoom", 0, 9), ("PushT", 1, 9)]
     drawn = results.table(record).splitlines()
     assert drawn[2] == "| TwoRoom, 0 |  |  | 90 / 45 |  |  |  | 1.50 | 0.07 | 0.10 (0.30) |  | 2.5 |"
     assert drawn[0].count("|") == drawn[1].count("|") == drawn[3].count("|")
@@ -125,7 +127,7 @@ def test_a_run_replaces_what_a_record_says_of_its_task_and_seed(runs: list[Path]
         ("PushT", 1, 0.3),
         ("TwoRoom", 1, 0.8),
     ]
-    assert len(found["ladder"]) == 12 and len(found["runs"]) == 3
+    assert len(found["ladder"]) == 12 and len(found["runs"]) == len(found["language"]) == 3
     assert results.gather([record]) == results.gather(runs)
 
 
