@@ -1,11 +1,17 @@
 """One tiny collection, codec and checkpoint, made through the console command, for the tests of the verbs."""
 
+import contextlib
 import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.scripts.playing import Playing
 from tests.scripts.refusals import Refused, sentence
 from worldmodel.scripts.cli import run
 
@@ -95,3 +101,33 @@ def killed_third(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ExperimentRunner, "run", counted)
     return begun
+
+
+@pytest.fixture
+def play(root: Path) -> Iterator[Callable[..., Playing]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*flags: object) -> Playing:
+            playing = Playing(root, *flags)
+            stack.callback(lambda: playing.process.poll() is None and playing.end(signal.SIGKILL))
+            return playing
+
+        yield start
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver_of_it = shutil.which("chromedriver")
+    if chromium is None or driver_of_it is None:
+        pytest.skip("no headless browser: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1060,900"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(driver_of_it))
+    yield driver
+    driver.quit()

@@ -1,17 +1,12 @@
 """The page in a real headless browser, the socket behind it, and what happens when it ends."""
 
 import asyncio
-import contextlib
-import json
-import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,85 +14,17 @@ import numpy as np
 import pytest
 
 from tests.driving import Page
-from tests.waiting import PATIENCE, wait_for
+from tests.scripts.playing import Playing, ask, refused, wait_until
+from tests.waiting import wait_for
 from worldmodel.datasets.collection import page_server
 from worldmodel.datasets.episodes.store import EpisodeStore
 from worldmodel.envs import make_task
 from worldmodel.scripts.cli import run
 
-pytest.importorskip("starlette", reason="the extra `play` is not installed")
-pytest.importorskip("uvicorn", reason="the extra `play` is not installed")
-client = pytest.importorskip("websockets.sync.client", reason="the extra `play` is not installed")
+for package in ("starlette", "uvicorn", "websockets"):
+    pytest.importorskip(package, reason="the extra `play` is not installed")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 SMALL = ("--image-size", "48", "--record-size", "16", "--no-browser")
-
-
-class Playing:
-    """A running `worldmodel play`."""
-
-    def __init__(self, root: Path, *flags: object) -> None:
-        command = [sys.executable, "-W", "error", "-m", "worldmodel.scripts.cli", "play", *map(str, flags)]
-        env = os.environ | {"PYTHONPATH": str(root)}
-        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert " at http://127.0.0.1:" in line, self.end(signal.SIGKILL)
-        self.url = line.split(" at ")[1].split()[0]
-        with urllib.request.urlopen(self.url, timeout=PATIENCE) as response:  # it serves
-            self.page = response.read().decode()
-
-    def end(self, number: int) -> tuple[int, str, str]:
-        """Status, output and errors after a signal."""
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out, err
-
-    def connect(self, **settings: Any) -> Any:
-        """The socket, as the page opens it."""
-        settings = {"origin": self.url, "open_timeout": PATIENCE} | settings
-        return client.connect(self.url.replace("http", "ws") + "/socket", **settings)
-
-
-@pytest.fixture
-def play(root: Path) -> Iterator[Callable[..., Playing]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(*flags: object) -> Playing:
-            playing = Playing(root, *flags)
-            stack.callback(lambda: playing.process.poll() is None and playing.end(signal.SIGKILL))
-            return playing
-
-        yield start
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no headless browser: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1060,900"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def ask(page: Any, **message: Any) -> None:
-    page.send(json.dumps(message))
-
-
-def wait_until(page: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Reads what the server tells until it is so."""
-    while True:
-        status = json.loads(page.recv(timeout=PATIENCE))
-        if condition(status):
-            return status
 
 
 # the page
@@ -298,13 +225,6 @@ def test_other_sites_can_neither_drive_nor_look(play: Callable[..., Playing], tm
 
 
 # mistakes
-
-
-def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:
-    assert run(["play", *map(str, flags)]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("worldmodel play: error: ") and err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize(

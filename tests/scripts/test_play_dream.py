@@ -12,9 +12,12 @@ from PIL import Image
 
 from tests.driving import Page
 from tests.scripts.conftest import Tiny
-from tests.scripts.test_play import Playing, ask, browser, play, refused, wait_until  # noqa: F401
+from tests.scripts.playing import Playing, ask, refused, wait_until
 from tests.waiting import PATIENCE, wait_for
 from worldmodel.checkpoint import read_checkpoint, save_pretrained
+
+for package in ("starlette", "uvicorn", "websockets"):
+    pytest.importorskip(package, reason="the extra `play` is not installed")
 
 NO_BROWSER = ("--port", "0", "--no-browser")
 
@@ -24,7 +27,7 @@ def fetch(playing: Playing, place: str) -> bytes:
         return bytes(response.read())
 
 
-def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: Any, tiny: Tiny) -> None:  # noqa: F811
+def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: Any, tiny: Tiny) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -82,7 +85,7 @@ def test_driving_the_dream_in_a_browser(play: Callable[..., Playing], browser: A
     assert (status, out, err) == (0, "", "")
 
 
-def test_films_are_downloads(play: Callable[..., Playing], tiny: Tiny) -> None:  # noqa: F811
+def test_films_are_downloads(play: Callable[..., Playing], tiny: Tiny) -> None:
     playing = play("--checkpoint", tiny.run, *NO_BROWSER)
     with playing.connect() as page:
         about = wait_until(page, lambda status: True)["about"]
@@ -105,7 +108,7 @@ def test_films_are_downloads(play: Callable[..., Playing], tiny: Tiny) -> None: 
     assert "http" not in playing.page, "nothing comes from the net"
 
 
-def test_the_dream_alone(play: Callable[..., Playing], tiny: Tiny) -> None:  # noqa: F811
+def test_the_dream_alone(play: Callable[..., Playing], tiny: Tiny) -> None:
     playing = play("--checkpoint", tiny.run, "--dream-only", "--task", "TwoRoom", *NO_BROWSER)
     with playing.connect() as page:
         first = wait_until(page, lambda status: True)
@@ -129,7 +132,7 @@ FOREIGN = {"tasks": {"stranger.module:Name-v0": ["dx", "dy"]}}
 """Whoever reads a checkpoint does not import what its card names."""
 
 
-def test_a_model_that_predicts_nan_says_so_on_the_page(tiny: Tiny, play: Callable[..., Playing], tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_that_predicts_nan_says_so_on_the_page(tiny: Tiny, play: Callable[..., Playing], tmp_path: Path) -> None:
     trained = read_checkpoint(tiny.run)
     for parameter in trained.model.parameters():
         parameter.data.mul_(1e18)  # finite, as every checkpoint that is read
